@@ -1,0 +1,57 @@
+# Dynaurora. `make` alone lists what there is. Needs Python 3.11 or newer, make and a package registry.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV_VERSION := 0.13.9
+
+.DEFAULT_GOAL := help
+.PHONY: help setup check test lambda clean lock format
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
+
+setup: $(VENV)/.ready  ## make the environment, from locked and hashed requirements
+
+python-ok:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "dynaurora: needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1 || echo absent); name another: make PYTHON=/path/to/python3.11"; exit 2; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+	  { echo "dynaurora: $(PYTHON) lacks the venv module; install it (Debian: apt install python3-venv) and run again"; exit 2; }
+.PHONY: python-ok
+
+# One rule for each environment: requirements/NAME.txt makes .venv (main) or .venv-NAME.
+$(VENV)/.ready: requirements/main.txt pyproject.toml | python-ok
+	@echo "setting up $(VENV) (first time: about a minute, mostly download)"
+	@test -x $(BIN)/uv || { $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install -q --disable-pip-version-check uv==$(UV_VERSION) 2>&1 | grep -v '^WARNING' || true; }
+	@$(BIN)/uv pip install -q --python $(BIN)/python --require-hashes -r requirements/main.txt
+	@$(BIN)/uv pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv-%/.ready: requirements/%.txt $(VENV)/.ready
+	@echo "setting up .venv-$*"
+	@test -x .venv-$*/bin/python || $(PYTHON) -m venv --without-pip .venv-$*
+	@$(BIN)/uv pip install -q --python .venv-$*/bin/python --require-hashes -r $<
+	@touch $@
+
+check: setup  ## format, lint, types, import directions, templates
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+	@if [ -f lambda_replicator/template.yaml ]; then $(BIN)/cfn-lint lambda_replicator/*.yaml; fi
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test: setup .venv-local/.ready  ## all tests but the long ones, against real PostgreSQL and the local AWS stack
+	$(BIN)/pytest
+
+lock: setup  ## lock requirements again: hashes, no addresses
+	@for name in main local rie; do $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+	  requirements/$$name.in -o requirements/$$name.txt; done
+	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -c requirements/main.txt \
+	  requirements/lambda.in -o requirements/lambda.txt
+
+clean:  ## remove everything that was built or set up
+	rm -rf build dist .venv .venv-* .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""The Lambda on a table's stream."""

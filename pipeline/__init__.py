@@ -1,0 +1,1 @@
+"""Keeps DynamoDB tables readable as typed Aurora PostgreSQL tables."""

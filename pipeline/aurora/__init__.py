@@ -1,0 +1,1 @@
+"""The target: connection, tables and views, apply, load, bookkeeping, compare."""

@@ -1,0 +1,1 @@
+"""Values to values: no SDK, clock, environment, network or logging."""

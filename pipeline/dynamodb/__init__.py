@@ -1,0 +1,1 @@
+"""The source: exports, scans, stream shards, re-reads by key."""

@@ -1,0 +1,1 @@
+"""One verb a file: what a person or a schedule asks for."""

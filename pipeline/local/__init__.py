@@ -1,0 +1,1 @@
+"""A laptop's stand-in for the AWS services."""
