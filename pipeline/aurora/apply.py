@@ -1,0 +1,122 @@
+"""Applying changes to a target: one guarded upsert, set at a time, under the ordering rule.
+
+Invariant: after any batch the stored row of each key is the newest state seen, whatever the order, repetition or
+concurrency. The statement is `INSERT … SELECT FROM unnest(…) ON CONFLICT DO UPDATE … WHERE supersedes`: the
+primary key serialises writers of one key, and the condition is evaluated on the row as the other writer left it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from psycopg import sql
+
+from pipeline.aurora import tables
+from pipeline.aurora.ordering_sql import admits_new_key, supersedes
+from pipeline.core.conversion import array_literal
+from pipeline.core.mapping import DELETED, VERSION
+
+if TYPE_CHECKING:
+    from pipeline.core.change import Change
+    from pipeline.core.mapping import Target
+
+
+class Applied(NamedTuple):
+    """Counts of one batch for one target. `deleted` and `expired` (by time to live) are parts of `applied`."""
+
+    applied: int = 0
+    stale: int = 0
+    deleted: int = 0
+    expired: int = 0
+
+
+@dataclass(frozen=True)
+class ApplyStatement:
+    """The apply statement of one target, composed once. `parameters` fills it for a batch."""
+
+    target: Target
+    mapping_name: str
+    query: sql.Composed = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "query", _compose(self.target, self.mapping_name))
+
+    def parameters(self, changes: Sequence[Change]) -> list[str]:
+        """Array literals, one a storage column, for coalesced changes; then the versions of expiry deletes."""
+        columns: list[list[str | None]] = [[] for _ in self.target.stored_columns]
+        key_positions = [self.target.stored_columns.index(name) for name in self.target.primary_key]
+        for change in changes:
+            row = change.row
+            if row is None:
+                tombstone: list[str | None] = [None] * len(columns)
+                for position, text in zip(key_positions, change.key, strict=True):
+                    tombstone[position] = text
+                row = tombstone
+            for values, value in zip(columns, row, strict=True):
+                values.append(value)
+        versions = [None if c.position.version is None else str(c.position.version) for c in changes]
+        as_of = [c.position.as_of.isoformat() for c in changes]
+        deleted = ["t" if c.row is None else "f" for c in changes]
+        expired = [str(c.position.version) for c in changes if c.expired]
+        return [
+            *map(nullable_array_literal, columns),
+            nullable_array_literal(versions),
+            array_literal(as_of),
+            array_literal(deleted),
+            array_literal(expired),
+        ]
+
+
+def nullable_array_literal(values: Sequence[str | None]) -> str:
+    """Write texts and NULLs as a PostgreSQL array literal; a list of texts alone goes the faster way."""
+    if None not in values:
+        return array_literal(values)  # type: ignore[arg-type]  # just checked
+    quoted = ["NULL" if v is None else '"' + v.replace("\\", "\\\\").replace('"', '\\"') + '"' for v in values]
+    return f"{{{','.join(quoted)}}}"
+
+
+def _compose(target: Target, mapping_name: str) -> sql.Composed:
+    types = [column.type for column in target.columns]
+    sent = ["text" if t.name.endswith("[]") else t.input_sql for t in types]  # unnest would flatten nested arrays
+    sent += ["jsonb"] * (len(target.stored_columns) - len(types)) + ["numeric", "timestamptz", "boolean"]
+    arrays = sql.SQL(", ").join(sql.SQL("%s::{}[]").format(sql.SQL(t)) for t in sent)  # type: ignore[arg-type]
+    names = tables.all_columns(target)
+    cast = {column.name: column.type.name for column in target.columns if column.type.name.endswith("[]")}
+    selected = sql.SQL(", ").join(
+        sql.SQL("c.{}::{}").format(sql.Identifier(n), sql.SQL(cast[n]))  # type: ignore[arg-type]
+        if n in cast
+        else sql.SQL("c.{}").format(sql.Identifier(n))
+        for n in names
+    )
+    same_key = sql.SQL(" AND ").join(sql.SQL("k.{0} = c.{0}").format(sql.Identifier(n)) for n in target.primary_key)
+    return sql.SQL(
+        "WITH applied AS ("
+        "INSERT INTO {storage} AS stored ({names}) SELECT {selected} FROM unnest({arrays}) AS c({names})"
+        " WHERE {admits} OR EXISTS (SELECT FROM {storage} AS k WHERE {same_key})"
+        " {on_conflict}"
+        " RETURNING stored.{deleted} AS deleted,"
+        " stored.{deleted} AND COALESCE(stored.{version} = ANY (%s::numeric[]), false) AS expired)"
+        " SELECT count(*), count(*) FILTER (WHERE deleted), count(*) FILTER (WHERE expired) FROM applied"
+    ).format(
+        storage=tables.storage(target),
+        names=tables.identifiers(names),
+        selected=selected,
+        arrays=arrays,
+        admits=admits_new_key("c", mapping_name),
+        same_key=same_key,
+        on_conflict=on_conflict(target),
+        deleted=sql.Identifier(DELETED),
+        version=sql.Identifier(VERSION),
+    )
+
+
+def on_conflict(target: Target) -> sql.Composed:
+    """Return the clause that keeps the newer of the stored row (alias `stored`) and the candidate."""
+    names = [n for n in tables.all_columns(target) if n not in target.primary_key]
+    return sql.SQL("ON CONFLICT ({key}) DO UPDATE SET {assignments} WHERE {rule}").format(
+        key=tables.identifiers(target.primary_key),
+        assignments=sql.SQL(", ").join(sql.SQL("{0} = excluded.{0}").format(sql.Identifier(n)) for n in names),
+        rule=supersedes("excluded", "stored"),
+    )

@@ -1,0 +1,177 @@
+"""Schema `replication`: what Dynaurora knows about its own work, and the statements that record it.
+
+Invariant: a record of work commits in the transaction of the rows it speaks of, or before anything depends on it.
+Migrations are applied in order, each with the mark that it was applied in one transaction.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from psycopg import sql
+
+from pipeline.aurora.errors import translating
+from pipeline.core.mapping import BOOKKEEPING_SCHEMA, STORAGE_SCHEMA
+
+if TYPE_CHECKING:
+    from pipeline.aurora.connection import Connection
+
+# Each entry is one migration, applied once, never altered after a release: add a new one.
+MIGRATIONS: tuple[tuple[str, str], ...] = (
+    (
+        "0001 tables, exports, watermarks, rejects, reconciliations",
+        """
+        CREATE TABLE replication.tables (
+            name text PRIMARY KEY,
+            source_table text NOT NULL,
+            stream_label text,
+            purged_through timestamptz,
+            created_at timestamptz NOT NULL DEFAULT now()
+        );
+        COMMENT ON COLUMN replication.tables.purged_through IS
+            'tombstones up to here are gone: nothing this old may create a row';
+
+        CREATE TABLE replication.exports (
+            id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+            table_name text NOT NULL REFERENCES replication.tables,
+            kind text NOT NULL CHECK (kind IN ('full', 'incremental', 'scan')),
+            location text NOT NULL,
+            export_arn text,
+            snapshot_time timestamptz NOT NULL,
+            as_of timestamptz NOT NULL,
+            item_count bigint NOT NULL,
+            file_count int NOT NULL,
+            size_bytes bigint NOT NULL,
+            status text NOT NULL DEFAULT 'loading' CHECK (status IN ('loading', 'loaded', 'failed')),
+            reason text,
+            started_at timestamptz NOT NULL DEFAULT now(),
+            finished_at timestamptz,
+            UNIQUE (table_name, location, as_of)
+        );
+
+        CREATE TABLE replication.export_files (
+            export_id bigint NOT NULL REFERENCES replication.exports ON DELETE CASCADE,
+            file_key text NOT NULL,
+            item_count bigint NOT NULL,
+            size_bytes bigint NOT NULL,
+            applied bigint NOT NULL,
+            stale bigint NOT NULL,
+            rejected bigint NOT NULL,
+            loaded_at timestamptz NOT NULL DEFAULT now(),
+            PRIMARY KEY (export_id, file_key)
+        );
+
+        CREATE TABLE replication.watermarks (
+            table_name text NOT NULL REFERENCES replication.tables,
+            writer text NOT NULL,
+            stream_label text,
+            sequence_number numeric,
+            as_of timestamptz,
+            applied_at timestamptz NOT NULL DEFAULT now(),
+            batches bigint NOT NULL DEFAULT 0,
+            records bigint NOT NULL DEFAULT 0,
+            applied bigint NOT NULL DEFAULT 0,
+            stale bigint NOT NULL DEFAULT 0,
+            deleted bigint NOT NULL DEFAULT 0,
+            expired bigint NOT NULL DEFAULT 0,
+            rejected bigint NOT NULL DEFAULT 0,
+            PRIMARY KEY (table_name, writer)
+        ) WITH (fillfactor = 50);
+        COMMENT ON TABLE replication.watermarks IS
+            'how far each writer has applied its stream: one row a writer, so that concurrent writers never queue';
+
+        CREATE TABLE replication.rejects (
+            id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+            table_name text NOT NULL REFERENCES replication.tables,
+            target text NOT NULL,
+            digest text NOT NULL,
+            key_digest text,
+            reason text NOT NULL,
+            source text NOT NULL,
+            position_version numeric,
+            position_as_of timestamptz,
+            record json NOT NULL,
+            rejected_at timestamptz NOT NULL DEFAULT now(),
+            replayed_at timestamptz,
+            UNIQUE (table_name, target, digest)
+        );
+        COMMENT ON COLUMN replication.rejects.record IS
+            'the whole record as it came; type json, because jsonb cannot hold the escape of U+0000';
+
+        CREATE TABLE replication.reconciliations (
+            id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+            table_name text NOT NULL REFERENCES replication.tables,
+            snapshot text NOT NULL,
+            snapshot_time timestamptz NOT NULL,
+            as_of timestamptz NOT NULL,
+            status text NOT NULL DEFAULT 'comparing' CHECK (status IN ('comparing', 'done', 'failed')),
+            compared bigint,
+            in_flight bigint,
+            missing bigint,
+            extra bigint,
+            different bigint,
+            repaired bigint,
+            by_column json,
+            started_at timestamptz NOT NULL DEFAULT now(),
+            finished_at timestamptz
+        );
+
+        CREATE TABLE replication.drift (
+            reconciliation_id bigint NOT NULL REFERENCES replication.reconciliations ON DELETE CASCADE,
+            target text NOT NULL,
+            key_digest text NOT NULL,
+            kind text NOT NULL CHECK (kind IN ('missing', 'extra', 'different')),
+            columns text[] NOT NULL DEFAULT '{}',
+            repaired boolean NOT NULL DEFAULT false,
+            found_at timestamptz NOT NULL DEFAULT now(),
+            PRIMARY KEY (reconciliation_id, target, key_digest)
+        );
+        """,
+    ),
+)
+
+
+def installed(connection: Connection) -> bool:
+    """Whether schema `replication` exists with its table of migrations."""
+    with translating("reading the bookkeeping"):
+        row = connection.execute("SELECT to_regclass('replication.migrations') IS NOT NULL").fetchone()
+    return bool(row and row[0])
+
+
+def pending(connection: Connection) -> list[str]:
+    """Names of the bookkeeping migrations not applied yet."""
+    if not installed(connection):
+        return [name for name, _ in MIGRATIONS]
+    with translating("reading the bookkeeping"):
+        applied = {row[0] for row in connection.execute("SELECT name FROM replication.migrations")}
+    return [name for name, _ in MIGRATIONS if name not in applied]
+
+
+def install(connection: Connection) -> list[str]:
+    """Create or complete the bookkeeping; returns the names of the migrations applied. Safe to call at once twice."""
+    applied: list[str] = []
+    with translating("creating the bookkeeping"), connection.transaction():
+        # One installer at a time: CREATE SCHEMA IF NOT EXISTS is not safe against itself.
+        connection.execute("SELECT pg_advisory_xact_lock(hashtext('dynaurora.migrate'))")
+        for schema in (BOOKKEEPING_SCHEMA, STORAGE_SCHEMA):
+            connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(schema)))
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS replication.migrations"
+            " (name text PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"
+        )
+        for name in pending(connection):
+            connection.execute(dict(MIGRATIONS)[name].encode())
+            connection.execute("INSERT INTO replication.migrations (name) VALUES (%s)", [name])
+            applied.append(name)
+    return applied
+
+
+def register_table(connection: Connection, name: str, source_table: str) -> None:
+    """Make sure the mapping `name` has its row of state."""
+    with translating("registering the table", table=name):
+        connection.execute(
+            "INSERT INTO replication.tables (name, source_table) VALUES (%s, %s)"
+            " ON CONFLICT (name) DO UPDATE SET source_table = excluded.source_table"
+            " WHERE replication.tables.source_table <> excluded.source_table",
+            [name, source_table],
+        )

@@ -1,0 +1,57 @@
+"""Connections to Aurora PostgreSQL, all set up one way.
+
+Invariant: statements outside a transaction block commit on their own, and every transaction is READ COMMITTED,
+which the ordering rule's `ON CONFLICT … WHERE` needs to see the row that another writer has just committed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, LiteralString, cast
+
+import psycopg
+from psycopg import IsolationLevel
+from psycopg.conninfo import make_conninfo
+
+from pipeline.aurora.errors import translating
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+# AWS advises these for failover (Aurora user guide, fast failover): notice a dead peer within about six seconds.
+_KEEPALIVES = {"keepalives": 1, "keepalives_idle": 1, "keepalives_interval": 1, "keepalives_count": 5}
+
+
+def connect(
+    url: str = "",
+    *,
+    application_name: str,
+    statement_timeout_seconds: float | None = None,
+    connect_timeout_seconds: int = 10,
+    parameters: Mapping[str, str | int] | None = None,
+) -> Connection:
+    """Open a connection from a URL, or from libpq parameters (host, port, dbname, user, password, sslmode …).
+
+    Raises UnreachableError when nothing answers, TerminalError when the server refuses.
+    """
+    options = "-c default_transaction_isolation=read\\ committed -c TimeZone=UTC -c client_min_messages=warning"
+    if statement_timeout_seconds is not None:
+        options += f" -c statement_timeout={max(1, int(statement_timeout_seconds * 1000))}"
+    with translating("connecting to the database"):
+        conninfo = make_conninfo(
+            url,
+            application_name=application_name,
+            connect_timeout=connect_timeout_seconds,
+            options=options,
+            **_KEEPALIVES,
+            **(parameters or {}),
+        )
+        connection = psycopg.connect(conninfo, autocommit=True)
+    connection.isolation_level = IsolationLevel.READ_COMMITTED
+    return connection
+
+
+def literal(text: str) -> LiteralString:
+    """Mark SQL text that this package composed from its own constants as safe for psycopg."""
+    return cast("LiteralString", text)

@@ -1,0 +1,84 @@
+"""Driver errors, translated once: transient (try again) or terminal (a person must act).
+
+Invariant: no translated error quotes what PostgreSQL said, because its messages and details carry row values.
+It names the SQLSTATE, its condition, and the schema objects involved; the driver's error is not chained.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import psycopg
+from psycopg import errors
+
+from pipeline.core.errors import DataError, ReplicationError, TerminalError, TransientError, UnreachableError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+# aws-facts §6: what AWS's own driver wrapper retries, and what the PostgreSQL manual calls serialization failures.
+_TRANSIENT_CLASSES = {"08", "53", "57", "58"}
+_TRANSIENT_STATES = {"40001", "40P01", "55P03", "25006"}
+# Wrong values: the record is at fault, not the batch. 21000 would be a repeated key within a statement: ours.
+_DATA_CLASSES = {"22", "23"}
+_DATA_STATES = {"54000", "54001", "54011"}
+
+
+def translate(error: psycopg.Error, doing: str, *, table: str | None = None) -> ReplicationError:
+    """Return our error for a driver error that happened while `doing` ("applying 100 changes")."""
+    state = error.sqlstate
+    if state is None:
+        if isinstance(error, psycopg.OperationalError):
+            return UnreachableError(
+                f"{doing}: the database did not answer or closed the connection",
+                table=table,
+                hint="check that the cluster is up and reachable from here, then run it again",
+            )
+        if isinstance(error, psycopg.DataError):
+            return DataError(f"{doing}: a value cannot be sent to PostgreSQL", table=table)
+        return TerminalError(f"{doing}: the driver refused ({type(error).__name__})", table=table)
+    what = f"{doing}: PostgreSQL says {_describe(error, state)}"
+    if state[:2] in _TRANSIENT_CLASSES or state in _TRANSIENT_STATES:
+        return TransientError(what, table=table, hint="try again; it usually passes")
+    if state[:2] in _DATA_CLASSES or state in _DATA_STATES:
+        return DataError(what, table=table)
+    return TerminalError(what, table=table, hint=_HINTS.get(state))
+
+
+_HINTS = {
+    "42P01": "run `dynaurora migrate` to create the tables of the mapping",
+    "42703": "run `dynaurora migrate` to bring the tables to the mapping",
+    "3F000": "run `dynaurora migrate` to create the schemas",
+    "42501": "grant the database user what docs/permissions.md lists",
+    "28P01": "check the user and password in the secret or DATABASE_URL",
+    "28000": "check the user, database and TLS setting in the secret or DATABASE_URL",
+    "3D000": "create the database, or correct its name in the secret or DATABASE_URL",
+}
+
+
+def _describe(error: psycopg.Error, state: str) -> str:
+    try:
+        condition = errors.lookup(state).__name__
+    except KeyError:
+        condition = "an error"
+    objects = [
+        f"{kind} {name}"
+        for kind, name in (
+            ("table", error.diag.table_name),
+            ("column", error.diag.column_name),
+            ("constraint", error.diag.constraint_name),
+            ("type", error.diag.datatype_name),
+        )
+        if name
+    ]
+    return f"{condition} ({state}{', ' if objects else ''}{', '.join(objects)})"
+
+
+@contextmanager
+def translating(doing: str, *, table: str | None = None) -> Generator[None]:
+    """Translate what the block raises; the driver's error, which may quote values, is not chained."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise translate(error, doing, table=table) from None

@@ -1,0 +1,157 @@
+"""Attribute values as DynamoDB writes them (`{"N": "42"}`), found by path and written as exact JSON.
+
+Invariant: nothing goes through a float, and nothing is bent. Numbers are copied digit by digit, sets come out
+sorted (DynamoDB keeps no order for them), binary as base64, and a value that JSON in PostgreSQL cannot hold raises.
+"""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal, InvalidOperation
+from json.encoder import encode_basestring  # the C encoder: quotes and escapes, leaves other characters alone
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+AttributeValue = dict[str, Any]
+"""One tag of S, N, B, BOOL, NULL, SS, NS, BS, L, M, and its value; B is base64 text."""
+
+Item = dict[str, AttributeValue]
+
+_JSON_NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?", re.ASCII)
+_PATH_PART = re.compile(r'(?:(?:^|\.)(?:"(?P<quoted>(?:[^"\\]|\\.)+)"|(?P<bare>[^."\[\]]+)))|\[(?P<index>\d+)\]')
+
+PathPart = str | int
+
+
+class UnrepresentableError(ValueError):
+    """A value that PostgreSQL cannot hold as asked. The text gives the reason and never the value."""
+
+
+def number(text: str) -> str:
+    """Return a DynamoDB number as plain notation, every digit kept.
+
+    Raises UnrepresentableError when the text is no finite number.
+    """
+    if _JSON_NUMBER.fullmatch(text):
+        return text
+    try:
+        value = Decimal(text)
+    except (InvalidOperation, TypeError):
+        value = Decimal("NaN")
+    if not value.is_finite():
+        raise UnrepresentableError("is not a number")
+    return f"{value:f}"
+
+
+def canonical_number(text: str) -> str:
+    """Return a number in the one notation that equal numbers share: `1.50` → `1.5`, `-0` → `0`."""
+    plain = number(text)
+    if "." in plain:
+        plain = plain.rstrip("0").rstrip(".")
+    return "0" if plain in {"-0", ""} else plain
+
+
+def text(value: str) -> str:
+    """Return `value` when PostgreSQL text can hold it; raises for U+0000 and lone surrogates."""
+    if "\x00" in value:
+        raise UnrepresentableError("holds the character U+0000, which PostgreSQL text cannot hold")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise UnrepresentableError("holds a lone surrogate, which is no Unicode text") from None
+    return value
+
+
+def to_json(attribute: AttributeValue) -> str:
+    """Write an attribute value as JSON text for jsonb, exactly. Raises UnrepresentableError.
+
+    N is a JSON number with every digit, B base64 text, a set a sorted array, L an array, M an object, NULL null.
+    """
+    if len(attribute) != 1:
+        raise UnrepresentableError("is not an attribute value: expected one type tag and its value")
+    tag, value = next(iter(attribute.items()))
+    writer = _JSON_WRITERS.get(tag)
+    if writer is None:
+        raise UnrepresentableError(f"has the type tag {tag[:8]!r}, which is none of DynamoDB's ten")
+    return writer(value)
+
+
+def _json_text(value: str) -> str:
+    return encode_basestring(text(value))
+
+
+def _json_boolean(value: object) -> str:
+    return "true" if value else "false"
+
+
+def _json_null(_: object) -> str:
+    return "null"
+
+
+def _json_text_set(values: list[str]) -> str:
+    return f"[{','.join(map(_json_text, sorted(values)))}]"
+
+
+def _json_number_set(values: list[str]) -> str:
+    return f"[{','.join(sort_numbers(values))}]"
+
+
+def _json_list(elements: list[AttributeValue]) -> str:
+    return f"[{','.join(map(to_json, elements))}]"
+
+
+def _json_map(members: Item) -> str:
+    return f"{{{','.join([f'{_json_text(name)}:{to_json(value)}' for name, value in members.items()])}}}"
+
+
+_JSON_WRITERS: dict[str, Callable[[Any], str]] = {
+    "S": _json_text,
+    "N": number,
+    "B": encode_basestring,
+    "BOOL": _json_boolean,
+    "NULL": _json_null,
+    "SS": _json_text_set,
+    "NS": _json_number_set,
+    "BS": _json_text_set,
+    "L": _json_list,
+    "M": _json_map,
+}
+
+
+def sort_numbers(values: list[str]) -> list[str]:
+    """Return a number set in the order of its values."""
+    return sorted(map(number, values), key=Decimal)
+
+
+def parse_path(path: str) -> tuple[PathPart, ...]:
+    """Parse `address.city`, `lines[0].sku` or `"a.b".c` into its parts. Raises ValueError when it is no path."""
+    parts: list[PathPart] = []
+    position = 0
+    for match in _PATH_PART.finditer(path):
+        if match.start() != position:
+            break
+        position = match.end()
+        if match["index"] is not None:
+            parts.append(int(match["index"]))
+        else:
+            parts.append(re.sub(r"\\(.)", r"\1", match["quoted"]) if match["quoted"] else match["bare"])
+    if position != len(path) or not parts or isinstance(parts[0], int):
+        raise ValueError(f'"{path}" is not an attribute path such as name, address.city, lines[0].sku or "a.b".c')
+    return tuple(parts)
+
+
+def find(item: Mapping[str, AttributeValue], path: tuple[PathPart, ...]) -> AttributeValue | None:
+    """Return the attribute value at `path`, or None where any part of the path is missing."""
+    found = item.get(cast("str", path[0]))
+    for part in path[1:]:
+        if found is None:
+            return None
+        if isinstance(part, int):
+            elements = cast("list[AttributeValue]", found.get("L", ()))
+            found = elements[part] if part < len(elements) else None
+        else:
+            found = cast("Item", found.get("M", {})).get(part)
+    return found

@@ -1,0 +1,44 @@
+"""A change: one row-level change bound for one target, and where it stands in time.
+
+Invariant: a change is a whole state of its row, never a difference, so that taking the newest one loses nothing.
+Values are text as PostgreSQL reads it (`None` is NULL): exact for every type, the same for arrays, COPY and jsonb.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipeline.core.ordering import Position, supersedes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+Row = tuple[str | None, ...]
+"""One text per stored column of the target, in the target's column order, keys included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """`row` None is a delete. `key` holds the primary key's texts, in primary-key order, as they are in `row`."""
+
+    key: tuple[str, ...]
+    row: Row | None
+    position: Position
+    expired: bool = False
+    """A delete that DynamoDB's time to live made, not a user."""
+    origin: int = 0
+    """Index of the record in its batch, so that a refused change can be traced to its whole record."""
+
+
+def coalesce(changes: Iterable[Change]) -> list[Change]:
+    """Return the newest change of each key, sorted by key.
+
+    Sorting makes concurrent batches lock rows in one order; one change a key is what `ON CONFLICT` requires.
+    """
+    newest: dict[tuple[str, ...], Change] = {}
+    for change in changes:
+        known = newest.get(change.key)
+        if known is None or supersedes(change.position, known.position):
+            newest[change.key] = change
+    return [newest[key] for key in sorted(newest)]

@@ -1,0 +1,237 @@
+"""From an attribute value to the text that PostgreSQL reads for one column: the codec.
+
+Invariant: a value comes out exact or not at all. What a type cannot hold raises ConversionError with a reason
+that never quotes the value; the column's `on_error` then decides. The same converters serve the stream, both
+kinds of export and re-reads, so that one item is one row whichever door it came through.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64decode
+from binascii import Error as Base64Error
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal, DecimalException
+from typing import Any
+
+from pipeline.core.attributes import (
+    AttributeValue,
+    UnrepresentableError,
+    canonical_number,
+    number,
+    sort_numbers,
+    to_json,
+)
+from pipeline.core.attributes import text as checked_text
+from pipeline.core.errors import ConversionError
+from pipeline.core.mapping import Column, OnError
+from pipeline.core.sql_types import TYPES, SqlType
+
+Converter = Callable[[AttributeValue | None], str | None]
+
+_SMALL_INTEGER = re.compile(r"-?[1-9]\d{0,3}|0", re.ASCII)
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
+_TIMESTAMP = re.compile(r"\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(?::\d{2}(?:\.(\d{1,9}))?)?(?:Z|[+-]\d{2}:?\d{2})", re.ASCII)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH_UNIT = {"seconds": Decimal(1_000_000), "milliseconds": Decimal(1000)}
+
+
+def converter(column: Column, *, is_key: bool = False) -> Converter:
+    """Return the function that turns an item's attribute value (None when missing) into the column's text.
+
+    A key's text is canonical, so that equal keys are equal texts. Raises ConversionError when called with a value
+    that the column cannot hold and that its `on_error` does not settle.
+    """
+    accepted = TYPES[column.type.name]
+    by_tag = {tag: _tag_converter(tag, column, is_key=is_key) for tag in accepted}
+    name, default = column.name, column.default
+
+    def convert(attribute: AttributeValue | None) -> str | None:
+        if attribute is None:
+            if is_key:
+                raise ConversionError(name, "the key attribute is missing")
+            return default
+        for tag, value in attribute.items():
+            if tag == "NULL" and not is_key:
+                return None
+            convert_value = by_tag.get(tag)
+            if convert_value is None:
+                return on_error(f"takes {' or '.join(sorted(accepted))} and the attribute is of type {tag[:8]}")
+            try:
+                return convert_value(value)
+            except UnrepresentableError as error:
+                return on_error(str(error))
+        return on_error("the attribute value is empty")
+
+    def on_error(reason: str) -> None:
+        if column.on_error is OnError.NULL and not is_key:
+            return
+        raise ConversionError(name, reason)
+
+    return convert
+
+
+def unmapped_json(rest: dict[str, AttributeValue], column_name: str) -> str:
+    """Write the attributes that no column takes as one JSON object. Raises ConversionError."""
+    try:
+        return to_json({"M": rest}) if rest else "{}"
+    except UnrepresentableError as error:
+        raise ConversionError(column_name, f"an attribute that is not mapped {error}") from None
+
+
+def _tag_converter(tag: str, column: Column, *, is_key: bool) -> Callable[[Any], str]:
+    sql_type = column.type
+    specific: dict[str, Callable[[], Callable[[Any], str]]] = {
+        "jsonb": lambda: lambda value: to_json({tag: value}),
+        "smallint": lambda: _integer(15),
+        "integer": lambda: _integer(31),
+        "bigint": lambda: _integer(63),
+        "numeric": lambda: _numeric(sql_type, canonical=is_key),
+        "varchar": lambda: _varchar(sql_type.params[0], cut=column.on_error is OnError.TRUNCATE and not is_key),
+        "uuid": lambda: _key_uuid if is_key else _uuid,
+        "timestamptz": lambda: _timestamp if tag == "S" else _epoch(column.epoch or "seconds"),
+    }
+    return specific[sql_type.name]() if sql_type.name in specific else _BY_NAME[sql_type.name]
+
+
+def _integer(bits: int) -> Callable[[str], str]:
+    low, high = -(2**bits), 2**bits - 1
+
+    def convert(value: str) -> str:
+        if _SMALL_INTEGER.fullmatch(value):
+            return value
+        plain = canonical_number(value)
+        if "." in plain:
+            raise UnrepresentableError("is not a whole number")
+        if len(plain) > 20 or not low <= int(plain) <= high:
+            raise UnrepresentableError(f"is out of the range of a {bits + 1}-bit integer")
+        return plain
+
+    return convert
+
+
+def _numeric(sql_type: SqlType, *, canonical: bool) -> Callable[[str], str]:
+    write = canonical_number if canonical else number
+    if not sql_type.params:
+        return write
+    precision, scale = sql_type.params[0], sql_type.params[1] if len(sql_type.params) == 2 else 0
+
+    def convert(value: str) -> str:
+        whole, _, fraction = canonical_number(value).lstrip("-").partition(".")
+        if len(fraction) > scale:
+            raise UnrepresentableError(f"has more than {scale} digits after the point")
+        if len(whole.lstrip("0")) > precision - scale:
+            raise UnrepresentableError(f"has more than {precision - scale} digits before the point")
+        return write(value)
+
+    return convert
+
+
+def _varchar(length: int, *, cut: bool) -> Callable[[str], str]:
+    def convert(value: str) -> str:
+        if len(value) > length:
+            if not cut:
+                raise UnrepresentableError(f"is longer than {length} characters")
+            value = value[:length]
+        return checked_text(value)
+
+    return convert
+
+
+def _uuid(value: str) -> str:
+    if not _UUID.fullmatch(value):
+        raise UnrepresentableError("is not a UUID")
+    return value.lower()
+
+
+def _key_uuid(value: str) -> str:
+    # Two keys that differ in case alone are two items, and would be one UUID.
+    if value != _uuid(value):
+        raise UnrepresentableError("is a UUID in upper case, which a key column cannot tell from lower case")
+    return value
+
+
+def _date(value: str) -> str:
+    if _DATE.fullmatch(value):
+        try:
+            return date.fromisoformat(value).isoformat()
+        except ValueError:
+            pass
+    raise UnrepresentableError("is not a date from 0001-01-01 to 9999-12-31 in the form 2026-01-31")
+
+
+def _timestamp(value: str) -> str:
+    match = _TIMESTAMP.fullmatch(value)
+    if match and len((match[1] or "").rstrip("0")) <= 6:
+        try:
+            return datetime.fromisoformat(value).astimezone(UTC).isoformat()
+        except (ValueError, OverflowError):
+            pass
+    raise UnrepresentableError("is not a time with its offset, to the microsecond, in the form 2026-01-31T12:00:00Z")
+
+
+def _epoch(unit: str) -> Callable[[str], str]:
+    per_unit = _EPOCH_UNIT[unit]
+
+    def convert(value: str) -> str:
+        try:
+            microseconds = Decimal(value) * per_unit
+            whole = int(microseconds)
+            if whole != microseconds:
+                raise UnrepresentableError("is an epoch time finer than a microsecond")
+            return (_EPOCH + timedelta(microseconds=whole)).isoformat()
+        except (DecimalException, OverflowError, ValueError) as error:
+            if isinstance(error, UnrepresentableError):
+                raise
+            raise UnrepresentableError(f"is not an epoch time in {unit} before the year 10000") from None
+
+    return convert
+
+
+def _boolean(value: object) -> str:
+    if not isinstance(value, bool):
+        raise UnrepresentableError("is not true or false")
+    return "t" if value else "f"
+
+
+def _bytea(value: str) -> str:
+    try:
+        return "\\x" + b64decode(value, validate=True).hex()
+    except (Base64Error, ValueError):
+        raise UnrepresentableError("is not base64") from None
+
+
+def array_literal(values: list[str]) -> str:
+    """Write texts as a PostgreSQL array literal of non-null elements."""
+    if not values:
+        return "{}"
+    joined = '","'.join(values)
+    if "\\" in joined or joined.count('"') != 2 * (len(values) - 1):
+        joined = '","'.join([v.replace("\\", "\\\\").replace('"', '\\"') for v in values])
+    return f'{{"{joined}"}}'
+
+
+def _text_array(values: list[str]) -> str:
+    return array_literal([checked_text(v) for v in sorted(values)])
+
+
+def _numeric_array(values: list[str]) -> str:
+    return array_literal(sort_numbers(values))
+
+
+def _bytea_array(values: list[str]) -> str:
+    return array_literal(sorted(map(_bytea, values)))
+
+
+_BY_NAME: dict[str, Callable[[Any], str]] = {
+    "double precision": number,
+    "boolean": _boolean,
+    "text": checked_text,
+    "date": _date,
+    "bytea": _bytea,
+    "text[]": _text_array,
+    "numeric[]": _numeric_array,
+    "bytea[]": _bytea_array,
+}

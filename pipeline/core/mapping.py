@@ -1,0 +1,105 @@
+"""The mapping: how one DynamoDB table becomes typed SQL tables. Plain values, valid by construction.
+
+`pipeline.core.mapping_file` reads it from YAML and is where every rule about it is checked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from pipeline.core.ordering import DEFAULT_MARGIN
+
+if TYPE_CHECKING:
+    from pipeline.core.attributes import PathPart
+    from pipeline.core.sql_types import SqlType
+
+STORAGE_SCHEMA = "replica"
+BOOKKEEPING_SCHEMA = "replication"
+# Columns of a storage table that are ours; a mapping may not use these names.
+VERSION, AS_OF, DELETED = "_version", "_as_of", "_deleted"
+BOOKKEEPING_COLUMNS = (VERSION, AS_OF, DELETED)
+
+
+class OnError(StrEnum):
+    """What becomes of a value that its column cannot hold."""
+
+    REJECT = "reject"
+    """The whole record goes to `replication.rejects`."""
+    NULL = "null"
+    """The column is NULL; the record is applied."""
+    TRUNCATE = "truncate"
+    """Text is cut to the column's length; what cannot be cut is rejected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One typed column and the attribute it is filled from."""
+
+    name: str
+    attribute: str
+    """The path as the mapping spells it."""
+    path: tuple[PathPart, ...]
+    type: SqlType
+    default: str | None = None
+    """Text for an item that lacks the attribute (one that holds NULL becomes NULL)."""
+    on_error: OnError = OnError.REJECT
+    epoch: str | None = None
+    """For a timestamptz from N: `seconds` or `milliseconds`."""
+    description: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One storage table and the view over it."""
+
+    schema: str
+    name: str
+    primary_key: tuple[str, ...]
+    columns: tuple[Column, ...]
+    unmapped: str | None = None
+    """The jsonb column for every attribute not mapped, or None to drop them."""
+
+    @property
+    def storage_name(self) -> str:
+        """Name in schema `replica`."""
+        return self.name if self.schema == "public" else f"{self.schema}.{self.name}"
+
+    @property
+    def view_name(self) -> str:
+        """Schema and name for people, unquoted."""
+        return f"{self.schema}.{self.name}"
+
+    @property
+    def key_columns(self) -> tuple[Column, ...]:
+        """Columns of the primary key, in its order."""
+        by_name = {column.name: column for column in self.columns}
+        return tuple(by_name[name] for name in self.primary_key)
+
+    @property
+    def stored_columns(self) -> tuple[str, ...]:
+        """Names of a row's values in order: the columns, then the jsonb column where there is one."""
+        names = tuple(column.name for column in self.columns)
+        return (*names, self.unmapped) if self.unmapped else names
+
+
+@dataclass(frozen=True, slots=True)
+class TableMapping:
+    """One DynamoDB table and the targets it fills."""
+
+    name: str
+    """Identifier for assets, jobs and bookkeeping."""
+    table: str
+    """The DynamoDB table's name."""
+    key: dict[str, str]
+    """Key attributes and their types, partition key first: `{"Id": "N"}`."""
+    targets: tuple[Target, ...]
+    margin: timedelta = DEFAULT_MARGIN
+    path: str = ""
+    """The file it was read from, for messages."""
+    schedule: dict[str, str] = field(default_factory=dict[str, str])
+    """Cron expressions by job, and `timezone`."""
+    freshness: dict[str, timedelta] = field(default_factory=dict[str, timedelta])
+    """`warn` and `fail`: how far behind is late."""

@@ -1,0 +1,119 @@
+"""The ordering contract: which of two states of one key is the newer. Everything else rests on it.
+
+A state stands in time in one of two ways.
+
+- *streamed*: it came from the table's stream. `version` is (stream label, sequence number) as one number, and
+  `as_of` is the record's ApproximateCreationDateTime, whole seconds rounded down.
+- *snapshot*: it came from a full export, an incremental export, a scan or a consistent re-read. It has no
+  version, and `as_of` is the snapshot's time less a margin, so that whatever the clocks disagree by, everything
+  older than `as_of` is in the snapshot.
+
+Per key this orders all states totally, as long as the creation times of one key's records do not run backwards
+against their sequence numbers (docs/decisions/0002-ordering.md shows what happens when they do). So any order of
+arrival, any repetition and any mixture of load, stream, redrive and repair ends in the same state: the newest.
+
+The same rule in SQL is `pipeline.aurora.ordering_sql`; a test holds the two against each other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from pipeline.core.errors import TerminalError
+
+DEFAULT_MARGIN = timedelta(minutes=5)
+# Stream records carry whole seconds rounded down, so a smaller margin could call a change of the same second older.
+SMALLEST_MARGIN = timedelta(seconds=1)
+
+# A sequence number has at most 40 digits (botocore: SequenceNumber, max 40).
+_SEQUENCE_NUMBER_SPACE = 10**40
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a state of one key stands in time: `version` is None for a snapshot."""
+
+    as_of: datetime
+    version: int | None = None
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the state came from the stream."""
+        return self.version is not None
+
+
+def supersedes(candidate: Position, stored: Position) -> bool:
+    """Whether `candidate` replaces the stored row, live or tombstone.
+
+    Two streamed states compare by version alone. Otherwise the later `as_of` wins, and at a tie a snapshot wins
+    over a streamed row, because a snapshot holds every change up to its margin.
+    """
+    if candidate.version is not None and stored.version is not None:
+        return candidate.version > stored.version
+    if candidate.as_of != stored.as_of:
+        return candidate.as_of > stored.as_of
+    return candidate.version is None and stored.version is not None
+
+
+def accepts(candidate: Position, stored: Position | None, purged_through: datetime | None) -> bool:
+    """Whether `candidate` is taken: against the stored row, or where no row is stored.
+
+    Where no row is stored, a tombstone may have been purged: what is not newer than `purged_through` is refused,
+    because it could bring a deleted item back.
+    """
+    if stored is not None:
+        return supersedes(candidate, stored)
+    return purged_through is None or candidate.as_of > purged_through
+
+
+def streamed_position(stream_label: str, sequence_number: str, approximate_creation_time: float | str) -> Position:
+    """Position of a stream record.
+
+    `stream_label` is the last part of the stream's ARN (its creation time, `2024-05-14T11:14:20.608`): it comes
+    first, so that a stream that was disabled and enabled again cannot make new changes look old.
+    `sequence_number` has up to 40 digits of varying length and compares as a number. The time is in epoch
+    seconds, a number or a quoted number. Raises TerminalError when a part is malformed.
+    """
+    try:
+        seconds = int(float(approximate_creation_time) // 1)
+        as_of = datetime.fromtimestamp(seconds, UTC)
+    except (TypeError, ValueError, OverflowError, OSError):
+        raise TerminalError(
+            "reading a stream record: its ApproximateCreationDateTime is not a time in epoch seconds",
+            sequence_number=str(sequence_number)[:40],
+            hint="the record did not come from a DynamoDB stream; check what invokes the replicator",
+        ) from None
+    return Position(as_of, stream_version(stream_label, sequence_number))
+
+
+def stream_version(stream_label: str, sequence_number: str) -> int:
+    """Return (stream label, sequence number) as one integer that sorts like the pair."""
+    if not (sequence_number.isascii() and sequence_number.isdigit() and len(sequence_number) <= 40):
+        raise TerminalError(
+            "reading a stream record: its SequenceNumber is not a number of at most 40 digits",
+            hint="the record did not come from a DynamoDB stream; check what invokes the replicator",
+        )
+    return _label_milliseconds(stream_label) * _SEQUENCE_NUMBER_SPACE + int(sequence_number)
+
+
+def _label_milliseconds(stream_label: str) -> int:
+    try:
+        created = datetime.fromisoformat(stream_label)
+    except ValueError:
+        raise TerminalError(
+            "reading a stream ARN: its last part is not the stream's creation time",
+            hint="expected …:table/NAME/stream/2024-05-14T11:14:20.608",
+        ) from None
+    created = created.replace(tzinfo=UTC) if created.tzinfo is None else created.astimezone(UTC)
+    return (created - datetime.fromtimestamp(0, UTC)) // timedelta(milliseconds=1)
+
+
+def snapshot_position(snapshot_time: datetime, margin: timedelta = DEFAULT_MARGIN) -> Position:
+    """Position of every item in a snapshot taken at `snapshot_time` (aware).
+
+    Raises ValueError when the margin is under a second, the grain of a stream record's time.
+    """
+    if margin < SMALLEST_MARGIN:
+        raise ValueError(f"a margin of {margin.total_seconds()} s is under the smallest, 1 s")
+    return Position(snapshot_time - margin)

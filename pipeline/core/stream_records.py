@@ -1,0 +1,160 @@
+"""From a stream's records, as Lambda hands them over, to changes for each target, and rejects.
+
+Invariant: every record ends as a change of each of its targets or as a reject that holds it whole; none is
+dropped. A record that cannot come from a fit stream (no new image, no such table) stops the batch instead,
+because every record after it would fail the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TypedDict
+
+from pipeline.core.attributes import Item
+from pipeline.core.change import Change
+from pipeline.core.decode import RowDecoder
+from pipeline.core.errors import ConfigurationError, ConversionError, TerminalError, key_digest
+from pipeline.core.mapping import TableMapping, Target
+from pipeline.core.ordering import Position, streamed_position
+
+
+class ImageChange(TypedDict, total=False):
+    """The `dynamodb` part of a record (botocore: dynamodbstreams.StreamRecord)."""
+
+    ApproximateCreationDateTime: float | str
+    Keys: Item
+    NewImage: Item
+    OldImage: Item
+    SequenceNumber: str
+    StreamViewType: str
+
+
+class StreamRecord(TypedDict, total=False):
+    """One record of an event, in Lambda's JSON: numbers as strings, binary as base64."""
+
+    eventID: str
+    eventName: str
+    eventSourceARN: str
+    userIdentity: dict[str, str] | None
+    dynamodb: ImageChange
+
+
+_TTL_SERVICE = "dynamodb.amazonaws.com"
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A record that could not be converted, whole, with the reason."""
+
+    target: str
+    reason: str
+    record: StreamRecord
+    position: Position | None
+    key_digest: str | None = None
+
+
+@dataclass(slots=True)
+class DecodedBatch:
+    """`changes` by target in arrival order; `newest` is the latest position seen, for the watermark."""
+
+    changes: dict[Target, list[Change]] = field(default_factory=dict[Target, list[Change]])
+    rejects: list[Reject] = field(default_factory=list[Reject])
+    newest: Position | None = None
+    last_sequence_number: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSource:
+    """What an event source ARN names: `arn:…:table/Employees/stream/2024-05-14T11:14:20.608`."""
+
+    table: str
+    stream_label: str
+
+
+def stream_source(arn: str) -> StreamSource:
+    """Parse a record's eventSourceARN. Raises TerminalError when it names no table stream."""
+    head, _, rest = arn.partition(":table/")
+    table, _, label = rest.partition("/stream/")
+    if not (head.startswith("arn:") and table and label):
+        raise TerminalError(
+            "reading a stream record: its eventSourceARN names no DynamoDB table stream",
+            hint="the replicator takes events of DynamoDB streams only; check its event source mapping",
+        )
+    return StreamSource(table, label)
+
+
+class StreamDecoder:
+    """Decodes the records of one table's stream. Build it once for each mapping."""
+
+    def __init__(self, mapping: TableMapping) -> None:
+        self.mapping = mapping
+        self._decoders = [RowDecoder(target) for target in mapping.targets]
+
+    def decode(self, records: Sequence[StreamRecord], stream_label: str) -> DecodedBatch:
+        """Decode records of one stream in order. Raises ConfigurationError when they lack new images."""
+        batch = DecodedBatch({target: [] for target in self.mapping.targets})
+        for origin, record in enumerate(records):
+            try:
+                position = self._position(record, stream_label)
+            except TerminalError as error:
+                batch.rejects.extend(
+                    Reject(target.view_name, error.message, record, None) for target in self.mapping.targets
+                )
+                continue
+            batch.last_sequence_number = _image_change(record).get("SequenceNumber")
+            if batch.newest is None or position.as_of >= batch.newest.as_of:
+                batch.newest = position
+            for decoder in self._decoders:
+                self._decode_for(decoder, record, position, origin, batch)
+        return batch
+
+    def _position(self, record: StreamRecord, stream_label: str) -> Position:
+        change = _image_change(record)
+        if "Keys" not in change or "SequenceNumber" not in change:
+            raise TerminalError("the record lacks its keys or its sequence number")
+        self._check_images(record, change["SequenceNumber"])
+        return streamed_position(stream_label, change["SequenceNumber"], change.get("ApproximateCreationDateTime", ""))
+
+    def _check_images(self, record: StreamRecord, sequence_number: str) -> None:
+        change = _image_change(record)
+        if record.get("eventName") != "REMOVE" and "NewImage" not in change:
+            raise ConfigurationError(
+                f"reading the stream of {self.mapping.table}: its records carry no new image"
+                f" (view type {change.get('StreamViewType', 'not stated')})",
+                table=self.mapping.name,
+                sequence_number=sequence_number[:40],
+                hint="enable the stream with view type NEW_IMAGE or NEW_AND_OLD_IMAGES; a stream's view type"
+                " cannot be altered, so disable it, enable it again, and catch up over the gap",
+            )
+
+    def _decode_for(
+        self, decoder: RowDecoder, record: StreamRecord, position: Position, origin: int, batch: DecodedBatch
+    ) -> None:
+        change = _image_change(record)
+        keys = change.get("Keys", {})
+        try:
+            if record.get("eventName") == "REMOVE":
+                decoded = Change(decoder.key(keys), None, position, _expired(record), origin)
+            else:
+                row = decoder.row(change.get("NewImage", {}))
+                decoded = Change(decoder.key_of(row), row, position, origin=origin)
+        except ConversionError as error:
+            batch.rejects.append(Reject(decoder.target.view_name, error.message, record, position, _digest(keys)))
+        else:
+            batch.changes[decoder.target].append(decoded)
+
+
+def _image_change(record: StreamRecord) -> ImageChange:
+    return record.get("dynamodb") or {}
+
+
+def _digest(keys: Item) -> str:
+    return key_digest(f"{name}={keys[name]!r}" for name in sorted(keys))
+
+
+def _expired(record: StreamRecord) -> bool:
+    """Whether time to live removed the item (DynamoDB guide, time-to-live-ttl-streams)."""
+    identity = record.get("userIdentity") or {}
+    who = {name.lower(): value for name, value in identity.items()}
+    return who.get("type") == "Service" and who.get("principalid") == _TTL_SERVICE

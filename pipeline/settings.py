@@ -1,0 +1,50 @@
+"""Settings: one frozen object, validated once at entry from an explicit mapping of environment variables.
+
+Invariant: nothing reads the environment at import, and a secret never shows in a repr.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.core.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+DEFAULT_TABLES_FOLDER = "tables"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """`database_url` or `database_secret_id` says where Aurora is; exactly the first of them that is set is used."""
+
+    tables_folder: Path
+    database_url: str | None = field(default=None, repr=False)
+    database_secret_id: str | None = None
+    endpoint_url: str | None = None
+    export_bucket: str | None = None
+    """Bucket that exports are written to (`DYNAURORA_EXPORT_BUCKET`)."""
+    export_prefix: str = "dynaurora"
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Settings:
+        """Read the variables of the public interface. Raises ConfigurationError naming what is missing."""
+        url = environment.get("DATABASE_URL") or None
+        secret = environment.get("DATABASE_SECRET_ID") or None
+        if not url and not secret:
+            raise ConfigurationError(
+                "reading the settings: neither DATABASE_URL nor DATABASE_SECRET_ID is set",
+                hint="set DATABASE_SECRET_ID to a Secrets Manager secret (username, password, host, port, dbname),"
+                " or DATABASE_URL to a PostgreSQL URL",
+            )
+        return cls(
+            tables_folder=Path(environment.get("DYNAURORA_TABLES") or DEFAULT_TABLES_FOLDER),
+            database_url=url,
+            database_secret_id=secret,
+            endpoint_url=environment.get("AWS_ENDPOINT_URL") or None,
+            export_bucket=environment.get("DYNAURORA_EXPORT_BUCKET") or None,
+            export_prefix=environment.get("DYNAURORA_EXPORT_PREFIX") or "dynaurora",
+        )
