@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from psycopg import sql
 
-from pipeline.aurora import tables
+from pipeline.aurora import bookkeeping, tables
 from pipeline.aurora.ordering_sql import admits_new_key, supersedes
 from pipeline.core.conversion import array_literal
 from pipeline.core.mapping import DELETED, VERSION
@@ -31,17 +31,28 @@ class Applied(NamedTuple):
     deleted: int = 0
     expired: int = 0
 
+    def plus(self, other: Applied) -> Applied:
+        """Add two counts."""
+        return Applied(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+
 
 @dataclass(frozen=True)
 class ApplyStatement:
-    """The apply statement of one target, composed once. `parameters` fills it for a batch."""
+    """The apply statement of one target, composed once. `parameters` fills it for a batch.
+
+    `query` returns (applied, deleted, expired); `query_with_mark` also adds them to the writer's watermark, so
+    that a batch and its mark are one statement, one round trip and one transaction.
+    """
 
     target: Target
     mapping_name: str
     query: sql.Composed = field(init=False)
+    query_with_mark: sql.Composed = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "query", _compose(self.target, self.mapping_name))
+        upsert = _compose(self.target, self.mapping_name)
+        object.__setattr__(self, "query", upsert + _COUNT)
+        object.__setattr__(self, "query_with_mark", upsert + bookkeeping.MARK_APPLIED + _COUNT)
 
     def parameters(self, changes: Sequence[Change]) -> list[str]:
         """Array literals, one a storage column, for coalesced changes; then the versions of expiry deletes."""
@@ -67,6 +78,9 @@ class ApplyStatement:
             array_literal(deleted),
             array_literal(expired),
         ]
+
+
+_COUNT = sql.SQL(" SELECT count(*), count(*) FILTER (WHERE deleted), count(*) FILTER (WHERE expired) FROM applied")
 
 
 def nullable_array_literal(values: Sequence[str | None]) -> str:
@@ -98,7 +112,6 @@ def _compose(target: Target, mapping_name: str) -> sql.Composed:
         " {on_conflict}"
         " RETURNING stored.{deleted} AS deleted,"
         " stored.{deleted} AND COALESCE(stored.{version} = ANY (%s::numeric[]), false) AS expired)"
-        " SELECT count(*), count(*) FILTER (WHERE deleted), count(*) FILTER (WHERE expired) FROM applied"
     ).format(
         storage=tables.storage(target),
         names=tables.identifiers(names),

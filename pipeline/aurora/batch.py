@@ -1,0 +1,148 @@
+"""Writing one decoded batch: changes of every target, rejects and watermark, in one transaction.
+
+Invariant: all of a batch or none of it. A value that only PostgreSQL finds wrong is isolated by halving under
+savepoints, and becomes a reject; the rest of the batch is applied. A batch for one target without rejects is one
+statement and one round trip.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from pipeline.aurora import bookkeeping, rejects
+from pipeline.aurora.apply import Applied, ApplyStatement
+from pipeline.aurora.errors import translating
+from pipeline.core.change import coalesce
+from pipeline.core.errors import DataError, key_digest
+from pipeline.core.stream_records import Reject
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pipeline.aurora.bookkeeping import Mark
+    from pipeline.aurora.connection import Connection
+    from pipeline.core.change import Change
+    from pipeline.core.mapping import TableMapping, Target
+    from pipeline.core.stream_records import DecodedBatch, StreamRecord
+
+
+@dataclass(frozen=True, slots=True)
+class BatchResult:
+    """Counts over all targets. A change that was older than another of its key in the batch counts as stale."""
+
+    applied: Applied
+    rejected: int
+
+
+class BatchWriter:
+    """Writes batches of one mapping. Build it once: its statements are composed then."""
+
+    def __init__(self, mapping: TableMapping) -> None:
+        self.mapping = mapping
+        self._statements = {target: ApplyStatement(target, mapping.name) for target in mapping.targets}
+
+    def write(
+        self, connection: Connection, batch: DecodedBatch, records: Sequence[StreamRecord], mark: Mark
+    ) -> BatchResult:
+        """Write a batch. `records` are the batch's own, for rejects; `mark` says how far it brings the writer.
+
+        Idempotent under the ordering rule. Raises TransientError or TerminalError; then nothing was written,
+        or (a connection lost during COMMIT) all of it was, and writing it again changes nothing.
+        """
+        work = [(target, changes, coalesce(changes)) for target, changes in batch.changes.items()]
+        doing = f"applying {len(records)} records"
+        try:
+            with translating(doing, table=self.mapping.name):
+                if len(work) == 1 and not batch.rejects:
+                    applied = self._write_at_once(connection, work[0], mark)
+                else:
+                    applied = self._write_in_transaction(connection, work, batch.rejects, mark)
+            return BatchResult(applied, len(batch.rejects))
+        except DataError:
+            with translating(doing, table=self.mapping.name), connection.transaction():
+                return self._write_isolating(connection, work, batch, records, mark)
+
+    def _write_at_once(self, connection: Connection, work: _Work, mark: Mark) -> Applied:
+        target, changes, newest = work
+        statement = self._statements[target]
+        mark = replace(mark, candidates=len(changes))
+        row = connection.execute(
+            statement.query_with_mark, [*statement.parameters(newest), *mark.parameters()], prepare=True
+        ).fetchone()
+        return _counts(row, len(changes))
+
+    def _write_in_transaction(
+        self, connection: Connection, work: list[_Work], batch_rejects: list[Reject], mark: Mark
+    ) -> Applied:
+        total = Applied()
+        with connection.pipeline(), connection.transaction():
+            cursors = [
+                (len(changes), connection.execute(statement.query, statement.parameters(newest), prepare=True))
+                for target, changes, newest in work
+                if changes and (statement := self._statements[target])
+            ]
+            for candidates, cursor in cursors:
+                total = total.plus(_counts(cursor.fetchone(), candidates))
+            rejects.add(connection, self.mapping.name, batch_rejects, source=f"stream {mark.stream_label}")
+            bookkeeping.add_mark(connection, replace(mark, rejected=len(batch_rejects)), *total)
+        return total
+
+    def _write_isolating(
+        self,
+        connection: Connection,
+        work: list[_Work],
+        batch: DecodedBatch,
+        records: Sequence[StreamRecord],
+        mark: Mark,
+    ) -> BatchResult:
+        total, refused = Applied(), list(batch.rejects)
+        for target, changes, newest in work:
+            found: list[Reject] = []
+            counts = self._apply_halving(connection, target, newest, records, found)
+            superseded = len(changes) - len(newest)
+            total = total.plus(counts._replace(stale=counts.stale + superseded))
+            refused += found
+        rejects.add(connection, self.mapping.name, refused, source=f"stream {mark.stream_label}")
+        bookkeeping.add_mark(connection, replace(mark, rejected=len(refused)), *total)
+        return BatchResult(total, len(refused))
+
+    def _apply_halving(
+        self,
+        connection: Connection,
+        target: Target,
+        changes: list[Change],
+        records: Sequence[StreamRecord],
+        found: list[Reject],
+    ) -> Applied:
+        if not changes:
+            return Applied()
+        statement = self._statements[target]
+        try:
+            with translating("applying changes", table=self.mapping.name), connection.transaction():
+                row = connection.execute(statement.query, statement.parameters(changes)).fetchone()
+                return _counts(row, len(changes))
+        except DataError as error:
+            if len(changes) == 1:
+                change = changes[0]
+                found.append(
+                    Reject(
+                        target.view_name,
+                        error.message,
+                        records[change.origin],
+                        change.position,
+                        key_digest(change.key),
+                    )
+                )
+                return Applied()
+        middle = len(changes) // 2
+        first = self._apply_halving(connection, target, changes[:middle], records, found)
+        return first.plus(self._apply_halving(connection, target, changes[middle:], records, found))
+
+
+_Work = tuple["Target", "list[Change]", "list[Change]"]
+
+
+def _counts(row: tuple[int, int, int] | None, candidates: int) -> Applied:
+    applied, deleted, expired = row or (0, 0, 0)
+    return Applied(applied, candidates - applied, deleted, expired)

@@ -1,0 +1,136 @@
+"""Bulk rows of a snapshot: copied to a staging table, then merged into storage under the ordering rule.
+
+Invariant: a merge takes a snapshot's row only where the rule says so, and a row that PostgreSQL refuses is found by
+halving and handed back, never dropped with its neighbours. The caller owns the transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from psycopg import sql
+
+from pipeline.aurora import tables
+from pipeline.aurora.apply import on_conflict
+from pipeline.aurora.copy_text import copy_text
+from pipeline.aurora.errors import translating
+from pipeline.aurora.ordering_sql import admits_new_key
+from pipeline.core.errors import DataError
+from pipeline.core.mapping import AS_OF, BOOKKEEPING_COLUMNS, DELETED, VERSION
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from pipeline.aurora.connection import Connection
+    from pipeline.core.change import Row
+    from pipeline.core.mapping import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Staging:
+    """A staging table of one target's rows, without bookkeeping columns and without an index."""
+
+    target: Target
+    name: sql.Identifier
+
+    @classmethod
+    def temporary(cls, connection: Connection, target: Target) -> Staging:
+        """Create one that ends with the transaction."""
+        staging = cls(target, sql.Identifier("pg_temp", f"staging {target.storage_name}"[:63]))
+        with translating("creating a staging table"):
+            connection.execute(
+                sql.SQL("CREATE TEMPORARY TABLE {} ({}) ON COMMIT DROP").format(
+                    sql.Identifier(f"staging {target.storage_name}"[:63]), _definitions(target)
+                )
+            )
+        return staging
+
+    @classmethod
+    def unlogged(cls, connection: Connection, target: Target, suffix: str) -> Staging:
+        """Create one in schema `replica` that outlives the transaction; `drop` ends it."""
+        name = sql.Identifier("replica", f"_{suffix}")
+        with translating("creating a staging table"):
+            connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(name))
+            connection.execute(sql.SQL("CREATE UNLOGGED TABLE {} ({})").format(name, _definitions(target)))
+        return cls(target, name)
+
+    def drop(self, connection: Connection) -> None:
+        """Drop the table."""
+        with translating("dropping a staging table"):
+            connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(self.name))
+
+    def copy(self, connection: Connection, blocks: Iterable[Sequence[Row]]) -> None:
+        """COPY blocks of rows in one stream. Raises DataError when PostgreSQL refuses any of them."""
+        with (
+            translating("copying rows to a staging table"),
+            connection.cursor() as cursor,
+            cursor.copy(self._copy) as copy,
+        ):
+            for block in blocks:
+                copy.write(copy_text(block))
+
+    def copy_isolating(
+        self, connection: Connection, rows: Sequence[Row], refuse: Callable[[Row, DataError], None]
+    ) -> None:
+        """COPY rows under savepoints, halving at each refusal; calls `refuse` with each row that stands alone."""
+        if not rows:
+            return
+        try:
+            with connection.transaction():
+                self.copy(connection, [rows])
+        except DataError as error:
+            if len(rows) == 1:
+                refuse(rows[0], error)
+                return
+        else:
+            return
+        middle = len(rows) // 2
+        self.copy_isolating(connection, rows[:middle], refuse)
+        self.copy_isolating(connection, rows[middle:], refuse)
+
+    @property
+    def _copy(self) -> sql.Composed:
+        return sql.SQL("COPY {} ({}) FROM STDIN").format(self.name, tables.identifiers(self.target.stored_columns))
+
+    def merge(self, connection: Connection, mapping_name: str, as_of: datetime) -> int:
+        """Merge into the target's storage table as one snapshot; returns the rows taken.
+
+        A key that the snapshot holds twice counts once. Sorted by key, so that the index is written in order and
+        two merges lock rows in one order.
+        """
+        with translating("merging a snapshot under the ordering rule", table=mapping_name):
+            cursor = connection.execute(merge_query(self.target, self.name, mapping_name), [as_of])
+            return cursor.rowcount
+
+
+def merge_query(target: Target, staging: sql.Identifier, mapping_name: str) -> sql.Composed:
+    """Compose the merge of a staging table; its one parameter is the snapshot's `as_of`."""
+    key = tables.identifiers(target.primary_key)
+    same_key = sql.SQL(" AND ").join(sql.SQL("k.{0} = c.{0}").format(sql.Identifier(n)) for n in target.primary_key)
+    return sql.SQL(
+        "INSERT INTO {storage} AS stored ({names}) SELECT * FROM ("
+        "SELECT DISTINCT ON ({key}) {values}, NULL::numeric AS {version}, %s::timestamptz AS {as_of},"
+        " false AS {deleted} FROM {staging} ORDER BY {key}) AS c"
+        " WHERE {admits} OR EXISTS (SELECT FROM {storage} AS k WHERE {same_key}) {on_conflict}"
+    ).format(
+        storage=tables.storage(target),
+        names=tables.identifiers((*target.stored_columns, *BOOKKEEPING_COLUMNS)),
+        values=tables.identifiers(target.stored_columns),
+        key=key,
+        version=sql.Identifier(VERSION),
+        as_of=sql.Identifier(AS_OF),
+        deleted=sql.Identifier(DELETED),
+        staging=staging,
+        admits=admits_new_key("c", mapping_name),
+        same_key=same_key,
+        on_conflict=on_conflict(target),
+    )
+
+
+def _definitions(target: Target) -> sql.Composed:
+    return sql.SQL(", ").join(
+        sql.SQL("{} {}").format(sql.Identifier(name), tables.column_type(target, name))
+        for name in target.stored_columns
+    )

@@ -1,0 +1,177 @@
+"""Replicate: apply an event of a table's stream, as the Lambda receives it.
+
+Invariant: a record is applied, stale, or a reject, and its watermark commits with it; or the call raises and the
+event source mapping delivers the batch again. Nothing is swallowed: a transient fault is tried again within the
+time left and then raised.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from pipeline.aurora.batch import BatchResult, BatchWriter
+from pipeline.aurora.bookkeeping import Mark
+from pipeline.aurora.connection import Connection
+from pipeline.core.errors import ConfigurationError, TransientError
+from pipeline.core.mapping import TableMapping
+from pipeline.core.stream_records import DecodedBatch, StreamDecoder, StreamRecord, stream_source
+
+# Records applied in one transaction. A whole batch of up to this many is all or nothing.
+CHUNK_RECORDS = 2_500
+# Time kept back to answer: a chunk is not begun, and a retry not waited for, with less than this left.
+RESERVE_SECONDS = 2.0
+_FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.1, 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicationReport:
+    """What became of the records of one stream in one event."""
+
+    table: str
+    records: int
+    applied: int
+    stale: int
+    deleted: int
+    expired: int
+    rejected: int
+    lag_seconds: float | None
+    """Age of the newest record at the moment it was committed."""
+    last_sequence_number: str | None
+    first_unprocessed: str | None
+    """Sequence number to continue from when the time ran short, else None."""
+
+
+class Replicator:
+    """Applies events with one connection, kept between calls, made anew when it broke."""
+
+    def __init__(
+        self,
+        mappings: Iterable[TableMapping],
+        connect: Callable[[], Connection],
+        *,
+        writer: str,
+        now: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """`connect` opens a connection; `writer` names this replicator's row of the watermarks."""
+        self._tables = {mapping.table: _Table(StreamDecoder(mapping), BatchWriter(mapping)) for mapping in mappings}
+        self._connect = connect
+        self._connection: Connection | None = None
+        self._writer = writer
+        self._now, self._monotonic, self._sleep = now, monotonic, sleep
+
+    def replicate(self, event: Mapping[str, Any], *, deadline: float) -> list[ReplicationReport]:
+        """Apply an event's records; one report for each stream in it.
+
+        `deadline` is a time of the monotonic clock. When it nears between chunks the rest is left: the report
+        names the first sequence number not processed. Raises TransientError, TerminalError.
+        """
+        reports: list[ReplicationReport] = []
+        for arn, records in _by_stream(cast("Sequence[StreamRecord]", event.get("Records", ()))):
+            report = self._replicate_stream(arn, records, deadline)
+            reports.append(report)
+            if report.first_unprocessed is not None:
+                break
+        return reports
+
+    def close(self) -> None:
+        """Close the connection, if one is open."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _replicate_stream(self, arn: str, records: Sequence[StreamRecord], deadline: float) -> ReplicationReport:
+        source = stream_source(arn)
+        table = self._tables.get(source.table)
+        if table is None:
+            raise ConfigurationError(
+                f"replicating: no mapping for the DynamoDB table {source.table}",
+                hint=f"add a mapping file with `source: {{table: {source.table}, …}}`, and deploy again",
+            )
+        total, rejected, done, newest = None, 0, 0, None
+        last_sequence_number = None
+        for start in range(0, len(records), CHUNK_RECORDS):
+            if start and self._monotonic() > deadline - RESERVE_SECONDS and _sequence_number(records[start]):
+                break
+            chunk = records[start : start + CHUNK_RECORDS]
+            batch = table.decoder.decode(chunk, source.stream_label)
+            mark = self._mark(table.decoder.mapping, source.stream_label, batch, len(chunk))
+            result = self._write(table.writer, batch, chunk, mark, deadline)
+            total = result.applied if total is None else total.plus(result.applied)
+            rejected += result.rejected
+            done = start + len(chunk)
+            last_sequence_number = batch.last_sequence_number or last_sequence_number
+            newest = batch.newest or newest
+        applied, stale, deleted, expired = total or (0, 0, 0, 0)
+        return ReplicationReport(
+            table=table.decoder.mapping.name,
+            records=done,
+            applied=applied,
+            stale=stale,
+            deleted=deleted,
+            expired=expired,
+            rejected=rejected,
+            lag_seconds=None if newest is None else max(0.0, self._now() - newest.as_of.timestamp()),
+            last_sequence_number=last_sequence_number,
+            first_unprocessed=_sequence_number(records[done]) if done < len(records) else None,
+        )
+
+    def _mark(self, mapping: TableMapping, stream_label: str, batch: DecodedBatch, records: int) -> Mark:
+        return Mark(
+            table_name=mapping.name,
+            writer=self._writer,
+            stream_label=stream_label,
+            sequence_number=batch.last_sequence_number,
+            as_of=batch.newest.as_of if batch.newest else None,
+            records=records,
+            candidates=0,
+            rejected=0,
+        )
+
+    def _write(
+        self,
+        writer: BatchWriter,
+        batch: DecodedBatch,
+        records: Sequence[StreamRecord],
+        mark: Mark,
+        deadline: float,
+    ) -> BatchResult:
+        """Write with retries: a transient fault costs the connection, and is raised when the time is up."""
+        wait = _FIRST_WAIT_SECONDS
+        while True:
+            try:
+                if self._connection is None or self._connection.closed:
+                    self._connection = self._connect()
+                return writer.write(self._connection, batch, records, mark)
+            except TransientError:
+                self.close()
+                if self._monotonic() + wait > deadline - RESERVE_SECONDS:
+                    raise
+                self._sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
+                wait = min(wait * 2, _LONGEST_WAIT_SECONDS)
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    decoder: StreamDecoder
+    writer: BatchWriter
+
+
+def _by_stream(records: Sequence[StreamRecord]) -> list[tuple[str, list[StreamRecord]]]:
+    groups: list[tuple[str, list[StreamRecord]]] = []
+    for record in records:
+        arn = record.get("eventSourceARN", "")
+        if not groups or groups[-1][0] != arn:
+            groups.append((arn, []))
+        groups[-1][1].append(record)
+    return groups
+
+
+def _sequence_number(record: StreamRecord) -> str | None:
+    change = record.get("dynamodb") or {}
+    return change.get("SequenceNumber")
