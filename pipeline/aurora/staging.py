@@ -71,24 +71,33 @@ class Staging:
             for block in blocks:
                 copy.write(copy_text(block))
 
-    def copy_isolating(
-        self, connection: Connection, rows: Sequence[Row], refuse: Callable[[Row, DataError], None]
-    ) -> None:
-        """COPY rows under savepoints, halving at each refusal; calls `refuse` with each row that stands alone."""
+    def store_isolating(
+        self,
+        connection: Connection,
+        rows: Sequence[Row],
+        mapping_name: str,
+        as_of: datetime,
+        refuse: Callable[[Row, DataError], None],
+    ) -> int:
+        """Copy and merge rows under savepoints, halving at each refusal; returns the rows taken.
+
+        Calls `refuse` with each row that PostgreSQL refuses when it stands alone. The slow way, for a file in which
+        the fast one has met a value that only PostgreSQL finds wrong.
+        """
         if not rows:
-            return
+            return 0
         try:
             with connection.transaction():
+                connection.execute(sql.SQL("TRUNCATE {}").format(self.name))
                 self.copy(connection, [rows])
+                return self.merge(connection, mapping_name, as_of)
         except DataError as error:
             if len(rows) == 1:
                 refuse(rows[0], error)
-                return
-        else:
-            return
+                return 0
         middle = len(rows) // 2
-        self.copy_isolating(connection, rows[:middle], refuse)
-        self.copy_isolating(connection, rows[middle:], refuse)
+        first = self.store_isolating(connection, rows[:middle], mapping_name, as_of, refuse)
+        return first + self.store_isolating(connection, rows[middle:], mapping_name, as_of, refuse)
 
     @property
     def _copy(self) -> sql.Composed:

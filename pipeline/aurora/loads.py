@@ -1,0 +1,136 @@
+"""What is recorded of loads: the exports, and the files loaded from them.
+
+Invariant: a file's mark commits with its rows, so that a killed load resumes at its first unmarked file and no file
+counts twice. One load of a table runs at a time, held by a session's advisory lock that ends with the session.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipeline.aurora.errors import translating
+from pipeline.core.errors import TerminalError
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from pipeline.aurora.connection import Connection
+
+_LOCK_SPACE = "dynaurora.load"
+
+
+@dataclass(frozen=True, slots=True)
+class ExportRecord:
+    """An export as `replication.exports` knows it."""
+
+    id: int
+    status: str
+    loaded_files: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class FileCounts:
+    """What became of a file's items. A key that the file holds twice counts as stale the second time."""
+
+    items: int = 0
+    applied: int = 0
+    stale: int = 0
+    rejected: int = 0
+    size_bytes: int = 0
+
+
+def lock_table(connection: Connection, table_name: str) -> None:
+    """Take the table's load lock for as long as the connection lives. Raises TerminalError when it is taken."""
+    with translating("taking the load lock", table=table_name):
+        row = connection.execute(
+            "SELECT pg_try_advisory_lock(hashtext(%s), hashtext(%s))", [_LOCK_SPACE, table_name]
+        ).fetchone()
+        if row and row[0]:
+            return
+        holder = connection.execute(
+            "SELECT a.pid, a.backend_start, a.application_name FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)"
+            " WHERE l.locktype = 'advisory' AND l.granted AND l.classid = hashtext(%s)::bigint & 4294967295"
+            " AND l.objid = hashtext(%s)::bigint & 4294967295",
+            [_LOCK_SPACE, table_name],
+        ).fetchone()
+    who = f" (backend {holder[0]}, {holder[2]}, since {holder[1]:%Y-%m-%d %H:%M:%S} UTC)" if holder else ""
+    raise TerminalError(
+        f"loading: another load of this table is running{who}",
+        table=table_name,
+        hint="wait for it, or end it, then run this again; what it has loaded stays loaded",
+    )
+
+
+def begin(
+    connection: Connection,
+    table_name: str,
+    *,
+    kind: str,
+    location: str,
+    export_arn: str | None,
+    snapshot_time: datetime,
+    as_of: datetime,
+    item_count: int,
+    file_count: int,
+    size_bytes: int,
+) -> ExportRecord:
+    """Record that an export is being loaded, or find its record again, with the files it has loaded.
+
+    Refuses a snapshot that is not newer than what was purged: its deleted items could come back.
+    """
+    with translating("recording the load", table=table_name), connection.transaction():
+        row = connection.execute(
+            "SELECT purged_through FROM replication.tables WHERE name = %s", [table_name]
+        ).fetchone()
+        if row and row[0] is not None and as_of <= row[0]:
+            raise TerminalError(
+                f"loading: the snapshot of {snapshot_time:%Y-%m-%d %H:%M:%S} UTC is not newer than the purge of tombstones"
+                f" through {row[0]:%Y-%m-%d %H:%M:%S} UTC, so items deleted since could come back",
+                table=table_name,
+                hint="load a newer export",
+            )
+        row = connection.execute(
+            "INSERT INTO replication.exports AS e (table_name, kind, location, export_arn, snapshot_time, as_of,"
+            " item_count, file_count, size_bytes) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)"
+            " ON CONFLICT (table_name, location, as_of) DO UPDATE SET reason = NULL,"
+            " status = CASE WHEN e.status = 'loaded' THEN 'loaded' ELSE 'loading' END"
+            " RETURNING id, status",
+            [table_name, kind, location, export_arn, snapshot_time, as_of, item_count, file_count, size_bytes],
+        ).fetchone()
+        if row is None:  # pragma: no cover - RETURNING of an upsert without condition always gives a row
+            raise TerminalError("recording the load: no row came back", table=table_name)
+        files = connection.execute("SELECT file_key FROM replication.export_files WHERE export_id = %s", [row[0]])
+        return ExportRecord(row[0], row[1], frozenset(key for (key,) in files))
+
+
+def mark_file(connection: Connection, export_id: int, file_key: str, counts: FileCounts) -> None:
+    """Mark a file as loaded, inside the transaction of its rows. Raises when it is marked already."""
+    with translating("marking the file as loaded"):
+        connection.execute(
+            "INSERT INTO replication.export_files (export_id, file_key, item_count, size_bytes, applied, stale, rejected)"
+            " VALUES (%s, %s, %s, %s, %s, %s, %s)",
+            [export_id, file_key, counts.items, counts.size_bytes, counts.applied, counts.stale, counts.rejected],
+        )
+
+
+def totals(connection: Connection, export_id: int) -> tuple[int, FileCounts]:
+    """Return how many files are loaded, and the sum of their counts."""
+    with translating("adding up the load"):
+        row = connection.execute(
+            "SELECT count(*), COALESCE(sum(item_count), 0)::bigint, COALESCE(sum(applied), 0)::bigint,"
+            " COALESCE(sum(stale), 0)::bigint, COALESCE(sum(rejected), 0)::bigint, COALESCE(sum(size_bytes), 0)::bigint"
+            " FROM replication.export_files WHERE export_id = %s",
+            [export_id],
+        ).fetchone()
+    files, *counts = row or (0, 0, 0, 0, 0, 0)
+    return files, FileCounts(*counts)
+
+
+def finish(connection: Connection, export_id: int, *, failure: str | None = None) -> None:
+    """Record how the load ended: loaded, or failed with its reason (no attribute values in it)."""
+    with translating("recording the end of the load"):
+        connection.execute(
+            "UPDATE replication.exports SET status = %s, reason = %s, finished_at = clock_timestamp() WHERE id = %s",
+            ["failed" if failure else "loaded", failure, export_id],
+        )

@@ -1,0 +1,60 @@
+"""Take a snapshot of a DynamoDB table: request a full export and wait for it, or take one that exists.
+
+Invariant: what comes out is a finished full export of the mapping's own table whose manifests add up.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipeline.core.errors import ConfigurationError, TerminalError
+from pipeline.dynamodb.exports import describe_export, request_export, wait_for_export
+from pipeline.dynamodb.manifest import ExportManifest, read_manifest
+from pipeline.dynamodb.tables import check_source, describe
+
+if TYPE_CHECKING:
+    from pipeline.core.mapping import TableMapping
+    from pipeline.jobs.services import Services
+
+_POLL_SECONDS_LOCAL, _POLL_SECONDS = 0.5, 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A finished full export and where it lies."""
+
+    location: str
+    export_arn: str | None
+    manifest: ExportManifest
+
+
+def take_snapshot(
+    services: Services,
+    mapping: TableMapping,
+    *,
+    export_arn: str | None = None,
+    manifest: str | None = None,
+    on_progress: Callable[[str], None] | None = None,
+) -> Snapshot:
+    """Return the snapshot to load or to reconcile with; a new export when neither `export_arn` nor `manifest` is given.
+
+    `manifest` is the location of a manifest-summary.json (s3:// or file://). `on_progress` gets a line of text now
+    and then. Raises TerminalError, ConfigurationError, TransientError.
+    """
+    if export_arn and manifest:
+        raise ConfigurationError("taking a snapshot: both an export ARN and a manifest are given", hint="give one")
+    say = on_progress or _silent
+    if manifest:
+        return _existing(services, mapping, manifest, None)
+    if export_arn is None:
+        export_arn = _request(services, mapping, say)
+    location = wait_for_export(
+        services.dynamodb,
+        export_arn,
+        poll_seconds=_POLL_SECONDS_LOCAL if services.settings.endpoint_url else _POLL_SECONDS,
+        on_poll=lambda description: say(f"export {description.status}"),
+    )
+    return _existing(services, mapping, location, export_arn)
