@@ -1,0 +1,45 @@
+"""AWS clients, all set up one way.
+
+Region, credentials and profile come from the AWS SDK's own variables. Throttling and lost connections are retried
+by the SDK (standard mode, with backoff and jitter) before an error reaches us.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import boto3.session
+from botocore.config import Config
+
+from pipeline.dynamodb.errors import translating
+
+if TYPE_CHECKING:
+    from types_boto3_dynamodb.client import DynamoDBClient
+    from types_boto3_dynamodbstreams.client import DynamoDBStreamsClient
+    from types_boto3_s3.client import S3Client
+
+Service = Literal["dynamodb", "dynamodbstreams", "s3"]
+
+
+@overload
+def client(service: Literal["dynamodb"], endpoint_url: str | None = None) -> DynamoDBClient: ...
+@overload
+def client(service: Literal["dynamodbstreams"], endpoint_url: str | None = None) -> DynamoDBStreamsClient: ...
+@overload
+def client(service: Literal["s3"], endpoint_url: str | None = None) -> S3Client: ...
+def client(service: Service, endpoint_url: str | None = None) -> DynamoDBClient | DynamoDBStreamsClient | S3Client:
+    """Make a client, which threads may share. Raises ConfigurationError where the SDK finds no Region."""
+    config = Config(
+        connect_timeout=5,
+        read_timeout=30,
+        retries={"mode": "standard", "total_max_attempts": 6},
+        max_pool_connections=32,
+        # Every file of an export is checked against its manifest's MD5; a second checksum only costs time.
+        response_checksum_validation="when_required",
+        # A stand-in for AWS answers under one host name, so the bucket goes into the path.
+        s3={"addressing_style": "path"} if endpoint_url else None,
+    )
+    # A session of its own: boto3's default one is not safe to share between threads that make clients.
+    with translating(f"making a client for {service}"):
+        session: Any = boto3.session.Session()  # typed for every AWS service at once, of which we have three
+        return session.client(service, endpoint_url=endpoint_url, config=config)

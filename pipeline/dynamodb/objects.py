@@ -1,0 +1,185 @@
+"""Where an export's objects lie: in S3, or in a folder that holds a copy of them.
+
+Invariant: `read` and `open` give the object's bytes exactly, from its first to its last, or raise. A connection
+that breaks off is taken up again where it broke; whoever reads sees no seam (the MD5 would tell of one).
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import unquote, urlsplit
+
+from botocore import exceptions as sdk
+
+from pipeline.core.errors import ConfigurationError, TerminalError, TransientError
+from pipeline.dynamodb.errors import error_code, translate
+
+if TYPE_CHECKING:
+    from botocore.response import StreamingBody
+    from types_boto3_s3.client import S3Client
+
+_BROKEN_OFF = (
+    sdk.ResponseStreamingError,
+    sdk.IncompleteReadError,
+    sdk.ReadTimeoutError,
+    sdk.ConnectionClosedError,
+    ConnectionError,
+)
+_ATTEMPTS_WITHOUT_PROGRESS = 4
+
+
+class MissingObjectError(TerminalError):
+    """The object does not exist."""
+
+    def __init__(self, location: str) -> None:
+        super().__init__(
+            f"reading {location}: there is no such object",
+            hint="check the location; if the export's files were moved, copy all of them, its folder kept as it was",
+        )
+
+
+class ObjectBody(Protocol):
+    """An object being read from front to back."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return up to `size` bytes, none only at the end."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the connection or file."""
+        ...
+
+
+class ObjectStore(Protocol):
+    """Objects by bucket and key."""
+
+    def read(self, bucket: str, key: str) -> bytes:
+        """Return a small object whole. Raises MissingObjectError."""
+        ...
+
+    def open(self, bucket: str, key: str) -> ObjectBody:
+        """Open an object of any size. Raises MissingObjectError."""
+        ...
+
+
+def split_location(location: str) -> tuple[str, str]:
+    """Split `s3://bucket/key` or `file:///folder/file` into bucket and key (a folder's bucket is empty).
+
+    Raises ConfigurationError when it is neither.
+    """
+    if location.startswith("s3://"):
+        bucket, _, key = location.removeprefix("s3://").partition("/")
+        if bucket and key:
+            return bucket, key
+    elif location.startswith("file:///"):
+        return "", unquote(urlsplit(location).path).lstrip("/")
+    raise ConfigurationError(
+        f"reading the location {location}: it is neither s3://bucket/key nor file:///folder/file",
+        hint="give the whole location of the export's manifest-summary.json",
+    )
+
+
+def join_location(bucket: str, key: str) -> str:
+    """Return what `split_location` splits, for people to read."""
+    return f"s3://{bucket}/{key}" if bucket else f"file:///{key}"
+
+
+class FolderObjects:
+    """Objects in a folder of this machine: the key is the path from the root of the file system."""
+
+    def read(self, bucket: str, key: str) -> bytes:
+        """Return a small object whole."""
+        with self.open(bucket, key) as file:
+            return file.read()
+
+    def open(self, bucket: str, key: str):  # noqa: ANN201  inferred: a buffered reader, which is an ObjectBody
+        """Open an object of any size."""
+        try:
+            return Path("/", bucket, key).open("rb")
+        except (FileNotFoundError, NotADirectoryError):
+            raise MissingObjectError(join_location(bucket, key)) from None
+        except OSError as error:
+            raise TerminalError(f"reading {join_location(bucket, key)}: {error.strerror}") from None
+
+
+class S3Objects:
+    """Objects in S3."""
+
+    def __init__(self, client: S3Client) -> None:
+        self._client = client
+
+    def read(self, bucket: str, key: str) -> bytes:
+        """Return a small object whole."""
+        body = self.open(bucket, key)
+        try:
+            parts: list[bytes] = []
+            while part := body.read(1 << 20):
+                parts.append(part)
+            return b"".join(parts)
+        finally:
+            body.close()
+
+    def open(self, bucket: str, key: str) -> S3Body:
+        """Open an object of any size."""
+        return S3Body(self._client, bucket, key)
+
+
+class S3Body:
+    """One S3 object read from front to back, taken up with a range request when the connection breaks off."""
+
+    def __init__(self, client: S3Client, bucket: str, key: str) -> None:
+        self._client, self._bucket, self._key = client, bucket, key
+        self._position = 0
+        self._etag = ""
+        self._body = self._request()
+
+    def read(self, size: int, /) -> bytes:
+        """Return up to `size` bytes, none only at the end. Raises TransientError when S3 keeps breaking off."""
+        broken = 0
+        while True:
+            try:
+                if broken:
+                    self._body.close()
+                    self._body = self._request()
+                part = self._body.read(size)
+            except (*_BROKEN_OFF, TransientError):
+                broken += 1
+                if broken == _ATTEMPTS_WITHOUT_PROGRESS:
+                    raise TransientError(
+                        f"{self._doing}: the connection broke off at byte {self._position}, {broken} times in a row",
+                        hint="try again; it usually passes",
+                    ) from None
+                time.sleep(random.uniform(0, 0.1 * 2**broken))  # noqa: S311  jitter, no secret
+            else:
+                self._position += len(part)
+                return part
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._body.close()
+
+    @property
+    def _doing(self) -> str:
+        return f"reading {join_location(self._bucket, self._key)}"
+
+    def _request(self) -> StreamingBody:
+        try:
+            if self._position:
+                answer = self._client.get_object(
+                    Bucket=self._bucket, Key=self._key, Range=f"bytes={self._position}-", IfMatch=self._etag
+                )
+            else:
+                answer = self._client.get_object(Bucket=self._bucket, Key=self._key)
+        except sdk.ClientError as error:
+            if error_code(error) in {"NoSuchKey", "404"}:
+                raise MissingObjectError(join_location(self._bucket, self._key)) from None
+            if error_code(error) in {"PreconditionFailed", "412"}:
+                raise TerminalError(f"{self._doing}: the object was replaced while it was being read") from None
+            raise translate(error, self._doing) from None
+        except sdk.BotoCoreError as error:
+            raise translate(error, self._doing) from None
+        self._etag = answer["ETag"]
+        return answer["Body"]
