@@ -49,7 +49,8 @@ def lock_table(connection: Connection, table_name: str) -> None:
         if row and row[0]:
             return
         holder = connection.execute(
-            "SELECT a.pid, a.backend_start, a.application_name FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)"
+            "SELECT a.pid, a.backend_start, a.application_name"
+            " FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)"
             " WHERE l.locktype = 'advisory' AND l.granted AND l.classid = hashtext(%s)::bigint & 4294967295"
             " AND l.objid = hashtext(%s)::bigint & 4294967295",
             [_LOCK_SPACE, table_name],
@@ -85,8 +86,8 @@ def begin(
         ).fetchone()
         if row and row[0] is not None and as_of <= row[0]:
             raise TerminalError(
-                f"loading: the snapshot of {snapshot_time:%Y-%m-%d %H:%M:%S} UTC is not newer than the purge of tombstones"
-                f" through {row[0]:%Y-%m-%d %H:%M:%S} UTC, so items deleted since could come back",
+                f"loading: the snapshot of {snapshot_time:%Y-%m-%d %H:%M:%S} UTC is not newer than the purge of"
+                f" tombstones through {row[0]:%Y-%m-%d %H:%M:%S} UTC, so items deleted since could come back",
                 table=table_name,
                 hint="load a newer export",
             )
@@ -108,8 +109,8 @@ def mark_file(connection: Connection, export_id: int, file_key: str, counts: Fil
     """Mark a file as loaded, inside the transaction of its rows. Raises when it is marked already."""
     with translating("marking the file as loaded"):
         connection.execute(
-            "INSERT INTO replication.export_files (export_id, file_key, item_count, size_bytes, applied, stale, rejected)"
-            " VALUES (%s, %s, %s, %s, %s, %s, %s)",
+            "INSERT INTO replication.export_files (export_id, file_key, item_count, size_bytes, applied,"
+            " stale, rejected) VALUES (%s, %s, %s, %s, %s, %s, %s)",
             [export_id, file_key, counts.items, counts.size_bytes, counts.applied, counts.stale, counts.rejected],
         )
 

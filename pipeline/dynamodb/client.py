@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from types_boto3_dynamodb.client import DynamoDBClient
     from types_boto3_dynamodbstreams.client import DynamoDBStreamsClient
     from types_boto3_s3.client import S3Client
+    from types_boto3_secretsmanager.client import SecretsManagerClient
 
-Service = Literal["dynamodb", "dynamodbstreams", "s3"]
+Service = Literal["dynamodb", "dynamodbstreams", "s3", "secretsmanager"]
 
 
 @overload
@@ -27,7 +28,11 @@ def client(service: Literal["dynamodb"], endpoint_url: str | None = None) -> Dyn
 def client(service: Literal["dynamodbstreams"], endpoint_url: str | None = None) -> DynamoDBStreamsClient: ...
 @overload
 def client(service: Literal["s3"], endpoint_url: str | None = None) -> S3Client: ...
-def client(service: Service, endpoint_url: str | None = None) -> DynamoDBClient | DynamoDBStreamsClient | S3Client:
+@overload
+def client(service: Literal["secretsmanager"], endpoint_url: str | None = None) -> SecretsManagerClient: ...
+def client(
+    service: Service, endpoint_url: str | None = None
+) -> DynamoDBClient | DynamoDBStreamsClient | S3Client | SecretsManagerClient:
     """Make a client, which threads may share. Raises ConfigurationError where the SDK finds no Region."""
     config = Config(
         connect_timeout=5,
@@ -41,5 +46,5 @@ def client(service: Service, endpoint_url: str | None = None) -> DynamoDBClient 
     )
     # A session of its own: boto3's default one is not safe to share between threads that make clients.
     with translating(f"making a client for {service}"):
-        session: Any = boto3.session.Session()  # typed for every AWS service at once, of which we have three
+        session: Any = boto3.session.Session()  # typed for every AWS service at once, of which we have four
         return session.client(service, endpoint_url=endpoint_url, config=config)

@@ -13,7 +13,7 @@ from pipeline.aurora.connection import Connection, connect
 from pipeline.core.errors import ConfigurationError
 from pipeline.dynamodb.client import client
 from pipeline.dynamodb.errors import translating
-from pipeline.dynamodb.objects import Objects
+from pipeline.dynamodb.objects import FolderObjects, S3Objects
 
 if TYPE_CHECKING:
     from types_boto3_dynamodb.client import DynamoDBClient
@@ -49,10 +49,13 @@ class Services:
         """Client of DynamoDB."""
         return client("dynamodb", endpoint_url=self.settings.endpoint_url)
 
+    def store(self, location: str) -> ObjectStore:
+        """Where a location's objects lie: a folder for file://, S3 otherwise."""
+        return FolderObjects() if location.startswith("file:") else self._s3
+
     @cached_property
-    def store(self) -> ObjectStore:
-        """Objects in S3 and in folders."""
-        return Objects(lambda: client("s3", endpoint_url=self.settings.endpoint_url))
+    def _s3(self) -> ObjectStore:
+        return S3Objects(client("s3", endpoint_url=self.settings.endpoint_url))
 
     def _secret_parameters(self) -> dict[str, str | int]:
         secret_id = self.settings.database_secret_id

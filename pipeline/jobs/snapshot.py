@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.core.errors import ConfigurationError, TerminalError
-from pipeline.dynamodb.exports import describe_export, request_export, wait_for_export
+from pipeline.core.errors import ConfigurationError
+from pipeline.dynamodb.exports import request_export, wait_for_export
 from pipeline.dynamodb.manifest import ExportManifest, read_manifest
 from pipeline.dynamodb.tables import check_source, describe
 
@@ -46,7 +46,7 @@ def take_snapshot(
     """
     if export_arn and manifest:
         raise ConfigurationError("taking a snapshot: both an export ARN and a manifest are given", hint="give one")
-    say = on_progress or _silent
+    say = on_progress or _say_nothing
     if manifest:
         return _existing(services, mapping, manifest, None)
     if export_arn is None:
@@ -55,6 +55,36 @@ def take_snapshot(
         services.dynamodb,
         export_arn,
         poll_seconds=_POLL_SECONDS_LOCAL if services.settings.endpoint_url else _POLL_SECONDS,
-        on_poll=lambda description: say(f"export {description.status}"),
+        on_poll=lambda export: say(f"export {export.status}"),
     )
     return _existing(services, mapping, location, export_arn)
+
+
+def _say_nothing(_: str) -> None:
+    """Progress that nobody asked for."""
+
+
+def _request(services: Services, mapping: TableMapping, say: Callable[[str], None]) -> str:
+    bucket = services.settings.export_bucket
+    if bucket is None:
+        raise ConfigurationError(
+            "requesting an export: no bucket to write it to",
+            table=mapping.name,
+            hint="set DYNAURORA_EXPORT_BUCKET to a bucket that DynamoDB may write to, or give an export that exists",
+        )
+    source = describe(services.dynamodb, mapping.table)
+    problems = check_source(source, mapping)
+    if problems:
+        raise ConfigurationError(
+            f"requesting an export of {mapping.table}: {'; '.join(problems)}", table=mapping.name
+        )
+    arn = request_export(
+        services.dynamodb, source.arn, bucket, services.settings.export_prefix, client_token=str(uuid.uuid4())
+    )
+    say(f"requested export {arn.rpartition('/')[2]}")
+    return arn
+
+
+def _existing(services: Services, mapping: TableMapping, location: str, export_arn: str | None) -> Snapshot:
+    manifest = read_manifest(services.store(location), location, expected_table=mapping.table)
+    return Snapshot(location, export_arn or manifest.export_arn, manifest)

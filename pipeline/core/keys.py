@@ -1,0 +1,31 @@
+"""From a stored primary key back to the key attributes of its item, so that it can be read again.
+
+Invariant: the inverse of a key column's conversion: converting the attributes found here gives the same texts.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from typing import TYPE_CHECKING
+
+from pipeline.core.errors import TerminalError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pipeline.core.attributes import Item
+    from pipeline.core.mapping import TableMapping, Target
+
+
+def key_attributes(mapping: TableMapping, target: Target, key: Sequence[str]) -> Item:
+    """Return the key attributes of the item whose row has the primary key `key` (texts, in primary-key order)."""
+    item: Item = {}
+    for column, text in zip(target.key_columns, key, strict=True):
+        tag = mapping.key.get(column.attribute)
+        if tag is None:
+            raise TerminalError(
+                f'finding the item of a row: column "{column.name}" is no key attribute', table=mapping.name
+            )
+        value = b64encode(bytes.fromhex(text.removeprefix("\\x"))).decode() if tag == "B" else text
+        item[column.attribute] = {tag: value}
+    return item

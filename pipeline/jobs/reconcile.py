@@ -1,0 +1,258 @@
+"""Reconcile: prove that a table's targets equal a snapshot of it, name what differs, and mend it when asked.
+
+Invariant: only a settled difference is called drift. A row changed after the snapshot is in flight; what remains is
+read again from DynamoDB by key, consistently, and compared again, each row with its own state now. A repair is a
+snapshot like any other, so the ordering rule keeps it from undoing a newer change.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from pipeline.aurora import compare, reconciliations
+from pipeline.aurora.apply import ApplyStatement
+from pipeline.aurora.errors import translating
+from pipeline.aurora.reconciliations import Counts, Drift
+from pipeline.aurora.staging import Staging
+from pipeline.core.change import Change, coalesce
+from pipeline.core.decode import RowDecoder
+from pipeline.core.errors import ConversionError, key_digest
+from pipeline.core.export_lines import decode_full
+from pipeline.core.keys import key_attributes
+from pipeline.core.ordering import snapshot_position
+from pipeline.dynamodb.export_files import check_count, count_lines, read_lines
+from pipeline.dynamodb.items import read_items
+from pipeline.dynamodb.manifest import read_manifest
+from pipeline.dynamodb.objects import join_location
+
+if TYPE_CHECKING:
+    from pipeline.aurora.compare import Difference
+    from pipeline.aurora.connection import Connection
+    from pipeline.core.mapping import TableMapping, Target
+    from pipeline.dynamodb.manifest import ExportFile, ExportManifest
+    from pipeline.jobs.services import Services
+
+SAMPLES = 20
+_KEYS_AT_ONCE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class DriftSample:
+    """One drifted row, named by the digest of its key."""
+
+    target: str
+    key_digest: str
+    kind: str
+    columns: tuple[str, ...]
+    repaired: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReconcileReport:
+    """What a reconciliation found. `compared` counts keys of snapshot and targets that could be decided."""
+
+    table: str
+    reconciliation_id: int
+    snapshot: str
+    snapshot_time: datetime
+    as_of: datetime
+    compared: int
+    in_flight: int
+    missing: int
+    extra: int
+    different: int
+    repaired: int
+    rejected: int
+    """Items that a target cannot hold: kept as rejects when they came, and no drift."""
+    by_column: dict[str, int]
+    samples: tuple[DriftSample, ...]
+    seconds: float
+
+    @property
+    def drift(self) -> int:
+        """Settled differences, repaired or not."""
+        return self.missing + self.extra + self.different
+
+
+def reconcile(
+    services: Services,
+    mapping: TableMapping,
+    location: str,
+    *,
+    repair: bool = False,
+    margin: timedelta | None = None,
+    workers: int = 2,
+    on_progress: Callable[[str], None] | None = None,
+) -> ReconcileReport:
+    """Compare every target of `mapping` with the full export at `location`; mend the drift when `repair`.
+
+    Waits until the snapshot is older than the margin, because a change younger than that may rightly be on its
+    way still. One at a time for each table. Raises TransientError, TerminalError; then nothing was repaired that
+    was not a newer state of its row.
+    """
+    margin = mapping.margin if margin is None else margin
+    say = on_progress or _say_nothing
+    manifest = read_manifest(services.store(location), location, expected_table=mapping.table)
+    as_of = snapshot_position(manifest.snapshot_time, margin).as_of
+    run = _Run(services, mapping, manifest, margin, as_of, repair=repair)
+    with services.connect("dynaurora reconcile") as connection:
+        reconciliations.lock_table(connection, mapping.name)
+        run_id = reconciliations.begin(
+            connection, mapping.name, snapshot=location, snapshot_time=manifest.snapshot_time, as_of=as_of
+        )
+        try:
+            for number, target in enumerate(mapping.targets):
+                staging = Staging.unlogged(connection, target, f"reconcile_{mapping.name}_{number}")
+                try:
+                    say(f"staging {manifest.item_count} items for {target.view_name}")
+                    run.rejected += _stage(run, staging, workers)
+                    _wait_until_older(manifest.snapshot_time + margin, say)
+                    say(f"comparing {target.view_name}")
+                    run.compare(connection, staging, say)
+                finally:
+                    staging.drop(connection)
+        except BaseException:
+            reconciliations.fail(connection, run_id)
+            raise
+        reconciliations.finish(connection, run_id, run.counts, run.by_column, run.drift)
+    return run.report(run_id)
+
+
+def _say_nothing(_: str) -> None:
+    """Progress that nobody asked for."""
+
+
+def _wait_until_older(moment: datetime, say: Callable[[str], None]) -> None:
+    seconds = (moment - datetime.now(UTC)).total_seconds()
+    if seconds > 0:
+        say(f"waiting {seconds:.0f} s until the snapshot is older than the margin")
+        time.sleep(seconds)
+
+
+def _stage(run: _Run, staging: Staging, workers: int) -> int:
+    """Copy the snapshot's rows to the staging table; returns how many items the target cannot hold."""
+    files = [file for file in run.manifest.files if file.item_count]
+    with ThreadPoolExecutor(max_workers=max(1, min(workers, len(files) or 1)), thread_name_prefix="stage") as pool:
+        return sum(pool.map(lambda file: _stage_file(run, staging, file), files))
+
+
+def _stage_file(run: _Run, staging: Staging, file: ExportFile) -> int:
+    bucket, lines, rejected = run.manifest.bucket, 0, 0
+    location = join_location(bucket, file.key)
+    decoder = RowDecoder(staging.target)
+    with (
+        run.services.connect("dynaurora reconcile worker") as connection,
+        translating(f"staging {location}", table=run.mapping.name),
+        connection.transaction(),
+    ):
+        for block in read_lines(run.services.store(run.manifest.location), bucket, file):
+            rows, failures = decode_full(block, decoder, file=location, first_line=lines + 1)
+            rejected += len(failures)
+            staging.copy(connection, [rows])
+            lines += count_lines(block)
+        check_count(file, bucket, lines)
+    return rejected
+
+
+@dataclass
+class _Run:
+    """One reconciliation at work: what it settled so far."""
+
+    services: Services
+    mapping: TableMapping
+    manifest: ExportManifest
+    margin: timedelta
+    as_of: datetime
+    repair: bool
+    counts: Counts = field(default_factory=Counts)
+    by_column: Counter[str] = field(default_factory=Counter[str])
+    drift: list[Drift] = field(default_factory=list[Drift])
+    rejected: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    def compare(self, connection: Connection, staging: Staging, say: Callable[[str], None]) -> None:
+        """Compare one target with its staged snapshot and settle every difference."""
+        target = staging.target
+        compared, in_flight = compare.count(connection, target, staging, self.as_of)
+        self.counts.compared += compared
+        self.counts.in_flight += in_flight
+        with self.services.connect("dynaurora reconcile settle") as settling:
+            found = compare.differences(connection, target, staging, self.as_of)
+            while chunk := list(islice(found, _KEYS_AT_ONCE)):
+                say(f"settling {len(chunk)} differences of {target.view_name}")
+                self._settle(settling, target, chunk)
+
+    def _settle(self, connection: Connection, target: Target, chunk: Sequence[Difference]) -> None:
+        """Read the keys again, compare again, and call drift what still differs."""
+        again = self._read_again(target, sorted({difference.key for difference in chunk}))
+        settled = self._differences(connection, target, again)
+        self.counts.in_flight += len(chunk) - len(settled)
+        left: set[tuple[str, ...]] = {difference.key for difference in settled}
+        if self.repair and settled:
+            statement = ApplyStatement(target, self.mapping.name)
+            changes = coalesce([change for change in again if change.key in left])
+            with translating("repairing", table=self.mapping.name):
+                connection.execute(statement.query, statement.parameters(changes))
+            left = {difference.key for difference in self._differences(connection, target, again)}
+        for difference in settled:
+            self._record(target, difference, repaired=self.repair and difference.key not in left)
+
+    def _record(self, target: Target, difference: Difference, *, repaired: bool) -> None:
+        counts = self.counts
+        setattr(counts, difference.kind, getattr(counts, difference.kind) + 1)
+        counts.repaired += repaired
+        self.by_column.update(difference.columns)
+        digest = key_digest(difference.key)
+        self.drift.append(Drift(target.view_name, digest, difference.kind, difference.columns, repaired))
+
+    def _read_again(self, target: Target, keys: Sequence[tuple[str, ...]]) -> list[Change]:
+        """Return each key's state now as a snapshot, leaving out items that the target cannot hold."""
+        decoder = RowDecoder(target)
+        wanted = [key_attributes(self.mapping, target, key) for key in keys]
+        changes: list[Change] = []
+        for read in read_items(self.services.dynamodb, self.mapping.table, wanted):
+            position = snapshot_position(read.read_at, self.margin)
+            try:
+                row = None if read.item is None else decoder.row(read.item)
+                changes.append(Change(decoder.key(read.key), row, position))
+            except ConversionError:
+                self.rejected += 1
+        return changes
+
+    def _differences(self, connection: Connection, target: Target, again: Sequence[Change]) -> list[Difference]:
+        if not again:
+            return []
+        earliest = min(change.position.as_of for change in again)
+        with translating("comparing items read again", table=self.mapping.name), connection.transaction():
+            staging = Staging.temporary(connection, target)
+            staging.copy(connection, [[change.row for change in again if change.row is not None]])
+            return compare.differences_of_keys(connection, target, staging, [c.key for c in again], earliest)
+
+    def report(self, run_id: int) -> ReconcileReport:
+        """Return the outcome."""
+        return ReconcileReport(
+            table=self.mapping.name,
+            reconciliation_id=run_id,
+            snapshot=self.manifest.location,
+            snapshot_time=self.manifest.snapshot_time,
+            as_of=self.as_of,
+            compared=self.counts.compared,
+            in_flight=self.counts.in_flight,
+            missing=self.counts.missing,
+            extra=self.counts.extra,
+            different=self.counts.different,
+            repaired=self.counts.repaired,
+            rejected=self.rejected,
+            by_column=dict(self.by_column),
+            samples=tuple(
+                DriftSample(d.target, d.key_digest, d.kind, d.columns, d.repaired) for d in self.drift[:SAMPLES]
+            ),
+            seconds=time.monotonic() - self.started,
+        )
