@@ -1,0 +1,96 @@
+"""Items re-read by key, with consistent reads: what the source holds now.
+
+Invariant: `read_at` is never later than the moment the state was read. A snapshot's position claims that every
+change older than it is in the state, so the safe side is early: a time that is too early lets a change from the
+stream win that would have told the same, one that is too late would let an older state undo a newer change. The
+clock is read before each request goes out, and what this machine's clock is wrong by is for the margin.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from pipeline.core.attributes import canonical_number
+from pipeline.core.errors import TransientError
+from pipeline.dynamodb.errors import translating
+from pipeline.dynamodb.wire import from_wire, to_wire
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from types_boto3_dynamodb.client import DynamoDBClient
+
+    from pipeline.core.attributes import Item
+
+_KEYS_A_REQUEST = 100  # BatchGetItem's limit; it answers with at most 16 MB and leaves the rest unprocessed
+_ATTEMPTS_WITHOUT_PROGRESS = 8
+_LONGEST_PAUSE_SECONDS = 5.0
+
+_Identity = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ItemRead:
+    """`item` None: there was none with this key."""
+
+    key: Item
+    item: Item | None
+    read_at: datetime
+
+
+def read_items(client: DynamoDBClient, table_name: str, keys: Sequence[Item]) -> Iterator[ItemRead]:
+    """Read the items of `keys` (wire form, key attributes alone), each key once, in no order.
+
+    Raises TransientError when DynamoDB leaves keys unprocessed several times in a row.
+    """
+    remaining = iter({_identity(key, list(key)): key for key in keys}.values())
+    while batch := list(islice(remaining, _KEYS_A_REQUEST)):
+        yield from _read_batch(client, table_name, batch)
+
+
+def _read_batch(client: DynamoDBClient, table_name: str, batch: list[Item]) -> Iterator[ItemRead]:
+    names = list(batch[0])
+    waiting = {_identity(key, names): key for key in batch}
+    doing = f"reading {len(batch)} items of {table_name} by key"
+    attempts = 0
+    while waiting:
+        read_at = datetime.now(UTC)
+        request: Any = {"Keys": [from_wire(key) for key in waiting.values()], "ConsistentRead": True}
+        with translating(doing):
+            answer = client.batch_get_item(RequestItems={table_name: request})
+        # One table was asked for, so there is one entry at most, under the table's name or ARN.
+        unprocessed = [key for part in answer.get("UnprocessedKeys", {}).values() for key in part["Keys"]]
+        items = [to_wire(item) for part in answer["Responses"].values() for item in part]
+        left = {_identity(to_wire(key), names) for key in unprocessed}
+        found = {_identity(item, names): item for item in items}
+        answered = [identity for identity in waiting if identity not in left]
+        for identity in answered:
+            yield ItemRead(waiting.pop(identity), found.get(identity), read_at)
+        attempts = 0 if answered else attempts + 1
+        if waiting:
+            _pause(doing, attempts)
+
+
+def _pause(doing: str, attempts: int) -> None:
+    if attempts == _ATTEMPTS_WITHOUT_PROGRESS:
+        raise TransientError(
+            f"{doing}: DynamoDB left them unprocessed {attempts} times in a row",
+            hint="the table's read capacity is used up; try again later or raise it",
+        )
+    longest = min(_LONGEST_PAUSE_SECONDS, 0.05 * 2**attempts)
+    time.sleep(random.uniform(0, longest))  # noqa: S311  jitter, no secret
+
+
+def _identity(item: Item, names: list[str]) -> _Identity:
+    """Return what tells keys apart: DynamoDB answers `{"N": "1"}` where `{"N": "1.0"}` was asked for."""
+    return tuple(sorted((name, _plain(item[name])) for name in names))
+
+
+def _plain(attribute: dict[str, str]) -> str:
+    tag, value = next(iter(attribute.items()))
+    return tag + (canonical_number(value) if tag == "N" else value)

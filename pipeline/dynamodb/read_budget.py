@@ -1,0 +1,52 @@
+"""A budget of read capacity units a second, shared by the threads of a scan.
+
+Invariant: over any stretch of time, what is consumed stays within rate × time plus about one second's worth. A page's
+cost is known only afterwards, so an estimate is set aside before and put right after; a page that cost more than
+there was leaves a debt that the next ones wait for.
+"""
+
+from __future__ import annotations
+
+import time
+from threading import Event, Lock
+
+_PAGE_SECONDS = 0.5
+
+
+class ReadBudget:
+    """A token bucket that holds at most one second's worth."""
+
+    def __init__(self, units_per_second: float) -> None:
+        if units_per_second <= 0:
+            raise ValueError("a read budget must be above 0 units a second")
+        self._rate = units_per_second
+        self._balance = units_per_second
+        self._at = time.monotonic()
+        self._units_per_item = 1.0  # an item of up to 4 KB, read consistently; learned from the pages
+        self._lock = Lock()
+
+    def reserve(self, stop: Event) -> tuple[float, int]:
+        """Wait until there is budget, or until `stop`; return the units set aside and how many items to ask for.
+
+        A page is kept to about half a second's worth, so that a small budget is not spent in bursts of a megabyte.
+        """
+        page = self._rate * _PAGE_SECONDS
+        while True:
+            with self._lock:
+                now = time.monotonic()
+                self._balance = min(self._rate, self._balance + (now - self._at) * self._rate)
+                self._at = now
+                if self._balance >= page or stop.is_set():
+                    limit = max(1, int(page / self._units_per_item))
+                    units = limit * self._units_per_item
+                    self._balance -= units
+                    return units, limit
+                seconds = (page - self._balance) / self._rate
+            stop.wait(max(seconds, 0.001))
+
+    def settle(self, reserved: float, consumed: float, items: int) -> None:
+        """Put right what `reserve` set aside by what the page cost and how many items it read."""
+        with self._lock:
+            self._balance += reserved - consumed
+            if items:
+                self._units_per_item = max(consumed / items, 0.001)
