@@ -73,7 +73,8 @@ def check_source(table: SourceTable, mapping: TableMapping) -> list[str]:
     if list(table.key.items()) != list(mapping.key.items()):
         problems.append(
             f"the key of {table.name} is {_spell(table.key)}, and the mapping {mapping.name} says"
-            f" {_spell(mapping.key)}; write `key: {_spell(table.key)}` under `source` in {mapping.path or 'the mapping file'}"
+            f" {_spell(mapping.key)}; write `key: {_spell(table.key)}` under `source` in"
+            f" {mapping.path or 'the mapping file'}"
         )
     if not table.stream_enabled:
         problems.append(f"the stream of {table.name} is off; enable it: {_stream_command(table.name)}")

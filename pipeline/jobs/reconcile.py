@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -140,7 +141,7 @@ def _stage(run: _Run, staging: Staging, workers: int) -> int:
     """Copy the snapshot's rows to the staging table; returns how many items the target cannot hold."""
     files = [file for file in run.manifest.files if file.item_count]
     with ThreadPoolExecutor(max_workers=max(1, min(workers, len(files) or 1)), thread_name_prefix="stage") as pool:
-        return sum(pool.map(lambda file: _stage_file(run, staging, file), files))
+        return sum(pool.map(partial(_stage_file, run, staging), files))
 
 
 def _stage_file(run: _Run, staging: Staging, file: ExportFile) -> int:

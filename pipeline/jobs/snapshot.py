@@ -75,9 +75,7 @@ def _request(services: Services, mapping: TableMapping, say: Callable[[str], Non
     source = describe(services.dynamodb, mapping.table)
     problems = check_source(source, mapping)
     if problems:
-        raise ConfigurationError(
-            f"requesting an export of {mapping.table}: {'; '.join(problems)}", table=mapping.name
-        )
+        raise ConfigurationError(f"requesting an export of {mapping.table}: {'; '.join(problems)}", table=mapping.name)
     arn = request_export(
         services.dynamodb, source.arn, bucket, services.settings.export_prefix, client_token=str(uuid.uuid4())
     )
