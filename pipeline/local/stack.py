@@ -1,0 +1,151 @@
+"""The whole local stack: PostgreSQL for Aurora, ministack and the export service for AWS, started and stopped
+together.
+
+Invariant: one stack a run directory, held by a lock that the operating system releases when its holder dies;
+an interrupted start leaves nothing running.
+"""
+
+import fcntl
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from pipeline.local.errors import LocalStackError
+from pipeline.local.export_server import ExportServer
+from pipeline.local.ministack import REGION, Ministack
+from pipeline.local.postgres import PostgresServer
+from pipeline.local.process import free_port
+
+Progress = Callable[[str], None]
+
+
+def silent(_message: str) -> None:
+    """No progress wanted."""
+
+
+class LocalStack:
+    """Everything the product needs of the outside, on loopback. Use as a context manager."""
+
+    def __init__(
+        self,
+        run_dir: Path,
+        *,
+        postgres_port: int | None = None,
+        aws_port: int | None = None,
+        durable: bool = True,
+        export_delay_seconds: float = 0.0,
+        minimum_window_seconds: float = 0.0,
+        progress: Progress = silent,
+    ) -> None:
+        """Ports left out are free ones. `progress` is told, from several threads, what started.
+
+        `minimum_window_seconds`: the shortest incremental export. AWS demands 900, which a table made a
+        minute ago cannot offer, so the local default is none.
+        """
+        self.run_dir = run_dir.absolute()
+        self._progress = progress
+        self._lock: IO[str] | None = None
+        ministack_port = free_port()
+        self.postgres = PostgresServer(self.run_dir / "postgres", postgres_port, durable=durable)
+        self.exports = ExportServer(
+            self.run_dir,
+            ministack_port,
+            aws_port,
+            delay_seconds=export_delay_seconds,
+            minimum_window_seconds=minimum_window_seconds,
+        )
+        self.ministack = Ministack(self.run_dir, ministack_port, endpoint_url=self.exports.url)
+
+    def __enter__(self) -> Self:
+        """Start."""
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop."""
+        self.stop()
+
+    @property
+    def endpoint_url(self) -> str:
+        """The AWS endpoint: the export service, with ministack behind it."""
+        return self.exports.url
+
+    def environment(self) -> dict[str, str]:
+        """The variables with which product code and the AWS CLI reach this stack and nothing else."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint_url,
+            "AWS_REGION": REGION,
+            "AWS_DEFAULT_REGION": REGION,
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+            "DATABASE_URL": self.postgres.url,
+        }
+
+    def start(self) -> None:
+        """Start all servers at once; return when all answer. An error or an interrupt stops what had started."""
+        self._take_lock()
+        try:
+            self._start_all()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Stop in order: ministack first, whose functions use the others. Safe to call again."""
+        try:
+            self.ministack.stop()
+            self.exports.stop()
+            self.postgres.stop()
+        finally:
+            if self._lock is not None:
+                self._lock.close()
+                self._lock = None
+
+    def _start_all(self) -> None:
+        starts = (self._start_postgres, self._start_ministack, self._start_exports)
+        threads = ThreadPoolExecutor(max_workers=len(starts), thread_name_prefix="start")
+        started = [threads.submit(start) for start in starts]
+        try:
+            for future in started:
+                future.result()
+        finally:
+            # After an interrupt too: a start half-way would bring up its server behind our back. Each takes a
+            # second.
+            threads.shutdown(wait=True)
+
+    def _start_postgres(self) -> None:
+        self.postgres.start()
+        self._progress(f"postgresql {self.postgres.port}")
+
+    def _start_ministack(self) -> None:
+        self.ministack.start()
+        self._progress(f"ministack {self.ministack.port}")
+
+    def _start_exports(self) -> None:
+        self.exports.start()
+        self._progress(f"aws endpoint {self.endpoint_url}")
+
+    def _take_lock(self) -> None:
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        lock = (self.run_dir / "lock").open("a+")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.seek(0)
+            holder = lock.read().strip() or "unknown"
+            lock.close()
+            raise LocalStackError(
+                f"starting the local stack: {self.run_dir} is in use by process {holder}; stop that one first"
+            ) from error
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        self._lock = lock
