@@ -36,7 +36,7 @@ _SOURCE = {"table": "table: Employees", "key": "key: {Id: N}"}
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}", re.ASCII)
 # DynamoDB developer guide, naming rules.
 _DYNAMODB_TABLE = re.compile(r"[A-Za-z0-9_.-]{3,255}", re.ASCII)
-_DURATION = re.compile(r"(\d{1,6})\s*([smhd])", re.ASCII)
+_DURATION = re.compile(r"(\d{1,6}) *([smhd])", re.ASCII)
 _DURATION_UNIT = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _CRON = re.compile(r"@(?:hourly|daily|weekly|monthly|yearly)|[0-9A-Za-z*/,\-#?]+(?: +[0-9A-Za-z*/,\-#?]+){4}", re.ASCII)
 _TIMEZONE = re.compile(r"[A-Za-z_]+(?:/[A-Za-z0-9_+\-]+)*", re.ASCII)

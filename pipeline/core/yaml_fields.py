@@ -140,10 +140,7 @@ class Field:
         allowed = [*required, *optional]
         for name in [name for name in found if name not in allowed]:
             stranger = found.pop(name)
-            if name == "<<":
-                stranger.problem("merge keys are not taken; write the keys out")
-            else:
-                stranger.problem(f'"{name}" is not a key here; {suggestion(name, allowed, "the keys are")}')
+            stranger.problem(f'"{name}" is not a key here; {suggestion(name, allowed, "the keys are")}')
         for name, example in required.items():
             if name not in found:
                 path = f"{self.path}.{name}" if self.path else name
@@ -175,6 +172,8 @@ def _text(where: Field, node: yaml.Node, remedy: str = "") -> str | None:
         where.problem(f"is empty; {remedy or 'give it a value or remove it'}")
     elif kind in _READS_AS:
         where.problem(f'{node.value} without quotes is {_READS_AS[kind]} in YAML; write "{node.value}"')
+    elif kind == "merge":
+        where.problem("merge keys are not taken; write the keys out")
     else:
         where.problem(f"has the YAML tag {node.tag}; write it as plain text")
     return None
