@@ -1,0 +1,211 @@
+"""The rules for a column of a mapping file: its name, attribute, type, default and what becomes of wrong values.
+
+Invariant: a column that was read can be created in PostgreSQL, and its default is a value that it can hold.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from pipeline.core.attributes import UnrepresentableError, parse_path, to_json
+from pipeline.core.conversion import converter
+from pipeline.core.errors import ConversionError
+from pipeline.core.mapping import BOOKKEEPING_COLUMNS, Column, OnError
+from pipeline.core.sql_types import TYPES, SqlType, parse_sql_type
+from pipeline.core.yaml_fields import suggestion
+
+if TYPE_CHECKING:
+    from pipeline.core.attributes import AttributeValue, PathPart
+    from pipeline.core.yaml_fields import Field
+
+COLUMN_EXAMPLE = "columns: {Id: {attribute: Id, type: bigint}}"
+EPOCHS = ("seconds", "milliseconds")
+# PostgreSQL keeps NAMEDATALEN - 1 bytes of a name and cuts the rest without a word.
+LONGEST_NAME_BYTES = 63
+# PostgreSQL manual, system columns: CREATE TABLE refuses them.
+_SYSTEM_COLUMNS = frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"})
+
+_COLUMN = {"attribute": "attribute: empName", "type": "type: text"}
+_COLUMN_OPTIONAL = {
+    "default": "default: NA",
+    "on_error": "on_error: null",
+    "epoch": "epoch: seconds",
+    "description": "description: as the payroll knows them",
+}
+_NUMBERS = frozenset({"smallint", "integer", "bigint", "numeric", "double precision"})
+_SETS = {"text[]": "SS", "numeric[]": "NS", "bytea[]": "BS"}
+_DEEPEST = 32  # DynamoDB's own limit of nesting
+
+
+def name_problem(name: str, *, column: bool = False) -> str | None:
+    """Say why PostgreSQL, or we, cannot take the name, with the remedy; None when it is fit."""
+    if not name:
+        return "is empty; give it a name"
+    if "\x00" in name or "%" in name:
+        return 'holds "%" or U+0000, which names cannot hold; rename it'
+    if (size := len(name.encode("utf-8", "surrogatepass"))) > LONGEST_NAME_BYTES:
+        return f"takes {size} bytes and PostgreSQL keeps {LONGEST_NAME_BYTES} of a name; shorten it"
+    if column and name in BOOKKEEPING_COLUMNS:
+        return "is the name of one of Dynaurora's own columns; rename it"
+    if column and name in _SYSTEM_COLUMNS:
+        return "is the name of a system column of PostgreSQL; rename it"
+    return None
+
+
+def read_column(name: str, field: Field, key: dict[str, str] | None) -> Column | None:
+    """Read one column. Notes problems; None when it cannot be used."""
+    fields = field.known(_COLUMN, _COLUMN_OPTIONAL)
+    if fields is None:
+        return None
+    path = _read_path(fields["attribute"], key) if "attribute" in fields else None
+    sql_type = _read_type(fields["type"]) if "type" in fields else None
+    on_error = _read_on_error(fields["on_error"], sql_type) if "on_error" in fields else OnError.REJECT
+    epoch = _read_epoch(fields["epoch"], sql_type) if "epoch" in fields else None
+    description = fields["description"].text() if "description" in fields else None
+    if path is None or sql_type is None:
+        return None
+    _check_key_attribute(fields["type"], path, sql_type, key)
+    default = _read_default(fields["default"], sql_type) if "default" in fields else None
+    return Column(name, fields["attribute"].written, path, sql_type, default, on_error, epoch, description)
+
+
+def _read_path(field: Field, key: dict[str, str] | None) -> tuple[PathPart, ...] | None:
+    text = field.text("name the attribute that the column is filled from")
+    if text is None:
+        return None
+    try:
+        path = parse_path(text)
+    except ValueError as error:
+        field.problem(f"{error}; put a name with other characters into double quotes inside single ones: '\"a.b\"'")
+        return None
+    if len(path) > 1 and key and path[0] in key:
+        field.problem(f'"{text}" looks inside the key attribute "{path[0]}", which is never a map or a list')
+    return path
+
+
+def _read_type(field: Field) -> SqlType | None:
+    text = field.text("give the column's type, such as text or bigint")
+    if text is None:
+        return None
+    try:
+        return parse_sql_type(text)
+    except ValueError as error:
+        base, parenthesis, parameters = text.partition("(")
+        near = suggestion(base.strip(), list(TYPES), "") if base.strip().lower() not in TYPES else ""
+        remedy = near.removesuffix("?") + parenthesis + parameters + "?" if near.endswith("?") else ""
+        field.problem(f"{error}; {remedy}" if remedy else str(error))
+        return None
+
+
+def _check_key_attribute(
+    field: Field, path: tuple[PathPart, ...], sql_type: SqlType, key: dict[str, str] | None
+) -> None:
+    tag = (key or {}).get(str(path[0])) if len(path) == 1 else None
+    if tag is not None and tag not in TYPES[sql_type.name]:
+        fitting = ", ".join(name for name, tags in TYPES.items() if tag in tags)
+        field.problem(f"{sql_type.sql} cannot hold the key attribute {path[0]}, which is of type {tag}; use {fitting}")
+
+
+def _read_on_error(field: Field, sql_type: SqlType | None) -> OnError:
+    # `on_error: null` is YAML's null; what was meant is clear.
+    text = "null" if field.tag == "null" and field.written else field.text("write reject, null or truncate")
+    if text is None:
+        return OnError.REJECT
+    if text not in set(OnError):
+        field.problem(f'"{text}" is not a policy; {suggestion(text, list(OnError), "the policies are")}')
+        return OnError.REJECT
+    if text == OnError.TRUNCATE and sql_type is not None and sql_type.name != "varchar":
+        field.problem(f"{sql_type.sql} has no length to cut to; use null, or reject")
+    return OnError(text)
+
+
+def _read_epoch(field: Field, sql_type: SqlType | None) -> str | None:
+    text = field.text("write seconds or milliseconds")
+    if text is not None and text not in EPOCHS:
+        field.problem(f'"{text}" is not a unit of epoch times; {suggestion(text, EPOCHS, "the units are")}')
+    elif sql_type is not None and sql_type.name != "timestamptz":
+        field.problem(f"{sql_type.sql} is not read from an epoch time; remove epoch, or make the column a timestamptz")
+    return text
+
+
+def _read_default(field: Field, sql_type: SqlType) -> str | None:
+    if field.tag == "null" and sql_type.name != "jsonb":
+        field.problem("is null; remove it, a column without a default is NULL where the attribute is missing")
+        return None
+    try:
+        attribute = _default_attribute(field, sql_type)
+        if attribute is None:
+            return None
+        text = converter(Column("default", "", (), sql_type))(attribute)
+        if sql_type.name == "double precision" and text is not None:
+            _check_double(text)
+    except ConversionError as error:
+        field.problem(f"{_shown(field)} {error.reason}; give a value that {sql_type.sql} can hold")
+    except UnrepresentableError as error:
+        field.problem(f"{_shown(field)} {error}; give a value that {sql_type.sql} can hold")
+    else:
+        return text
+    return None
+
+
+def _check_double(text: str) -> None:
+    if not math.isfinite(float(text)) or (float(text) == 0 and Decimal(text) != 0):
+        raise UnrepresentableError("is out of the range of double precision")
+
+
+def _shown(field: Field) -> str:
+    return f'"{field.written[:40]}"' if isinstance(field.node, yaml.ScalarNode) else "the value"
+
+
+def _default_attribute(field: Field, sql_type: SqlType) -> AttributeValue | None:
+    """Write the default as DynamoDB would hold it, for the codec to convert; None when that was reported."""
+    if sql_type.name == "jsonb":
+        return _any_attribute(field.node)
+    if sql_type.name in _SETS:
+        elements = field.elements("[]")
+        if elements is None:
+            return None
+        texts = [element.written if sql_type.name == "numeric[]" else element.text() for element in elements]
+        return None if None in texts else {_SETS[sql_type.name]: texts}
+    if sql_type.name in _NUMBERS and field.tag in {"int", "float", "str"}:
+        return {"N": _plain_number(field.written)}
+    if sql_type.name == "boolean" and field.tag == "bool":
+        return {"BOOL": _is_true(field.written)}
+    if sql_type.name == "boolean" and isinstance(field.node, yaml.ScalarNode):
+        raise UnrepresentableError("is not true or false")
+    # A date without quotes is a timestamp to YAML; for these two its text as written is what is meant.
+    text = field.written if sql_type.name in {"date", "timestamptz"} and field.tag == "timestamp" else field.text()
+    return None if text is None else {"B" if sql_type.name == "bytea" else "S": text}
+
+
+def _any_attribute(node: yaml.Node, depth: int = 0) -> AttributeValue:
+    if depth > _DEEPEST:
+        raise UnrepresentableError(f"is nested deeper than {_DEEPEST} levels")
+    if isinstance(node, yaml.MappingNode):
+        return {"M": {str(key.value): _any_attribute(value, depth + 1) for key, value in node.value}}
+    if isinstance(node, yaml.SequenceNode):
+        return {"L": [_any_attribute(element, depth + 1) for element in node.value]}
+    text = str(node.value)
+    by_tag: dict[str, Any] = {"bool": {"BOOL": _is_true(text)}, "null": {"NULL": True}}
+    kind = node.tag.rpartition(":")[2]
+    if kind in {"int", "float"}:
+        attribute: AttributeValue = {"N": _plain_number(text)}
+        to_json(attribute)  # raises for what YAML calls a number and JSON does not
+        return attribute
+    return by_tag.get(kind, {"S": text})
+
+
+def _is_true(text: str) -> bool:
+    return text.lower() in {"true", "yes", "on"}
+
+
+def _plain_number(text: str) -> str:
+    # YAML 1.1 has octal 017, hexadecimal 0x1F and sexagesimal 1:30; a reader would guess, so they are refused.
+    if not re.fullmatch(r"[-+]?(?:0|[1-9]\d*)(?:\.\d*)?(?:[eE][-+]?\d{1,3})?", text):
+        raise UnrepresentableError("is not a number in plain notation")
+    return text.removeprefix("+")

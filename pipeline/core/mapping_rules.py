@@ -1,0 +1,159 @@
+"""The rules for a target of a mapping file: its name, its columns, its primary key.
+
+Invariant: only key attributes form a primary key, each of them once and under a type that keeps different keys
+different. So two items never share a row, and a REMOVE, which carries the keys alone, finds its row.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipeline.core.column_rules import COLUMN_EXAMPLE, name_problem, read_column
+from pipeline.core.mapping import BOOKKEEPING_SCHEMA, STORAGE_SCHEMA, OnError, Target
+from pipeline.core.sql_types import KEY_TYPES
+from pipeline.core.yaml_fields import suggestion
+
+if TYPE_CHECKING:
+    from pipeline.core.mapping import Column
+    from pipeline.core.yaml_fields import Field
+
+TARGET_EXAMPLE = "{Employees: {primary_key: [Id], columns: {Id: {attribute: Id, type: bigint}}}}"
+UNMAPPED_DEFAULT = "attributes"
+UNMAPPED_IGNORE = "ignore"
+# Rows of more columns than this cannot be relied on to fit: 500 values that are stored out of line already fail
+# with "row is too big" (54000), for 8,160 bytes must hold a pointer to each.
+MOST_COLUMNS = 500
+
+_TARGET = {"primary_key": "primary_key: [Id]", "columns": COLUMN_EXAMPLE}
+_TARGET_OPTIONAL = {"unmapped": "unmapped: attributes"}
+
+
+def read_target(name: str, field: Field, key: dict[str, str] | None) -> Target | None:
+    """Read one target; `key` is None when it could not be read itself. Notes problems; None when it cannot be used."""
+    schema, view = _read_target_name(name, field)
+    fields = field.known(_TARGET, _TARGET_OPTIONAL)
+    if fields is None:
+        return None
+    unmapped = _read_unmapped(fields["unmapped"]) if "unmapped" in fields else UNMAPPED_DEFAULT
+    members = fields["columns"].members("{Id: {attribute: Id, type: bigint}}") if "columns" in fields else None
+    columns = _read_columns(fields["columns"], members, key, unmapped) if members is not None else {}
+    if "primary_key" not in fields or members is None:
+        return None
+    primary_key = _read_primary_key(fields["primary_key"], members, columns, key)
+    return Target(schema, view, primary_key, tuple(columns.values()), unmapped)
+
+
+def _read_target_name(name: str, field: Field) -> tuple[str, str]:
+    schema, dot, view = name.rpartition(".")
+    if not dot:
+        schema = "public"
+    problem = name_problem(view) or name_problem(schema)
+    if "." in schema:
+        field.problem(f'"{name}" has more than one "."; write Name, or schema.Name')
+    elif problem:
+        field.problem(f'"{name}" {problem}')
+    elif schema in {STORAGE_SCHEMA, BOOKKEEPING_SCHEMA}:
+        field.problem(f'schema "{schema}" is Dynaurora\'s own; put the view into another schema')
+    elif schema.startswith("pg_") or schema == "information_schema":
+        field.problem(f'schema "{schema}" is reserved by PostgreSQL; put the view into another schema')
+    elif dot and schema != "public" and len(name.encode()) > 63:
+        field.problem(f'"{name}" takes {len(name.encode())} bytes with its schema and PostgreSQL keeps 63; shorten it')
+    return schema, view
+
+
+def _read_unmapped(field: Field) -> str | None:
+    if field.tag == "bool":
+        field.problem(
+            f"is {field.written}; write `ignore` to drop attributes not mapped, or the name of a jsonb column"
+        )
+        return None
+    name = field.text("write `ignore` to drop attributes not mapped, or the name of a jsonb column")
+    if name is None or name == UNMAPPED_IGNORE:
+        return None
+    if problem := name_problem(name, column=True):
+        field.problem(f'"{name}" {problem}')
+    return name
+
+
+def _read_columns(
+    field: Field, members: dict[str, Field], key: dict[str, str] | None, unmapped: str | None
+) -> dict[str, Column]:
+    if not members:
+        field.problem("has no column; add the key's at least, such as {Id: {attribute: Id, type: bigint}}")
+    if len(members) > MOST_COLUMNS:
+        field.problem(
+            f"has {len(members)} columns and rows of more than {MOST_COLUMNS} do not fit PostgreSQL's 8 kB page once"
+            " their values are long; leave the rest to the jsonb column, or split them over two targets"
+        )
+    columns: dict[str, Column] = {}
+    for name, member in members.items():
+        if name == unmapped:
+            member.problem(
+                f'"{name}" is also the column of unmapped attributes;'
+                " rename this column, or name that one with `unmapped`"
+            )
+        elif problem := name_problem(name, column=True):
+            member.problem(f'"{name}" {problem}')
+        column = read_column(name, member, key)
+        if column is not None:
+            columns[name] = column
+    return columns
+
+
+def _read_primary_key(
+    field: Field, members: dict[str, Field], columns: dict[str, Column], key: dict[str, str] | None
+) -> tuple[str, ...]:
+    names: list[str] = []
+    for element in field.elements("[Id]") or ():
+        name = element.text()
+        if name is None:
+            continue
+        if name in names:
+            element.problem(f'"{name}" is named twice; remove one')
+        elif name not in members:
+            element.problem(f'"{name}" is not a column of this target; {suggestion(name, members, "the columns are")}')
+        names.append(name)
+    if key is None or set(names) - set(columns):
+        return tuple(names)  # reported: what the key should be is not known yet
+    filled: dict[str, str] = {}
+    for name in dict.fromkeys(names):
+        _check_key_column(members[name], columns[name], key, filled)
+    for attribute in key:
+        if attribute not in filled:
+            field.problem(
+                f'lacks the key attribute "{attribute}", without which two items could share a row;'
+                f" {_add_remedy(attribute, columns)}"
+            )
+    return tuple(names)
+
+
+def _add_remedy(attribute: str, columns: dict[str, Column]) -> str:
+    for column in columns.values():
+        if column.path == (attribute,):
+            return f"add its column {column.name}"
+    return "add a column with that attribute to columns and here"
+
+
+def _check_key_column(field: Field, column: Column, key: dict[str, str], filled: dict[str, str]) -> None:
+    attribute = column.path[0]
+    tag = key.get(str(attribute)) if len(column.path) == 1 else None
+    if tag is None:
+        field.problem(
+            f'is in the primary key and its attribute "{column.attribute}" is not a key attribute, so that a delete'
+            f" could not find its row; form the key of the columns of {' and '.join(key)}"
+        )
+        return
+    if attribute in filled:
+        field.problem(
+            f'is in the primary key beside "{filled[str(attribute)]}" of the same attribute; keep one of them'
+        )
+    filled[str(attribute)] = column.name
+    if column.type.name not in KEY_TYPES[tag]:
+        field.problem(
+            f"is in the primary key, and {column.type.sql} does not keep every two keys of type {tag} apart;"
+            f" use {' or '.join(sorted(KEY_TYPES[tag]))}"
+        )
+    if column.default is not None:
+        field.problem("is in the primary key and has a default; remove it, every item has its key")
+    if column.on_error is not OnError.REJECT:
+        field.problem("is in the primary key and must reject what it cannot hold; remove on_error")
