@@ -91,22 +91,16 @@ class ExportService:
             "DescribeContinuousBackups": self.describe_continuous_backups,
             "UpdateContinuousBackups": self.update_continuous_backups,
         }
-        return {
-            f"DynamoDB_20120810.{name}": self._answer(operation) for name, operation in operations.items()
-        }
+        return {f"DynamoDB_20120810.{name}": self._answer(operation) for name, operation in operations.items()}
 
     def _answer(
         self, operation: Callable[[RawAws, Json], Json]
     ) -> Callable[[Head, bytes], Awaitable[tuple[int, bytes]]]:
         def call(head: Head, body: bytes) -> tuple[int, bytes]:
             scope = CREDENTIAL.search(head.value(b"authorization"))
-            access_key, region = (
-                (part.decode() for part in scope.groups()) if scope else ("test", "us-east-1")
-            )
+            access_key, region = (part.decode() for part in scope.groups()) if scope else ("test", "us-east-1")
             try:
-                return 200, json.dumps(
-                    operation(RawAws(self._port, access_key, region), json.loads(body))
-                ).encode()
+                return 200, json.dumps(operation(RawAws(self._port, access_key, region), json.loads(body))).encode()
             except AwsError as error:
                 answer = {"__type": ERROR_PREFIX + error.code, "message": error.message}
                 return 400, json.dumps(answer).encode()
@@ -127,9 +121,7 @@ class ExportService:
             write = self._prepare(aws, table, export)
             self._exports[export.description["ExportArn"]] = export
             answer = dict(export.description)
-            self._threads.submit(self._run, aws, export, write).add_done_callback(
-                partial(_settle_broken, export)
-            )
+            self._threads.submit(self._run, aws, export, write).add_done_callback(partial(_settle_broken, export))
             return {"ExportDescription": answer}
 
     def describe_export(self, _aws: RawAws, request: Json) -> Json:
@@ -142,14 +134,10 @@ class ExportService:
     def list_exports(self, _aws: RawAws, request: Json) -> Json:
         """ListExports, newest last."""
         arn = request.get("TableArn")
-        found = [
-            e.description for e in self._exports.values() if arn is None or e.description["TableArn"] == arn
-        ]
+        found = [e.description for e in self._exports.values() if arn is None or e.description["TableArn"] == arn]
         first = int(request.get("NextToken") or 0)
         end = first + int(request.get("MaxResults") or 25)
-        answer: Json = {
-            "ExportSummaries": [{name: d[name] for name in SUMMARY_FIELDS} for d in found[first:end]]
-        }
+        answer: Json = {"ExportSummaries": [{name: d[name] for name in SUMMARY_FIELDS} for d in found[first:end]]}
         return answer | ({"NextToken": str(end)} if end < len(found) else {})
 
     def describe_continuous_backups(self, aws: RawAws, request: Json) -> Json:
@@ -169,9 +157,7 @@ class ExportService:
         """UpdateContinuousBackups, noting since when."""
         answer = aws.dynamodb("UpdateContinuousBackups", request)
         if request["PointInTimeRecoverySpecification"].get("PointInTimeRecoveryEnabled"):
-            self._enabled_ms.setdefault(
-                describe_table(aws, request["TableName"]).arn, int(time.time() * 1000)
-            )
+            self._enabled_ms.setdefault(describe_table(aws, request["TableName"]).arn, int(time.time() * 1000))
         return answer
 
     def _repeated(self, request: Json) -> Json | None:
@@ -181,9 +167,7 @@ class ExportService:
             fresh = time.time() - export.asked_at < TOKEN_LIFETIME_SECONDS
             if token is not None and fresh and export.request.get("ClientToken") == token:
                 if export.request != request:
-                    raise AwsError(
-                        "ExportConflictException", "The client token was used with other parameters"
-                    )
+                    raise AwsError("ExportConflictException", "The client token was used with other parameters")
                 return dict(export.description)
         return None
 
@@ -227,9 +211,7 @@ class ExportService:
         started = int(description["StartTime"] * 1000)
         return lambda: write_full(aws, to, table, items, (started, _now_ms(), at_ms))
 
-    def _prepare_incremental(
-        self, aws: RawAws, table: Table, export: Export, to: Destination
-    ) -> Callable[[], Written]:
+    def _prepare_incremental(self, aws: RawAws, table: Table, export: Export, to: Destination) -> Callable[[], Written]:
         asked: Json = export.request.get("IncrementalExportSpecification") or {}
         from_ms = self._past_moment(table, asked.get("ExportFromTime"), "ExportFromTime")
         to_ms = self._past_moment(table, asked.get("ExportToTime"), "ExportToTime")
@@ -245,9 +227,7 @@ class ExportService:
             "ExportViewType": view,
         }
         history = self._history(aws, table)
-        changes = _provable(
-            lambda: changes_between(history, from_ms, to_ms, with_old=view == "NEW_AND_OLD_IMAGES")
-        )
+        changes = _provable(lambda: changes_between(history, from_ms, to_ms, with_old=view == "NEW_AND_OLD_IMAGES"))
         started = int(export.description["StartTime"] * 1000)
         return lambda: write_incremental(aws, to, table, changes, (started, _now_ms(), from_ms, to_ms), view)
 
@@ -257,9 +237,7 @@ class ExportService:
         moment_ms = int(seconds * 1000)
         earliest_ms = min(table.created_ms, self._enabled_ms.get(table.arn, table.created_ms))
         if not earliest_ms <= moment_ms <= _now_ms():
-            raise AwsError(
-                "InvalidExportTimeException", f"{name} is outside of the point in time recovery window"
-            )
+            raise AwsError("InvalidExportTimeException", f"{name} is outside of the point in time recovery window")
         return moment_ms
 
     def _items_at(self, aws: RawAws, table: Table, at_ms: int) -> dict[str, str]:
@@ -337,16 +315,12 @@ def _settle_broken(export: Export, run: Future[None]) -> None:
 
 def _exportable(aws: RawAws, request: Json) -> Table:
     """The table of an export request, after the checks that come before all else."""
-    if (request.get("ExportFormat") or "DYNAMODB_JSON") != "DYNAMODB_JSON" or request.get(
-        "FilterSpecification"
-    ):
+    if (request.get("ExportFormat") or "DYNAMODB_JSON") != "DYNAMODB_JSON" or request.get("FilterSpecification"):
         raise AwsError("ValidationException", "The local stack writes DYNAMODB_JSON without a filter only")
     name = str(request.get("TableArn", "")).rpartition(":table/")[2].partition("/")[0]
     try:
         table = describe_table(aws, name)
-        backups = aws.dynamodb("DescribeContinuousBackups", {"TableName": name})[
-            "ContinuousBackupsDescription"
-        ]
+        backups = aws.dynamodb("DescribeContinuousBackups", {"TableName": name})["ContinuousBackupsDescription"]
     except AwsError as error:
         if error.code in ("ResourceNotFoundException", "ValidationException"):
             raise AwsError("TableNotFoundException", f"Table not found: {request.get('TableArn')}") from error
@@ -363,18 +337,14 @@ def _provable(tell: Callable[[], T]) -> T:
     try:
         return tell()
     except UnprovableError as error:
-        raise AwsError(
-            "InvalidExportTimeException", f"The local stack cannot tell this past: {error}"
-        ) from error
+        raise AwsError("InvalidExportTimeException", f"The local stack cannot tell this past: {error}") from error
 
 
 def _now_ms() -> int:
     return int(time.time() * 1000)
 
 
-async def serve(
-    port: int, upstream_port: int, *, delay_seconds: float, minimum_window_seconds: float
-) -> None:
+async def serve(port: int, upstream_port: int, *, delay_seconds: float, minimum_window_seconds: float) -> None:
     """Serve until cancelled."""
     gate = WriteGate()
     service = ExportService(

@@ -40,7 +40,7 @@ def start(command: list[str], uid: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen[bytes](
         command,
         stdin=subprocess.DEVNULL,
-        preexec_fn=die_with_parent,  # noqa: PLW1509  # unsafe beside other threads only, and there are none here
+        preexec_fn=die_with_parent,  # unsafe beside other threads only, and there are none here
         **as_user,
     )
 

@@ -114,9 +114,7 @@ def state_at(now: Mapping[str, str], history: Iterable[PastChange], time_ms: int
     return state
 
 
-def changes_between(
-    history: Iterable[PastChange], from_ms: int, to_ms: int, *, with_old: bool
-) -> list[WindowChange]:
+def changes_between(history: Iterable[PastChange], from_ms: int, to_ms: int, *, with_old: bool) -> list[WindowChange]:
     """One change a key over [from_ms, to_ms), in the order of their last write; a key that came and went is
     left out.
 
@@ -134,9 +132,7 @@ def changes_between(
                 before[change.key] = _state_before(change, known, with_old=with_old)
             last.pop(change.key, None)
             last[change.key] = change
-    changes = (
-        WindowChange(change.keys, change.at_ms, before[key], _after(change)) for key, change in last.items()
-    )
+    changes = (WindowChange(change.keys, change.at_ms, before[key], _after(change)) for key, change in last.items())
     return [change for change in changes if change.old is not None or change.new is not None]
 
 
@@ -160,9 +156,7 @@ def _before(change: PastChange) -> str | None:
     if change.event == "INSERT":
         return None
     if change.old is None:
-        raise UnprovableError(
-            "an item older than the stream was changed, and the stream carries no old images"
-        )
+        raise UnprovableError("an item older than the stream was changed, and the stream carries no old images")
     return change.old
 
 

@@ -88,9 +88,7 @@ class Ministack:
     def start(self) -> None:
         """Start and return when it answers."""
         if not self._python.exists():
-            raise LocalStackError(
-                f"starting ministack: {self._python} is absent; run `make .venv-local/.ready` first"
-            )
+            raise LocalStackError(f"starting ministack: {self._python} is absent; run `make .venv-local/.ready` first")
         if self._fixed_port is not None:
             require_free_port(self._fixed_port, "ministack")
         for attempt in range(1, START_ATTEMPTS + 1):

@@ -120,9 +120,7 @@ class Proxy:
         finally:
             writer.close()
 
-    async def _serve_request(
-        self, head: Head, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> bool:
+    async def _serve_request(self, head: Head, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Answer one request; the result says whether the connection stays open."""
         if head.value(b"expect").lower() == b"100-continue":
             writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -142,9 +140,7 @@ class Proxy:
             up_reader, up_writer = await self._upstream.connection()
         except OSError:
             writer.write(
-                json_response(
-                    502, b'{"__type":"ServiceUnavailable","message":"the local AWS stack is not running"}'
-                )
+                json_response(502, b'{"__type":"ServiceUnavailable","message":"the local AWS stack is not running"}')
             )
             await writer.drain()
             return False
@@ -180,9 +176,10 @@ class Proxy:
 
 def _has_framing(response: Head) -> bool:
     """Whether the end of the response can be told without the end of the connection."""
-    return bool(
-        response.value(b"content-length") or response.value(b"transfer-encoding")
-    ) or response.status in (204, 304)
+    return bool(response.value(b"content-length") or response.value(b"transfer-encoding")) or response.status in (
+        204,
+        304,
+    )
 
 
 def json_response(status: int, body: bytes) -> bytes:

@@ -54,9 +54,7 @@ class RawAws:
         finally:
             connection.close()
         if response.status != http.HTTPStatus.OK:
-            raise AwsError(
-                str(answer.get("__type", "Unknown")).rpartition("#")[2], str(answer.get("message", ""))
-            )
+            raise AwsError(str(answer.get("__type", "Unknown")).rpartition("#")[2], str(answer.get("message", "")))
         return answer
 
     def dynamodb(self, operation: str, request: Json) -> Json:

@@ -91,9 +91,7 @@ class StreamTail:
             description = self.aws.streams("DescribeStream", request)["StreamDescription"]
             for shard in description["Shards"]:
                 if shard["ShardId"] not in self._iterators:
-                    self._iterators[shard["ShardId"]] = self._iterator(
-                        shard["ShardId"], ShardIteratorType=start
-                    )
+                    self._iterators[shard["ShardId"]] = self._iterator(shard["ShardId"], ShardIteratorType=start)
             if "LastEvaluatedShardId" not in description:
                 return
             request["ExclusiveStartShardId"] = description["LastEvaluatedShardId"]
@@ -113,9 +111,7 @@ class StreamTail:
             if error.code != "ExpiredIteratorException" or shard_id not in self._last:
                 raise
             after = self._last[shard_id]
-            iterator = self._iterator(
-                shard_id, ShardIteratorType="AFTER_SEQUENCE_NUMBER", SequenceNumber=after
-            )
+            iterator = self._iterator(shard_id, ShardIteratorType="AFTER_SEQUENCE_NUMBER", SequenceNumber=after)
             answer = self.aws.streams("GetRecords", {"ShardIterator": iterator, "Limit": STREAM_PAGE})
         self._iterators[shard_id] = answer.get("NextShardIterator")
         records: list[Json] = answer["Records"]

@@ -1,0 +1,54 @@
+"""The Lambda's entry point: a batch of stream records in, the answer for the event source mapping out.
+
+Invariant: a batch is stored whole or the invocation fails; what was not stored is named in the answer or
+the whole batch is delivered again. No exception leaves here with a cause or text that could quote an
+attribute value.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from lambda_replicator import runtime
+from lambda_replicator.telemetry import UnforeseenError
+from pipeline.core.errors import ReplicationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from aws_lambda_powertools.utilities.typing import LambdaContext
+
+    from pipeline.jobs.replicate import ReplicationReport
+
+
+def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+    """Apply one batch of a DynamoDB stream. Idempotent: a batch delivered again changes nothing.
+
+    Answers `{"batchItemFailures": []}`, or the first record there was no time for, from where the mapping
+    goes on. Raises TransientError or TerminalError when nothing of the batch could be stored.
+    """
+    remaining_seconds = context.get_remaining_time_in_millis() / 1000
+    deadline = time.monotonic() + remaining_seconds - runtime.RESERVE_SECONDS
+    parts = runtime.current(remaining_seconds=remaining_seconds)
+    parts.telemetry.invocation(context.aws_request_id)
+    try:
+        reports = parts.replicator.replicate(event, deadline=deadline)
+    except ReplicationError as error:
+        parts.telemetry.failed(error)
+        # `from None`: the cause is the driver's error, and its DETAIL quotes the row.
+        raise error from None
+    except Exception as error:  # noqa: BLE001 (raised again, without the text)
+        unforeseen = UnforeseenError(error)
+        parts.telemetry.failed(unforeseen)
+        raise unforeseen from None
+    for report in reports:
+        parts.telemetry.applied(report)
+    return answer(reports)
+
+
+def answer(reports: Iterable[ReplicationReport]) -> dict[str, Any]:
+    """The mapping's answer. One identifier at most: Lambda starts again at the lowest, whatever follows."""
+    left = [report.first_unprocessed for report in reports if report.first_unprocessed is not None]
+    # As numbers: sequence numbers differ in length inside one shard.
+    return {"batchItemFailures": [{"itemIdentifier": min(left, key=int)}] if left else []}
