@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from types_boto3_cloudformation import CloudFormationClient
     from types_boto3_cloudformation.type_defs import ParameterTypeDef
     from types_boto3_s3 import S3Client
+    from types_boto3_s3.literals import BucketLocationConstraintType
 
 TEMPLATE = Path(__file__).resolve().parents[2] / "lambda_replicator" / "template.yaml"
 # A template sent in the request itself may be this long; a longer one has to lie in S3.
