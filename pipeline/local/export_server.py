@@ -1,5 +1,10 @@
-"""The export service as a process of its own, so that it shares no interpreter with those who call it."""
+"""The export service as a process of its own, so that it shares no interpreter with those who call it.
 
+Invariant: the process lives no longer than the one which started it.
+"""
+
+import argparse
+import asyncio
 import http.client
 import os
 import sys
@@ -7,9 +12,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from pipeline.local.exports import ExportService
+from pipeline.local.http_messages import HEAD_LIMIT
 from pipeline.local.process import LOOPBACK, ServerProcess, free_port, require_free_port
+from pipeline.local.proxy import Proxy, WriteGate
 
-MODULE = "pipeline.local.exports"
+MODULE = "pipeline.local.export_server"
 
 
 class ExportServer:
@@ -83,3 +91,36 @@ class ExportServer:
             return False
         finally:
             connection.close()
+
+
+async def serve(port: int, upstream_port: int, *, delay_seconds: float, minimum_window_seconds: float) -> None:
+    """Serve until cancelled."""
+    gate = WriteGate()
+    service = ExportService(
+        upstream_port, gate, delay_seconds=delay_seconds, minimum_window_seconds=minimum_window_seconds
+    )
+    proxy = Proxy(upstream_port, service.answers(), gate)
+    server = await asyncio.start_server(proxy.serve_client, LOOPBACK, port, limit=HEAD_LIMIT, backlog=1024)
+    async with server:
+        await server.serve_forever()
+
+
+def main() -> None:
+    """The command line; see the module's own text."""
+    parser = argparse.ArgumentParser(prog=f"python -m {MODULE}")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--upstream-port", type=int, required=True)
+    parser.add_argument("--delay-seconds", type=float, default=0.0)
+    parser.add_argument("--minimum-window-seconds", type=float, default=900.0)
+    given = parser.parse_args()
+    serving = serve(
+        given.port,
+        given.upstream_port,
+        delay_seconds=given.delay_seconds,
+        minimum_window_seconds=given.minimum_window_seconds,
+    )
+    asyncio.run(serving)
+
+
+if __name__ == "__main__":
+    main()

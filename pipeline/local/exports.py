@@ -1,7 +1,7 @@
 """DynamoDB's export calls, which ministack only pretends, served in front of it; everything else passes
 through.
 
-`python -m pipeline.local.exports --port P --upstream-port Q` serves ExportTableToPointInTime, DescribeExport
+It serves ExportTableToPointInTime, DescribeExport
 and ListExports, corrects DescribeContinuousBackups (ministack gives the present moment as the earliest
 restorable one), and proxies the rest.
 
@@ -15,7 +15,6 @@ recorded, not used; Ion and FilterSpecification are refused; the stream's 24 hou
 can be exported of the past.
 """
 
-import argparse
 import asyncio
 import json
 import re
@@ -31,9 +30,8 @@ from typing import TypeVar
 
 from pipeline.local.export_files import Destination, Written, write_full, write_incremental, write_started
 from pipeline.local.history import PastChange, UnprovableError, changes_between, state_at
-from pipeline.local.http_messages import HEAD_LIMIT, Head
-from pipeline.local.process import LOOPBACK
-from pipeline.local.proxy import Proxy, WriteGate
+from pipeline.local.http_messages import Head
+from pipeline.local.proxy import WriteGate
 from pipeline.local.raw_aws import AwsError, Json, RawAws
 from pipeline.local.snapshot import StreamTail, Table, cut_now, describe_table, past_changes
 
@@ -342,36 +340,3 @@ def _provable(tell: Callable[[], T]) -> T:
 
 def _now_ms() -> int:
     return int(time.time() * 1000)
-
-
-async def serve(port: int, upstream_port: int, *, delay_seconds: float, minimum_window_seconds: float) -> None:
-    """Serve until cancelled."""
-    gate = WriteGate()
-    service = ExportService(
-        upstream_port, gate, delay_seconds=delay_seconds, minimum_window_seconds=minimum_window_seconds
-    )
-    proxy = Proxy(upstream_port, service.answers(), gate)
-    server = await asyncio.start_server(proxy.serve_client, LOOPBACK, port, limit=HEAD_LIMIT, backlog=1024)
-    async with server:
-        await server.serve_forever()
-
-
-def main() -> None:
-    """The command line; see the module's own text."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline.local.exports")
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--upstream-port", type=int, required=True)
-    parser.add_argument("--delay-seconds", type=float, default=0.0)
-    parser.add_argument("--minimum-window-seconds", type=float, default=900.0)
-    given = parser.parse_args()
-    serving = serve(
-        given.port,
-        given.upstream_port,
-        delay_seconds=given.delay_seconds,
-        minimum_window_seconds=given.minimum_window_seconds,
-    )
-    asyncio.run(serving)
-
-
-if __name__ == "__main__":
-    main()

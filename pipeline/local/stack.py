@@ -90,7 +90,7 @@ class LocalStack:
         }
 
     def start(self) -> None:
-        """Start all servers at once; return when all answer. An error or an interrupt stops what had started."""
+        """Start all servers at once and return when all answer; a failed start leaves none running."""
         self._take_lock()
         try:
             self._start_all()

@@ -1,0 +1,71 @@
+"""Fixtures of the whole suite: real servers, started on demand, and an environment that nothing leaks into.
+
+Invariant: no test sees credentials, endpoints or databases of the person who runs it.
+"""
+
+import os
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from pipeline.local.postgres import PostgresServer
+from pipeline.local.stack import LocalStack
+
+FOREIGN_PREFIXES = ("AWS_", "DYNAURORA_", "DATABASE_", "PG", "POWERTOOLS_", "DAGSTER_")
+TESTS = Path(__file__).parent
+
+
+def pytest_configure() -> None:
+    """Drop what could lead a test, or a process it starts, to somebody's real account or database."""
+    for name in [name for name in os.environ if name.startswith(FOREIGN_PREFIXES)]:
+        del os.environ[name]
+    os.environ["AWS_CONFIG_FILE"] = os.environ["AWS_SHARED_CREDENTIALS_FILE"] = os.devnull
+    os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests that use the stack; block sockets in the tests of the core, which needs none."""
+    for item in items:
+        if "stack" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.stack)
+        if item.path.is_relative_to(TESTS / "core"):
+            item.add_marker(pytest.mark.disable_socket)
+
+
+@contextmanager
+def run_directory() -> Generator[Path]:
+    """A directory for servers. Others may traverse it, in case PostgreSQL has to run as another user."""
+    with tempfile.TemporaryDirectory(prefix="dynaurora-test-") as name:
+        Path(name).chmod(0o711)
+        yield Path(name)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Generator[PostgresServer]:
+    """A PostgreSQL server for the session, fast rather than durable."""
+    with run_directory() as folder, PostgresServer(folder / "postgres", durable=False) as server:
+        yield server
+
+
+@pytest.fixture
+def database(postgres: PostgresServer) -> Generator[str]:
+    """The URL of a fresh, empty database, dropped after the test with whatever still uses it."""
+    name = f"test_{uuid4().hex}"
+    with psycopg.connect(postgres.url, autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    yield postgres.url_of(name)
+    with psycopg.connect(postgres.url, autocommit=True) as connection:
+        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture(scope="session")
+def stack() -> Generator[LocalStack]:
+    """The whole local stack for the session. Tests share it: take table and bucket names of your own."""
+    with run_directory() as folder, LocalStack(folder / "stack", durable=False) as running:
+        yield running
