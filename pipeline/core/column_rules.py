@@ -95,6 +95,11 @@ def _read_type(field: Field) -> SqlType | None:
     try:
         return parse_sql_type(text)
     except ValueError as error:
+        if "(" in text and ")" not in text:
+            field.problem(
+                f'"{text}" lacks its ")": inside {{ }} a comma ends a value; write it in quotes, as "numeric(12,2)"'
+            )
+            return None
         base, parenthesis, parameters = text.partition("(")
         near = suggestion(base.strip(), list(TYPES), "") if base.strip().lower() not in TYPES else ""
         remedy = near.removesuffix("?") + parenthesis + parameters + "?" if near.endswith("?") else ""

@@ -94,6 +94,11 @@ WRONG = (
     Wrong("varchar without a length", *name_column("{attribute: empName, type: varchar}"), (
         f'8: {COLUMN}.type: "varchar" needs a length, such as varchar(20); use text for any length',
     ), structural=True),
+    Wrong("comma without quotes", *name_column("{attribute: empName, type: numeric(12,2)}"), (
+        f'8: {COLUMN}.type: "numeric(12" lacks its ")": inside {{ }} a comma ends a value; write it in quotes,'
+        ' as "numeric(12,2)"',
+        f'8: {COLUMN}.2): "2)" is not a key here; the keys are attribute, type, default, on_error, epoch, description',
+    ), structural=True),
     Wrong("length of none", *name_column("{attribute: empName, type: varchar(0)}"), (
         f"8: {COLUMN}.type: varchar takes one length from 1 to 10485760",
     )),

@@ -1,0 +1,92 @@
+"""Brings the database to the mappings, a step at a time, without standing in anyone's way.
+
+Invariant: each step is one transaction, and none waits for a lock longer than LOCK_WAIT_SECONDS: whoever waits for
+an exclusive lock makes everyone behind it wait, the replicator too. One migration runs at a time.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from psycopg import sql
+
+from pipeline.aurora import bookkeeping
+from pipeline.aurora.errors import translating
+from pipeline.aurora.plan import Plan, Step, plan
+from pipeline.core.errors import TransientError, UnreachableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable
+
+    from pipeline.aurora.connection import Connection
+    from pipeline.core.mapping import TableMapping
+
+LOCK_WAIT_SECONDS = 1.0
+_ATTEMPTS = 20
+_PAUSE_SECONDS = 0.5
+_OTHER_MIGRATION_SECONDS = 120
+# The key that `bookkeeping.install` takes for its transaction: a session may take a lock it has once more.
+_LOCK_KEY = "hashtext('dynaurora.migrate')"
+
+
+def migrate(
+    connection: Connection,
+    mappings: Iterable[TableMapping],
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+    progress: Callable[[Step], None] = lambda _: None,
+) -> Plan:
+    """Apply the plan and return it: its steps are done, its refusals are not.
+
+    What was done stays done when a later step fails; run it again to go on. Raises TransientError when a lock
+    cannot be had, or another migration does not end.
+    """
+    with _alone(connection):
+        planned = plan(connection, mappings)
+        for step in planned.steps:
+            progress(step)
+            if step.mapping:
+                _apply(connection, step, sleep)
+            else:
+                bookkeeping.install(connection)
+    return planned
+
+
+@contextmanager
+def _alone(connection: Connection) -> Generator[None]:
+    with translating("waiting for another migration to end"):
+        connection.execute(f"SET lock_timeout = '{_OTHER_MIGRATION_SECONDS}s'".encode())
+        try:
+            connection.execute(f"SELECT pg_advisory_lock({_LOCK_KEY})".encode())
+        finally:
+            connection.execute("RESET lock_timeout")
+    try:
+        yield
+    finally:
+        if not connection.closed:
+            connection.execute(f"SELECT pg_advisory_unlock({_LOCK_KEY})".encode())
+
+
+def _apply(connection: Connection, step: Step, sleep: Callable[[float], None]) -> None:
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            with translating(f"migrating: {step.what}", table=step.mapping), connection.transaction():
+                connection.execute(
+                    sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(int(LOCK_WAIT_SECONDS * 1000)))
+                )
+                connection.execute(step.sql.encode())
+        except UnreachableError:
+            raise
+        except TransientError as error:
+            if attempt == _ATTEMPTS:
+                raise TransientError(
+                    f"{error.message}, {_ATTEMPTS} times over",
+                    table=step.mapping,
+                    hint="someone holds the table, such as a long transaction that has read it; run this again when it"
+                    " has ended (pg_stat_activity shows it); what was done stays done",
+                ) from None
+            sleep(_PAUSE_SECONDS)
+        else:
+            return
