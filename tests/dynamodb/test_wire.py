@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.dynamodb.wire import from_wire, to_wire
@@ -25,10 +25,11 @@ _ATTRIBUTES: st.SearchStrategy[dict[str, Any]] = st.recursive(
     lambda inner: (
         st.fixed_dictionaries({"L": st.lists(inner)}) | st.fixed_dictionaries({"M": st.dictionaries(st.text(), inner)})
     ),
-    max_leaves=10,
+    max_leaves=4,
 )
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.dictionaries(st.text(), _ATTRIBUTES))
 def test_there_and_back(item: dict[str, Any]) -> None:
     assert from_wire(to_wire(item)) == item
