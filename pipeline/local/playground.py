@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import boto3.session
 
-from pipeline.aurora.plan import migrate
+from pipeline.aurora.migrate import migrate
 from pipeline.jobs.services import Services
 from pipeline.local.deploy import Deployment, deploy
 from pipeline.local.ministack import ENVIRONMENT_DIR, REGION
