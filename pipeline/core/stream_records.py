@@ -102,6 +102,7 @@ class StreamDecoder:
                     Reject(target.view_name, error.message, record, None) for target in self.mapping.targets
                 )
                 continue
+            self._check_images(record)
             batch.last_sequence_number = _image_change(record).get("SequenceNumber")
             if batch.newest is None or position.as_of >= batch.newest.as_of:
                 batch.newest = position
@@ -113,17 +114,16 @@ class StreamDecoder:
         change = _image_change(record)
         if "Keys" not in change or "SequenceNumber" not in change:
             raise TerminalError("the record lacks its keys or its sequence number")
-        self._check_images(record, change["SequenceNumber"])
         return streamed_position(stream_label, change["SequenceNumber"], change.get("ApproximateCreationDateTime", ""))
 
-    def _check_images(self, record: StreamRecord, sequence_number: str) -> None:
+    def _check_images(self, record: StreamRecord) -> None:
         change = _image_change(record)
         if record.get("eventName") != "REMOVE" and "NewImage" not in change:
             raise ConfigurationError(
                 f"reading the stream of {self.mapping.table}: its records carry no new image"
                 f" (view type {change.get('StreamViewType', 'not stated')})",
                 table=self.mapping.name,
-                sequence_number=sequence_number[:40],
+                sequence_number=change.get("SequenceNumber"),
                 hint="enable the stream with view type NEW_IMAGE or NEW_AND_OLD_IMAGES; a stream's view type"
                 " cannot be altered, so disable it, enable it again, and catch up over the gap",
             )
