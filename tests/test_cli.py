@@ -12,6 +12,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from pipeline.cli import VERBS, main
 
@@ -33,7 +34,7 @@ def add_column(environment: dict[str, str]) -> None:
     path.write_text(path.read_text().replace("    unmapped", column + "    unmapped"))
 
 
-def document(capsys: pytest.CaptureFixture[str]) -> Any:
+def document(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     return json.loads(capsys.readouterr().out)
 
 
@@ -170,12 +171,21 @@ def test_what_cannot_work_says_why_in_one_line(
     assert "secret@" not in told.err
 
 
-def test_a_database_that_is_not_there_is_wrong_configuration(
-    environment: dict[str, str], capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("part", "refusal"),
+    [
+        ({"dbname": "absent"}, "InvalidCatalogName (3D000); create the database, or correct its name"),
+        ({"password": "wrong-secret"}, "InvalidPassword (28P01); check the user and password"),
+    ],
+)
+def test_a_session_that_is_refused_is_wrong_configuration(
+    environment: dict[str, str], part: dict[str, str], refusal: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    environment["DATABASE_URL"] = environment["DATABASE_URL"].rpartition("/")[0] + "/absent"
+    environment["DATABASE_URL"] = make_conninfo(environment["DATABASE_URL"], **part)
     assert main(["plan"], environment) == 2
-    assert "InvalidCatalogName (3D000); create the database" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert f"dynaurora: connecting to the database: the server refused the session, {refusal}" in told
+    assert "wrong-secret" not in told
 
 
 def test_an_unknown_name_is_wrong_use(environment: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
