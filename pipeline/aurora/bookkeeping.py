@@ -7,6 +7,7 @@ Migrations are applied in order, each with the mark that it was applied in one t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from textwrap import dedent
 from typing import TYPE_CHECKING
 
 from psycopg import sql
@@ -15,6 +16,7 @@ from pipeline.aurora.errors import translating
 from pipeline.core.mapping import BOOKKEEPING_SCHEMA, STORAGE_SCHEMA
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from datetime import datetime
 
     from pipeline.aurora.connection import Connection
@@ -152,21 +154,26 @@ def pending(connection: Connection) -> list[str]:
 
 def install(connection: Connection) -> list[str]:
     """Create or complete the bookkeeping; returns the names of the migrations applied. Safe to call at once twice."""
-    applied: list[str] = []
     with translating("creating the bookkeeping"), connection.transaction():
         # One installer at a time: CREATE SCHEMA IF NOT EXISTS is not safe against itself.
         connection.execute("SELECT pg_advisory_xact_lock(hashtext('dynaurora.migrate'))")
-        for schema in (BOOKKEEPING_SCHEMA, STORAGE_SCHEMA):
-            connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(schema)))
-        connection.execute(
-            "CREATE TABLE IF NOT EXISTS replication.migrations"
-            " (name text PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"
-        )
-        for name in pending(connection):
-            connection.execute(dict(MIGRATIONS)[name].encode())
-            connection.execute("INSERT INTO replication.migrations (name) VALUES (%s)", [name])
-            applied.append(name)
-    return applied
+        names = pending(connection)
+        connection.execute(script(names).encode())
+    return names
+
+
+def script(names: Iterable[str]) -> str:
+    """Return the SQL that applies the migrations of these names, each with its mark, for one transaction."""
+    texts = dict(MIGRATIONS)
+    parts = [f"CREATE SCHEMA IF NOT EXISTS {schema};" for schema in (BOOKKEEPING_SCHEMA, STORAGE_SCHEMA)]
+    parts.append(
+        "CREATE TABLE IF NOT EXISTS replication.migrations"
+        " (name text PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now());"
+    )
+    for name in names:
+        mark = sql.SQL("INSERT INTO replication.migrations (name) VALUES ({});").format(sql.Literal(name))
+        parts += [dedent(texts[name]).strip(), mark.as_string()]
+    return "\n".join(parts)
 
 
 def register_table(connection: Connection, name: str, source_table: str) -> None:

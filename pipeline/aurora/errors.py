@@ -6,6 +6,7 @@ It names the SQLSTATE, its condition, and the schema objects involved; the drive
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -29,21 +30,31 @@ def translate(error: psycopg.Error, doing: str, *, table: str | None = None) -> 
     """Return our error for a driver error that happened while `doing` ("applying 100 changes")."""
     state = error.sqlstate
     if state is None:
-        if isinstance(error, psycopg.OperationalError):
-            return UnreachableError(
-                f"{doing}: the database did not answer or closed the connection",
-                table=table,
-                hint="check that the cluster is up and reachable from here, then run it again",
-            )
-        if isinstance(error, psycopg.DataError):
-            return DataError(f"{doing}: a value cannot be sent to PostgreSQL", table=table)
-        return TerminalError(f"{doing}: the driver refused ({type(error).__name__})", table=table)
+        return _translate_without_state(error, doing, table)
     what = f"{doing}: PostgreSQL says {_describe(error, state)}"
     if state[:2] in _TRANSIENT_CLASSES or state in _TRANSIENT_STATES:
         return TransientError(what, table=table, hint="try again; it usually passes")
     if state[:2] in _DATA_CLASSES or state in _DATA_STATES:
         return DataError(what, table=table)
     return TerminalError(what, table=table, hint=_HINTS.get(state))
+
+
+def _translate_without_state(error: psycopg.Error, doing: str, table: str | None) -> ReplicationError:
+    if refusal := _login_refusal(error):
+        return TerminalError(
+            f"{doing}: the server refused the session, {_condition(refusal)} ({refusal})",
+            table=table,
+            hint=_HINTS[refusal],
+        )
+    if isinstance(error, psycopg.OperationalError):
+        return UnreachableError(
+            f"{doing}: the database did not answer or closed the connection",
+            table=table,
+            hint="check that the cluster is up and reachable from here, then run it again",
+        )
+    if isinstance(error, psycopg.DataError):
+        return DataError(f"{doing}: a value cannot be sent to PostgreSQL", table=table)
+    return TerminalError(f"{doing}: the driver refused ({type(error).__name__})", table=table)
 
 
 _HINTS = {
@@ -57,11 +68,24 @@ _HINTS = {
 }
 
 
+# libpq reports no SQLSTATE for a session that never began, so the server's words are all there is. Where they are
+# not English (lc_messages; Aurora's default is), the error counts as unreachable.
+_LOGIN_REFUSALS = (
+    (re.compile(r"FATAL:  .*authentication failed"), "28P01"),
+    (re.compile(r'FATAL:  database ".*" does not exist'), "3D000"),
+    (re.compile(r'FATAL:  (?:role ".*" (?:does not exist|is not permitted to log in)|no pg_hba.conf entry)'), "28000"),
+    (re.compile(r"FATAL:  permission denied for database"), "42501"),
+)
+
+
+def _login_refusal(error: psycopg.Error) -> str | None:
+    """Return the SQLSTATE of a session that the server refused for good, or None."""
+    if not isinstance(error, psycopg.OperationalError):
+        return None
+    return next((state for pattern, state in _LOGIN_REFUSALS if pattern.search(str(error))), None)
+
+
 def _describe(error: psycopg.Error, state: str) -> str:
-    try:
-        condition = errors.lookup(state).__name__
-    except KeyError:
-        condition = "an error"
     objects = [
         f"{kind} {name}"
         for kind, name in (
@@ -72,7 +96,14 @@ def _describe(error: psycopg.Error, state: str) -> str:
         )
         if name
     ]
-    return f"{condition} ({state}{', ' if objects else ''}{', '.join(objects)})"
+    return f"{_condition(state)} ({state}{', ' if objects else ''}{', '.join(objects)})"
+
+
+def _condition(state: str) -> str:
+    try:
+        return errors.lookup(state).__name__
+    except KeyError:
+        return "an error"
 
 
 @contextmanager

@@ -104,10 +104,8 @@ def _bookkeeping_steps(connection: Connection) -> list[Step]:
     pending = bookkeeping.pending(connection)
     if not pending:
         return []
-    schemas = [f"CREATE SCHEMA IF NOT EXISTS {name};" for name in (BOOKKEEPING_SCHEMA, STORAGE_SCHEMA)]
-    texts = dict(bookkeeping.MIGRATIONS)
-    body = "\n".join([*schemas, *(f"-- {name}\n{texts[name].strip()}" for name in pending)])
-    return [Step("", f"create or complete schema {BOOKKEEPING_SCHEMA}: {', '.join(pending)}", body)]
+    what = f"create or complete schema {BOOKKEEPING_SCHEMA}: {', '.join(pending)}"
+    return [Step("", what, bookkeeping.script(pending))]
 
 
 def _registered(connection: Connection) -> dict[str, str]:

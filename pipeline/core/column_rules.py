@@ -46,8 +46,9 @@ def name_problem(name: str, *, column: bool = False) -> str | None:
     """Say why PostgreSQL, or we, cannot take the name, with the remedy; None when it is fit."""
     if not name:
         return "is empty; give it a name"
-    if "\x00" in name or "%" in name:
-        return 'holds "%" or U+0000, which names cannot hold; rename it'
+    # The driver takes "%" in a statement for a parameter, and a line end would end the comments of a plan.
+    if "%" in name or any(character < " " or character == "\x7f" for character in name):
+        return 'holds "%" or a control character, which names cannot hold; rename it'
     if (size := len(name.encode("utf-8", "surrogatepass"))) > LONGEST_NAME_BYTES:
         return f"takes {size} bytes and PostgreSQL keeps {LONGEST_NAME_BYTES} of a name; shorten it"
     if column and name in BOOKKEEPING_COLUMNS:

@@ -137,7 +137,11 @@ WRONG = (
         '9: targets.Employees.columns.ctid: "ctid" is the name of a system column of PostgreSQL; rename it',
     ), structural=True),
     Wrong("percent sign", "Department:", '"%":', (
-        '9: targets.Employees.columns.%: "%" holds "%" or U+0000, which names cannot hold; rename it',
+        '9: targets.Employees.columns.%: "%" holds "%" or a control character, which names cannot hold; rename it',
+    ), structural=True),
+    Wrong("line end in a column name", "Department:", '"a\\nb":', (
+        '9: targets.Employees.columns.a\nb: "a\nb" holds "%" or a control character, which names cannot hold;'
+        " rename it",
     ), structural=True),
     Wrong("empty column name", "Department:", '"":', (
         '9: targets.Employees.columns.: "" is empty; give it a name',

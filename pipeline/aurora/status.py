@@ -1,0 +1,120 @@
+"""How far each table is: last load, watermarks, rejects, last reconciliation, from schema `replication`.
+
+Invariant: reads only, and each figure is of one moment: one statement reads them all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from psycopg.rows import class_row
+
+from pipeline.aurora import bookkeeping
+from pipeline.aurora.errors import translating
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from pipeline.aurora.connection import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class TableStatus:
+    """Figures of one table; None where there has been no load, no change or no reconciliation yet."""
+
+    name: str
+    load_kind: str | None
+    load_status: str | None
+    load_reason: str | None
+    load_snapshot_time: datetime | None
+    load_finished_at: datetime | None
+    load_items: int | None
+    load_items_done: int | None
+    load_files: int | None
+    load_files_done: int | None
+    writers: int
+    applied_at: datetime | None
+    """When the last batch of the stream committed."""
+    newest_change: datetime | None
+    """Creation time of the newest change applied, to the second."""
+    lag_seconds: float | None
+    """Age of the newest change when its batch committed."""
+    records: int
+    applied: int
+    stale: int
+    deleted: int
+    expired: int
+    rejected: int
+    rejects_waiting: int
+    oldest_reject: datetime | None
+    reconciliation_status: str | None
+    reconciliation_snapshot_time: datetime | None
+    reconciliation_finished_at: datetime | None
+    compared: int | None
+    in_flight: int | None
+    missing: int | None
+    extra: int | None
+    different: int | None
+    repaired: int | None
+    purged_through: datetime | None
+
+    @property
+    def attention(self) -> tuple[str, ...]:
+        """What a person must look at, with the next step."""
+        drift = (self.missing or 0) + (self.extra or 0) + (self.different or 0) - (self.repaired or 0)
+        return tuple(
+            what
+            for what, so in (
+                (f"the last load failed: {self.load_reason}; run `dynaurora load {self.name}`",
+                 self.load_status == "failed"),
+                (f"{self.rejects_waiting} rejects wait; see `dynaurora rejects list {self.name}`",
+                 self.rejects_waiting > 0),
+                (f"the last reconciliation failed; run `dynaurora reconcile {self.name}`",
+                 self.reconciliation_status == "failed"),
+                (f"{drift} drifted rows were not repaired; run `dynaurora reconcile {self.name} --repair`", drift > 0),
+            )
+            if so
+        )  # fmt: skip
+
+
+def read_status(connection: Connection, names: Sequence[str]) -> dict[str, TableStatus]:
+    """Read the status of the tables of these names; those not registered yet (not migrated) are left out."""
+    if not bookkeeping.installed(connection):
+        return {}
+    with translating("reading the status"), connection.cursor(row_factory=class_row(TableStatus)) as cursor:
+        parameters: dict[str, Any] = {"names": list(names)}
+        return {status.name: status for status in cursor.execute(_STATUS, parameters)}
+
+
+_STATUS = """
+SELECT t.name, l.kind AS load_kind, l.status AS load_status, l.reason AS load_reason,
+       l.snapshot_time AS load_snapshot_time, l.finished_at AS load_finished_at, l.item_count AS load_items,
+       f.items AS load_items_done, l.file_count AS load_files, f.files AS load_files_done,
+       w.writers, w.applied_at, w.newest_change, w.lag_seconds,
+       w.records, w.applied, w.stale, w.deleted, w.expired, w.rejected, j.rejects_waiting, j.oldest_reject,
+       r.status AS reconciliation_status, r.snapshot_time AS reconciliation_snapshot_time,
+       r.finished_at AS reconciliation_finished_at, r.compared, r.in_flight, r.missing, r.extra, r.different,
+       r.repaired, t.purged_through
+  FROM replication.tables AS t
+  LEFT JOIN LATERAL (SELECT * FROM replication.exports AS e WHERE e.table_name = t.name
+                     ORDER BY e.started_at DESC, e.id DESC LIMIT 1) AS l ON true
+  LEFT JOIN LATERAL (SELECT count(*) AS files, COALESCE(sum(item_count), 0)::bigint AS items
+                       FROM replication.export_files AS x WHERE x.export_id = l.id) AS f ON l.id IS NOT NULL
+ CROSS JOIN LATERAL (
+       SELECT count(*) AS writers, max(applied_at) AS applied_at, max(as_of) AS newest_change,
+              (array_agg(GREATEST(0, extract(epoch FROM applied_at - as_of))::float8 ORDER BY as_of DESC NULLS LAST))[1]
+                AS lag_seconds,
+              COALESCE(sum(records), 0)::bigint AS records, COALESCE(sum(applied), 0)::bigint AS applied,
+              COALESCE(sum(stale), 0)::bigint AS stale, COALESCE(sum(deleted), 0)::bigint AS deleted,
+              COALESCE(sum(expired), 0)::bigint AS expired, COALESCE(sum(rejected), 0)::bigint AS rejected
+         FROM replication.watermarks AS m WHERE m.table_name = t.name) AS w
+ CROSS JOIN LATERAL (
+       SELECT count(*) AS rejects_waiting, min(rejected_at) AS oldest_reject
+         FROM replication.rejects AS x WHERE x.table_name = t.name AND x.replayed_at IS NULL) AS j
+  LEFT JOIN LATERAL (SELECT * FROM replication.reconciliations AS c WHERE c.table_name = t.name
+                     ORDER BY c.started_at DESC, c.id DESC LIMIT 1) AS r ON true
+ WHERE t.name = ANY (%(names)s)
+ ORDER BY t.name
+"""

@@ -1,0 +1,131 @@
+"""`dynaurora`: the command line. A table of verbs, each in its own module of `pipeline.commands`.
+
+Invariant: standard output holds the outcome alone, as text or with `--json` as one JSON document; progress and errors
+go to standard error. The exit code says what to do: 0 done, 1 a person must look, 2 wrong use or configuration,
+3 a dependency could not be reached (try again). No error that is ours shows a traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from datetime import datetime, timedelta
+from decimal import Decimal
+from importlib import import_module
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
+
+from rich.console import Console
+
+from pipeline.commands.session import Session
+from pipeline.core.errors import ConfigurationError, ReplicationError, TransientError
+from pipeline.core.yaml_fields import MappingError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pipeline.commands.session import Outcome
+
+DONE, NEEDS_PERSON, WRONG_USE, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+class Verb(NamedTuple):
+    """A verb, and the module that is imported when it is used."""
+
+    name: str
+    summary: str
+    module: str
+
+
+class Command(Protocol):
+    """What the module of a verb offers."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add the verb's own arguments."""
+        ...
+
+    def run(self, session: Session, arguments: argparse.Namespace) -> Outcome:
+        """Do the work. Raises ReplicationError."""
+        ...
+
+
+# A verb that is new needs a line here and its module.
+VERBS = (
+    Verb("plan", "show the SQL that would bring the database to the mappings", "pipeline.commands.plan"),
+    Verb("migrate", "bring the database to the mappings, never dropping data", "pipeline.commands.migrate"),
+    Verb("status", "show how far each table is and what waits for a person", "pipeline.commands.status"),
+)
+
+
+def main(argv: Sequence[str] | None = None, environment: Mapping[str, str] | None = None) -> int:
+    """Run one verb and return the exit code. `argv` and `environment` are the process's own unless given."""
+    words = sys.argv[1:] if argv is None else argv
+    arguments = _parser(words).parse_args(words)
+    command = _command(next(verb for verb in VERBS if verb.name == arguments.verb))
+    session = Session(os.environ if environment is None else environment, Console(stderr=True, soft_wrap=True))
+    try:
+        outcome = command.run(session, arguments)
+        _print(outcome, as_json=arguments.json)
+    except ReplicationError as error:
+        prefix = "" if isinstance(error, MappingError) else "dynaurora: "  # file:line first, for editors
+        print(f"{prefix}{error}", file=sys.stderr)
+        return _exit_code(error)
+    except KeyboardInterrupt:
+        print("dynaurora: interrupted; what was committed stays, run it again to go on", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output has left (`dynaurora plan | head`): nobody is there to be told.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return NEEDS_PERSON
+    return NEEDS_PERSON if outcome.needs_person else DONE
+
+
+def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dynaurora",
+        description="Keeps DynamoDB tables readable as typed Aurora PostgreSQL tables.",
+        epilog="exit codes: 0 done, 1 a person must look, 2 wrong use or configuration, 3 a dependency out of reach",
+    )
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for verb in VERBS:
+        added = verbs.add_parser(verb.name, help=verb.summary, description=verb.summary)
+        added.add_argument("--json", action="store_true", help="print the outcome as one JSON document")
+        if verb.name in words:  # the others' modules need not be imported to say no to their arguments
+            _command(verb).add_arguments(added)
+    return parser
+
+
+def _command(verb: Verb) -> Command:
+    return cast("Command", import_module(verb.module))
+
+
+def _print(outcome: Outcome, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(outcome.document, indent=2, default=_json))
+    else:
+        console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
+        for line in outcome.lines:
+            console.print(line)
+    sys.stdout.flush()
+
+
+def _json(value: object) -> object:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, Decimal):
+        return str(value)  # a JSON number may be read as a float
+    message = f"a {type(value).__name__} has no JSON form here"
+    raise TypeError(message)
+
+
+def _exit_code(error: ReplicationError) -> int:
+    if isinstance(error, ConfigurationError):
+        return WRONG_USE
+    return UNREACHABLE if isinstance(error, TransientError) else NEEDS_PERSON
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,36 @@
+"""`dynaurora migrate`: brings the database to the mappings, never dropping data by itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipeline.aurora.migrate import migrate
+from pipeline.commands.plan import plan_document, refused
+from pipeline.commands.session import Outcome, add_names
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+
+    from pipeline.aurora.plan import Step
+    from pipeline.commands.session import Session
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add this verb's arguments."""
+    add_names(parser)
+
+
+def run(session: Session, arguments: Namespace) -> Outcome:
+    """Apply the plan. What it did needs nobody any more; what it refused does."""
+    mappings = session.mappings(arguments.names)
+
+    def say(step: Step) -> None:
+        session.progress.print(f"{step.mapping or 'dynaurora'}: {step.what}", markup=False, highlight=False)
+
+    with session.connect("migrate") as connection:
+        done = migrate(connection, mappings, progress=say)
+    lines = [f"{step.mapping}: {step.note}" for step in done.steps if step.note]
+    lines += [line.removeprefix("-- ") for line in refused(done.refusals)]
+    count = len(done.steps)
+    lines.append(f"{count} step{'' if count == 1 else 's'} done" if count else "nothing was to be done")
+    return Outcome(plan_document(done), lines, needs_person=bool(done.refusals))

@@ -1,0 +1,240 @@
+"""The command line: outcomes on standard output, errors in one line on standard error, and the exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from pipeline.cli import VERBS, main
+
+TABLES = Path(__file__).parents[1] / "tables"
+NOBODY_THERE = "postgresql://someone:a-secret@127.0.0.1:9/nowhere"  # port 9, discard: nothing listens
+
+
+@pytest.fixture
+def environment(database: str, tmp_path: Path) -> dict[str, str]:
+    """The environment of a command, with a folder of mappings that a test may change."""
+    folder = tmp_path / "tables"
+    shutil.copytree(TABLES, folder)
+    return {"DATABASE_URL": database, "DYNAURORA_TABLES": str(folder)}
+
+
+def add_column(environment: dict[str, str]) -> None:
+    path = Path(environment["DYNAURORA_TABLES"]) / "employees.yaml"
+    column = "      City:       {attribute: city, type: text}\n"
+    path.write_text(path.read_text().replace("    unmapped", column + "    unmapped"))
+
+
+def document(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    return json.loads(capsys.readouterr().out)
+
+
+def test_plan_then_migrate_then_nothing_to_do(environment: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan"], environment) == 1
+    script = capsys.readouterr().out
+    assert "-- employees: create storage table replica.Employees\nBEGIN;\nCREATE TABLE" in script
+    assert main(["migrate"], environment) == 0
+    told = capsys.readouterr()
+    assert told.out == "4 steps done\n"
+    assert "employees: create view public.Employees\n" in told.err
+    assert main(["plan"], environment) == 0
+    assert capsys.readouterr().out == "-- nothing to do: the database is as the mappings say\n"
+    assert main(["migrate"], environment) == 0
+    assert capsys.readouterr().out == "nothing was to be done\n"
+
+
+def test_the_plan_is_a_script_that_makes_the_database(
+    environment: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["plan"], environment)
+    with psycopg.connect(environment["DATABASE_URL"], autocommit=True) as connection:
+        connection.execute(capsys.readouterr().out.encode())
+    assert main(["plan"], environment) == 0
+    add_column(environment)
+    assert main(["plan", "employees"], environment) == 1
+    assert "--   note: rows stored before are NULL there until the table is loaded" in capsys.readouterr().out
+
+
+def test_plan_as_json(environment: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--json"], environment) == 1
+    steps = document(capsys)["steps"]
+    assert [step["mapping"] for step in steps] == ["", "employees", "employees", "employees"]
+    assert steps[3]["sql"].startswith('CREATE OR REPLACE VIEW "public"."Employees"')
+    assert main(["migrate", "--json"], environment) == 0
+    assert document(capsys) == {"steps": steps, "refusals": []}
+
+
+def test_a_table_in_the_way_is_refused_by_both(environment: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    with psycopg.connect(environment["DATABASE_URL"], autocommit=True) as connection:
+        connection.execute('CREATE TABLE "Employees" ("Id" int PRIMARY KEY)')
+    refusal = "employees: REFUSED: table public.Employees is in the way and is not one of Dynaurora's\n"
+    assert main(["plan"], environment) == 1
+    assert f"-- {refusal}--   way out: rename it" in capsys.readouterr().out
+    assert main(["migrate"], environment) == 1
+    assert refusal in capsys.readouterr().out
+
+
+def test_status_before_and_after_work(environment: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", "--json"], environment) == 1
+    (table,) = document(capsys)["tables"]
+    assert (table["migrated"], table["attention"]) == (
+        False,
+        ["not in the database yet; run `dynaurora migrate`"],
+    )
+    main(["migrate"], environment)
+    capsys.readouterr()
+    assert main(["status"], environment) == 0
+    assert capsys.readouterr().out == (
+        "employees  Employees → public.Employees\n"
+        "  load            none yet\n"
+        "  replication     no change applied yet\n"
+        "  rejects         none waiting\n"
+        "  reconciliation  none yet\n"
+    )
+    with psycopg.connect(environment["DATABASE_URL"], autocommit=True) as connection:
+        connection.execute(WORK)
+    assert main(["status", "--json"], environment) == 1
+    (table,) = document(capsys)["tables"]
+    assert (table["load_status"], table["load_items_done"], table["load_files_done"]) == ("loading", 7, 1)
+    assert (table["writers"], table["records"], table["lag_seconds"]) == (2, 30, 2.5)
+    assert table["applied_at"] == "2026-01-02T00:01:02.500000+00:00"
+    assert table["rejects_waiting"] == 1
+    assert table["attention"] == [
+        "1 rejects wait; see `dynaurora rejects list employees`",
+        "2 drifted rows were not repaired; run `dynaurora reconcile employees --repair`",
+    ]
+    assert main(["status"], environment) == 1
+    told = capsys.readouterr().out
+    assert "  load            loading: full snapshot of 2026-01-01 00:00:00 UTC, 7 of 20 items, 1 of 3 files\n" in told
+    assert "  replication     last batch at 2026-01-02 00:01:02 UTC, 2.5 s after it was made; 30 records by 2" in told
+    assert "  rejects         1 waiting, the oldest since 2026-01-03 00:00:00 UTC\n" in told
+    assert "5 compared, 1 in flight, 1 missing, 0 extra, 2 different, 1 repaired\n" in told
+    assert "  ! 1 rejects wait" in told
+
+
+WORK = b"""
+INSERT INTO replication.exports (table_name, kind, location, snapshot_time, as_of, item_count, file_count, size_bytes)
+VALUES ('employees', 'full', 's3://b/m', '2026-01-01Z', '2026-01-01Z', 20, 3, 100);
+INSERT INTO replication.export_files (export_id, file_key, item_count, size_bytes, applied, stale, rejected)
+SELECT id, 'f', 7, 50, 7, 0, 0 FROM replication.exports;
+INSERT INTO replication.watermarks (table_name, writer, as_of, applied_at, records, applied) VALUES
+ ('employees', 'a', '2026-01-02 00:00:00Z', '2026-01-02 00:00:09Z', 10, 10),
+ ('employees', 'b', '2026-01-02 00:01:00Z', '2026-01-02 00:01:02.5Z', 20, 20);
+INSERT INTO replication.rejects (table_name, target, digest, reason, source, record, rejected_at, replayed_at) VALUES
+ ('employees', 't', '1', 'r', 's', '{}', '2026-01-03Z', NULL),
+ ('employees', 't', '2', 'r', 's', '{}', '2026-01-02Z', now());
+INSERT INTO replication.reconciliations (table_name, snapshot, snapshot_time, as_of, status, compared, in_flight,
+ missing, extra, different, repaired, finished_at) VALUES
+ ('employees', 'x', '2026-01-01Z', '2026-01-01Z', 'done', 5, 1, 1, 0, 2, 1, '2026-01-04Z');
+"""
+
+
+def test_wrong_mappings_are_listed_one_a_line(environment: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    path = Path(environment["DYNAURORA_TABLES"]) / "employees.yaml"
+    path.write_text(path.read_text().replace("bigint", "bigit").replace("varchar(20)", "varchar"))
+    assert main(["plan"], environment) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    lines = told.err.splitlines()
+    assert lines[0] == "reading the mapping files: 2 problems"
+    assert lines[1].startswith(f"{path}:8: targets.Employees.columns.Id.type: ")
+    assert lines[2].startswith(f"{path}:9: targets.Employees.columns.Name.type: ")
+
+
+@pytest.mark.parametrize(
+    ("variables", "code", "message"),
+    [
+        ({}, 2, "dynaurora: reading the settings: neither DATABASE_URL nor DATABASE_SECRET_ID is set; set"),
+        ({"DATABASE_URL": NOBODY_THERE}, 3, "dynaurora: connecting to the database: the database did not answer"),
+        ({"DATABASE_URL": "postgresql://["}, 2, "dynaurora: connecting to the database: the driver refused"),
+        ({"DATABASE_URL": "x", "DYNAURORA_TABLES": "/nowhere"}, 2, "dynaurora: reading the mapping files: there is no"),
+    ],
+    ids=["no settings", "nobody there", "no address", "no folder"],
+)
+def test_what_cannot_work_says_why_in_one_line(
+    variables: dict[str, str], code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["status"], {"DYNAURORA_TABLES": str(TABLES)} | variables) == code
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith(message)
+    assert told.err.count("\n") == 1
+    assert "secret@" not in told.err
+
+
+@pytest.mark.parametrize(
+    ("part", "refusal"),
+    [
+        ({"dbname": "absent"}, "InvalidCatalogName (3D000); create the database, or correct its name"),
+        ({"password": "wrong-secret"}, "InvalidPassword (28P01); check the user and password"),
+    ],
+)
+def test_a_session_that_is_refused_is_wrong_configuration(
+    environment: dict[str, str], part: dict[str, str], refusal: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environment["DATABASE_URL"] = make_conninfo(environment["DATABASE_URL"], **part)
+    assert main(["plan"], environment) == 2
+    told = capsys.readouterr().err
+    assert f"dynaurora: connecting to the database: the server refused the session, {refusal}" in told
+    assert "wrong-secret" not in told
+
+
+def test_an_unknown_name_is_wrong_use(environment: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", "employes"], environment) == 2
+    assert capsys.readouterr().err.endswith("is named employes; did you mean employees?\n")
+
+
+@pytest.mark.parametrize("words", [[], ["plam"], ["plan", "--jason"]])
+def test_wrong_words_are_wrong_use(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(words, {})
+    assert left.value.code == 2
+    assert "usage: dynaurora" in capsys.readouterr().err
+
+
+def test_help_names_every_verb_and_imports_none(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["--help"], {})
+    assert left.value.code == 0
+    told = capsys.readouterr().out
+    assert all(verb.summary in told for verb in VERBS)
+    seen = "import sys, pipeline.cli; print([m for m in ('boto3', 'psycopg', 'dagster') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", seen], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_the_command_itself(environment: dict[str, str]) -> None:
+    command = Path(sys.executable).with_name("dynaurora")
+    variables = {"PATH": os.environ["PATH"]} | environment
+
+    def run(*words: str, **more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([command, *words], env=variables | more, capture_output=True, text=True, check=False)
+
+    planned = run("plan")
+    assert (planned.returncode, planned.stderr) == (1, "")
+    assert "\x1b[" not in planned.stdout
+    assert run("migrate").returncode == 0
+    assert run("plan").returncode == 0
+    assert run("plan", "--jason").returncode == 2
+    unreachable = run("status", DATABASE_URL=NOBODY_THERE)
+    assert unreachable.returncode == 3
+    assert "Traceback" not in unreachable.stderr
+
+
+def test_a_reader_that_leaves_early_is_no_error(environment: dict[str, str]) -> None:
+    command = Path(sys.executable).with_name("dynaurora")
+    variables = {"PATH": os.environ["PATH"]} | environment
+    with subprocess.Popen([command, "plan"], env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 1
