@@ -116,12 +116,12 @@ class MappingPoller:
 
     def _find_lanes(self, start: str) -> None:
         """Begin work on shards not seen before; children of known shards wait for them."""
-        for shard in self._source.shards():
-            if shard.shard_id not in self._lanes:
-                lane = Lane(shard)
-                iterator = self._source.iterator(shard.shard_id, start)
-                self._lanes[shard.shard_id] = lane
-                lane.work = self._threads.submit(self._work, lane, iterator)
+        found = [Lane(shard) for shard in self._source.shards() if shard.shard_id not in self._lanes]
+        # All are known before any is begun: a listing may name a child before its parent.
+        self._lanes.update({lane.shard.shard_id: lane for lane in found})
+        for lane in found:
+            iterator = self._source.iterator(lane.shard.shard_id, start)
+            lane.work = self._threads.submit(self._work, lane, iterator)
 
     def _work(self, lane: Lane, iterator: str) -> None:
         """Deliver one shard to its end."""
