@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 import psycopg
 from psycopg import errors
 
-from pipeline.core.errors import DataError, ReplicationError, TerminalError, TransientError, UnreachableError
+from pipeline.core.errors import (
+    DataError,
+    LoginRefusedError,
+    ReplicationError,
+    TerminalError,
+    TransientError,
+    UnreachableError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -29,15 +36,7 @@ def translate(error: psycopg.Error, doing: str, *, table: str | None = None) -> 
     """Return our error for a driver error that happened while `doing` ("applying 100 changes")."""
     state = error.sqlstate
     if state is None:
-        if isinstance(error, psycopg.OperationalError):
-            return UnreachableError(
-                f"{doing}: the database did not answer or closed the connection",
-                table=table,
-                hint="check that the cluster is up and reachable from here, then run it again",
-            )
-        if isinstance(error, psycopg.DataError):
-            return DataError(f"{doing}: a value cannot be sent to PostgreSQL", table=table)
-        return TerminalError(f"{doing}: the driver refused ({type(error).__name__})", table=table)
+        return _without_state(error, doing, table)
     what = f"{doing}: PostgreSQL says {_describe(error, state)}"
     if state[:2] in _TRANSIENT_CLASSES or state in _TRANSIENT_STATES:
         return TransientError(what, table=table, hint="try again; it usually passes")
@@ -55,6 +54,35 @@ _HINTS = {
     "28000": "check the user, database and TLS setting in the secret or DATABASE_URL",
     "3D000": "create the database, or correct its name in the secret or DATABASE_URL",
 }
+
+
+def _without_state(error: psycopg.Error, doing: str, table: str | None) -> ReplicationError:
+    """What never reached the server, or was cut off from it, has no SQLSTATE."""
+    if isinstance(error, psycopg.OperationalError) and _password_was_sent(error):
+        return LoginRefusedError(
+            f"{doing}: the server asked for the password and refused the session",
+            table=table,
+            hint="check user, password and database name in the secret or DATABASE_URL, and max_connections",
+        )
+    if isinstance(error, psycopg.OperationalError):
+        return UnreachableError(
+            f"{doing}: the database did not answer or closed the connection",
+            table=table,
+            hint="check that the cluster is up and reachable from here, then run it again",
+        )
+    if isinstance(error, psycopg.DataError):
+        return DataError(f"{doing}: a value cannot be sent to PostgreSQL", table=table)
+    return TerminalError(f"{doing}: the driver refused ({type(error).__name__})", table=table)
+
+
+def _password_was_sent(error: psycopg.Error) -> bool:
+    """Whether a connection that never came up got as far as the password.
+
+    libpq gives no SQLSTATE for such a connection (28P01 is in the server's log only), and the server's text is in
+    the server's language: that the password was sent is what can be known.
+    """
+    connection = error.pgconn
+    return isinstance(connection, psycopg.errors.FinishedPGconn) and connection.used_password
 
 
 def _describe(error: psycopg.Error, state: str) -> str:
