@@ -97,6 +97,8 @@ class StreamDecoder:
         for origin, record in enumerate(records):
             try:
                 position = self._position(record, stream_label)
+            except ConfigurationError:
+                raise  # the stream as a whole is of no use: nothing of it may pass for applied
             except TerminalError as error:
                 batch.rejects.extend(
                     Reject(target.view_name, error.message, record, None) for target in self.mapping.targets

@@ -1,11 +1,12 @@
-"""What the replicator's tests run against: PostgreSQL, Secrets Manager and CloudFormation of the local stack, the zip."""
+"""What the replicator's tests run against: PostgreSQL, the services of the local stack, the packaged zip."""
 
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,9 @@ from psycopg import sql
 from lambda_replicator import package, runtime
 from pipeline.aurora import bookkeeping, tables
 from pipeline.aurora.connection import connect
-from pipeline.core.mapping_file import load_mappings
-from pipeline.local.ministack import Ministack
 from pipeline.local.postgres import PostgresServer
+from pipeline.local.stack import LocalStack
+from pipeline.mappings import load_mappings
 
 STREAM = "arn:aws:dynamodb:us-east-1:000000000000:table/Employees/stream/2026-01-01T00:00:00.000"
 MAPPING = """\
@@ -43,13 +44,6 @@ def mappings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("mappings")
     (folder / "employees.yaml").write_text(MAPPING)
     return folder
-
-
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
-    """PostgreSQL with password authentication."""
-    with PostgresServer(tmp_path_factory.mktemp("postgres") / "data", durable=False) as running:
-        yield running
 
 
 @dataclass
@@ -92,22 +86,22 @@ class Database:
 
 
 @pytest.fixture
-def database(server: PostgresServer, mappings: Path) -> Iterator[Database]:
+def target(postgres: PostgresServer, mappings: Path) -> Iterator[Database]:
     """Bookkeeping, storage table and view of Employees in a new database."""
     name = f"t{uuid.uuid4().hex[:12]}"
     identifier = sql.Identifier(name)
-    with psycopg.connect(server.url, autocommit=True) as owner:
+    with psycopg.connect(postgres.url, autocommit=True) as owner:
         owner.execute(sql.SQL("CREATE ROLE {} SUPERUSER LOGIN PASSWORD 'first'").format(identifier))
         owner.execute(sql.SQL("CREATE DATABASE {}").format(identifier))
-    with connect(server.url_of(name), application_name="test") as connection:
+    with connect(postgres.url_of(name), application_name="test") as connection:
         bookkeeping.install(connection)
         for mapping in load_mappings(mappings):
             bookkeeping.register_table(connection, mapping.name, mapping.table)
             for target in mapping.targets:
                 connection.execute(tables.create_storage(target))
                 connection.execute(tables.create_view(target))
-    yield Database(server, name, name, "first")
-    with psycopg.connect(server.url, autocommit=True) as owner:
+    yield Database(postgres, name, name, "first")
+    with psycopg.connect(postgres.url, autocommit=True) as owner:
         owner.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(identifier))
         owner.execute(sql.SQL("DROP ROLE {}").format(identifier))
 
@@ -140,11 +134,10 @@ class Cloud:
         self.client("secretsmanager").put_secret_value(SecretId=arn, SecretString=json.dumps(value))
 
 
-@pytest.fixture(scope="session")
-def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
-    """A ministack of the session's own."""
-    with Ministack(tmp_path_factory.mktemp("ministack")) as running:
-        yield Cloud(running.url)
+@pytest.fixture
+def cloud(stack: LocalStack) -> Cloud:
+    """The services of the session's local stack."""
+    return Cloud(stack.endpoint_url)
 
 
 @pytest.fixture(scope="session")
@@ -174,10 +167,12 @@ def context() -> Context:
 
 
 @pytest.fixture
-def environment(monkeypatch: pytest.MonkeyPatch, database: Database, mappings: Path) -> Iterator[pytest.MonkeyPatch]:
+def environment(monkeypatch: pytest.MonkeyPatch, target: Database, mappings: Path) -> Iterator[pytest.MonkeyPatch]:
     """A new execution environment: the variables set, nothing built yet; its connection is closed at the end."""
     monkeypatch.setattr(runtime, "_runtime", None)
-    monkeypatch.setenv("DATABASE_URL", database.url)
+    # Powertools keeps a logger's handler, and with it the standard output of the test before.
+    monkeypatch.delitem(logging.Logger.manager.loggerDict, "dynaurora", raising=False)
+    monkeypatch.setenv("DATABASE_URL", target.url)
     monkeypatch.setenv("DYNAURORA_TABLES", str(mappings))
     monkeypatch.delenv("DATABASE_SECRET_ID", raising=False)
     yield monkeypatch
@@ -210,6 +205,6 @@ def make_stream_record(
 
 
 @pytest.fixture
-def make_record() -> Any:
+def make_record() -> Callable[..., dict[str, Any]]:
     """The builder above, for tests."""
     return make_stream_record

@@ -58,42 +58,38 @@ def test_missing_fields_are_named() -> None:
     assert "admin" not in str(raised.value)
 
 
-@pytest.mark.stack
 @pytest.mark.usefixtures("sdk")
-def test_a_rotated_password_is_read_again_once(cloud: Any, database: Any) -> None:
-    arn = cloud.store_secret(database.secret)
+def test_a_rotated_password_is_read_again_once(cloud: Any, target: Any) -> None:
+    arn = cloud.store_secret(target.secret)
     connect = opener(DatabaseSecret(arn, sslmode="prefer"))
     with connect() as connection:
-        assert connection.execute("SELECT current_user").fetchone() == (database.role,)
-    database.change_password("second")
-    cloud.replace_secret(arn, database.secret)
+        assert connection.execute("SELECT current_user").fetchone() == (target.role,)
+    target.change_password("second")
+    cloud.replace_secret(arn, target.secret)
     with connect() as connection:
         assert connection.execute("SELECT 1").fetchone() == (1,)
 
 
-@pytest.mark.stack
 @pytest.mark.usefixtures("sdk")
-def test_the_secret_is_cached_while_it_works(cloud: Any, database: Any) -> None:
-    arn = cloud.store_secret(database.secret)
+def test_the_secret_is_cached_while_it_works(cloud: Any, target: Any) -> None:
+    arn = cloud.store_secret(target.secret)
     connect = opener(DatabaseSecret(arn, sslmode="prefer"))
     connect().close()
     cloud.replace_secret(arn, {"username": "nobody", "password": "wrong", "host": "127.0.0.1", "dbname": "none"})
     connect().close()
 
 
-@pytest.mark.stack
 @pytest.mark.usefixtures("sdk")
-def test_a_login_refused_with_the_new_secret_too_is_told_without_names(cloud: Any, database: Any) -> None:
-    arn = cloud.store_secret({**database.secret, "password": "not-this-one"})
+def test_a_login_refused_with_the_new_secret_too_is_told_without_names(cloud: Any, target: Any) -> None:
+    arn = cloud.store_secret({**target.secret, "password": "not-this-one"})
     with pytest.raises(LoginRefusedError) as raised:
         opener(DatabaseSecret(arn, sslmode="prefer"))()
     told = "".join(traceback.format_exception(raised.value))
     assert "not-this-one" not in told
-    assert database.role not in told
+    assert target.role not in told
     assert "127.0.0.1" not in told
 
 
-@pytest.mark.stack
 @pytest.mark.usefixtures("sdk")
 @pytest.mark.parametrize("text", ["swordfish", '["swordfish"]'])
 def test_a_secret_that_is_no_json_object_is_not_quoted(cloud: Any, text: str) -> None:
@@ -102,7 +98,6 @@ def test_a_secret_that_is_no_json_object_is_not_quoted(cloud: Any, text: str) ->
     assert "swordfish" not in "".join(traceback.format_exception(raised.value))
 
 
-@pytest.mark.stack
 @pytest.mark.usefixtures("sdk")
 def test_a_secret_that_does_not_exist_is_a_configuration_error() -> None:
     with pytest.raises(ConfigurationError, match="ResourceNotFoundException"):
@@ -123,22 +118,22 @@ def test_a_database_out_of_reach_is_transient() -> None:
         opener(DatabaseUrl(f"postgresql://user:password@127.0.0.1:{free_port()}/db"))()
 
 
-def test_the_session_is_set_up(database: Any) -> None:
-    with opener(DatabaseUrl(database.url))() as connection:
+def test_the_session_is_set_up(target: Any) -> None:
+    with opener(DatabaseUrl(target.url))() as connection:
         settings = "SELECT current_setting('statement_timeout'), current_setting('TimeZone')"
         assert connection.execute(settings).fetchone() == ("27s", "UTC")
         assert connection.prepare_threshold is not None
         assert connection.info.get_parameters()["keepalives_idle"] == "1"
 
 
-def test_through_the_proxy_nothing_is_prepared(database: Any) -> None:
-    with opener(DatabaseUrl(database.url), prepare=False)() as connection:
+def test_through_the_proxy_nothing_is_prepared(target: Any) -> None:
+    with opener(DatabaseUrl(target.url), prepare=False)() as connection:
         for _ in range(8):
             connection.execute("SELECT %s::int", [1])
         assert connection.execute("SELECT count(*) FROM pg_prepared_statements").fetchone() == (0,)
 
 
-def test_a_reader_is_not_taken_for_the_writer(database: Any) -> None:
-    database.execute(f'ALTER DATABASE "{database.name}" SET default_transaction_read_only = on')
+def test_a_reader_is_not_taken_for_the_writer(target: Any) -> None:
+    target.execute(f'ALTER DATABASE "{target.name}" SET default_transaction_read_only = on')
     with pytest.raises((UnreachableError, LoginRefusedError)):
-        opener(DatabaseUrl(database.url))()
+        opener(DatabaseUrl(target.url))()
