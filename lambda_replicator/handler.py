@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from pipeline.jobs.replicate import ReplicationReport
 
+# Time kept back to log and to answer. The replicator keeps its own to finish a transaction.
+ANSWER_SECONDS = 0.5
+
 
 def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Apply one batch of a DynamoDB stream. Idempotent: a batch delivered again changes nothing.
@@ -29,7 +32,7 @@ def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, A
     goes on. Raises TransientError or TerminalError when nothing of the batch could be stored.
     """
     remaining_seconds = context.get_remaining_time_in_millis() / 1000
-    deadline = time.monotonic() + remaining_seconds - runtime.RESERVE_SECONDS
+    deadline = time.monotonic() + remaining_seconds - ANSWER_SECONDS
     parts = runtime.current(remaining_seconds=remaining_seconds)
     parts.telemetry.invocation(context.aws_request_id)
     try:

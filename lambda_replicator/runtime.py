@@ -11,17 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lambda_replicator.database import DatabaseSecret, DatabaseUrl, ReusedConnection
+from lambda_replicator.database import DatabaseOpener, DatabaseSecret, DatabaseUrl
 from lambda_replicator.telemetry import Telemetry
 from pipeline.core.errors import ConfigurationError
 from pipeline.jobs.replicate import Replicator
 from pipeline.mappings import load_mappings
+from pipeline.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# Time kept back at the end of an invocation: to commit, write the log and answer.
-RESERVE_SECONDS = 3.0
+# How long before Lambda's timeout the server gives up a statement, so that the error is told and not cut off.
+STATEMENT_RESERVE_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
@@ -37,30 +38,27 @@ def build(environment: Mapping[str, str], *, timeout_seconds: float) -> Runtime:
 
     Opens no connection. Raises ConfigurationError for a setting or mapping that cannot be used.
     """
-    connect = ReusedConnection(
-        _credentials(environment),
-        # The server gives up before Lambda kills the function, so that the transaction ends and the error
-        # is told.
-        statement_timeout_seconds=max(timeout_seconds - RESERVE_SECONDS, timeout_seconds / 2),
+    settings = Settings.from_environment(environment)
+    opener = DatabaseOpener(
+        _credentials(settings, environment),
+        statement_timeout_seconds=max(timeout_seconds - STATEMENT_RESERVE_SECONDS, timeout_seconds / 2),
         prepare=environment.get("DATABASE_THROUGH_PROXY", "false").lower() != "true",
     )
-    tables = Path(environment.get("LAMBDA_TASK_ROOT", ".")) / environment.get("DYNAURORA_TABLES", "tables")
+    # An absolute folder stays what it is; a relative one lies in the package, wherever Lambda started Python.
+    tables = Path(environment.get("LAMBDA_TASK_ROOT", ".")) / settings.tables_folder
     writer = f"lambda:{environment.get('AWS_LAMBDA_FUNCTION_NAME', 'local')}"
     return Runtime(
-        replicator=Replicator(load_mappings(tables), connect, writer=writer),
+        replicator=Replicator(load_mappings(tables), opener, writer=writer),
         telemetry=Telemetry(environment),
     )
 
 
-def _credentials(environment: Mapping[str, str]) -> DatabaseSecret | DatabaseUrl:
-    if secret_id := environment.get("DATABASE_SECRET_ID"):
-        return DatabaseSecret(secret_id, sslmode=environment.get("PGSSLMODE") or "require")
-    if url := environment.get("DATABASE_URL"):
-        return DatabaseUrl(url)
-    raise ConfigurationError(
-        "starting the replicator: neither DATABASE_SECRET_ID nor DATABASE_URL is set",
-        hint="set DATABASE_SECRET_ID to the ARN of the database's secret",
-    )
+def _credentials(settings: Settings, environment: Mapping[str, str]) -> DatabaseSecret | DatabaseUrl:
+    if settings.database_url:
+        return DatabaseUrl(settings.database_url)
+    if settings.database_secret_id:
+        return DatabaseSecret(settings.database_secret_id, sslmode=environment.get("PGSSLMODE") or "require")
+    raise ConfigurationError("starting the replicator: the settings name no database")
 
 
 _runtime: Runtime | None = None

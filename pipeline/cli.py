@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 from rich.console import Console
 
 from pipeline.commands.session import Session
-from pipeline.core.errors import ConfigurationError, ReplicationError, TransientError
+from pipeline.core.errors import ConfigurationError, LoginRefusedError, ReplicationError, TransientError
 from pipeline.core.yaml_fields import MappingError
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def _json(value: object) -> object:
 
 
 def _exit_code(error: ReplicationError) -> int:
-    if isinstance(error, ConfigurationError):
+    if isinstance(error, ConfigurationError | LoginRefusedError):
         return WRONG_USE
     return UNREACHABLE if isinstance(error, TransientError) else NEEDS_PERSON
 

@@ -33,23 +33,39 @@ def connect(
 ) -> Connection:
     """Open a connection from a URL, or from libpq parameters (host, port, dbname, user, password, sslmode …).
 
-    Raises UnreachableError when nothing answers, TerminalError when the server refuses.
+    Raises UnreachableError when nothing answers, LoginRefusedError when the server turns the session away.
     """
-    options = "-c default_transaction_isolation=read\\ committed -c TimeZone=UTC -c client_min_messages=warning"
-    if statement_timeout_seconds is not None:
-        options += f" -c statement_timeout={max(1, int(statement_timeout_seconds * 1000))}"
     with translating("connecting to the database"):
         conninfo = make_conninfo(
             url,
             application_name=application_name,
             connect_timeout=connect_timeout_seconds,
-            options=options,
             **_KEEPALIVES,
             **(parameters or {}),
         )
         connection = psycopg.connect(conninfo, autocommit=True)
+        try:
+            _set_up(connection, statement_timeout_seconds)
+        except psycopg.Error:
+            connection.close()
+            raise
     connection.isolation_level = IsolationLevel.READ_COMMITTED
     return connection
+
+
+def _set_up(connection: Connection, statement_timeout_seconds: float | None) -> None:
+    """One statement once connected: RDS Proxy refuses start-up options (`options=-c …`)."""
+    settings = {
+        "default_transaction_isolation": "read committed",
+        "TimeZone": "UTC",
+        "client_min_messages": "warning",
+    }
+    if statement_timeout_seconds is not None:
+        settings["statement_timeout"] = str(max(1, int(statement_timeout_seconds * 1000)))
+    connection.execute(
+        "SELECT set_config(name, value, false) FROM unnest(%s::text[], %s::text[]) AS setting (name, value)",
+        (list(settings), list(settings.values())),
+    )
 
 
 def literal(text: str) -> LiteralString:

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING
 import psycopg
 from psycopg import errors
 
-from pipeline.core.errors import DataError, ReplicationError, TerminalError, TransientError, UnreachableError
+from pipeline.core.errors import (
+    DataError,
+    LoginRefusedError,
+    ReplicationError,
+    TerminalError,
+    TransientError,
+    UnreachableError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -40,7 +47,15 @@ def translate(error: psycopg.Error, doing: str, *, table: str | None = None) -> 
 
 
 def _translate_without_state(error: psycopg.Error, doing: str, table: str | None) -> ReplicationError:
-    if refusal := _login_refusal(error):
+    """What never reached the server, or was cut off from it, has no SQLSTATE."""
+    refusal = _login_refusal(error)
+    if refusal in {"28P01", _REFUSED_AFTER_PASSWORD}:
+        return LoginRefusedError(
+            f"{doing}: the server asked for the password and refused the session",
+            table=table,
+            hint="check user, password and database name in the secret or DATABASE_URL, and max_connections",
+        )
+    if refusal:
         return TerminalError(
             f"{doing}: the server refused the session, {_condition(refusal)} ({refusal})",
             table=table,
@@ -62,27 +77,32 @@ _HINTS = {
     "42703": "run `dynaurora migrate` to bring the tables to the mapping",
     "3F000": "run `dynaurora migrate` to create the schemas",
     "42501": "grant the database user what docs/permissions.md lists",
-    "28P01": "check the user and password in the secret or DATABASE_URL",
     "28000": "check the user, database and TLS setting in the secret or DATABASE_URL",
     "3D000": "create the database, or correct its name in the secret or DATABASE_URL",
 }
 
 
 # libpq reports no SQLSTATE for a session that never began, so the server's words are all there is. Where they are
-# not English (lc_messages; Aurora's default is), the error counts as unreachable.
+# not English (lc_messages; Aurora's default is), it is known at least whether the password was sent.
 _LOGIN_REFUSALS = (
     (re.compile(r"FATAL:  .*authentication failed"), "28P01"),
     (re.compile(r'FATAL:  database ".*" does not exist'), "3D000"),
     (re.compile(r'FATAL:  (?:role ".*" (?:does not exist|is not permitted to log in)|no pg_hba.conf entry)'), "28000"),
     (re.compile(r"FATAL:  permission denied for database"), "42501"),
 )
+_REFUSED_AFTER_PASSWORD = "after the password"  # noqa: S105 - what happened, no password
 
 
 def _login_refusal(error: psycopg.Error) -> str | None:
-    """Return the SQLSTATE of a session that the server refused for good, or None."""
+    """Return the SQLSTATE of a session that the server refused, or None where it never got that far."""
     if not isinstance(error, psycopg.OperationalError):
         return None
-    return next((state for pattern, state in _LOGIN_REFUSALS if pattern.search(str(error))), None)
+    for pattern, state in _LOGIN_REFUSALS:
+        if pattern.search(str(error)):
+            return state
+    connection = error.pgconn
+    asked = isinstance(connection, psycopg.errors.FinishedPGconn) and connection.used_password
+    return _REFUSED_AFTER_PASSWORD if asked else None
 
 
 def _describe(error: psycopg.Error, state: str) -> str:

@@ -66,6 +66,10 @@ class UnreachableError(TransientError):
     """A dependency did not answer at all (the command line's exit code 3)."""
 
 
+class LoginRefusedError(TransientError):
+    """The server asked for the password and then turned the session away: a rotated secret, or no place left."""
+
+
 class DataError(TerminalError):
     """PostgreSQL refused a value that decoding let through; the batch is halved until the record stands alone."""
 

@@ -146,9 +146,9 @@ def _ensure_bucket(s3: S3Client, bucket: str) -> None:
     except ClientError as error:
         if error.response.get("Error", {}).get("Code") not in {"404", "NoSuchBucket"}:
             raise
-        region = s3.meta.region_name
+        region = cast("BucketLocationConstraintType", s3.meta.region_name)
         # us-east-1 is the one Region that may not be named here.
-        if region == "us-east-1":
+        if s3.meta.region_name == "us-east-1":
             s3.create_bucket(Bucket=bucket)
         else:
             s3.create_bucket(

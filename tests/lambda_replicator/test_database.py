@@ -1,0 +1,139 @@
+"""Opening the connection: the secret, its rotation, and what is told when it fails."""
+
+from __future__ import annotations
+
+import traceback
+from typing import Any
+
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+from lambda_replicator.database import DatabaseOpener, DatabaseSecret, DatabaseUrl, conninfo
+from pipeline.core.errors import ConfigurationError, LoginRefusedError, UnreachableError
+from pipeline.local.process import free_port
+
+SECRET = {"username": "admin", "password": "a b'c\\d", "host": "db.example", "port": 5433}
+
+
+@pytest.fixture
+def sdk(monkeypatch: pytest.MonkeyPatch, cloud: Any) -> None:
+    """The SDK's variables, as the function has them."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", cloud.url)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+
+
+def opener(credentials: DatabaseSecret | DatabaseUrl, **options: Any) -> DatabaseOpener:
+    """An opener with a statement timeout of 27 s."""
+    return DatabaseOpener(credentials, statement_timeout_seconds=27, **options)
+
+
+def test_every_field_of_the_secret_is_used() -> None:
+    given = conninfo_to_dict(conninfo({**SECRET, "dbname": "hr", "engine": "postgres"}, sslmode="require"))
+    assert given == {
+        "user": "admin",
+        "password": "a b'c\\d",
+        "host": "db.example",
+        "port": "5433",
+        "dbname": "hr",
+        "sslmode": "require",
+    }
+
+
+def test_engine_names_the_database_where_dbname_is_missing() -> None:
+    given = conninfo_to_dict(conninfo({**SECRET, "engine": "postgres"}, sslmode="require"))
+    assert given["dbname"] == "postgres"
+
+
+def test_the_tls_mode_of_the_secret_wins_and_takes_a_bundle() -> None:
+    secret = {**SECRET, "dbname": "hr", "sslmode": "verify-full", "sslrootcert": "/opt/global-bundle.pem"}
+    given = conninfo_to_dict(conninfo(secret, sslmode="require"))
+    assert (given["sslmode"], given["sslrootcert"]) == ("verify-full", "/opt/global-bundle.pem")
+
+
+def test_missing_fields_are_named() -> None:
+    with pytest.raises(ConfigurationError, match="it lacks password, host, dbname") as raised:
+        conninfo({"username": "admin"}, sslmode="require")
+    assert "admin" not in str(raised.value)
+
+
+@pytest.mark.usefixtures("sdk")
+def test_a_rotated_password_is_read_again_once(cloud: Any, target: Any) -> None:
+    arn = cloud.store_secret(target.secret)
+    connect = opener(DatabaseSecret(arn, sslmode="prefer"))
+    with connect() as connection:
+        assert connection.execute("SELECT current_user").fetchone() == (target.role,)
+    target.change_password("second")
+    cloud.replace_secret(arn, target.secret)
+    with connect() as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+@pytest.mark.usefixtures("sdk")
+def test_the_secret_is_cached_while_it_works(cloud: Any, target: Any) -> None:
+    arn = cloud.store_secret(target.secret)
+    connect = opener(DatabaseSecret(arn, sslmode="prefer"))
+    connect().close()
+    cloud.replace_secret(arn, {"username": "nobody", "password": "wrong", "host": "127.0.0.1", "dbname": "none"})
+    connect().close()
+
+
+@pytest.mark.usefixtures("sdk")
+def test_a_login_refused_with_the_new_secret_too_is_told_without_names(cloud: Any, target: Any) -> None:
+    arn = cloud.store_secret({**target.secret, "password": "not-this-one"})
+    with pytest.raises(LoginRefusedError) as raised:
+        opener(DatabaseSecret(arn, sslmode="prefer"))()
+    told = "".join(traceback.format_exception(raised.value))
+    assert "not-this-one" not in told
+    assert target.role not in told
+    assert "127.0.0.1" not in told
+
+
+@pytest.mark.usefixtures("sdk")
+@pytest.mark.parametrize("text", ["swordfish", '["swordfish"]'])
+def test_a_secret_that_is_no_json_object_is_not_quoted(cloud: Any, text: str) -> None:
+    with pytest.raises(ConfigurationError, match="not a JSON object") as raised:
+        opener(DatabaseSecret(cloud.store_secret(text), sslmode="prefer"))()
+    assert "swordfish" not in "".join(traceback.format_exception(raised.value))
+
+
+@pytest.mark.usefixtures("sdk")
+def test_a_secret_that_does_not_exist_is_a_configuration_error() -> None:
+    with pytest.raises(ConfigurationError, match="ResourceNotFoundException"):
+        opener(DatabaseSecret("no-such-secret", sslmode="prefer"))()
+
+
+def test_secrets_manager_out_of_reach_is_transient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    with pytest.raises(UnreachableError, match="did not answer"):
+        opener(DatabaseSecret("some-secret", sslmode="prefer"))()
+
+
+def test_a_database_out_of_reach_is_transient() -> None:
+    with pytest.raises(UnreachableError):
+        opener(DatabaseUrl(f"postgresql://user:password@127.0.0.1:{free_port()}/db"))()
+
+
+def test_the_session_is_set_up(target: Any) -> None:
+    with opener(DatabaseUrl(target.url))() as connection:
+        settings = "SELECT current_setting('statement_timeout'), current_setting('TimeZone')"
+        assert connection.execute(settings).fetchone() == ("27s", "UTC")
+        assert connection.prepare_threshold is not None
+        assert connection.info.get_parameters()["keepalives_idle"] == "1"
+
+
+def test_through_the_proxy_nothing_is_prepared(target: Any) -> None:
+    with opener(DatabaseUrl(target.url), prepare=False)() as connection:
+        for _ in range(8):
+            connection.execute("SELECT %s::int", [1])
+        assert connection.execute("SELECT count(*) FROM pg_prepared_statements").fetchone() == (0,)
+
+
+def test_a_reader_is_not_taken_for_the_writer(target: Any) -> None:
+    target.execute(f'ALTER DATABASE "{target.name}" SET default_transaction_read_only = on')
+    with pytest.raises((UnreachableError, LoginRefusedError)):
+        opener(DatabaseUrl(target.url))()

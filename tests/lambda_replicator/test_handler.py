@@ -1,0 +1,172 @@
+"""The handler against real PostgreSQL: what it answers, what it stores, and what it never tells."""
+
+from __future__ import annotations
+
+import json
+import logging
+import traceback
+from typing import Any
+
+import pytest
+
+from lambda_replicator import runtime
+from lambda_replicator.handler import lambda_handler
+from lambda_replicator.telemetry import Telemetry, UnforeseenError
+from pipeline.core.errors import ReplicationError, TerminalError, TransientError
+
+VALUE = "Zaphod-7731"
+
+
+def log_lines(captured: str) -> list[dict[str, Any]]:
+    """Log lines and metric lines, in order."""
+    return [json.loads(line) for line in captured.splitlines() if line.startswith("{")]
+
+
+def everything_told(error: BaseException, captured: pytest.CaptureResult[str]) -> str:
+    """All that Lambda could log: our lines, and the exception with its causes as Python prints it."""
+    return captured.out + captured.err + "".join(traceback.format_exception(error))
+
+
+@pytest.mark.usefixtures("environment")
+def test_a_batch_is_applied_and_answered(
+    target: Any, context: Any, make_record: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    event = {"Records": [make_record(1, 2001), make_record(2, 2002), make_record(3, 2002, event="REMOVE")]}
+    assert lambda_handler(event, context) == {"batchItemFailures": []}
+    assert target.execute('SELECT "Id", "Name", "Department" FROM public."Employees"') == [(2001, "Akua", "NA")]
+    line, metrics = log_lines(capsys.readouterr().out)
+    assert (line["message"], line["level"], line["service"]) == ("batch applied", "INFO", "dynaurora")
+    assert (line["table"], line["records"], line["function_request_id"]) == ("employees", 3, context.aws_request_id)
+    assert line["last_sequence_number"] == "100000000000000000003"
+    assert metrics["_aws"]["CloudWatchMetrics"][0]["Namespace"] == "Dynaurora"
+    assert metrics["_aws"]["CloudWatchMetrics"][0]["Dimensions"] == [["table"]]
+    assert {m["Name"] for m in metrics["_aws"]["CloudWatchMetrics"][0]["Metrics"]} == {
+        "Applied", "Stale", "Deleted", "Expired", "Rejected", "LagSeconds"
+    }  # fmt: skip
+    assert metrics["table"] == "employees"
+    assert metrics["LagSeconds"][0] > 0
+
+
+@pytest.mark.usefixtures("environment")
+def test_a_batch_delivered_again_changes_nothing(
+    target: Any, context: Any, make_record: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    event = {"Records": [make_record(1, 1), make_record(2, 2)]}
+    lambda_handler(event, context)
+    before = target.execute('SELECT * FROM replica."Employees" ORDER BY 1')
+    capsys.readouterr()
+    assert lambda_handler(event, context) == {"batchItemFailures": []}
+    assert target.execute('SELECT * FROM replica."Employees" ORDER BY 1') == before
+    assert log_lines(capsys.readouterr().out)[0]["stale"] == 2
+
+
+@pytest.mark.usefixtures("environment")
+def test_without_time_for_the_rest_the_first_record_left_is_named(target: Any, context: Any, make_record: Any) -> None:
+    context.remaining_milliseconds = 2_000
+    event = {"Records": [make_record(number, number) for number in range(1, 2_601)]}
+    answer = lambda_handler(event, context)
+    [failure] = answer["batchItemFailures"]
+    done = int(failure["itemIdentifier"]) - 100_000_000_000_000_000_000 - 1
+    assert 0 < done < 2_600
+    assert target.execute('SELECT count(*) FROM public."Employees"') == [(done,)]
+
+
+@pytest.mark.usefixtures("environment")
+def test_one_connection_serves_every_invocation(target: Any, context: Any, make_record: Any) -> None:
+    for number in range(1, 4):
+        lambda_handler({"Records": [make_record(number, number)]}, context)
+    sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'dynaurora-replicator'"
+    assert target.execute(sessions + f" AND datname = '{target.name}'") == [(1,)]
+
+
+@pytest.mark.usefixtures("environment")
+def test_a_connection_that_was_cut_is_made_again_and_nothing_is_lost(
+    target: Any, context: Any, make_record: Any
+) -> None:
+    lambda_handler({"Records": [make_record(1, 1)]}, context)
+    cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'dynaurora-replicator'"
+    assert target.execute(cut + f" AND datname = '{target.name}'") == [(True,)]
+    assert lambda_handler({"Records": [make_record(2, 2)]}, context) == {"batchItemFailures": []}
+    assert target.execute('SELECT count(*) FROM public."Employees"') == [(2,)]
+
+
+@pytest.mark.parametrize(
+    ("state", "kind"), [("40001", TransientError), ("P0001", TerminalError), ("42501", TerminalError)]
+)
+def test_a_failure_is_raised_with_nothing_stored_and_no_value_told(
+    environment: Any,
+    target: Any,
+    context: Any,
+    make_record: Any,
+    capsys: pytest.CaptureFixture[str],
+    state: str,
+    kind: type[ReplicationError],
+) -> None:
+    """PostgreSQL quotes the row in message and detail; neither may reach a log, at any level."""
+    environment.setenv("POWERTOOLS_LOG_LEVEL", "DEBUG")
+    environment.setenv("POWERTOOLS_LOGGER_LOG_EVENT", "true")
+    target.execute(
+        'CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW."Id" = 2 THEN'
+        " RAISE EXCEPTION 'bad row %', NEW USING DETAIL = NEW::text, HINT = NEW::text,"
+        f" ERRCODE = '{state}'; END IF; RETURN NEW; END $$"
+    )
+    target.execute('CREATE TRIGGER refuse BEFORE INSERT ON replica."Employees" FOR EACH ROW EXECUTE FUNCTION refuse()')
+    context.remaining_milliseconds = 3_000
+    event = {"Records": [make_record(1, 1, name=VALUE), make_record(2, 2, name=VALUE)]}
+    with pytest.raises(kind) as raised:
+        lambda_handler(event, context)
+    captured = capsys.readouterr()
+    assert target.execute('SELECT count(*) FROM replica."Employees"') == [(0,)]
+    told = everything_told(raised.value, captured)
+    assert state in told
+    assert VALUE not in told
+    assert target.url not in told
+    assert raised.value.__cause__ is None
+    [line] = [entry for entry in log_lines(captured.out) if entry["level"] == "ERROR"]
+    assert line["message"] == "batch failed, nothing of it is stored"
+    assert line["error_kind"] == type(raised.value).__name__
+
+
+@pytest.mark.usefixtures("environment")
+def test_a_record_that_cannot_be_converted_is_set_aside_and_its_value_not_told(
+    target: Any, context: Any, make_record: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    event = {"Records": [make_record(1, 1, name=VALUE * 9), make_record(2, 2)]}
+    assert lambda_handler(event, context) == {"batchItemFailures": []}
+    captured = capsys.readouterr()
+    assert VALUE not in captured.out + captured.err
+    assert [m["Rejected"] for m in log_lines(captured.out) if "_aws" in m] == [[1.0]]
+    assert target.execute('SELECT "Id" FROM public."Employees"') == [(2,)]
+    assert target.execute("SELECT count(*) FROM replication.rejects") == [(1,)]
+
+
+def test_an_error_nobody_foresaw_keeps_its_place_and_loses_its_text(
+    monkeypatch: pytest.MonkeyPatch, context: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Defective:
+        def replicate(self, event: dict[str, Any], *, deadline: float) -> None:  # noqa: ARG002 (the interface)
+            raise ValueError(f"cannot use {event['value']}") from KeyError(event["value"])
+
+    monkeypatch.delitem(logging.Logger.manager.loggerDict, "dynaurora", raising=False)
+    parts = runtime.Runtime(replicator=Defective(), telemetry=Telemetry({}))  # pyright: ignore[reportArgumentType]
+    monkeypatch.setattr(runtime, "_runtime", parts)
+    with pytest.raises(UnforeseenError, match=r"ValueError at test_handler\.py:\d+ in replicate") as raised:
+        lambda_handler({"value": VALUE}, context)
+    assert VALUE not in everything_told(raised.value, capsys.readouterr())
+
+
+@pytest.mark.usefixtures("environment")
+def test_a_table_without_a_mapping_is_refused(context: Any, make_record: Any) -> None:
+    foreign = make_record(1, 1)
+    foreign["eventSourceARN"] = foreign["eventSourceARN"].replace("Employees", "Orders")
+    with pytest.raises(TerminalError, match="no mapping for the DynamoDB table Orders"):
+        lambda_handler({"Records": [foreign]}, context)
+
+
+@pytest.mark.usefixtures("environment")
+def test_a_stream_without_new_images_is_refused(context: Any, make_record: Any) -> None:
+    keys_only = make_record(1, 1)
+    del keys_only["dynamodb"]["NewImage"]
+    keys_only["dynamodb"]["StreamViewType"] = "KEYS_ONLY"
+    with pytest.raises(TerminalError, match="KEYS_ONLY"):
+        lambda_handler({"Records": [keys_only]}, context)

@@ -1,0 +1,66 @@
+"""What importing the handler loads, what it does not, and what it costs: each is paid at every cold start."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+
+FORBIDDEN = {"dagster", "dagster_aws", "pandas", "numpy", "pyarrow", "pydantic", "rich", "sqlalchemy", "jsonschema"}
+# Our own modules, by package: a new one here is a decision, since every cold start pays for it.
+ALLOWED = {"pipeline", "pipeline.settings", "pipeline.mappings", "pipeline.jobs", "pipeline.jobs.replicate"}
+ALLOWED_PREFIXES = ("pipeline.core", "pipeline.aurora", "lambda_replicator")
+# CPU seconds of importing the handler, over those of the SDK, the driver and the YAML reader that it cannot do without.
+CEILING = 1.6
+
+
+def python(program: str) -> str:
+    """Run a program in a fresh interpreter and return what it prints."""
+    return subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+
+
+def cpu_seconds(imports: str) -> float:
+    """CPU time, not wall time: the machine may be busy."""
+    return float(
+        python(f"import time; begun = time.process_time(); import {imports}; print(time.process_time() - begun)")
+    )
+
+
+def test_it_loads_nothing_of_the_orchestration_and_no_data_frames() -> None:
+    loaded = set(
+        json.loads(python("import json, sys, lambda_replicator.handler; print(json.dumps(list(sys.modules)))"))
+    )
+    assert not FORBIDDEN & {name.partition(".")[0] for name in loaded}
+    ours = {name for name in loaded if name.partition(".")[0] in {"pipeline", "lambda_replicator", "dagster_project"}}
+    assert "lambda_replicator.handler" in ours
+    assert not {name for name in ours if name not in ALLOWED and not name.startswith(ALLOWED_PREFIXES)}
+    assert "lambda_replicator.package" not in ours
+
+
+def test_it_reads_no_environment_and_opens_nothing_when_imported() -> None:
+    """With an environment that would make any reading of it fail, and sockets and files of ours refused."""
+    program = """
+import os, socket, sys
+os.environ["DATABASE_SECRET_ID"] = "x"
+read = []
+real = type(os.environ).__getitem__
+def watched(self, key):
+    if key.startswith(("DATABASE", "DYNAURORA", "POWERTOOLS")):
+        read.append(key)
+    return real(self, key)
+type(os.environ).__getitem__ = watched
+socket.socket.connect = lambda *a: read.append("socket")
+import lambda_replicator.handler
+import lambda_replicator.runtime
+assert lambda_replicator.runtime._runtime is None
+print([key for key in read if not key.startswith("POWERTOOLS")])
+"""
+    assert python(program).strip() == "[]"
+
+
+def test_its_import_time_is_that_of_the_sdk_and_the_driver() -> None:
+    ratios = [
+        cpu_seconds("lambda_replicator.handler") / cpu_seconds("boto3, psycopg, psycopg_binary, yaml") for _ in range(3)
+    ]
+    assert statistics.median(ratios) < CEILING, ratios
