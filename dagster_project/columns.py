@@ -1,0 +1,87 @@
+"""Columns as the UI shows them: a source's attributes, a target's columns, and which comes from which.
+
+Invariant: each column of a target has its attribute as a column of the source, so that column lineage has two ends.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from pipeline.core.sql_types import TYPES
+
+if TYPE_CHECKING:
+    from pipeline.core.mapping import Column, TableMapping, Target
+
+
+def source_schema(mapping: TableMapping) -> dg.TableSchemaMetadataValue:
+    """The attributes that the mapping names, with the types their columns take."""
+    attributes: dict[str, set[str]] = {name: {tag} for name, tag in mapping.key.items()}
+    for target in mapping.targets:
+        for column in target.columns:
+            if column.attribute not in mapping.key:
+                attributes.setdefault(column.attribute, set()).update(TYPES[column.type.name])
+    return dg.MetadataValue.table_schema(
+        dg.TableSchema(
+            [
+                dg.TableColumn(
+                    name,
+                    type=" or ".join(sorted(tags)),
+                    description="part of the table's key" if name in mapping.key else None,
+                    constraints=dg.TableColumnConstraints(nullable=name not in mapping.key),
+                )
+                for name, tags in attributes.items()
+            ]
+        )
+    )
+
+
+def target_schema(mapping: TableMapping) -> dg.TableSchemaMetadataValue:
+    """The columns of the mapping's views; with several targets each is named with its view."""
+    return dg.MetadataValue.table_schema(
+        dg.TableSchema(
+            [
+                dg.TableColumn(
+                    column_label(mapping, target, column),
+                    type=column.type.sql,
+                    description=_description(column),
+                    constraints=_constraints(target, column),
+                )
+                for target in mapping.targets
+                for column in target.columns
+            ]
+        )
+    )
+
+
+def column_lineage(mapping: TableMapping, source: dg.AssetKey) -> dg.TableColumnLineageMetadataValue:
+    """Which attribute of the asset `source` fills which column."""
+    return dg.MetadataValue.column_lineage(
+        dg.TableColumnLineage(
+            {
+                column_label(mapping, target, column): [dg.TableColumnDep(source, column.attribute)]
+                for target in mapping.targets
+                for column in target.columns
+            }
+        )
+    )
+
+
+def column_label(mapping: TableMapping, target: Target, column: Column) -> str:
+    """Name of a column in the UI."""
+    return column.name if len(mapping.targets) == 1 else f"{target.view_name}.{column.name}"
+
+
+def _description(column: Column) -> str:
+    text = f"from attribute `{column.attribute}`"
+    if column.epoch:
+        text += f" (epoch {column.epoch})"
+    if column.default is not None:
+        text += f", {column.default!r} where it is missing"
+    return f"{column.description}; {text}" if column.description else text
+
+
+def _constraints(target: Target, column: Column) -> dg.TableColumnConstraints:
+    is_key = column.name in target.primary_key
+    return dg.TableColumnConstraints(nullable=not is_key, other=["primary key"] if is_key else [])

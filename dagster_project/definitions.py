@@ -1,0 +1,51 @@
+"""The code location: every mapping of the folder as a table, merged; what cannot be read is shown as broken.
+
+Invariant: importing this module reads no file and no environment. Loading it reads DYNAURORA_TABLES and that folder
+and connects to nothing, so the UI comes up whatever state database and AWS are in. A reload picks up new files.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from dagster_project.broken import broken_definitions
+from dagster_project.resources import ServicesResource
+from dagster_project.sensors import progress_sensor
+from dagster_project.table import table_definitions
+from pipeline.core.yaml_fields import Problem
+from pipeline.mappings import load_each
+from pipeline.settings import DEFAULT_TABLES_FOLDER
+
+if TYPE_CHECKING:
+    from pipeline.core.mapping import TableMapping
+
+RESOURCE = "dynaurora"
+
+
+def build(folder: Path, services: ServicesResource | None = None) -> dg.Definitions:
+    """Build the definitions of a folder of mapping files. Raises ConfigurationError when there is none in it."""
+    mappings, problems = load_each(folder)
+    tables: list[dg.Definitions] = []
+    usable: list[TableMapping] = []
+    broken = list(problems)
+    for mapping in mappings:
+        try:
+            tables.append(table_definitions(mapping))
+        except dg.DagsterInvalidDefinitionError as error:  # a schedule that only Dagster finds wrong
+            broken.append(Problem(mapping.path, 1, "schedule", str(error)))
+        else:
+            usable.append(mapping)
+    shared = dg.Definitions(
+        sensors=[progress_sensor(usable, broken)], resources={RESOURCE: services or ServicesResource()}
+    )
+    return dg.Definitions.merge(shared, broken_definitions(broken), *tables)
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    """What Dagster loads."""
+    return build(Path(os.environ.get("DYNAURORA_TABLES") or DEFAULT_TABLES_FOLDER))

@@ -1,0 +1,46 @@
+"""From the pipeline's errors to Dagster's: try again, or stop and say what a person must do.
+
+Invariant: only a transient error is tried again, and every failure that a run ends with carries its next step.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from pipeline.core.errors import ReplicationError, TransientError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+RETRIES = 3
+FIRST_WAIT_SECONDS = 5.0
+
+
+@contextmanager
+def explained(context: dg.AssetExecutionContext, *, first_wait_seconds: float = FIRST_WAIT_SECONDS) -> Generator[None]:
+    """Turn what the block raises into a retry or a failure. Other exceptions are defects, and pass as they are.
+
+    A step that is tried again resumes: loads skip the files that are marked, reconciliations start over.
+    """
+    try:
+        yield
+    except TransientError as error:
+        tried = context.retry_number
+        if tried < RETRIES:
+            context.log.warning("%s; trying again, %s times more at most", error, RETRIES - tried)
+            raise dg.RetryRequested(max_retries=RETRIES, seconds_to_wait=first_wait_seconds * 2**tried) from error
+        raise _failure(error) from error
+    except ReplicationError as error:
+        raise _failure(error) from error
+
+
+def _failure(error: ReplicationError) -> dg.Failure:
+    metadata: dict[str, dg.MetadataValue] = {"what happened": dg.MetadataValue.text(error.message)}
+    if error.hint:
+        metadata["next step"] = dg.MetadataValue.text(error.hint)
+    if error.table:
+        metadata["table"] = dg.MetadataValue.text(error.table)
+    return dg.Failure(description=str(error), metadata=metadata, allow_retries=False)

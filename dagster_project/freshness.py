@@ -1,0 +1,46 @@
+"""How late is late: a mapping's `freshness` as the windows that checks, policy and sensor share.
+
+Invariant: the sensor reports often enough that a table which is applied and caught up never looks late.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+if TYPE_CHECKING:
+    from pipeline.core.mapping import TableMapping
+
+DEFAULT_WARN, DEFAULT_FAIL = timedelta(minutes=5), timedelta(minutes=30)
+# Dagster takes no shorter window, and its daemon looks every 30 s.
+SHORTEST_WINDOW = timedelta(minutes=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Freshness:
+    """`warn` ≤ `fail`."""
+
+    warn: timedelta
+    fail: timedelta
+
+    @classmethod
+    def of(cls, mapping: TableMapping) -> Freshness:
+        """Return what the mapping says, or the defaults; a `fail` on its own is also when to warn."""
+        if not mapping.freshness:
+            return cls(DEFAULT_WARN, DEFAULT_FAIL)
+        fail = mapping.freshness.get("fail", DEFAULT_FAIL)
+        return cls(min(mapping.freshness.get("warn", fail), fail), fail)
+
+    @property
+    def policy(self) -> dg.FreshnessPolicy:
+        """The policy for Dagster, each window at least a minute."""
+        fail, warn = max(self.fail, SHORTEST_WINDOW), max(self.warn, SHORTEST_WINDOW)
+        return dg.FreshnessPolicy.time_window(fail_window=fail, warn_window=warn if warn < fail else None)
+
+    @property
+    def report_every(self) -> timedelta:
+        """How often to report while changes are being applied: well inside the warning window."""
+        return max(self.warn, SHORTEST_WINDOW) * 0.6

@@ -1,0 +1,135 @@
+"""The assets of one table: what each node is, in the words of the person on duty, and how they hang together.
+
+    dynamodb_table → s3_export → aurora_table → reconciliation
+                   ↘ replication ↗
+
+Invariant: the source table and replication are external: Dagster shows them and starts neither. Replication's
+events carry no data version, so that they never make the Aurora table look out of date.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from dagster_project.columns import column_lineage, source_schema, target_schema
+from dagster_project.freshness import Freshness
+from dagster_project.keys import TableKeys
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pipeline.core.mapping import TableMapping
+
+Metadata = dict[str, dg.MetadataValue | str]
+
+_KINDS = {
+    "dynamodb_table": {"aws", "dynamodb"},
+    "s3_export": {"aws", "s3"},
+    "replication": {"aws", "lambda"},
+    "aurora_table": {"aurora", "postgres"},
+    "reconciliation": {"postgres"},
+}
+
+
+def source_spec(mapping: TableMapping) -> dg.AssetSpec:
+    """The DynamoDB table."""
+    keys = TableKeys(mapping.name)
+    return _spec(
+        mapping,
+        keys.dynamodb_table,
+        f"The DynamoDB table `{mapping.table}`, which the application writes. Nothing here writes to it. Its key is"
+        f" {_key_text(mapping.key)}. Columns are the attributes that the mapping names.",
+        metadata={
+            "dagster/table_name": mapping.table,
+            "dagster/column_schema": source_schema(mapping),
+            "console": dg.MetadataValue.url(
+                f"https://console.aws.amazon.com/dynamodbv2/home#table?name={mapping.table}"
+            ),
+        },
+    )
+
+
+def export_spec(mapping: TableMapping) -> dg.AssetSpec:
+    """The export."""
+    keys = TableKeys(mapping.name)
+    return _spec(
+        mapping,
+        keys.s3_export,
+        f"A full export of `{mapping.table}` in S3, as of one point in time. Materializing it requests a new export and"
+        " waits until it is complete (minutes), or takes one that exists. It costs the table no read capacity."
+        f" To load, launch the job `{keys.full_load_job}`.",
+        deps=[keys.dynamodb_table],
+        metadata={"dagster/column_schema": source_schema(mapping)},
+    )
+
+
+def replication_spec(mapping: TableMapping) -> dg.AssetSpec:
+    """Replication."""
+    keys, freshness = TableKeys(mapping.name), Freshness.of(mapping)
+    return _spec(
+        mapping,
+        keys.replication,
+        f"Changes of `{mapping.table}` applied by the replicator Lambda from the table's stream. It is reported while"
+        " it applies changes and is caught up; no report means that nothing was written to the table, or that the"
+        " replicator stands still: look at its errors and its iterator age in CloudWatch.",
+        deps=[keys.dynamodb_table],
+        freshness_policy=freshness.policy,
+    )
+
+
+def aurora_spec(mapping: TableMapping) -> dg.AssetSpec:
+    """The table in Aurora."""
+    keys = TableKeys(mapping.name)
+    views = [target.view_name for target in mapping.targets]
+    return _spec(
+        mapping,
+        keys.aurora_table,
+        f"`{'`, `'.join(views)}` in Aurora PostgreSQL: the live rows, for people to query. Materializing it loads the"
+        " export above it, once, under the ordering rule, so that rows which replication has brought since stay."
+        " Afterwards replication keeps it current. A killed load resumes with the files it had not finished.",
+        deps=[keys.s3_export, keys.replication],
+        metadata={
+            "dagster/table_name": ", ".join(views),
+            "dagster/column_schema": target_schema(mapping),
+            "dagster/column_lineage": column_lineage(mapping, keys.dynamodb_table),
+        },
+    )
+
+
+def reconciliation_spec(mapping: TableMapping) -> dg.AssetSpec:
+    """The proof."""
+    keys = TableKeys(mapping.name)
+    return _spec(
+        mapping,
+        keys.reconciliation,
+        f"The last comparison of every row with a snapshot of `{mapping.table}`. Rows that changed around the snapshot"
+        " are in flight and are not judged; what differs is read again from DynamoDB before it is called drift."
+        f" Launch `{keys.reconcile_job}`; with `repair: true` it mends what it finds.",
+        deps=[keys.aurora_table],
+    )
+
+
+def _spec(
+    mapping: TableMapping,
+    key: dg.AssetKey,
+    description: str,
+    *,
+    deps: list[dg.AssetKey] | None = None,
+    metadata: Mapping[str, dg.MetadataValue | str] | None = None,
+    freshness_policy: dg.FreshnessPolicy | None = None,
+) -> dg.AssetSpec:
+    return dg.AssetSpec(
+        key,
+        deps=deps or [],
+        description=description,
+        group_name=mapping.name,
+        kinds=_KINDS[key.path[-1]],
+        metadata={**(metadata or {}), "mapping": dg.PathMetadataValue(mapping.path)},
+        freshness_policy=freshness_policy,
+    )
+
+
+def _key_text(key: Mapping[str, str]) -> str:
+    return " and ".join(f"`{name}` ({tag})" for name, tag in key.items())

@@ -1,0 +1,66 @@
+"""Names of what Dagster knows of one table: its assets, jobs, pools and schedules.
+
+Invariant: every name follows from the mapping's name alone, so that history stays with a table across releases.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import dagster as dg
+
+
+@dataclass(frozen=True, slots=True)
+class TableKeys:
+    """Names for the mapping `name`. Graph nodes show the last part of an asset key, the group shows the table."""
+
+    name: str
+
+    @property
+    def dynamodb_table(self) -> dg.AssetKey:
+        """The source table."""
+        return dg.AssetKey([self.name, "dynamodb_table"])
+
+    @property
+    def s3_export(self) -> dg.AssetKey:
+        """The export that was taken last for a load."""
+        return dg.AssetKey([self.name, "s3_export"])
+
+    @property
+    def replication(self) -> dg.AssetKey:
+        """What the replicator brings over from the stream."""
+        return dg.AssetKey([self.name, "replication"])
+
+    @property
+    def aurora_table(self) -> dg.AssetKey:
+        """The table that people query."""
+        return dg.AssetKey([self.name, "aurora_table"])
+
+    @property
+    def reconciliation(self) -> dg.AssetKey:
+        """The last proof that source and target are equal."""
+        return dg.AssetKey([self.name, "reconciliation"])
+
+    @property
+    def full_load_job(self) -> str:
+        """Job that loads the table."""
+        return f"{self.name}_full_load"
+
+    @property
+    def reconcile_job(self) -> str:
+        """Job that reconciles the table."""
+        return f"{self.name}_reconcile"
+
+    @property
+    def load_pool(self) -> str:
+        """Pool that keeps two loads of the table apart."""
+        return f"{self.name}_load"
+
+    @property
+    def reconcile_pool(self) -> str:
+        """Pool that keeps two reconciliations of the table apart."""
+        return f"{self.name}_reconcile"
+
+    def op(self, key: dg.AssetKey) -> str:
+        """Name of the step that materializes an asset, as it stands in run configuration."""
+        return "__".join(key.path)

@@ -1,0 +1,138 @@
+"""Reconciliation as an asset, with the check that says whether source and target are equal.
+
+Invariant: the check is evaluated with every reconciliation, never apart from it: it speaks of that comparison.
+"""
+
+# No `from __future__ import annotations`: Dagster reads the annotations of what is defined in a function.
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import dagster as dg
+
+from dagster_project.failures import explained
+from dagster_project.forms import ReconcileChoice
+from dagster_project.graph import reconciliation_spec
+from dagster_project.keys import TableKeys
+from dagster_project.resources import ServicesResource
+from pipeline.core.mapping import TableMapping
+from pipeline.jobs.reconcile import DriftSample, ReconcileReport, reconcile
+from pipeline.jobs.snapshot import take_snapshot
+
+PARITY = "parity"
+_SHOWN = 20
+
+
+def reconciliation_asset(mapping: TableMapping) -> dg.AssetsDefinition:
+    """Define the comparison of every row with a snapshot."""
+    keys = TableKeys(mapping.name)
+
+    @dg.multi_asset(
+        name=keys.op(keys.reconciliation),
+        specs=[reconciliation_spec(mapping)],
+        check_specs=[parity_spec(keys)],
+        pool=keys.reconcile_pool,
+    )
+    def reconciliation(
+        context: dg.AssetExecutionContext, config: ReconcileChoice, dynaurora: ServicesResource
+    ) -> Iterator[dg.MaterializeResult[Any]]:
+        with explained(context):
+            snapshot = take_snapshot(
+                dynaurora.services,
+                mapping,
+                export_arn=config.export_arn or None,
+                manifest=config.manifest or None,
+                on_progress=context.log.info,
+            )
+            report = reconcile(
+                dynaurora.services,
+                mapping,
+                snapshot.location,
+                repair=config.repair,
+                margin=None if config.margin_seconds is None else timedelta(seconds=config.margin_seconds),
+                on_progress=context.log.info,
+            )
+        yield dg.MaterializeResult(
+            asset_key=keys.reconciliation, metadata=_metadata(report), check_results=[parity(report)]
+        )
+
+    return reconciliation
+
+
+def parity_spec(keys: TableKeys) -> dg.AssetCheckSpec:
+    """Describe the parity check."""
+    return dg.AssetCheckSpec(
+        PARITY,
+        asset=keys.reconciliation,
+        description="Every row that could be decided equals the source. A warning: there was drift and it was"
+        " repaired; find out where it came from (rejects, rows changed by hand, a replicator that stood still). An"
+        f" error: there is drift; launch `{keys.reconcile_job}` with `repair: true`.",
+    )
+
+
+def parity(report: ReconcileReport) -> dg.AssetCheckResult:
+    """Judge a reconciliation: drift that was repaired warns, drift that is still there fails."""
+    left = report.drift - report.repaired
+    if left > 0:
+        description = f"{left} of {report.drift} differing rows are not repaired"
+    elif report.drift:
+        description = f"{report.drift} differing rows were found and repaired"
+    else:
+        description = f"{report.compared:,} rows compared, none differs"
+    return dg.AssetCheckResult(
+        passed=report.drift == 0,
+        check_name=PARITY,
+        severity=dg.AssetCheckSeverity.ERROR if left > 0 else dg.AssetCheckSeverity.WARN,
+        description=description,
+        metadata={
+            "drift": dg.MetadataValue.int(report.drift),
+            "not_repaired": dg.MetadataValue.int(left),
+            "compared": dg.MetadataValue.int(report.compared),
+        },
+    )
+
+
+def _metadata(report: ReconcileReport) -> dict[str, dg.MetadataValue]:
+    metadata: dict[str, dg.MetadataValue] = {
+        "compared": dg.MetadataValue.int(report.compared),
+        "in_flight": dg.MetadataValue.int(report.in_flight),
+        "drift": dg.MetadataValue.int(report.drift),
+        "missing": dg.MetadataValue.int(report.missing),
+        "extra": dg.MetadataValue.int(report.extra),
+        "different": dg.MetadataValue.int(report.different),
+        "repaired": dg.MetadataValue.int(report.repaired),
+        "rejected": dg.MetadataValue.int(report.rejected),
+        "seconds": dg.MetadataValue.float(round(report.seconds, 3)),
+        "snapshot": dg.MetadataValue.text(report.snapshot),
+        "snapshot_time": dg.MetadataValue.timestamp(report.snapshot_time),
+        "as_of": dg.MetadataValue.timestamp(report.as_of),
+        "reconciliation_id": dg.MetadataValue.int(report.reconciliation_id),
+    }
+    if report.by_column:
+        metadata["differing_columns"] = dg.MetadataValue.json(report.by_column)
+    if report.samples:
+        metadata["sample"] = dg.MetadataValue.table([_record(s) for s in report.samples[:_SHOWN]], _SAMPLE_SCHEMA)
+    return metadata
+
+
+_SAMPLE_SCHEMA = dg.TableSchema(
+    [
+        dg.TableColumn("view"),
+        dg.TableColumn("key_digest", description="names the key without telling it"),
+        dg.TableColumn("kind", description="missing in Aurora, extra in Aurora, or different"),
+        dg.TableColumn("columns"),
+        dg.TableColumn("repaired", type="bool"),
+    ]
+)
+
+
+def _record(sample: DriftSample) -> dg.TableRecord:
+    return dg.TableRecord(
+        {
+            "view": sample.target,
+            "key_digest": sample.key_digest,
+            "kind": sample.kind,
+            "columns": ", ".join(sample.columns),
+            "repaired": sample.repaired,
+        }
+    )

@@ -1,0 +1,51 @@
+"""The one resource: the pipeline's services, made when an asset first asks for them.
+
+Invariant: loading definitions reads no setting of it and connects to nothing. What is left empty here comes from
+the environment variables of the public interface, read in the process that does the work.
+"""
+
+from __future__ import annotations
+
+import os
+
+import dagster as dg
+from pydantic import Field, PrivateAttr
+
+from pipeline.jobs.services import Services
+from pipeline.settings import Settings
+
+_VARIABLES = {
+    "database_url": "DATABASE_URL",
+    "database_secret_id": "DATABASE_SECRET_ID",
+    "endpoint_url": "AWS_ENDPOINT_URL",
+    "export_bucket": "DYNAURORA_EXPORT_BUCKET",
+    "export_prefix": "DYNAURORA_EXPORT_PREFIX",
+}
+
+
+class ServicesResource(dg.ConfigurableResource[Services]):
+    """Where Aurora, DynamoDB and the exports are. Give `dg.EnvVar("NAME")` for what must not show in the UI."""
+
+    database_url: str | None = Field(default=None, description="PostgreSQL URL; else DATABASE_URL.")
+    database_secret_id: str | None = Field(
+        default=None,
+        description="Secrets Manager secret with username, password, host, port, dbname; else DATABASE_SECRET_ID.",
+    )
+    endpoint_url: str | None = Field(default=None, description="Endpoint of a stand-in for AWS; else AWS_ENDPOINT_URL.")
+    export_bucket: str | None = Field(
+        default=None, description="Bucket that exports are written to; else DYNAURORA_EXPORT_BUCKET."
+    )
+    export_prefix: str | None = Field(
+        default=None, description="Prefix of exports in the bucket; else DYNAURORA_EXPORT_PREFIX, else dynaurora."
+    )
+    _services: Services | None = PrivateAttr(default=None)
+
+    @property
+    def services(self) -> Services:
+        """The services. Raises ConfigurationError naming the variable that is missing."""
+        if self._services is None:
+            given = {variable: getattr(self, field) for field, variable in _VARIABLES.items() if getattr(self, field)}
+            if "DATABASE_SECRET_ID" in given and "DATABASE_URL" not in given:
+                given["DATABASE_URL"] = ""  # the secret was asked for by name, whatever the environment holds
+            self._services = Services(Settings.from_environment({**os.environ, **given}))
+        return self._services

@@ -1,0 +1,89 @@
+"""Everything Dagster knows of one table, from its mapping.
+
+Invariant: a table's definitions depend on its mapping alone, so tables are merged without regard to each other.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from dagster_project.forms import full_load_form, reconcile_form
+from dagster_project.graph import replication_spec, source_spec
+from dagster_project.keys import TableKeys
+from dagster_project.load_assets import aurora_asset, export_asset
+from dagster_project.reconciliation import reconciliation_asset
+from dagster_project.replication_checks import replication_checks
+
+if TYPE_CHECKING:
+    from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+
+    from pipeline.core.mapping import TableMapping
+
+# A run of a host that died stays STARTED for ever without a limit; run monitoring ends it then. A load may take
+# longer than a stream's 24 hours, because the stream is applied all the while.
+LOAD_MAX_SECONDS = 3 * 24 * 3600
+RECONCILE_MAX_SECONDS = 24 * 3600
+
+
+def table_definitions(mapping: TableMapping) -> dg.Definitions:
+    """Return the assets, checks, jobs and schedules of one table. Raises DagsterInvalidDefinitionError."""
+    jobs = [_full_load(mapping), _reconcile(mapping)]
+    return dg.Definitions(
+        assets=[
+            source_spec(mapping),
+            export_asset(mapping),
+            replication_spec(mapping),
+            aurora_asset(mapping),
+            reconciliation_asset(mapping),
+        ],
+        asset_checks=[replication_checks(mapping)],
+        jobs=jobs,
+        schedules=_schedules(mapping, jobs[1]),
+    )
+
+
+def _full_load(mapping: TableMapping) -> UnresolvedAssetJobDefinition:
+    keys = TableKeys(mapping.name)
+    return dg.define_asset_job(  # pyright: ignore[reportUnknownMemberType]  # dagster leaves a parameter of PathLike out
+        keys.full_load_job,
+        selection=dg.AssetSelection.assets(keys.s3_export, keys.aurora_table),
+        config=full_load_form(mapping),
+        # Two steps, one after the other: a process for each would only cost its start.
+        executor_def=dg.in_process_executor,
+        tags={"dagster/max_runtime": LOAD_MAX_SECONDS, "dynaurora/table": mapping.name},
+        description=f"Exports `{mapping.table}` and loads the export, while replication goes on. Run it first, and"
+        " again when the stream lost records. Safe to run again at any time: rows that are newer stay.",
+    )
+
+
+def _reconcile(mapping: TableMapping) -> UnresolvedAssetJobDefinition:
+    keys = TableKeys(mapping.name)
+    return dg.define_asset_job(  # pyright: ignore[reportUnknownMemberType]  # dagster leaves a parameter of PathLike out
+        keys.reconcile_job,
+        selection=dg.AssetSelection.assets(keys.reconciliation),
+        config=reconcile_form(mapping),
+        executor_def=dg.in_process_executor,
+        tags={"dagster/max_runtime": RECONCILE_MAX_SECONDS, "dynaurora/table": mapping.name},
+        description=f"Compares every row with a snapshot of `{mapping.table}`: reports what differs, and mends it when"
+        " asked.",
+    )
+
+
+def _schedules(mapping: TableMapping, reconcile: UnresolvedAssetJobDefinition) -> list[dg.ScheduleDefinition]:
+    """Return the schedule of reconciliation, where the mapping has one. It reports and repairs nothing, so it is on."""
+    cron = mapping.schedule.get("reconcile")
+    if cron is None:
+        return []
+    return [
+        dg.ScheduleDefinition(
+            name=f"{reconcile.name}_schedule",
+            job=reconcile,
+            cron_schedule=cron,
+            execution_timezone=mapping.schedule.get("timezone", "UTC"),
+            default_status=dg.DefaultScheduleStatus.RUNNING,
+            description=f"Reconciles as the mapping's `schedule` says ({mapping.path}). A schedule and no automation"
+            " on change, because a table that does not change must be proven equal too.",
+        )
+    ]

@@ -1,0 +1,24 @@
+"""Status: how far the tables are, what waits for a person, when each was last loaded and last proven equal.
+
+Invariant: it changes nothing, so it may be asked for at any time and by anyone who may read the bookkeeping.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipeline.aurora.table_status import TableStatus, read_statuses
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pipeline.core.mapping import TableMapping
+    from pipeline.jobs.services import Services
+
+_TIMEOUT_SECONDS = 20.0
+
+
+def status(services: Services, mappings: Iterable[TableMapping]) -> list[TableStatus]:
+    """Return the status of each mapping's table, in their order. Raises TransientError, TerminalError."""
+    with services.connect("dynaurora status", statement_timeout_seconds=_TIMEOUT_SECONDS) as connection:
+        return read_statuses(connection, mappings)
