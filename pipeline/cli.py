@@ -54,6 +54,10 @@ class Command(Protocol):
 VERBS = (
     Verb("plan", "show the SQL that would bring the database to the mappings", "pipeline.commands.plan"),
     Verb("migrate", "bring the database to the mappings, never dropping data", "pipeline.commands.migrate"),
+    Verb("load", "bring a full export of a table into its targets", "pipeline.commands.load"),
+    Verb(
+        "reconcile", "compare a table's targets with a snapshot, and repair on request", "pipeline.commands.reconcile"
+    ),
     Verb("status", "show how far each table is and what waits for a person", "pipeline.commands.status"),
 )
 

@@ -1,0 +1,77 @@
+"""`dynaurora load NAME`: brings a full export into the table's targets, with a progress bar."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from pipeline.commands import snapshots
+from pipeline.commands.session import Outcome
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+    from datetime import timedelta
+
+    from pipeline.commands.session import Session
+    from pipeline.core.mapping import TableMapping
+    from pipeline.jobs.load import LoadProgress, LoadReport
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add this verb's arguments."""
+    snapshots.add_arguments(parser)
+
+
+def run(session: Session, arguments: Namespace) -> Outcome:
+    """Load; rejected items need a person."""
+    (mapping,) = session.mappings([arguments.name])
+    margin = snapshots.margin(arguments)
+    snapshot = snapshots.take(session, mapping, arguments)
+    report = _load(session, mapping, snapshot.location, arguments, margin)
+    return Outcome(asdict(report), _lines(report), needs_person=report.rejected > 0)
+
+
+def _load(
+    session: Session, mapping: TableMapping, location: str, arguments: Namespace, margin: timedelta | None
+) -> LoadReport:
+    from pipeline.jobs.load import load  # noqa: PLC0415 - the AWS SDK costs half a second
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[files]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=session.progress, transient=True) as shown:
+        task = shown.add_task(f"loading {mapping.name}", total=None, files="")
+
+        def tell(progress: LoadProgress) -> None:
+            files = f"items, {progress.files_done}/{progress.files} files, {progress.rows_per_second:,.0f}/s"
+            shown.update(task, total=progress.rows, completed=progress.rows_done, files=files)
+
+        return load(
+            session.services,
+            mapping,
+            location,
+            margin=margin,
+            workers=arguments.workers,
+            on_progress=tell,
+        )
+
+
+def _lines(report: LoadReport) -> list[str]:
+    if report.already_loaded:
+        return [f"{report.table}: this export is loaded already ({report.items} items of {report.files} files)"]
+    resumed = f", {report.files_resumed} of them by an earlier run" if report.files_resumed else ""
+    lines = [
+        f"{report.table}: {report.items} items of {report.files} files in {report.seconds:.1f} s{resumed}",
+        f"  {report.applied} rows taken, {report.stale} set aside because Aurora already had something newer",
+        f"  snapshot of {report.snapshot_time:%Y-%m-%d %H:%M:%S} UTC, counted as {report.as_of:%H:%M:%S}",
+    ]
+    if report.rejected:
+        lines.append(f"  ! {report.rejected} items rejected; see `dynaurora rejects list {report.table}`")
+    return lines

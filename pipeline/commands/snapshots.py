@@ -1,0 +1,64 @@
+"""The arguments that say which snapshot of a table to work with: a new export, one that exists, or its files."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from pipeline.core.errors import ConfigurationError
+from pipeline.core.ordering import SMALLEST_MARGIN
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+
+    from pipeline.commands.session import Session
+    from pipeline.core.mapping import TableMapping
+    from pipeline.jobs.snapshot import Snapshot
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add NAME, the snapshot's source and the margin."""
+    parser.add_argument("name", metavar="NAME", help="the mapping")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--export-arn", metavar="ARN", help="take this export (default: request a new one)")
+    source.add_argument(
+        "--manifest",
+        metavar="LOCATION",
+        help="take the export whose manifest-summary.json lies here (s3://bucket/… or file:///…)",
+    )
+    parser.add_argument(
+        "--margin-seconds",
+        type=float,
+        metavar="S",
+        help="how much older than its time a snapshot counts, to cover clocks that disagree (default: the mapping's)",
+    )
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="files worked on side by side (default: 2)")
+
+
+def margin(arguments: Namespace) -> timedelta | None:
+    """Return the margin asked for. Raises ConfigurationError when it is too small, or the workers are too few."""
+    if arguments.workers < 1:
+        raise ConfigurationError("--workers must be at least 1")
+    if arguments.margin_seconds is None:
+        return None
+    asked = timedelta(seconds=arguments.margin_seconds)
+    if asked < SMALLEST_MARGIN:
+        raise ConfigurationError(
+            f"--margin-seconds must be at least {SMALLEST_MARGIN.total_seconds():.0f}",
+            hint="the stream's times are whole seconds; the default of five minutes is right for AWS",
+        )
+    return asked
+
+
+def take(session: Session, mapping: TableMapping, arguments: Namespace) -> Snapshot:
+    """Take the snapshot that the arguments ask for, telling how far it is."""
+    from pipeline.jobs.snapshot import take_snapshot  # noqa: PLC0415 - the AWS SDK costs half a second
+
+    with session.progress.status(f"{mapping.name}: taking a snapshot") as shown:
+        return take_snapshot(
+            session.services,
+            mapping,
+            export_arn=arguments.export_arn,
+            manifest=arguments.manifest,
+            on_progress=lambda text: shown.update(f"{mapping.name}: {text}"),
+        )
