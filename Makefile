@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 UV_VERSION := 0.13.9
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test lambda clean lock format
+.PHONY: help setup check test lambda demo ui clean lock format
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -39,6 +39,15 @@ check: setup  ## format, lint, types, import directions, templates
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 	@if [ -f lambda_replicator/template.yaml ]; then $(BIN)/cfn-lint lambda_replicator/*.yaml; fi
+
+# The replicator's zip for the Python that the local emulator runs functions with.
+LOCAL_ZIP := build/local/lambda_replicator.zip
+LOCAL_PYTHON = $$(.venv-local/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+$(LOCAL_ZIP): $(wildcard lambda_replicator/*.py tables/*.yaml requirements/lambda.txt) $(shell find pipeline/core pipeline/aurora pipeline/jobs -name '*.py') .venv-local/.ready
+	@$(BIN)/python -m lambda_replicator.package --python $(LOCAL_PYTHON) --output $@ | head -1
+
+demo: setup $(LOCAL_ZIP)  ## watch a table load, follow live writes and be proven equal (under three minutes)
+	@$(BIN)/python -m pipeline.local.demo
 
 format: setup
 	$(BIN)/ruff format .

@@ -22,6 +22,7 @@ FIRST_NAMES = ("Akua", "Zoë", "José", "Li", "Мария", "Sam", "Nils", "Ana"
 DEPARTMENTS = ("Sales", "Finance", "Legal", "Research", "Support")
 _BATCH_ITEMS = 25  # BatchWriteItem's limit
 _THREADS = 2
+SENTINEL_ID = 2_000_000_000
 
 
 @dataclass(slots=True)
@@ -103,6 +104,16 @@ class Writer:
                 thread.join()
         if self._failures:
             raise self._failures[0]
+
+    def write_sentinel(self) -> None:
+        """Write one item more, the last of all; `sentinel_id` is its Id."""
+        item = {"Id": {"N": str(self.sentinel_id)}, "empName": {"S": "sentinel"}}
+        self.client.put_item(TableName=self.table, Item=item)
+
+    @property
+    def sentinel_id(self) -> int:
+        """An Id that the writer uses for nothing else."""
+        return SENTINEL_ID
 
     @property
     def rate(self) -> float:
