@@ -23,7 +23,7 @@ from pipeline.settings import DEFAULT_TABLES_FOLDER
 if TYPE_CHECKING:
     from pipeline.core.mapping import TableMapping
 
-RESOURCE = "dynaurora"
+LOCATION = RESOURCE = "dynaurora"
 
 
 def build(folder: Path, services: ServicesResource | None = None) -> dg.Definitions:
@@ -45,7 +45,12 @@ def build(folder: Path, services: ServicesResource | None = None) -> dg.Definiti
     return dg.Definitions.merge(shared, broken_definitions(broken), *tables)
 
 
+def tables_folder() -> Path:
+    """Return the folder of mapping files, as the environment names it."""
+    return Path(os.environ.get("DYNAURORA_TABLES") or DEFAULT_TABLES_FOLDER)
+
+
 @dg.definitions
 def defs() -> dg.Definitions:
     """What Dagster loads."""
-    return build(Path(os.environ.get("DYNAURORA_TABLES") or DEFAULT_TABLES_FOLDER))
+    return build(tables_folder())

@@ -20,7 +20,7 @@ FIRST_WAIT_SECONDS = 5.0
 
 
 @contextmanager
-def explained(context: dg.AssetExecutionContext, *, first_wait_seconds: float = FIRST_WAIT_SECONDS) -> Generator[None]:
+def explained(context: dg.AssetExecutionContext) -> Generator[None]:
     """Turn what the block raises into a retry or a failure. Other exceptions are defects, and pass as they are.
 
     A step that is tried again resumes: loads skip the files that are marked, reconciliations start over.
@@ -31,7 +31,7 @@ def explained(context: dg.AssetExecutionContext, *, first_wait_seconds: float = 
         tried = context.retry_number
         if tried < RETRIES:
             context.log.warning("%s; trying again, %s times more at most", error, RETRIES - tried)
-            raise dg.RetryRequested(max_retries=RETRIES, seconds_to_wait=first_wait_seconds * 2**tried) from error
+            raise dg.RetryRequested(max_retries=RETRIES, seconds_to_wait=FIRST_WAIT_SECONDS * 2**tried) from error
         raise _failure(error) from error
     except ReplicationError as error:
         raise _failure(error) from error

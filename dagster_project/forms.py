@@ -5,14 +5,25 @@ classes check each step's configuration when an asset is materialized on its own
 """
 
 # No `from __future__ import annotations`: Dagster reads the annotations of what is defined in a function.
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
 import dagster as dg
 from pydantic import Field, model_validator
 
-from dagster_project.keys import TableKeys
 from pipeline.core.mapping import TableMapping
 from pipeline.dynamodb.manifest import SUMMARY_NAME
 
 MOST_WORKERS = 32
+MARGIN_OF_LOAD = (
+    "How much older than the export's time its rows count as, against changes from the stream: covers what clocks"
+    " disagree by. The default is the mapping's."
+)
+MARGIN_OF_RECONCILIATION = (
+    "Rows changed this close to the snapshot's time, or later, are in flight and are not judged. The default is the"
+    " mapping's."
+)
 
 
 class SnapshotChoice(dg.Config):
@@ -39,15 +50,10 @@ class SnapshotChoice(dg.Config):
         return self
 
 
-class LoadChoice(dg.Config):
-    """How to load."""
+class FullLoadChoice(SnapshotChoice):
+    """Load a table from an export, while replication goes on."""
 
-    margin_seconds: int | None = Field(
-        default=None,
-        ge=1,
-        description="How much older than the export's time its rows count as, against changes from the stream;"
-        " covers what clocks disagree by. Empty: the mapping's margin.",
-    )
+    margin_seconds: int = Field(ge=1, description=MARGIN_OF_LOAD)
     workers: int = Field(
         default=2,
         ge=1,
@@ -57,55 +63,42 @@ class LoadChoice(dg.Config):
 
 
 class ReconcileChoice(SnapshotChoice):
-    """What to compare with, and what to do about drift."""
+    """Compare every row with a snapshot of the source."""
 
     repair: bool = Field(
         default=False,
         description="true: mend the drift, each row from a consistent read of DynamoDB. false: report it.",
     )
-    margin_seconds: int | None = Field(
-        default=None,
-        ge=1,
-        description="Changes this close to the snapshot's time count as in flight. Empty: the mapping's margin.",
-    )
+    margin_seconds: int = Field(ge=1, description=MARGIN_OF_RECONCILIATION)
 
 
-def full_load_form(mapping: TableMapping) -> dg.ConfigMapping:
-    """Form of a full load: one flat set of fields for its two steps."""
-    keys, margin = TableKeys(mapping.name), int(mapping.margin.total_seconds())
+def full_load_form(mapping: TableMapping) -> type[FullLoadChoice]:
+    """Form of a full load, with the mapping's own defaults."""
 
-    class FullLoad(SnapshotChoice, LoadChoice):
-        """Load the table from an export while replication goes on."""
+    class FullLoad(FullLoadChoice):
+        margin_seconds: int = Field(default=_seconds(mapping.margin), ge=1, description=MARGIN_OF_LOAD)
 
-        margin_seconds: int = Field(  # type: ignore[assignment]  # narrows None away: here the default is known
-            default=margin, ge=1, description=LoadChoice.model_fields["margin_seconds"].description
-        )
-
-    @dg.config_mapping
-    def steps(val: FullLoad) -> dg.RunConfig:
-        return dg.RunConfig(
-            ops={
-                keys.op(keys.s3_export): SnapshotChoice(export_arn=val.export_arn, manifest=val.manifest),
-                keys.op(keys.aurora_table): LoadChoice(margin_seconds=val.margin_seconds, workers=val.workers),
-            }
-        )
-
-    return steps
+    return FullLoad
 
 
-def reconcile_form(mapping: TableMapping) -> dg.ConfigMapping:
-    """Form of a reconciliation."""
-    keys, margin = TableKeys(mapping.name), int(mapping.margin.total_seconds())
+def reconcile_form(mapping: TableMapping) -> type[ReconcileChoice]:
+    """Form of a reconciliation, with the mapping's own defaults."""
 
     class Reconcile(ReconcileChoice):
-        """Compare every row with a snapshot of the source."""
+        margin_seconds: int = Field(default=_seconds(mapping.margin), ge=1, description=MARGIN_OF_RECONCILIATION)
 
-        margin_seconds: int = Field(  # type: ignore[assignment]  # narrows None away: here the default is known
-            default=margin, ge=1, description=ReconcileChoice.model_fields["margin_seconds"].description
-        )
+    return Reconcile
 
-    @dg.config_mapping
-    def steps(val: Reconcile) -> dg.RunConfig:
-        return dg.RunConfig(ops={keys.op(keys.reconciliation): ReconcileChoice(**val.model_dump())})
 
-    return steps
+def job_form(form: type[SnapshotChoice], op: str) -> dg.ConfigMapping:
+    """Make a form the whole configuration of a job whose one step is `op`: checked when the run is launched."""
+
+    def check(values: Mapping[str, Any]) -> dict[str, Any]:
+        form(**values)
+        return {"ops": {op: {"config": dict(values)}}}
+
+    return dg.ConfigMapping(config_fn=check, config_schema=form.to_config_schema())
+
+
+def _seconds(margin: timedelta) -> int:
+    return int(margin.total_seconds())

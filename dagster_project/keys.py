@@ -61,6 +61,12 @@ class TableKeys:
         """Pool that keeps two reconciliations of the table apart."""
         return f"{self.name}_reconcile"
 
-    def op(self, key: dg.AssetKey) -> str:
-        """Name of the step that materializes an asset, as it stands in run configuration."""
-        return "__".join(key.path)
+    @property
+    def full_load_op(self) -> str:
+        """Step of a load, as it stands in run configuration."""
+        return f"{self.name}__full_load"
+
+    @property
+    def reconcile_op(self) -> str:
+        """Step of a reconciliation, as it stands in run configuration."""
+        return f"{self.name}__reconcile"

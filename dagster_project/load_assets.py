@@ -1,18 +1,19 @@
-"""The two steps of a full load: the export, and the table that is loaded from it.
+"""A full load: the export, and the table that is loaded from it.
 
-Invariant: nothing is decided here. Each asset makes one call into the pipeline and reports what it did.
+Invariant: nothing is decided here but which export to load. Each asset is one call into the pipeline, and reports
+what it did.
 """
 
 # No `from __future__ import annotations`: Dagster reads the annotations of what is defined in a function.
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
 import dagster as dg
 
 from dagster_project.failures import explained
-from dagster_project.forms import LoadChoice, SnapshotChoice
+from dagster_project.forms import full_load_form
 from dagster_project.graph import aurora_spec, export_spec
 from dagster_project.keys import TableKeys
 from dagster_project.resources import ServicesResource
@@ -22,72 +23,91 @@ from pipeline.jobs.load import LoadProgress, LoadReport, load
 from pipeline.jobs.snapshot import Snapshot, take_snapshot
 
 _LOG_EVERY_SECONDS = 2.0
+_EXPORTS_LOOKED_AT = 100
+# Tags of a run that was launched to go on where another failed.
+_RESUMES = ("dagster/is_resume_retry", "dagster/is_asset_resume_retry")
 
 
-def export_asset(mapping: TableMapping) -> dg.AssetsDefinition:
-    """Define the export, requested anew or taken as it is."""
-    keys = TableKeys(mapping.name)
+def load_assets(mapping: TableMapping) -> dg.AssetsDefinition:
+    """Define the export and the table loaded from it.
 
-    @dg.multi_asset(name=keys.op(keys.s3_export), specs=[export_spec(mapping)])
-    def s3_export(
-        context: dg.AssetExecutionContext, config: SnapshotChoice, dynaurora: ServicesResource
-    ) -> dg.MaterializeResult[Any]:
-        with explained(context):
-            snapshot = take_snapshot(
-                dynaurora.services,
-                mapping,
-                export_arn=config.export_arn or None,
-                manifest=config.manifest or None,
-                on_progress=context.log.info,
-            )
-        return dg.MaterializeResult(metadata=_export_metadata(snapshot), data_version=dg.DataVersion(snapshot.location))
-
-    return s3_export
-
-
-def aurora_asset(mapping: TableMapping) -> dg.AssetsDefinition:
-    """Define the target, loaded from the export. One step with workers inside: far faster than a step a file."""
-    keys = TableKeys(mapping.name)
-
-    @dg.multi_asset(name=keys.op(keys.aurora_table), specs=[aurora_spec(mapping)], pool=keys.load_pool)
-    def aurora_table(
-        context: dg.AssetExecutionContext, config: LoadChoice, dynaurora: ServicesResource
-    ) -> dg.MaterializeResult[Any]:
-        with explained(context):
-            report = load(
-                dynaurora.services,
-                mapping,
-                exported_location(context, keys.s3_export),
-                margin=None if config.margin_seconds is None else timedelta(seconds=config.margin_seconds),
-                workers=config.workers,
-                on_progress=ProgressLog(context.log.info),
-            )
-        return dg.MaterializeResult(metadata=_load_metadata(mapping, report))
-
-    return aurora_table
-
-
-def exported_location(context: dg.AssetExecutionContext, key: dg.AssetKey) -> str:
-    """Location of the export to load: this run's own (or of the run it retries), else the latest.
-
-    It comes from the event log, so that a load can be retried in another process and on another host.
+    They are one step, so that one form serves both, one pool covers both, and a second try of either, however it is
+    launched, goes on with the export that the first had taken. Files are loaded by workers inside the step: far
+    faster than a step a file.
     """
-    found: str | None = None
-    for record in context.instance.fetch_materializations(key, limit=100).records:
+    keys = TableKeys(mapping.name)
+    form = full_load_form(mapping)
+
+    @dg.multi_asset(
+        name=keys.full_load_op,
+        specs=[export_spec(mapping), aurora_spec(mapping)],
+        config_schema=form.to_fields_dict(),
+        pool=keys.load_pool,
+        can_subset=True,
+    )
+    def full_load(
+        context: dg.AssetExecutionContext, dynaurora: ServicesResource
+    ) -> Iterator[dg.MaterializeResult[Any]]:
+        choice = form(**context.op_execution_context.op_config)
+        location = export_of_this_run(context, keys)
+        if location is None and keys.s3_export in context.selected_asset_keys:
+            with explained(context):
+                snapshot = take_snapshot(
+                    dynaurora.services,
+                    mapping,
+                    export_arn=choice.export_arn or None,
+                    manifest=choice.manifest or None,
+                    on_progress=context.log.info,
+                )
+            location = snapshot.location
+            yield dg.MaterializeResult(
+                asset_key=keys.s3_export, metadata=_export_metadata(snapshot), data_version=dg.DataVersion(location)
+            )
+        if keys.aurora_table in context.selected_asset_keys:
+            with explained(context):
+                report = load(
+                    dynaurora.services,
+                    mapping,
+                    location or latest_export(context, keys),
+                    margin=timedelta(seconds=choice.margin_seconds),
+                    workers=choice.workers,
+                    on_progress=ProgressLog(context.log.info),
+                )
+            yield dg.MaterializeResult(asset_key=keys.aurora_table, metadata=_load_metadata(mapping, report))
+
+    return full_load
+
+
+def export_of_this_run(context: dg.AssetExecutionContext, keys: TableKeys) -> str | None:
+    """Location of the export that this run has taken, or the run that it resumes; None when there is none yet.
+
+    It comes from the event log, so that another process on another host can go on. A run that does another one over
+    from its start takes an export of its own.
+    """
+    tags, ours = context.run.tags, {context.run.run_id}
+    if any(tags.get(tag) == "true" for tag in _RESUMES):
+        ours |= {tags.get("dagster/parent_run_id", ""), tags.get("dagster/root_run_id", "")}
+    return next((location for run_id, location in _exports(context, keys) if run_id in ours), None)
+
+
+def latest_export(context: dg.AssetExecutionContext, keys: TableKeys) -> str:
+    """Location of the export that was taken last. Raises ConfigurationError when there is none."""
+    for _, location in _exports(context, keys):
+        return location
+    raise ConfigurationError(
+        "loading: no export has been taken",
+        table=keys.name,
+        hint=f"launch the job {keys.full_load_job}, which takes one first",
+    )
+
+
+def _exports(context: dg.AssetExecutionContext, keys: TableKeys) -> Iterator[tuple[str, str]]:
+    """Run and location of the exports taken, the newest first."""
+    for record in context.instance.fetch_materializations(keys.s3_export, limit=_EXPORTS_LOOKED_AT).records:
         materialization = record.asset_materialization
         location = materialization.metadata.get("location") if materialization else None
-        if location is None:
-            continue
-        if record.run_id in {context.run_id, context.run.root_run_id, context.run.parent_run_id}:
-            return str(location.value)
-        found = found or str(location.value)
-    if found is None:
-        raise ConfigurationError(
-            "loading: no export has been taken",
-            table=key.path[0],
-            hint=f"launch the job {TableKeys(key.path[0]).full_load_job}, which takes one first",
-        )
-    return found
+        if location is not None:
+            yield record.run_id, str(location.value)
 
 
 class ProgressLog:

@@ -11,7 +11,7 @@ from typing import Any
 import dagster as dg
 
 from dagster_project.failures import explained
-from dagster_project.forms import ReconcileChoice
+from dagster_project.forms import reconcile_form
 from dagster_project.graph import reconciliation_spec
 from dagster_project.keys import TableKeys
 from dagster_project.resources import ServicesResource
@@ -26,30 +26,33 @@ _SHOWN = 20
 def reconciliation_asset(mapping: TableMapping) -> dg.AssetsDefinition:
     """Define the comparison of every row with a snapshot."""
     keys = TableKeys(mapping.name)
+    form = reconcile_form(mapping)
 
     @dg.multi_asset(
-        name=keys.op(keys.reconciliation),
+        name=keys.reconcile_op,
         specs=[reconciliation_spec(mapping)],
+        config_schema=form.to_fields_dict(),
         check_specs=[parity_spec(keys)],
         pool=keys.reconcile_pool,
     )
     def reconciliation(
-        context: dg.AssetExecutionContext, config: ReconcileChoice, dynaurora: ServicesResource
+        context: dg.AssetExecutionContext, dynaurora: ServicesResource
     ) -> Iterator[dg.MaterializeResult[Any]]:
+        choice = form(**context.op_execution_context.op_config)
         with explained(context):
             snapshot = take_snapshot(
                 dynaurora.services,
                 mapping,
-                export_arn=config.export_arn or None,
-                manifest=config.manifest or None,
+                export_arn=choice.export_arn or None,
+                manifest=choice.manifest or None,
                 on_progress=context.log.info,
             )
             report = reconcile(
                 dynaurora.services,
                 mapping,
                 snapshot.location,
-                repair=config.repair,
-                margin=None if config.margin_seconds is None else timedelta(seconds=config.margin_seconds),
+                repair=choice.repair,
+                margin=timedelta(seconds=choice.margin_seconds),
                 on_progress=context.log.info,
             )
         yield dg.MaterializeResult(

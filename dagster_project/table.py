@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from dagster_project.forms import full_load_form, reconcile_form
+from dagster_project.forms import full_load_form, job_form, reconcile_form
 from dagster_project.graph import replication_spec, source_spec
 from dagster_project.keys import TableKeys
-from dagster_project.load_assets import aurora_asset, export_asset
+from dagster_project.load_assets import load_assets
 from dagster_project.reconciliation import reconciliation_asset
 from dagster_project.replication_checks import replication_checks
 
@@ -33,9 +33,8 @@ def table_definitions(mapping: TableMapping) -> dg.Definitions:
     return dg.Definitions(
         assets=[
             source_spec(mapping),
-            export_asset(mapping),
+            load_assets(mapping),
             replication_spec(mapping),
-            aurora_asset(mapping),
             reconciliation_asset(mapping),
         ],
         asset_checks=[replication_checks(mapping)],
@@ -49,8 +48,8 @@ def _full_load(mapping: TableMapping) -> UnresolvedAssetJobDefinition:
     return dg.define_asset_job(  # pyright: ignore[reportUnknownMemberType]  # dagster leaves a parameter of PathLike out
         keys.full_load_job,
         selection=dg.AssetSelection.assets(keys.s3_export, keys.aurora_table),
-        config=full_load_form(mapping),
-        # Two steps, one after the other: a process for each would only cost its start.
+        config=job_form(full_load_form(mapping), keys.full_load_op),
+        # One step: a process of its own would only cost its start.
         executor_def=dg.in_process_executor,
         tags={"dagster/max_runtime": LOAD_MAX_SECONDS, "dynaurora/table": mapping.name},
         description=f"Exports `{mapping.table}` and loads the export, while replication goes on. Run it first, and"
@@ -63,7 +62,7 @@ def _reconcile(mapping: TableMapping) -> UnresolvedAssetJobDefinition:
     return dg.define_asset_job(  # pyright: ignore[reportUnknownMemberType]  # dagster leaves a parameter of PathLike out
         keys.reconcile_job,
         selection=dg.AssetSelection.assets(keys.reconciliation),
-        config=reconcile_form(mapping),
+        config=job_form(reconcile_form(mapping), keys.reconcile_op),
         executor_def=dg.in_process_executor,
         tags={"dagster/max_runtime": RECONCILE_MAX_SECONDS, "dynaurora/table": mapping.name},
         description=f"Compares every row with a snapshot of `{mapping.table}`: reports what differs, and mends it when"

@@ -1,0 +1,60 @@
+"""Forms: a wrong value fails when the job is launched, says what to write, and leaves no run behind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from dagster_project.forms import full_load_form, reconcile_form
+from tests.dagster_project.conftest import Code
+
+EXPORT = "arn:aws:dynamodb:eu-central-1:111122223333:table/Employees/export/01715685260608-c488b4e1"
+SUMMARY = "s3://bucket/AWSDynamoDB/1/manifest-summary.json"
+
+WRONG: list[tuple[str, dict[str, Any], str]] = [
+    ("employees_full_load", {"margin_seconds": 0}, "margin_seconds"),
+    ("employees_full_load", {"margin_seconds": None}, "margin_seconds"),
+    ("employees_full_load", {"workers": 0}, "workers"),
+    ("employees_full_load", {"workers": 33}, "less than or equal to 32"),
+    ("employees_full_load", {"export_arn": "arn:aws:s3:::x"}, "export_arn is not the ARN of an export"),
+    ("employees_full_load", {"manifest": "s3://bucket/AWSDynamoDB/1"}, "manifest is not the location"),
+    ("employees_full_load", {"manifest": "/tmp/manifest-summary.json"}, "manifest is not the location"),
+    ("employees_full_load", {"export_arn": EXPORT, "manifest": SUMMARY}, "are both given"),
+    ("employees_reconcile", {"margin_seconds": 0}, "margin_seconds"),
+    ("employees_reconcile", {"export_arn": EXPORT, "manifest": SUMMARY}, "are both given"),
+]
+
+
+@pytest.mark.parametrize(("job", "config", "said"), WRONG)
+def test_a_wrong_value_starts_nothing(code: Code, job: str, config: dict[str, Any], said: str) -> None:
+    with pytest.raises(dg.DagsterConfigMappingFunctionError) as caught:
+        code.run(job, config)
+    assert said in str(caught.value.__cause__)
+    assert code.instance.get_runs() == []
+
+
+@pytest.mark.parametrize("config", [{"margin": 5}, {"repair": True}, {"workers": "two"}, {"ops": {}}])
+def test_what_the_form_does_not_know_starts_nothing(code: Code, config: dict[str, Any]) -> None:
+    with pytest.raises(dg.DagsterInvalidConfigError):
+        code.run("employees_full_load", config)
+    assert code.instance.get_runs() == []
+
+
+def test_every_field_has_a_default_and_a_description(code: Code) -> None:
+    load = full_load_form(code.mapping).to_fields_dict()
+    reconcile = reconcile_form(code.mapping).to_fields_dict()
+    assert {name: field.default_value for name, field in load.items()} == {
+        "export_arn": "",
+        "manifest": "",
+        "margin_seconds": 60,
+        "workers": 2,
+    }
+    assert {name: field.default_value for name, field in reconcile.items()} == {
+        "export_arn": "",
+        "manifest": "",
+        "margin_seconds": 60,
+        "repair": False,
+    }
+    assert all(field.description for field in [*load.values(), *reconcile.values()])

@@ -1,0 +1,202 @@
+"""The graph as a person sees it, pinned: a change of it is a change of the product."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from dagster_project.definitions import build
+from dagster_project.freshness import Freshness
+from pipeline.core.errors import ConfigurationError
+from pipeline.core.mapping import TableMapping
+from pipeline.mappings import load_mappings
+from tests.dagster_project.conftest import MAPPING
+
+PINNED = {
+    "employees/dynamodb_table": {"parents": [], "kinds": ["aws", "dynamodb"], "external": True, "checks": []},
+    "employees/s3_export": {
+        "parents": ["employees/dynamodb_table"],
+        "kinds": ["aws", "s3"],
+        "external": False,
+        "checks": [],
+    },
+    "employees/replication": {
+        "parents": ["employees/dynamodb_table"],
+        "kinds": ["aws", "lambda"],
+        "external": True,
+        "checks": ["lag", "rejects_waiting"],
+    },
+    "employees/aurora_table": {
+        "parents": ["employees/replication", "employees/s3_export"],
+        "kinds": ["aurora", "postgres"],
+        "external": False,
+        "checks": [],
+    },
+    "employees/reconciliation": {
+        "parents": ["employees/aurora_table"],
+        "kinds": ["postgres"],
+        "external": False,
+        "checks": ["parity"],
+    },
+}
+
+
+def nodes(definitions: dg.Definitions) -> dict[str, dict[str, object]]:
+    graph = definitions.resolve_asset_graph()
+    return {
+        key.to_user_string(): {
+            "parents": sorted(parent.to_user_string() for parent in graph.get(key).parent_keys),
+            "kinds": sorted(graph.get(key).kinds),
+            "external": graph.get(key).is_external,
+            "checks": sorted(check.name for check in graph.get(key).check_keys),
+        }
+        for key in graph.get_all_asset_keys()
+    }
+
+
+def test_the_graph_of_a_table_is_pinned(folder: Path) -> None:
+    definitions = build(folder)
+    dg.Definitions.validate_loadable(definitions)
+    assert nodes(definitions) == PINNED
+    repository = definitions.get_repository_def()
+    graph = definitions.resolve_asset_graph()
+    assert {graph.get(key).group_name for key in graph.get_all_asset_keys()} == {"employees"}
+    assert {job.name for job in repository.get_all_jobs()} == {
+        "__ASSET_JOB",
+        "employees_full_load",
+        "employees_reconcile",
+    }
+    assert [(s.name, s.cron_schedule, s.execution_timezone) for s in repository.schedule_defs] == [
+        ("employees_reconcile_schedule", "0 3 * * *", "Europe/Berlin")
+    ]
+    assert [s.default_status for s in repository.schedule_defs] == [dg.DefaultScheduleStatus.RUNNING]
+    assert [s.name for s in repository.sensor_defs] == ["replication_progress"]
+    assert all(graph.get(key).description for key in graph.get_all_asset_keys())
+    limits = {name: definitions.resolve_job_def(name).tags["dagster/max_runtime"] for name in ("employees_full_load",)}
+    assert limits == {"employees_full_load": str(3 * 24 * 3600)}
+
+
+def test_loads_and_reconciliations_of_a_table_have_pools(folder: Path) -> None:
+    definitions = build(folder)
+    load = definitions.resolve_job_def("employees_full_load").get_node_named("employees__full_load")
+    compare = definitions.resolve_job_def("employees_reconcile").get_node_named("employees__reconcile")
+    assert load.definition.pools == {"employees_load"}
+    assert compare.definition.pools == {"employees_reconcile"}
+
+
+def test_columns_have_types_origins_and_a_lineage_with_two_ends(folder: Path) -> None:
+    graph = build(folder).resolve_asset_graph()
+    source = graph.get(dg.AssetKey(["employees", "dynamodb_table"])).metadata
+    target = graph.get(dg.AssetKey(["employees", "aurora_table"])).metadata
+    attributes = {column.name: column for column in source["dagster/column_schema"].value.columns}
+    columns = {column.name: column for column in target["dagster/column_schema"].value.columns}
+    lineage = target["dagster/column_lineage"].value.deps_by_column
+    assert source["dagster/table_name"] == "Employees"
+    assert target["dagster/table_name"] == "public.Employees"
+    assert {name: column.type for name, column in columns.items()} == {
+        "Id": "bigint",
+        "Name": "varchar(20)",
+        "City": "text",
+    }
+    assert columns["Name"].description == "from attribute `empName`, 'NA' where it is missing"
+    assert columns["City"].description == "where the desk is; from attribute `address.city`"
+    assert columns["Id"].constraints.other == ["primary key"]
+    assert {column: dep.column_name for column, (dep,) in lineage.items()} == {
+        "Id": "Id",
+        "Name": "empName",
+        "City": "address.city",
+    }
+    assert {dep.column_name for deps in lineage.values() for dep in deps} <= set(attributes)
+    assert {dep.asset_key for deps in lineage.values() for dep in deps} == {
+        dg.AssetKey(["employees", "dynamodb_table"])
+    }
+    assert attributes["Id"].type == "N"
+
+
+def test_a_broken_mapping_shows_beside_the_good_one(folder: Path) -> None:
+    (folder / "orders-2.yaml").write_text(
+        MAPPING.replace("name: employees", "name: Orders!").replace("bigint", "bigit")
+    )
+    definitions = build(folder)
+    dg.Definitions.validate_loadable(definitions)
+    found = nodes(definitions)
+    broken = dg.AssetKey(["broken_mappings", "orders_2_yaml"])
+    assert {key: found[key] for key in PINNED} == PINNED
+    assert found[broken.to_user_string()]["checks"] == ["readable"]
+    description = definitions.resolve_asset_graph().get(broken).description or ""
+    assert f"{folder}/orders-2.yaml:" in description
+    assert "bigit" in description
+    everything = definitions.resolve_implicit_global_asset_job_def()
+    check = everything.get_subset(asset_selection=set(), asset_check_selection={dg.AssetCheckKey(broken, "readable")})
+    (result,) = check.execute_in_process().get_asset_check_evaluations()
+    assert not result.passed
+    assert "bigit" in (result.description or "")
+
+
+def test_a_schedule_that_only_dagster_finds_wrong_breaks_its_table_alone(folder: Path) -> None:
+    wrong = MAPPING.replace("name: employees", "name: orders").replace("table: Employees", "table: Orders")
+    wrong = wrong.replace("  Employees:", "  Orders:").replace('"0 3 * * *"', '"0 99 * * *"')
+    (folder / "orders.yaml").write_text(wrong)
+    found = nodes(build(folder))
+    assert set(found) == {*PINNED, "broken_mappings/orders_yaml"}
+
+
+def test_a_new_file_appears_with_the_next_load_of_the_definitions(folder: Path) -> None:
+    before = set(nodes(build(folder)))
+    new = MAPPING.replace("name: employees", "name: orders").replace("table: Employees", "table: Orders")
+    (folder / "orders.yaml").write_text(new.replace("  Employees:", "  Orders:"))
+    after = set(nodes(build(folder)))
+    assert after - before == {key.replace("employees", "orders") for key in before}
+
+
+def test_an_empty_folder_is_refused_with_the_next_step(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="DYNAURORA_TABLES"):
+        build(tmp_path / "nothing")
+
+
+def test_importing_reads_nothing_and_loading_needs_no_database(folder: Path) -> None:
+    script = """
+import sys, warnings
+warnings.simplefilter("error")
+from dagster_project import definitions
+import json, os
+os.environ["DYNAURORA_TABLES"] = sys.argv[1]
+from dagster._core.code_pointer import ModuleCodePointer
+from dagster._core.definitions.reconstruct import repository_def_from_target_def
+repository = repository_def_from_target_def(definitions.defs)
+heavy = ("dagster_aws", "dagster_postgres", "pandas", "pyarrow")
+print(json.dumps([sorted(j.name for j in repository.get_all_jobs()), [m for m in heavy if m in sys.modules]]))
+"""
+    environment = {"PATH": os.environ["PATH"], "DYNAURORA_TABLES": "/nowhere"}
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(folder)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    jobs, heavy = json.loads(done.stdout)
+    assert "employees_full_load" in jobs
+    assert heavy == []
+
+
+@pytest.mark.parametrize(
+    ("said", "windows"),
+    [
+        ({}, (300, 1800, 180)),
+        ({"fail": timedelta(minutes=10)}, (600, 600, 360)),
+        ({"warn": timedelta(seconds=5), "fail": timedelta(seconds=20)}, (5, 20, 36)),
+    ],
+)
+def test_freshness_follows_the_mapping(
+    folder: Path, said: dict[str, timedelta], windows: tuple[float, float, float]
+) -> None:
+    mapping = load_mappings(folder)[0]
+    freshness = Freshness.of(TableMapping(mapping.name, mapping.table, mapping.key, mapping.targets, freshness=said))
+    spans = (freshness.warn, freshness.fail, freshness.report_every)
+    assert tuple(span.total_seconds() for span in spans) == pytest.approx(windows)
+    assert isinstance(freshness.policy, dg.FreshnessPolicy)
