@@ -49,6 +49,10 @@ $(LOCAL_ZIP): $(wildcard lambda_replicator/*.py tables/*.yaml requirements/lambd
 demo: setup $(LOCAL_ZIP)  ## watch a table load, follow live writes and be proven equal (under three minutes)
 	@$(BIN)/python -m pipeline.local.demo
 
+UI_PORT ?= 3000
+ui: setup $(LOCAL_ZIP)  ## the stack with its writer ticking and Dagster's UI on http://127.0.0.1:3000 (UI_PORT=…)
+	@$(BIN)/python -m pipeline.local.ui --port $(UI_PORT)
+
 format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .

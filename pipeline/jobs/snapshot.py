@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.core.errors import ConfigurationError
-from pipeline.dynamodb.exports import request_export, wait_for_export
+from pipeline.dynamodb.exports import ExportStatus, request_export, wait_for_export
 from pipeline.dynamodb.manifest import ExportManifest, read_manifest
 from pipeline.dynamodb.tables import check_source, describe
 
@@ -55,9 +55,21 @@ def take_snapshot(
         services.dynamodb,
         export_arn,
         poll_seconds=_POLL_SECONDS_LOCAL if services.settings.endpoint_url else _POLL_SECONDS,
-        on_poll=lambda export: say(f"export {export.status}"),
+        on_poll=_Changes(say),
     )
     return _existing(services, mapping, location, export_arn)
+
+
+class _Changes:
+    """Tells an export's status when it changes, not at every look."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say, self._told = say, ""
+
+    def __call__(self, export: ExportStatus) -> None:
+        if export.status != self._told:
+            self._told = export.status
+            self._say(f"export {export.status.lower().replace('_', ' ')}")
 
 
 def _say_nothing(_: str) -> None:

@@ -102,7 +102,7 @@ def _wait_until_caught_up(scene: Scene) -> None:
         while connection.execute(query, [scene.writer.sentinel_id]).fetchone() is None:
             if time.monotonic() > until:
                 raise TerminalError(
-                    f"waiting for the replicator: the last write is not in the view {CAUGHT_UP_WITHIN_SECONDS:.0f} s later",
+                    f"waiting for the replicator: the last write is not in the view after {CAUGHT_UP_WITHIN_SECONDS} s",
                     hint=f"see the function's log in {RUN_DIR}/ministack.log",
                 )
             time.sleep(0.05)

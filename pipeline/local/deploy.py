@@ -153,5 +153,5 @@ def _ensure_bucket(s3: S3Client, bucket: str) -> None:
         else:
             s3.create_bucket(
                 Bucket=bucket,
-                CreateBucketConfiguration={"LocationConstraint": cast("BucketLocationConstraintType", region)},
+                CreateBucketConfiguration={"LocationConstraint": region},
             )

@@ -51,7 +51,7 @@ class Playground:
         """`archive` is the zip, built for the Python that the local emulator runs on. `ports`: PostgreSQL, AWS."""
         self.archive, self.tables, self._progress = archive, tables, progress
         self.stack = LocalStack(
-            run_dir, postgres_port=ports[0], aws_port=ports[1], export_delay_seconds=3.0, progress=progress
+            run_dir, postgres_port=ports[0], aws_port=ports[1], fresh=True, export_delay_seconds=3.0, progress=progress
         )
         self.deployment: Deployment | None = None
 

@@ -7,6 +7,7 @@ an interrupted start leaves nothing running.
 
 import fcntl
 import os
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -36,6 +37,7 @@ class LocalStack:
         postgres_port: int | None = None,
         aws_port: int | None = None,
         durable: bool = True,
+        fresh: bool = False,
         export_delay_seconds: float = 0.0,
         minimum_window_seconds: float = 0.0,
         progress: Progress = silent,
@@ -43,10 +45,12 @@ class LocalStack:
         """Ports left out are free ones. `progress` is told, from several threads, what started.
 
         `minimum_window_seconds`: the shortest incremental export. AWS demands 900, which a table made a
-        minute ago cannot offer, so the local default is none.
+        minute ago cannot offer, so the local default is none. `fresh`: forget what an earlier stack left in the
+        run directory (the emulator's state is in memory, so the database's alone would outlive it).
         """
         self.run_dir = run_dir.absolute()
         self._progress = progress
+        self._fresh = fresh
         self._lock: IO[str] | None = None
         ministack_port = free_port()
         self.postgres = PostgresServer(self.run_dir / "postgres", postgres_port, durable=durable)
@@ -93,6 +97,8 @@ class LocalStack:
         """Start all servers at once and return when all answer; a failed start leaves none running."""
         self._take_lock()
         try:
+            if self._fresh:
+                self._forget()
             self._start_all()
         except BaseException:
             self.stop()
@@ -108,6 +114,13 @@ class LocalStack:
             if self._lock is not None:
                 self._lock.close()
                 self._lock = None
+
+    def _forget(self) -> None:
+        for path in self.run_dir.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != "lock":
+                path.unlink()
 
     def _start_all(self) -> None:
         starts = (self._start_postgres, self._start_ministack, self._start_exports)

@@ -1,0 +1,86 @@
+"""`make ui`: the local stack with its writer ticking and Dagster's UI served, until Ctrl-C.
+
+Invariant: everything it starts ends with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from pipeline.core.errors import ReplicationError
+from pipeline.local.dagster_ui import DagsterHome, DagsterWebserver
+from pipeline.local.demo import ARCHIVE
+from pipeline.local.errors import LocalStackError
+from pipeline.local.interrupts import unwind_on_signals
+from pipeline.local.playground import Playground
+from pipeline.local.screen import Screen
+from pipeline.local.writer import Writer, put_items
+
+ITEMS = 5_000
+WRITES_PER_SECOND = 20.0
+RUN_DIR = Path("build/ui")
+MARGIN_SECONDS = 30
+
+
+def run(screen: Screen, arguments: argparse.Namespace) -> None:
+    """Bring everything up, tell where it is, and stay until interrupted."""
+    screen.step("starting PostgreSQL 17, ministack and the export service; deploying the replicator")
+    ports = (arguments.postgres_port, arguments.aws_port)
+    with Playground(RUN_DIR, ARCHIVE, ports=ports, progress=screen.note) as playground:
+        screen.step(
+            f"putting {ITEMS:,} items into the DynamoDB table Employees, then {WRITES_PER_SECOND:.0f} writes a second"
+        )
+        put_items(playground.dynamodb, "Employees", ITEMS, lambda _: None)
+        writer = Writer(
+            playground.dynamodb, "Employees", ITEMS + 1, writes_per_second=WRITES_PER_SECOND, sample_every=10**9
+        )
+        writer.start()
+        home = DagsterHome(RUN_DIR, playground.environment())
+        try:
+            screen.step("starting Dagster")
+            with DagsterWebserver(home, arguments.port) as webserver:
+                _tell(screen, playground, webserver)
+                screen.step("first load, so that there is something to see")
+                home.execute_job("employees_full_load", {"margin_seconds": MARGIN_SECONDS}, on_line=screen.note)
+                screen.step("ready; Ctrl-C ends everything")
+                while True:
+                    time.sleep(1)
+        finally:
+            writer.stop()
+
+
+def _tell(screen: Screen, playground: Playground, webserver: DagsterWebserver) -> None:
+    url = playground.stack.postgres.url
+    screen.console.print(f"\n  Dagster     [bold]{webserver.url}[/]")
+    screen.console.print(f"  Aurora      psql {url}", markup=False)
+    screen.console.print(f"  DynamoDB    aws --endpoint-url {playground.stack.endpoint_url} dynamodb …\n", markup=False)
+    variables = "\n".join(f"export {name}='{value}'" for name, value in sorted(playground.environment().items()))
+    path = RUN_DIR / "environment"
+    path.write_text(variables + "\n")
+    screen.note(f"for the shell: . {path}")
+
+
+def main() -> int:
+    """Serve until interrupted; exit code 0 after Ctrl-C, 2 when it could not start."""
+    parser = argparse.ArgumentParser(prog="make ui")
+    parser.add_argument("--port", type=int, default=3000, help="of Dagster's UI")
+    parser.add_argument("--postgres-port", type=int)
+    parser.add_argument("--aws-port", type=int)
+    arguments = parser.parse_args()
+    unwind_on_signals()
+    screen = Screen()
+    try:
+        run(screen, arguments)
+    except (LocalStackError, ReplicationError) as error:
+        screen.console.print(f"ui: {error}", style="red", markup=False)
+        return 2
+    except KeyboardInterrupt:
+        screen.step("ended; nothing is left running")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
