@@ -1,8 +1,8 @@
 """A budget of read capacity units a second, shared by the threads of a scan.
 
-Invariant: over any stretch of time, what is consumed stays within rate × time plus about one second's worth. A page's
-cost is known only afterwards, so an estimate is set aside before and put right after; a page that cost more than
-there was leaves a debt that the next ones wait for.
+Invariant: over any stretch of time, what is consumed stays within rate × time plus one second's worth, plus what
+the pages then under way cost more than was thought. A page's cost is known only afterwards: it is set aside by what
+the items of the pages before cost, and put right after; a page that cost more leaves a debt that the next wait for.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import time
 from threading import Event, Lock
 
 _PAGE_SECONDS = 0.5
+_LOOK_AGAIN_SECONDS = 0.1  # another thread may have put right a page that cost less
 
 
 class ReadBudget:
@@ -22,7 +23,7 @@ class ReadBudget:
         self._rate = units_per_second
         self._balance = units_per_second
         self._at = time.monotonic()
-        self._units_per_item = 1.0  # an item of up to 4 KB, read consistently; learned from the pages
+        self._units_per_item = 100.0  # an item of 400 KB, the largest there is, until the first page tells
         self._lock = Lock()
 
     def reserve(self, stop: Event) -> tuple[float, int]:
@@ -42,7 +43,7 @@ class ReadBudget:
                     self._balance -= units
                     return units, limit
                 seconds = (page - self._balance) / self._rate
-            stop.wait(max(seconds, 0.001))
+            stop.wait(min(max(seconds, 0.001), _LOOK_AGAIN_SECONDS))
 
     def settle(self, reserved: float, consumed: float, items: int) -> None:
         """Put right what `reserve` set aside by what the page cost and how many items it read."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from itertools import count
 from typing import Any
 
@@ -102,3 +103,14 @@ def put(dynamodb: DynamoDBClient, table: str, items: list[dict[str, Any]]) -> No
     for start in range(0, len(items), 25):
         requests: Any = [{"PutRequest": {"Item": item}} for item in items[start : start + 25]]
         dynamodb.batch_write_item(RequestItems={table: requests})
+
+
+def send_times(dynamodb: DynamoDBClient) -> list[datetime]:
+    """A list that gets the moment of each request that leaves the client from now on."""
+    times: list[datetime] = []
+
+    def note(**_: object) -> None:
+        times.append(datetime.now(UTC))
+
+    dynamodb.meta.events.register("before-send", note)
+    return times

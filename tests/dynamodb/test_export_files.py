@@ -31,11 +31,12 @@ def read(file: ExportFile) -> list[bytes]:
     return list(read_lines(FolderObjects(), "", file))
 
 
-def test_blocks_are_whole_lines_of_about_a_mebibyte(tmp_path: Path) -> None:
+def test_blocks_are_whole_lines_of_about_one_size(tmp_path: Path) -> None:
     blocks = read(stored(tmp_path, gzip.compress(TEXT)))
     assert b"".join(blocks) == TEXT
     assert all(block.endswith(b"\n") for block in blocks)
-    assert len(blocks) == -(-len(TEXT) // BLOCK_BYTES)
+    assert max(map(len, blocks)) < BLOCK_BYTES + 1000
+    assert len(blocks) < 1.5 * len(TEXT) / BLOCK_BYTES
     assert sum(map(count_lines, blocks)) == len(LINES)
 
 
@@ -58,8 +59,8 @@ def test_a_line_longer_than_a_block_and_longer_than_any(tmp_path: Path, monkeypa
     text = b"a\n" + b"b" * (5 * BLOCK_BYTES) + b"\nc\n"
     file = stored(tmp_path, gzip.compress(text))
     assert b"".join(read(file)) == text
-    monkeypatch.setattr(export_files, "LONGEST_LINE_BYTES", 3 * BLOCK_BYTES)
-    with pytest.raises(ExportFileError, match="it has a line of over 3 MiB"):
+    monkeypatch.setattr(export_files, "LONGEST_LINE_BYTES", 1 << 20)
+    with pytest.raises(ExportFileError, match="it has a line of over 1 MiB"):
         read(file)
 
 
@@ -73,7 +74,7 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
     finally:
         tracemalloc.stop()
     assert size == 60_000 * len(line) > 60_000_000
-    assert peak < 8 * BLOCK_BYTES
+    assert peak < 4_000_000
 
 
 def test_another_files_bytes(tmp_path: Path) -> None:

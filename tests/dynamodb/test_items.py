@@ -15,7 +15,7 @@ from pipeline.dynamodb import items as items_module
 from pipeline.dynamodb.client import client
 from pipeline.dynamodb.items import read_items
 from pipeline.dynamodb.wire import to_wire
-from tests.dynamodb.conftest import put
+from tests.dynamodb.conftest import put, send_times
 
 
 @pytest.mark.stack
@@ -29,11 +29,17 @@ def test_items_that_are_there_and_items_that_are_not(dynamodb: DynamoDBClient, m
     by_key = {n: to_wire(item) for n, item in enumerate(stored)}
     keys = [to_wire({"K": {"B": bytes([n])}, "R": {"N": str(n)}}) for n in range(250)]
     before = datetime.now(UTC)
+    sent = send_times(dynamodb)
     reads = list(read_items(dynamodb, name, keys + keys[:7]))
     assert sorted(int(read.key["R"]["N"]) for read in reads) == list(range(250))
     assert all(read.item == by_key.get(int(read.key["R"]["N"])) for read in reads)
     assert all(before <= read.read_at <= datetime.now(UTC) for read in reads)
-    assert len({read.read_at for read in reads}) == 3
+    read_at = sorted({read.read_at for read in reads})
+    assert len(read_at) == 3
+    assert all(
+        noted < send < following
+        for noted, send, following in zip(read_at, sent, [*read_at[1:], datetime.now(UTC)], strict=True)
+    )
 
 
 @pytest.mark.stack

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from types_boto3_dynamodb.client import DynamoDBClient
@@ -14,7 +15,7 @@ from pipeline.core.attributes import Item
 from pipeline.core.errors import TerminalError
 from pipeline.dynamodb.read_budget import ReadBudget
 from pipeline.dynamodb.scans import ScanPage, scan_segments
-from tests.dynamodb.conftest import put
+from tests.dynamodb.conftest import put, send_times
 
 COUNT = 400
 
@@ -34,12 +35,16 @@ def ids(pages: list[ScanPage]) -> list[int]:
 @pytest.mark.parametrize("segments", [1, 4])
 def test_every_item_once(dynamodb: DynamoDBClient, table: str, segments: int) -> None:
     before = datetime.now(UTC)
+    sent = send_times(dynamodb)
     pages = list(scan_segments(dynamodb, table, segments=segments))
     assert ids(pages) == list(range(COUNT))
     assert {page.segment for page in pages} == set(range(segments))
     assert pages[0].items[0]["b"] == {"B": "AAAAAAAAAAAAAA=="}
     assert all(before <= page.read_at <= datetime.now(UTC) for page in pages)
     assert sum(page.consumed_capacity for page in pages) > 0
+    assert all(
+        read_at < send for read_at, send in zip(sorted(page.read_at for page in pages), sorted(sent), strict=True)
+    )
 
 
 @pytest.mark.stack
@@ -63,14 +68,27 @@ def test_segments_that_are_done_are_not_read_again(dynamodb: DynamoDBClient, tab
     assert {page.segment for page in scan_segments(dynamodb, table, segments=2, resume={0: None})} == {1}
 
 
+def charge_as_dynamodb_does(parsed: dict[str, Any], **_: object) -> None:
+    """One unit for each 4 KB of an item, here 18 KB; the stand-in charges one a page, whatever it holds."""
+    parsed["ConsumedCapacity"]["CapacityUnits"] = 5.0 * parsed["ScannedCount"]
+
+
 @pytest.mark.stack
-def test_the_budget_is_kept(dynamodb: DynamoDBClient, table: str) -> None:
+def test_the_budget_is_kept_also_when_items_cost_more_than_was_thought(
+    dynamodb: DynamoDBClient, make_table: Callable[..., str]
+) -> None:
+    name = make_table()
+    put(dynamodb, name, [{"Id": {"N": str(number)}, "b": {"B": bytes(18_000)}} for number in range(60)])
+    dynamodb.meta.events.register("after-call.dynamodb.Scan", charge_as_dynamodb_does)
     started = time.monotonic()
-    pages = list(scan_segments(dynamodb, table, segments=4, read_capacity_per_second=100))
+    pages = list(scan_segments(dynamodb, name, segments=2, read_capacity_per_second=100))
     seconds = time.monotonic() - started
-    assert ids(pages) == list(range(COUNT))
-    assert len(pages) > 4
-    assert sum(page.consumed_capacity for page in pages) <= 100 * (seconds + 1)
+    assert ids(pages) == list(range(60))
+    consumed = sum(page.consumed_capacity for page in pages)
+    assert consumed == 60 * 5
+    # At most a second's worth at the start, and the last page, whose cost nothing waits for.
+    assert consumed <= 100 * (seconds + 1) + pages[-1].consumed_capacity
+    assert seconds < 20  # and it is used: a minute, if every item were always expected to be the largest there is
 
 
 @pytest.mark.stack
@@ -80,14 +98,20 @@ def test_an_error_ends_the_scan_and_its_threads(dynamodb: DynamoDBClient) -> Non
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("scan")]
 
 
-def test_a_page_that_cost_more_than_set_aside_is_a_debt() -> None:
+def test_the_first_page_expects_the_largest_items_and_the_next_what_it_found() -> None:
     budget, stop = ReadBudget(1000), threading.Event()
     units, limit = budget.reserve(stop)
-    assert (units, limit) == (500, 500)
+    assert (units, limit) == (500, 5)
+    budget.settle(units, 10, 5)
+    assert budget.reserve(stop) == (500, 250)
+
+
+def test_a_page_that_cost_more_than_set_aside_is_a_debt() -> None:
+    budget, stop = ReadBudget(1000), threading.Event()
+    units, _ = budget.reserve(stop)
     budget.settle(units, 1200, 300)  # 4 units an item, and 200 over what was there
     started = time.monotonic()
-    units, limit = budget.reserve(stop)
-    assert limit == 125
+    assert budget.reserve(stop) == (500, 125)
     assert 0.6 < time.monotonic() - started < 1.5
 
 
