@@ -57,7 +57,13 @@ format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: setup .venv-local/.ready  ## all tests but the long ones, against real PostgreSQL and the local AWS stack
+# One zip serves one Python minor version: its database driver is compiled for it. Deploy with the template's
+# PythonRuntime set to the same, or leave both at their default.
+LAMBDA_PYTHON ?= 3.13
+lambda: setup  ## build build/lambda_replicator.zip (LAMBDA_PYTHON=3.12 for another runtime)
+	@$(BIN)/python -m lambda_replicator.package --python $(LAMBDA_PYTHON)
+
+test: setup .venv-local/.ready .venv-rie/.ready  ## all tests but the long ones, against real PostgreSQL and the local AWS stack
 	$(BIN)/pytest
 
 lock: setup  ## lock requirements again: hashes, no addresses

@@ -91,7 +91,7 @@ def target(postgres: PostgresServer, mappings: Path) -> Iterator[Database]:
     name = f"t{uuid.uuid4().hex[:12]}"
     identifier = sql.Identifier(name)
     with psycopg.connect(postgres.url, autocommit=True) as owner:
-        owner.execute(sql.SQL("CREATE ROLE {} SUPERUSER LOGIN PASSWORD 'first'").format(identifier))
+        owner.execute(sql.SQL("CREATE ROLE {} SUPERUSER LOGIN PASSWORD 'Slartibartfast-1'").format(identifier))
         owner.execute(sql.SQL("CREATE DATABASE {}").format(identifier))
     with connect(postgres.url_of(name), application_name="test") as connection:
         bookkeeping.install(connection)
@@ -100,7 +100,7 @@ def target(postgres: PostgresServer, mappings: Path) -> Iterator[Database]:
             for target in mapping.targets:
                 connection.execute(tables.create_storage(target))
                 connection.execute(tables.create_view(target))
-    yield Database(postgres, name, name, "first")
+    yield Database(postgres, name, name, "Slartibartfast-1")
     with psycopg.connect(postgres.url, autocommit=True) as owner:
         owner.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(identifier))
         owner.execute(sql.SQL("DROP ROLE {}").format(identifier))
@@ -176,8 +176,9 @@ def environment(monkeypatch: pytest.MonkeyPatch, target: Database, mappings: Pat
     monkeypatch.setenv("DYNAURORA_TABLES", str(mappings))
     monkeypatch.delenv("DATABASE_SECRET_ID", raising=False)
     yield monkeypatch
-    if runtime._runtime is not None:
-        runtime._runtime.replicator.close()
+    built = runtime._runtime  # pyright: ignore[reportPrivateUsage] (the one place that ends an environment)
+    if built is not None:
+        built.replicator.close()
 
 
 def make_stream_record(
