@@ -13,7 +13,7 @@ import secrets
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -60,7 +60,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
 
 
 @contextmanager
-def _server() -> Iterator[PostgresServer]:
+def _server() -> Generator[PostgresServer]:
     with tempfile.TemporaryDirectory(prefix="dynaurora-stress-") as name:
         Path(name).chmod(0o711)
         with PostgresServer(Path(name) / "postgres", durable=False) as server:

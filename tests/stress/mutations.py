@@ -107,7 +107,27 @@ def _forgets(column: str) -> Patches:
     return lambda: [patch.object(module, "on_conflict", on_conflict) for module in (apply, staging)]
 
 
+def _stored_rows_refused() -> list[Any]:
+    """The purge is asked about every candidate, not only where no row is stored."""
+    original = apply.on_conflict
+
+    def on_conflict(target: Target) -> sql.Composed:
+        text = original(target).as_string()
+        purged = "(SELECT max(purged_through) FROM replication.tables)"
+        return sql.Composed([sql.SQL(literal(f"{text} AND excluded.\"_as_of\" > COALESCE({purged}, '-infinity')"))])
+
+    return [patch.object(module, "on_conflict", on_conflict) for module in (apply, staging)]
+
+
 # The rule in Python.
+
+
+def _always(_candidate: object, _stored: object) -> bool:
+    return True
+
+
+def _never(_candidate: object, _stored: object) -> bool:
+    return False
 
 
 def _rule_python(rule: Callable[[Position, Position], bool]) -> Patches:
@@ -256,7 +276,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "SQL: new keys, > becomes <", _new_keys_sql("{as_of} < COALESCE(" + _PURGED + ", 'infinity')", [apply, staging])
     ),
     Mutation("SQL: new keys, never where a purge was", _new_keys_sql(_PURGED + " IS NULL", [apply, staging])),
-    Mutation("SQL: purge holds against stored rows too", lambda: _stored_rows_refused()),
+    Mutation("SQL: purge holds against stored rows too", _stored_rows_refused),
     Mutation(
         "SQL: a delete of an unknown key leaves no tombstone", _new_keys_sql("({admits} AND NOT {deleted})", [apply])
     ),
@@ -267,7 +287,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "SQL: deletes are not applied",
         _new_keys_sql("{admits}", [apply]),
-        trigger="BEGIN IF pg_trigger_depth() = 1 THEN EXECUTE format('UPDATE %s SET _deleted = false WHERE _deleted', TG_RELID::regclass); END IF; RETURN NULL; END",
+        trigger="BEGIN IF pg_trigger_depth() = 1 THEN EXECUTE"
+        " format('UPDATE %s SET _deleted = false WHERE _deleted', TG_RELID::regclass); END IF; RETURN NULL; END",
     ),
     Mutation("SQL: the version is not brought along", _forgets(VERSION)),
     Mutation("SQL: the time is not brought along", _forgets("_as_of")),
@@ -277,13 +298,13 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation("purge: live rows go too", _purge("WHERE {deleted} AND {as_of}", "WHERE {as_of}")),
     Mutation("purge: younger tombstones go too", _purge("{as_of} <= %s", "%s IS NOT NULL")),
     Mutation("Python: streamed, > becomes <", _python_case(streamed=lambda c, s: c < s)),
-    Mutation("Python: streamed, always taken", _python_case(streamed=lambda *_: True)),
-    Mutation("Python: streamed, never taken", _python_case(streamed=lambda *_: False)),
+    Mutation("Python: streamed, always taken", _python_case(streamed=_always)),
+    Mutation("Python: streamed, never taken", _python_case(streamed=_never)),
     Mutation("Python: otherwise, > becomes <", _python_case(later=lambda c, s: c < s)),
-    Mutation("Python: otherwise, always taken", _python_case(later=lambda *_: True)),
-    Mutation("Python: otherwise, never taken", _python_case(later=lambda *_: False)),
+    Mutation("Python: otherwise, always taken", _python_case(later=_always)),
+    Mutation("Python: otherwise, never taken", _python_case(later=_never)),
     Mutation("Python: tie flipped", _python_case(at_tie=lambda c, s: c and not s)),
-    Mutation("Python: tie dropped", _python_case(at_tie=lambda *_: False)),
+    Mutation("Python: tie dropped", _python_case(at_tie=_never)),
     Mutation(
         "Python: times alone", _rule_python(lambda c, s: c.as_of > s.as_of or (c.as_of == s.as_of and not c.streamed))
     ),
@@ -320,15 +341,3 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation("creation time: a second late", _creation_times(lambda time: time + timedelta(seconds=1))),
     Mutation("creation time: a second early", _creation_times(lambda time: time - timedelta(seconds=1))),
 )
-
-
-def _stored_rows_refused() -> list[Any]:
-    """The purge is asked about every candidate, not only where no row is stored."""
-    original = apply.on_conflict
-
-    def on_conflict(target: Target) -> sql.Composed:
-        text = original(target).as_string()
-        purged = "(SELECT max(purged_through) FROM replication.tables)"
-        return sql.Composed([sql.SQL(literal(f"{text} AND excluded.\"_as_of\" > COALESCE({purged}, '-infinity')"))])
-
-    return [patch.object(module, "on_conflict", on_conflict) for module in (apply, staging)]

@@ -41,7 +41,7 @@ class Record:
 
 
 class SourceTable:
-    """A DynamoDB table of integer keys. A state is the text of attribute `Name`, unique to one write; None is absent."""
+    """A DynamoDB table of integer keys. A state is the text of `Name`, unique to one write; None is absent."""
 
     def __init__(self, name: str, keys: int, clock_offsets: list[int]) -> None:
         self.name = name

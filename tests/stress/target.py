@@ -27,6 +27,7 @@ from pipeline.aurora.connection import Connection, connect
 from pipeline.aurora.staging import Staging
 from pipeline.core.change import Change
 from pipeline.core.mapping import Column, TableMapping, Target
+from pipeline.core.ordering import Position
 from pipeline.core.sql_types import SqlType
 from pipeline.core.stream_records import DecodedBatch, StreamDecoder, stream_source
 from pipeline.jobs.load import load
@@ -124,6 +125,10 @@ class TargetSystem:
         mark = Mark(self.mapping.name, "mixed", "", None, None, len(records), 0, 0)
         self._writer.write(self.connections[0], batch, records, mark)  # type: ignore[arg-type]
 
+    def absent(self, key: int, as_of: datetime) -> tuple[Change, ...]:
+        """What a repair that found no item applies to each target."""
+        return tuple(Change((str(key),), None, Position(as_of)) for _ in self.mapping.targets)
+
     def merge(self, rows: Rows, as_of: datetime, lane: int = 0) -> None:
         """Load one file of an export in one transaction, as the load does."""
         connection = self.connections[lane]
@@ -180,12 +185,16 @@ class TargetSystem:
             {key for (key,) in self.watching.execute(sql.SQL('SELECT "Id" FROM {}').format(tables.storage(target)))}
             for target in self.mapping.targets
         ]
-        return set.intersection(*found)
+        return set[int].intersection(*found)
 
     def shown(self) -> list[dict[int, str]]:
         """What each view shows."""
         return [
-            dict(self.watching.execute(sql.SQL('SELECT "Id", "Name" FROM {}').format(tables.view(target))).fetchall())
+            dict(
+                self.watching.execute(
+                    sql.SQL('SELECT "Id", COALESCE("Name", \'(null)\') FROM {}').format(tables.view(target))
+                ).fetchall()
+            )
             for target in self.mapping.targets
         ]
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable
-from datetime import timedelta
 from typing import Any
 from unittest.mock import patch
 
@@ -18,9 +17,8 @@ from psycopg import sql
 
 from pipeline.aurora import purge
 from pipeline.core.errors import TransientError
-from pipeline.core.ordering import snapshot_position
 from tests.stress.source import SECOND, START, SourceTable, moment
-from tests.stress.target import MARGIN, ONE_TARGET, TWO_TARGETS, TargetSystem
+from tests.stress.target import ONE_TARGET, TWO_TARGETS, TargetSystem
 
 KEY = 0
 
@@ -128,13 +126,10 @@ class TestPurgeAgainstWriters:
 
     def test_a_purge_gives_up_when_a_writer_stays_too_long(self, system: TargetSystem) -> None:
         system.replicate(PUT_THEN_DELETE)
-        with (
-            patch.object(purge, "LOCK_TIMEOUT", "50ms"),
-            system.connections[0].transaction(),
-            pytest.raises(TransientError, match="purging tombstones"),
-        ):
+        with patch.object(purge, "LOCK_TIMEOUT", "50ms"), system.connections[0].transaction():
             system.replicate(PUT_THEN_DELETE[:1], 0)
-            system.purge(self.through, 1)
+            with pytest.raises(TransientError, match="purging tombstones"):
+                system.purge(self.through, 1)
         assert system.stored_keys() == {KEY}
 
     def test_without_its_lock_a_deleted_item_would_come_back(self, system: TargetSystem) -> None:

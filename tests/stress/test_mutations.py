@@ -31,12 +31,14 @@ def test_the_runs_come_out_equal_without_a_mutation(shared_system: TargetSystem,
 @pytest.mark.parametrize("name", QUICK)
 def test_a_mutation_is_found_out(shared_system: TargetSystem, tmp_path: Path, name: str) -> None:
     mutation = next(mutation for mutation in MUTATIONS if mutation.name == name)
-    with (
-        mutation.applied(shared_system.connections[0], [*ONE_TARGET.targets, *TWO_TARGETS.targets]),
-        pytest.raises(Unequal),
-    ):
-        for seed in range(RUNS):
-            run_histories(shared_system, seed, tmp_path, keys=40)
+    targets = [*ONE_TARGET.targets, *TWO_TARGETS.targets]
+    with mutation.applied(shared_system.connections[0], targets), pytest.raises(Unequal):
+        run_some(shared_system, tmp_path)
+
+
+def run_some(system: TargetSystem, folder: Path) -> None:
+    for seed in range(RUNS):
+        run_histories(system, seed, folder, keys=60)
 
 
 def test_no_mutation_counts_as_equivalent_too() -> None:

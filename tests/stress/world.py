@@ -190,8 +190,7 @@ class World:
 
     def heal(self) -> int:
         """Load one export at the first moment the contract promises to suffice, remove what it lacks; its `as_of`."""
-        created = max((record.created for record in self.source.records), default=self.source.now)
-        time = max(self.source.now, created + MARGIN_MICROSECONDS)
+        time = max(self.source.now, self.latest_creation() + MARGIN_MICROSECONDS)
         time = max(time, self.latest_snapshot + 1, self.purged_through + MARGIN_MICROSECONDS + 1)
         self.source.tick(time - self.source.now)
         healing = Snapshot(len(self.snapshots), time, [sorted(self.source.items.items())])
@@ -206,6 +205,16 @@ class World:
         self.check_step()
         self._check_equal(except_keys=set(), when="after a snapshot and the removal of what it lacks")
         return time - MARGIN_MICROSECONDS
+
+    def repeat(self, batches: list[list[int]]) -> None:
+        """Deliver some of what was delivered, once settled: nothing changes, whatever is left out."""
+        for batch in batches:
+            self.deliver(batch)
+        self.check_step()
+        self._check_equal(except_keys=set(), when="after some records were delivered again")
+
+    def latest_creation(self) -> int:
+        return max((record.created for record in self.source.records), default=self.source.now)
 
     def replay(self, order: Callable[[list[int]], list[list[int]]], *, except_keys: set[int]) -> None:
         """Deliver everything again, what was lost too, load every snapshot and apply every read: nothing changes.
