@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 UV_VERSION := 0.13.9
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test lambda demo ui clean lock format
+.PHONY: help setup check test stress lambda demo ui clean lock format
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -65,6 +65,9 @@ lambda: setup  ## build build/lambda_replicator.zip (LAMBDA_PYTHON=3.12 for anot
 
 test: setup .venv-local/.ready .venv-rie/.ready  ## all tests but the long ones, against real PostgreSQL and the local AWS stack
 	$(BIN)/pytest
+
+stress: setup  ## the ordering contract over thousands of generated histories, and every mutation of it
+	$(BIN)/python -m tests.stress $(STRESS)
 
 lock: setup  ## lock requirements again: hashes, no addresses
 	@for name in main local rie; do $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \

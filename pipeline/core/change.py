@@ -32,10 +32,7 @@ class Change:
 
 
 def coalesce(changes: Iterable[Change]) -> list[Change]:
-    """Return the newest change of each key, sorted by key.
-
-    Sorting makes concurrent batches lock rows in one order; one change a key is what `ON CONFLICT` requires.
-    """
+    """Return the newest change of each key, sorted by key's texts; one change a key is what `ON CONFLICT` requires."""
     newest: dict[tuple[str, ...], Change] = {}
     for change in changes:
         known = newest.get(change.key)

@@ -1,0 +1,56 @@
+"""One process of the long form: its database, and the runs it is told to do.
+
+Invariant: a run depends on its seed alone, so any process repeats it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.stress.generate import run_histories
+from tests.stress.mutations import MUTATIONS
+from tests.stress.target import ONE_TARGET, TWO_TARGETS, TargetSystem
+from tests.stress.world import Counts, Unequal
+
+RUNS_TO_CATCH = 60
+"""Runs given to each mutation, at most: it ends with the first that comes out unequal."""
+
+TARGETS = [*ONE_TARGET.targets, *TWO_TARGETS.targets]
+_systems: list[TargetSystem] = []
+
+
+@dataclass(slots=True)
+class Outcome:
+    """One run: what it did, or how it came out unequal."""
+
+    seed: int
+    counts: Counts = field(default_factory=Counts)
+    unequal: str | None = None
+
+
+def open_system(urls: multiprocessing.SimpleQueue[str]) -> None:
+    """Take a database of one's own from the queue."""
+    _systems.append(TargetSystem(urls.get()))
+
+
+def run(seed: int) -> Outcome:
+    """Do the run of this seed."""
+    with tempfile.TemporaryDirectory(prefix="dynaurora-stress-exports-") as folder:
+        try:
+            return Outcome(seed, run_histories(_systems[0], seed, Path(folder)))
+        except Unequal as found:
+            return Outcome(seed, unequal=str(found))
+
+
+def try_mutation(index: int, first_seed: int) -> tuple[int, int, Outcome]:
+    """Run under a mutation until a run comes out unequal; returns how many runs that took."""
+    system, outcome = _systems[0], Outcome(first_seed)
+    with MUTATIONS[index].applied(system.connections[0], TARGETS):
+        for attempt in range(RUNS_TO_CATCH):
+            outcome = run(first_seed + attempt)
+            if outcome.unequal:
+                return index, attempt + 1, outcome
+    return index, RUNS_TO_CATCH, outcome
