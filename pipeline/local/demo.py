@@ -67,8 +67,9 @@ def run(screen: Screen) -> bool:
     screen.step("starting PostgreSQL 17, ministack and the export service; deploying the replicator")
     with Playground(RUN_DIR, ARCHIVE, progress=screen.note) as playground:
         screen.step(f"putting {ITEMS:,} items into the DynamoDB table Employees")
-        put_items(playground.dynamodb, "Employees", ITEMS, lambda _: None)
-        writer = Writer(playground.dynamodb, "Employees", first_new_id=ITEMS + 1)
+        identifiers = range(1, ITEMS + 1)
+        put_items(playground.dynamodb, "Employees", identifiers)
+        writer = Writer(playground.dynamodb, "Employees", identifiers)
         meter = LagMeter(playground.stack.postgres.url, writer.samples)
         scene = Scene(screen, playground, DagsterHome(RUN_DIR, playground.environment()), writer, meter)
         loaded = _load_under_live_writes(scene)

@@ -15,11 +15,14 @@ from pipeline.local.dagster_ui import DagsterHome, DagsterWebserver
 from pipeline.local.demo import ARCHIVE
 from pipeline.local.errors import LocalStackError
 from pipeline.local.interrupts import unwind_on_signals
+from pipeline.local.ministack import ENVIRONMENT_DIR
 from pipeline.local.playground import Playground
 from pipeline.local.screen import Screen
 from pipeline.local.writer import Writer, put_items
 
-ITEMS = 5_000
+# Away from the Ids of the README's walk-through.
+IDENTIFIERS = range(10_001, 15_001)
+NEVER = 10**9
 WRITES_PER_SECOND = 20.0
 RUN_DIR = Path("build/ui")
 MARGIN_SECONDS = 30
@@ -30,13 +33,9 @@ def run(screen: Screen, arguments: argparse.Namespace) -> None:
     screen.step("starting PostgreSQL 17, ministack and the export service; deploying the replicator")
     ports = (arguments.postgres_port, arguments.aws_port)
     with Playground(RUN_DIR, ARCHIVE, ports=ports, progress=screen.note) as playground:
-        screen.step(
-            f"putting {ITEMS:,} items into the DynamoDB table Employees, then {WRITES_PER_SECOND:.0f} writes a second"
-        )
-        put_items(playground.dynamodb, "Employees", ITEMS, lambda _: None)
-        writer = Writer(
-            playground.dynamodb, "Employees", ITEMS + 1, writes_per_second=WRITES_PER_SECOND, sample_every=10**9
-        )
+        screen.step(f"putting {len(IDENTIFIERS):,} items into Employees, then {WRITES_PER_SECOND:.0f} writes a second")
+        put_items(playground.dynamodb, "Employees", IDENTIFIERS)
+        writer = Writer(playground.dynamodb, "Employees", IDENTIFIERS, WRITES_PER_SECOND, sample_every=NEVER)
         writer.start()
         home = DagsterHome(RUN_DIR, playground.environment())
         try:
@@ -57,10 +56,16 @@ def _tell(screen: Screen, playground: Playground, webserver: DagsterWebserver) -
     screen.console.print(f"\n  Dagster     [bold]{webserver.url}[/]")
     screen.console.print(f"  Aurora      psql {url}", markup=False)
     screen.console.print(f"  DynamoDB    aws --endpoint-url {playground.stack.endpoint_url} dynamodb …\n", markup=False)
-    variables = "\n".join(f"export {name}='{value}'" for name, value in sorted(playground.environment().items()))
     path = RUN_DIR / "environment"
-    path.write_text(variables + "\n")
+    path.write_text(shell_variables(playground) + "\n")
     screen.note(f"for the shell: . {path}")
+
+
+def shell_variables(playground: Playground) -> str:
+    """Return the lines that let a shell reach the playground: variables, and the AWS CLI and psql on the path."""
+    path = f"{ENVIRONMENT_DIR.absolute() / 'bin'}:{Path(playground.stack.postgres.psql_path).parent}:$PATH"
+    variables = {name: f"'{value}'" for name, value in playground.environment().items()} | {"PATH": f'"{path}"'}
+    return "\n".join(f"export {name}={value}" for name, value in variables.items())
 
 
 def main() -> int:

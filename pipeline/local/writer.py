@@ -10,7 +10,6 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -53,16 +52,17 @@ def employee(identifier: int, choose: random.Random) -> dict[str, Any]:
     return item
 
 
-def put_items(client: DynamoDBClient, table: str, items: int, on_progress: Callable[[int], None]) -> None:
-    """Put `items` new items, numbered from 1, and tell how many are done."""
+def put_items(client: DynamoDBClient, table: str, identifiers: range) -> None:
+    """Put a new item for each Id."""
     choose = random.Random(2001)  # noqa: S311 - sample data
-    for start in range(1, items + 1, _BATCH_ITEMS):
-        numbers = range(start, min(start + _BATCH_ITEMS, items + 1))
-        requests: list[Any] = [{"PutRequest": {"Item": employee(i, choose)}} for i in numbers]
+    for start in range(0, len(identifiers), _BATCH_ITEMS):
+        requests: list[Any] = [
+            {"PutRequest": {"Item": employee(identifier, choose)}}
+            for identifier in identifiers[start : start + _BATCH_ITEMS]
+        ]
         while requests:
             answer = client.batch_write_item(RequestItems={table: requests})
             requests = answer["UnprocessedItems"].get(table, [])
-        on_progress(numbers[-1])
 
 
 @dataclass
@@ -71,7 +71,8 @@ class Writer:
 
     client: DynamoDBClient
     table: str
-    first_new_id: int
+    identifiers: range
+    """The Ids that the table holds already."""
     writes_per_second: float = 150.0
     sample_every: int = 5
     written: Written = field(default_factory=Written)
@@ -79,7 +80,7 @@ class Writer:
     """(Id, the name just written, monotonic time) of sampled writes, for whoever measures the lag."""
 
     def __post_init__(self) -> None:
-        self._next_id = count(self.first_new_id)
+        self._next_id = count(self.identifiers.stop)
         self._stop = threading.Event()
         self._failures: list[BaseException] = []
         self._started = 0.0
@@ -122,7 +123,7 @@ class Writer:
 
     def _run(self, number: int) -> None:
         choose = random.Random(7 + number)  # noqa: S311 - sample data
-        live = list(range(1 + number, self.first_new_id, _THREADS))
+        live = list(self.identifiers[number::_THREADS])
         try:
             while not self._stop.is_set():
                 self._write_one(choose, live)

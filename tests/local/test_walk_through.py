@@ -1,0 +1,66 @@
+"""The README's walk-through, run as it stands: the AWS CLI and psql against the playground."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import time
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from lambda_replicator import package
+from pipeline.local.playground import Playground, emulator_python_version
+from pipeline.local.ui import shell_variables
+
+PROJECT = Path(__file__).parents[2]
+
+
+def commands() -> list[str]:
+    """The commands of the walk-through's shell blocks, one entry a command."""
+    section = (PROJECT / "README.md").read_text().split("## Walk through it by hand")[1].split("\n## ")[0]
+    blocks = re.findall(r"```sh\n(.*?)```", section, flags=re.DOTALL)
+    joined = "".join(blocks).replace("\\\n", " ")
+    return [line for line in joined.splitlines() if line.strip()]
+
+
+@pytest.fixture(scope="module")
+def playground(tmp_path_factory: pytest.TempPathFactory) -> Generator[Playground]:
+    folder = tmp_path_factory.mktemp("walk-through")
+    folder.chmod(0o711)
+    archive = folder / "lambda_replicator.zip"
+    package.build(archive, python_version=emulator_python_version())
+    with Playground(folder / "run", archive, tables=PROJECT / "tables", progress=lambda _: None) as running:
+        yield running
+
+
+def shell(playground: Playground, command: str) -> str:
+    script = f"{shell_variables(playground)}\nexport PAGER=cat PSQL_PAGER=cat\n{command}"
+    clean = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "LANG": "C.UTF-8"}
+    done = subprocess.run(["/bin/bash", "-c", script], capture_output=True, text=True, env=clean, timeout=60, cwd=PROJECT)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def select_until(playground: Playground, command: str, expected: list[str]) -> None:
+    until = time.monotonic() + 20
+    while True:
+        printed = shell(playground, f"{command} -At")
+        if printed.split("\n")[:-1] == expected:
+            return
+        assert time.monotonic() < until, printed
+        time.sleep(0.2)
+
+
+def test_the_walk_through_shows_what_it_says(playground: Playground) -> None:
+    source, put, select, update, select_again, delete, select_last = commands()
+    assert source == ". build/ui/environment", "what `shell_variables` writes"
+    assert {select, select_again, select_last} == {select}
+    shell(playground, put)
+    select_until(playground, select, ["2001|Akua|AnyDept"])
+    shell(playground, update)
+    select_until(playground, select, ["2001|Akua|ExDept"])
+    shell(playground, delete)
+    select_until(playground, select, [])
