@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 import dagster as dg
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from pipeline.core.mapping import TableMapping
 from pipeline.dynamodb.manifest import SUMMARY_NAME
@@ -94,10 +94,19 @@ def job_form(form: type[SnapshotChoice], op: str) -> dg.ConfigMapping:
     """Make a form the whole configuration of a job whose one step is `op`: checked when the run is launched."""
 
     def check(values: Mapping[str, Any]) -> dict[str, Any]:
-        form(**values)
-        return {"ops": {op: {"config": dict(values)}}}
+        try:
+            form(**values)
+        except ValidationError as error:
+            wrong = "; ".join(_sentence(problem["loc"], problem["msg"]) for problem in error.errors())
+            raise dg.DagsterInvalidConfigError(f"the form is not filled in rightly: {wrong}", [], values) from None
+        return {"ops": {op: {"config": dict(values)}}, "loggers": {"console": {}}}  # not what Dagster says to itself
 
     return dg.ConfigMapping(config_fn=check, config_schema=form.to_config_schema())
+
+
+def _sentence(where: tuple[int | str, ...], what: str) -> str:
+    text = what.removeprefix("Value error, ")
+    return f"{'.'.join(map(str, where))}: {text[:1].lower()}{text[1:]}" if where else text
 
 
 def _seconds(margin: timedelta) -> int:

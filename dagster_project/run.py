@@ -1,7 +1,7 @@
 """Run one job here and now, with an event log in the instance of DAGSTER_HOME: `python -m dagster_project.run JOB`.
 
 For front ends that have no daemon: the run shows in the UI like any other. Standard output is JSON, one object a
-line: `{"line": …}` for what the run logs, and at last the outcome.
+line: `{"line": …}` for what the run logs, and at last the outcome, or `{"refused": …}` when there was no run.
 
 Invariant: the outcome line is written if and only if the run came to an end, good or bad.
 """
@@ -26,10 +26,8 @@ _REPOSITORY = {".dagster/repository": f"__repository__@{LOCATION}"}
 
 def run_job(instance: dg.DagsterInstance, name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """Run a job to its end and return its outcome, fit for JSON. Raises when the configuration is wrong."""
-    definitions = dg.Definitions.merge(build(tables_folder()), dg.Definitions(loggers={"console": _lines}))
-    result = definitions.resolve_job_def(name).execute_in_process(
-        run_config=dict(config), instance=instance, raise_on_error=False, tags=_REPOSITORY
-    )
+    job = build(tables_folder()).resolve_job_def(name).with_logger_defs({"console": _lines})
+    result = job.execute_in_process(run_config=dict(config), instance=instance, raise_on_error=False, tags=_REPOSITORY)
     return {
         "run_id": result.run_id,
         "success": result.success,
@@ -82,11 +80,17 @@ def _print(value: Mapping[str, Any]) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the job named first with the configuration given second, as JSON. Returns 1 when it failed."""
+    """Run the job named first with the configuration given second, as JSON. Returns 1 when it failed, 2 when the
+    configuration was refused.
+    """
     name = arguments[0]
     config: dict[str, Any] = json.loads(arguments[1]) if len(arguments) > 1 else {}
-    with dg.DagsterInstance.get() as instance:
-        outcome = run_job(instance, name, config)
+    try:
+        with dg.DagsterInstance.get() as instance:
+            outcome = run_job(instance, name, config)
+    except dg.DagsterInvalidConfigError as error:
+        _print({"refused": str(error)})
+        return 2
     _print(outcome)
     return 0 if outcome["success"] else 1
 

@@ -103,7 +103,8 @@ estimates AS (
     GROUP BY owner
 )
 SELECT wanted.name, estimates.rows, newest.watermark, newest.applied_at,
-       greatest(0, extract(epoch FROM newest.applied_at - newest.as_of))::float8,
+       CASE WHEN newest.as_of IS NOT NULL
+            THEN greatest(0, extract(epoch FROM newest.applied_at - newest.as_of))::float8 END,
        COALESCE(total.writers, 0), COALESCE(total.batches, 0)::bigint, COALESCE(total.records, 0)::bigint,
        COALESCE(total.applied, 0)::bigint, COALESCE(total.stale, 0)::bigint, COALESCE(total.deleted, 0)::bigint,
        COALESCE(total.expired, 0)::bigint, COALESCE(total.rejected, 0)::bigint, COALESCE(waiting.rejects, 0),

@@ -77,6 +77,8 @@ class DagsterHome:
             for entry in _json_lines(process, log_path):
                 if "run_id" in entry:
                     return JobOutcome(**entry)
+                if "refused" in entry:
+                    raise LocalStackError(f"running the job {name}: {entry['refused']}")
                 if on_line is not None:
                     on_line(entry["line"])
         finally:
@@ -92,7 +94,7 @@ def _json_lines(process: ServerProcess, log_path: Path) -> Iterator[dict[str, An
             alive = process.alive
             *lines, rest = (rest + log.read()).split("\n")
             for line in lines:
-                if line.startswith(('{"line"', '{"run_id"')):
+                if line.startswith(('{"line"', '{"run_id"', '{"refused"')):
                     yield json.loads(line)
             if not alive:
                 return

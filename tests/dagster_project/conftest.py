@@ -52,6 +52,7 @@ class Code:
     instance: dg.DagsterInstance
     exports: ExportFactory
     definitions: dg.Definitions
+    resource: ServicesResource
     sequence: int = field(default=10**20)
 
     @property
@@ -112,4 +113,4 @@ def instance() -> Iterator[dg.DagsterInstance]:
 def code(folder: Path, database: str, instance: dg.DagsterInstance, tmp_path: Path) -> Code:
     """The code location, its database empty: no table, no bookkeeping."""
     resource = ServicesResource(database_url=database)
-    return Code(folder, database, instance, ExportFactory.in_folder(tmp_path / "s3"), build(folder, resource))
+    return Code(folder, database, instance, ExportFactory.in_folder(tmp_path / "s3"), build(folder, resource), resource)

@@ -1,0 +1,107 @@
+"""Dagster on a laptop, for real: a job in a process of its own, the UI and the daemon, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.local.dagster_ui import DagsterHome, DagsterWebserver
+from pipeline.local.errors import LocalStackError
+from tests.dagster_project.conftest import Code
+
+QUERY = """{
+  workspaceOrError { ... on Workspace { locationEntries { name loadStatus
+    locationOrLoadError { __typename ... on PythonError { message } } } } }
+  assetNodes { assetKey { path } freshnessStatusInfo { freshnessStatus }
+    assetMaterializations(limit: 1) { runId metadataEntries { label } } }
+  runsOrError { ... on Runs { results { runId status } } }
+  ofTheJob: runsOrError(filter: {pipelineName: "employees_full_load",
+    tags: [{key: ".dagster/repository", value: "__repository__@dynaurora"}]}) { ... on Runs { results { runId } } }
+}"""
+
+
+def ask(server: DagsterWebserver) -> dict[str, Any]:
+    request = urllib.request.Request(  # noqa: S310  our own server
+        f"{server.url}/graphql", json.dumps({"query": QUERY}).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310  our own server
+        content = json.load(answer)
+    assert "errors" not in content, content
+    return content["data"]
+
+
+def alive(mark: str) -> list[int]:
+    """Processes that were started with `mark` in their environment, zombies apart."""
+    found: list[int] = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark.encode() in (folder / "environ").read_bytes() and (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return [pid for pid in found if pid != os.getpid()]
+
+
+def wait_until(condition: Callable[[], object], seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.5)
+
+
+@pytest.mark.timeout(240)
+def test_a_job_then_the_ui_then_nothing(code: Code, tmp_path: Path) -> None:
+    code.migrate()
+    export = code.export(500)
+    environment = {"DATABASE_URL": code.database, "DYNAURORA_TABLES": str(code.folder), "DYNAURORA_MARK": str(tmp_path)}
+    home = DagsterHome(tmp_path, environment)
+    lines: list[str] = []
+    outcome = home.execute_job("employees_full_load", {"manifest": export.location}, on_line=lines.append)
+    assert outcome.success, outcome.failures
+    assert outcome.assets["employees/aurora_table"]["applied"] == 500
+    assert any("500 of 500 rows" in line for line in lines)
+    damaged = tmp_path / "s3" / export.data_keys[0]
+    damaged.write_bytes(b"")
+    failed = home.execute_job("employees_full_load", {"manifest": export.location, "margin_seconds": 5})
+    assert not failed.success
+    assert damaged.name in failed.failures[0]
+    with pytest.raises(
+        LocalStackError, match="employees_full_load: the form is not filled in rightly: workers: input should be"
+    ):
+        home.execute_job("employees_full_load", {"workers": 0})
+    code.replicate({"Id": {"N": "1"}})
+    with DagsterWebserver(home) as server:
+        wait_until(lambda: ask(server)["assetNodes"], 60, "the code location is loaded")
+
+        def replication() -> dict[str, Any]:
+            nodes = {tuple(node["assetKey"]["path"]): node for node in ask(server)["assetNodes"]}
+            return nodes["employees", "replication"]
+
+        wait_until(lambda: replication()["assetMaterializations"], 90, "the sensor has reported replication")
+        found = ask(server)
+        (location,) = found["workspaceOrError"]["locationEntries"]
+        assert (location["name"], location["loadStatus"]) == ("dynaurora", "LOADED")
+        runs = {run["runId"]: run for run in found["runsOrError"]["results"]}
+        assert runs[outcome.run_id]["status"] == "SUCCESS"
+        assert {run["runId"] for run in found["ofTheJob"]["results"]} == set(runs)
+        assert runs[failed.run_id]["status"] == "FAILURE"
+        assert len(runs) == 2
+        assert len(alive(str(tmp_path))) >= 2
+    wait_until(lambda: not alive(str(tmp_path)), 20, "every process has ended")
+
+
+def test_a_taken_port_is_one_clear_line(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(LocalStackError, match=f"port {port} .* is taken"):
+            DagsterWebserver(DagsterHome(tmp_path, {}), port).start()

@@ -1,0 +1,99 @@
+"""Status against real bookkeeping."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from pipeline.aurora.migrate import migrate
+from pipeline.core.errors import TerminalError
+from pipeline.jobs.services import Services
+from pipeline.jobs.status import status
+from pipeline.mappings import load_mappings
+from pipeline.settings import Settings
+
+TABLES = Path(__file__).parents[2] / "tables"
+MAPPINGS = [mapping for mapping in load_mappings(TABLES) if mapping.name == "employees"]
+
+
+@pytest.fixture
+def services(database: str) -> Services:
+    return Services(Settings(tables_folder=TABLES, database_url=database))
+
+
+def migrated(database: str) -> psycopg.Connection[tuple[object, ...]]:
+    connection = psycopg.connect(database, autocommit=True)
+    migrate(connection, MAPPINGS)
+    return connection
+
+
+def test_an_empty_table_has_no_watermark(database: str, services: Services) -> None:
+    migrated(database).close()
+    (found,) = status(services, MAPPINGS)
+    assert (found.table, found.records, found.writers, found.rejects_waiting) == ("employees", 0, 0, 0)
+    assert found.watermark_as_of is found.applied_at is found.lag_seconds is None
+    assert found.last_load is found.last_reconciliation is found.rows_estimate is None
+
+
+def test_counts_are_summed_over_writers_and_the_newest_batch_gives_the_lag(database: str, services: Services) -> None:
+    now = datetime.now(UTC).replace(microsecond=0)
+    late, later = now + timedelta(seconds=3), now + timedelta(seconds=9)
+    with migrated(database) as connection:
+        connection.execute(
+            "INSERT INTO replication.watermarks (table_name, writer, as_of, applied_at, batches, records, applied,"
+            " stale, deleted, expired, rejected) VALUES ('employees', 'a', %s, %s, 1, 10, 7, 2, 1, 1, 1),"
+            " ('employees', 'b', %s, %s, 2, 20, 18, 2, 0, 0, 0)",
+            [now, late, now - timedelta(hours=1), later],
+        )
+        connection.execute(
+            "INSERT INTO replication.rejects (table_name, target, digest, reason, source, record, replayed_at) VALUES"
+            " ('employees', 'public.Employees', 'one', 'r', 's', '{}', NULL),"
+            " ('employees', 'public.Employees', 'two', 'r', 's', '{}', now())"
+        )
+        connection.execute(
+            'INSERT INTO replica."Employees" ("Id", attributes, _as_of)'
+            " SELECT n, '{}', now() FROM generate_series(1, 50) AS n"
+        )
+        connection.execute('ANALYZE replica."Employees"')
+    (found,) = status(services, MAPPINGS)
+    assert (found.writers, found.batches, found.records, found.applied, found.stale) == (2, 3, 30, 25, 4)
+    assert (found.deleted, found.expired, found.rejected, found.rejects_waiting) == (1, 1, 1, 1)
+    assert found.watermark_as_of == now
+    assert found.applied_at == now + timedelta(seconds=9)
+    assert found.lag_seconds == pytest.approx(3609)
+    assert found.rows_estimate == 50
+
+
+def test_the_last_load_and_the_last_finished_reconciliation(database: str, services: Services) -> None:
+    with migrated(database) as connection:
+        connection.execute(
+            "INSERT INTO replication.exports (table_name, kind, location, snapshot_time, as_of, item_count, file_count,"
+            " size_bytes, status) VALUES ('employees', 'full', 'file:///a', now(), now(), 30, 3, 100, 'loaded'),"
+            " ('employees', 'full', 'file:///b', now(), now(), 30, 3, 100, 'loading')"
+        )
+        connection.execute(
+            "INSERT INTO replication.export_files"
+            " (export_id, file_key, item_count, size_bytes, applied, stale, rejected)"
+            " SELECT id, 'x', 10, 5, 10, 0, 0 FROM replication.exports WHERE location = 'file:///b'"
+        )
+        connection.execute(
+            "INSERT INTO replication.reconciliations (table_name, snapshot, snapshot_time, as_of, status, compared,"
+            " in_flight, missing, extra, different, repaired, finished_at) VALUES"
+            " ('employees', 's', now(), now(), 'done', 30, 0, 1, 2, 3, 4, now()),"
+            " ('employees', 's', now(), now(), 'comparing', NULL, NULL, NULL, NULL, NULL, NULL, NULL)"
+        )
+    (found,) = status(services, MAPPINGS)
+    assert found.last_load is not None
+    assert (found.last_load.location, found.last_load.status) == ("file:///b", "loading")
+    assert (found.last_load.files_loaded, found.last_load.file_count, found.last_load.item_count) == (1, 3, 30)
+    assert found.last_reconciliation is not None
+    assert (found.last_reconciliation.compared, found.last_reconciliation.drift) == (30, 6)
+    assert found.last_reconciliation.repaired == 4
+
+
+def test_without_bookkeeping_it_tells_to_migrate(services: Services) -> None:
+    with pytest.raises(TerminalError, match="dynaurora migrate"):
+        status(services, MAPPINGS)
