@@ -47,7 +47,7 @@ $(LOCAL_ZIP): $(wildcard lambda_replicator/*.py tables/*.yaml requirements/lambd
 	@$(BIN)/python -m lambda_replicator.package --python $(LOCAL_PYTHON) --output $@ | head -1
 
 demo: setup $(LOCAL_ZIP)  ## watch a table load, follow live writes and be proven equal (under three minutes)
-	@$(BIN)/python -m pipeline.local.demo
+	@$(BIN)/python -m pipeline.local.demo $(DEMO)
 
 UI_PORT ?= 3000
 ui: setup $(LOCAL_ZIP)  ## the stack with its writer ticking and Dagster's UI on http://127.0.0.1:3000 (UI_PORT=…)

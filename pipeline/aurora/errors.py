@@ -76,7 +76,7 @@ _HINTS = {
     "42P01": "run `dynaurora migrate` to create the tables of the mapping",
     "42703": "run `dynaurora migrate` to bring the tables to the mapping",
     "3F000": "run `dynaurora migrate` to create the schemas",
-    "42501": "grant the database user USAGE on schemas replica and replication, and SELECT, INSERT, UPDATE on their tables",
+    "42501": "grant the database user USAGE on schemas replica and replication, and SELECT, INSERT and UPDATE there",
     "28000": "check the user, database and TLS setting in the secret or DATABASE_URL",
     "3D000": "create the database, or correct its name in the secret or DATABASE_URL",
 }

@@ -9,6 +9,7 @@ it ends, no process and no lock is left behind.
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import time
@@ -36,6 +37,7 @@ CAUGHT_UP_WITHIN_SECONDS = 90.0
 # The writer goes on for at least so long, however fast the load is, so that the lag is measured over many writes.
 WRITE_AT_LEAST_SECONDS = 20.0
 RUN_DIR, RESULT = Path("build/demo"), Path("build/demo.json")
+# Built by `make demo` for the Python that the emulator runs functions with.
 ARCHIVE = Path("build/local/lambda_replicator.zip")
 
 
@@ -48,6 +50,7 @@ class Scene:
     home: DagsterHome
     writer: Writer
     meter: LagMeter
+    options: argparse.Namespace
 
     @property
     def database_url(self) -> str:
@@ -62,16 +65,18 @@ class Scene:
         return {key: value for asset in outcome.assets.values() for key, value in asset.items()}
 
 
-def run(screen: Screen) -> bool:
+def run(screen: Screen, options: argparse.Namespace) -> bool:
     """Run the demo; returns whether it proved what it set out to prove."""
     screen.step("starting PostgreSQL 17, ministack and the export service; deploying the replicator")
-    with Playground(RUN_DIR, ARCHIVE, progress=screen.note) as playground:
-        screen.step(f"putting {ITEMS:,} items into the DynamoDB table Employees")
-        identifiers = range(1, ITEMS + 1)
+    ports = (options.postgres_port, options.aws_port)
+    with Playground(options.run_dir, options.archive, ports=ports, progress=screen.note) as playground:
+        screen.step(f"putting {options.items:,} items into the DynamoDB table Employees")
+        identifiers = range(1, options.items + 1)
         put_items(playground.dynamodb, "Employees", identifiers)
         writer = Writer(playground.dynamodb, "Employees", identifiers)
         meter = LagMeter(playground.stack.postgres.url, writer.samples)
-        scene = Scene(screen, playground, DagsterHome(RUN_DIR, playground.environment()), writer, meter)
+        home = DagsterHome(options.run_dir, playground.environment())
+        scene = Scene(screen, playground, home, writer, meter, options)
         loaded = _load_under_live_writes(scene)
         return _prove(scene, loaded)
 
@@ -82,7 +87,7 @@ def _load_under_live_writes(scene: Scene) -> dict[str, Any]:
     scene.meter.start()
     try:
         loaded = scene.run_job("employees_full_load", margin_seconds=MARGIN_SECONDS)
-        time.sleep(max(0.0, WRITE_AT_LEAST_SECONDS - scene.writer.seconds))
+        time.sleep(max(0.0, scene.options.write_seconds - scene.writer.seconds))
     finally:
         scene.writer.stop()
     scene.screen.note(
@@ -104,7 +109,7 @@ def _wait_until_caught_up(scene: Scene) -> None:
             if time.monotonic() > until:
                 raise TerminalError(
                     f"waiting for the replicator: the last write is not in the view after {CAUGHT_UP_WITHIN_SECONDS} s",
-                    hint=f"see the function's log in {RUN_DIR}/ministack.log",
+                    hint=f"see the function's log in {scene.options.run_dir}/ministack.log",
                 )
             time.sleep(0.05)
 
@@ -118,8 +123,8 @@ def _prove(scene: Scene, loaded: dict[str, Any]) -> bool:
     scene.screen.step("comparing by another path: a plain scan of DynamoDB against a plain SELECT on the view")
     equality = compare_employees(scene.playground.dynamodb, scene.database_url)
     summary = _summary(scene, loaded, reconciled, equality)
-    RESULT.write_text(json.dumps(summary, indent=2) + "\n")
-    show(scene.screen.console, summary, RESULT)
+    scene.options.result.write_text(json.dumps(summary, indent=2) + "\n")
+    show(scene.screen.console, summary, scene.options.result)
     return bool(summary["equal"]) and bool(summary["found_exactly_the_damage"])
 
 
@@ -147,7 +152,7 @@ def _summary(scene: Scene, loaded: dict[str, Any], reconciled: dict[str, Any], e
     records, applied, stale, deleted, rejected = map(int, row or (0,) * 5)
     kinds = {kind: int(reconciled[kind]) for kind in ("missing", "extra", "different")}
     return {
-        "items_put": ITEMS,
+        "items_put": scene.options.items,
         "items_loaded": loaded["items"],
         "rows_taken_by_load": loaded["applied"],
         "writes_during_load": scene.writer.written.total,
@@ -172,10 +177,19 @@ def _summary(scene: Scene, loaded: dict[str, Any], reconciled: dict[str, Any], e
 
 def main() -> int:
     """Run the demo; exit code 0 proved, 1 not proved, 2 could not run, 130 interrupted."""
+    parser = argparse.ArgumentParser(prog="make demo")
+    parser.add_argument("--items", type=int, default=ITEMS)
+    parser.add_argument("--write-seconds", type=float, default=WRITE_AT_LEAST_SECONDS, help="at least")
+    parser.add_argument("--run-dir", type=Path, default=RUN_DIR)
+    parser.add_argument("--result", type=Path, default=RESULT)
+    parser.add_argument("--archive", type=Path, default=ARCHIVE, help="the replicator's zip")
+    parser.add_argument("--postgres-port", type=int)
+    parser.add_argument("--aws-port", type=int)
+    options = parser.parse_args()
     unwind_on_signals()
     screen = Screen()
     try:
-        return 0 if run(screen) else 1
+        return 0 if run(screen, options) else 1
     except (LocalStackError, ReplicationError) as error:
         screen.console.print(f"demo: {error}", style="red", markup=False)
         return 2

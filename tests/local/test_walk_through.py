@@ -39,7 +39,8 @@ def playground(tmp_path_factory: pytest.TempPathFactory) -> Generator[Playground
 def shell(playground: Playground, command: str) -> str:
     script = f"{shell_variables(playground)}\nexport PAGER=cat PSQL_PAGER=cat\n{command}"
     clean = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "LANG": "C.UTF-8"}
-    done = subprocess.run(["/bin/bash", "-c", script], capture_output=True, text=True, env=clean, timeout=60, cwd=PROJECT)
+    command_line = ["/bin/bash", "-c", script]
+    done = subprocess.run(command_line, check=False, capture_output=True, text=True, env=clean, timeout=60, cwd=PROJECT)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
