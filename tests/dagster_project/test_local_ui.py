@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -28,12 +29,24 @@ QUERY = """{
 }"""
 
 
-def ask(server: DagsterWebserver) -> dict[str, Any]:
+LAUNCH = """mutation ($form: RunConfigData!) { launchRun(executionParams: {
+  selector: {repositoryLocationName: "dynaurora", repositoryName: "__repository__", jobName: "employees_full_load"},
+  runConfigData: $form }) { __typename
+  ... on LaunchRunSuccess { run { runId } }
+  ... on RunConfigValidationInvalid { errors { message } }
+  ... on PythonError { message causes { message } } } }"""
+
+
+def ask(server: DagsterWebserver, query: str = QUERY, **variables: object) -> dict[str, Any]:
+    body = json.dumps({"query": query, "variables": variables}).encode()
     request = urllib.request.Request(  # noqa: S310  our own server
-        f"{server.url}/graphql", json.dumps({"query": QUERY}).encode(), {"Content-Type": "application/json"}
+        f"{server.url}/graphql", body, {"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310  our own server
-        content = json.load(answer)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310  our own server
+            content = json.load(answer)
+    except urllib.error.HTTPError as error:  # how Dagster answers where definitions refuse
+        content = json.load(error)
     assert "errors" not in content, content
     return content["data"]
 
@@ -94,8 +107,23 @@ def test_a_job_then_the_ui_then_nothing(code: Code, tmp_path: Path) -> None:
         assert {run["runId"] for run in found["ofTheJob"]["results"]} == set(runs)
         assert runs[failed.run_id]["status"] == "FAILURE"
         assert len(runs) == 2
+        launch_from_the_form(server, code.export(300).location)
         assert len(alive(str(tmp_path))) >= 2
     wait_until(lambda: not alive(str(tmp_path)), 20, "every process has ended")
+
+
+def launch_from_the_form(server: DagsterWebserver, location: str) -> None:
+    """As the launchpad does: the daemon's queue and a run worker of its own."""
+    refused = ask(server, LAUNCH, form={"manifest": location, "workers": 99})["launchRun"]
+    assert "workers: input should be less than or equal to 32" in json.dumps(refused)
+    launched = ask(server, LAUNCH, form={"manifest": location})["launchRun"]
+    run_id = launched["run"]["runId"]
+
+    def status() -> str:
+        return {run["runId"]: run["status"] for run in ask(server)["runsOrError"]["results"]}[run_id]
+
+    wait_until(lambda: status() in {"SUCCESS", "FAILURE"}, 60, "the launched load has ended")
+    assert status() == "SUCCESS"
 
 
 def test_a_taken_port_is_one_clear_line(tmp_path: Path) -> None:
