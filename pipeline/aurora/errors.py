@@ -49,7 +49,13 @@ def translate(error: psycopg.Error, doing: str, *, table: str | None = None) -> 
 def _translate_without_state(error: psycopg.Error, doing: str, table: str | None) -> ReplicationError:
     """What never reached the server, or was cut off from it, has no SQLSTATE."""
     refusal = _login_refusal(error)
-    if refusal in {"28P01", _REFUSED_AFTER_PASSWORD}:
+    if refusal == "28P01":
+        return LoginRefusedError(
+            f"{doing}: the server refused the session, {_condition(refusal)} ({refusal})",
+            table=table,
+            hint="check the user and password in the secret or DATABASE_URL",
+        )
+    if refusal == _REFUSED_AFTER_PASSWORD:
         return LoginRefusedError(
             f"{doing}: the server asked for the password and refused the session",
             table=table,
