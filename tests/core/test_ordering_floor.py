@@ -102,7 +102,7 @@ def ends_wrong(history: tuple[list[State], list[State]]) -> bool:
 
 def test_the_contract_may_not_then() -> None:
     """The smallest such history: two writes, and one snapshot between their creation times."""
-    some = settings(max_examples=5_000, database=None)
+    some = settings(max_examples=1_000, database=None)
     stepping_back = histories(MARGIN_SECONDS - 1)
     states, _ = find(stepping_back, lambda history: len(history[0]) == 3 and ends_wrong(history), settings=some)
     assert [state.position.streamed for state in states] == [True, True, False]
