@@ -56,13 +56,13 @@ def ends(arrivals: list[State], *, floor: bool) -> int:
     return row.stored.write
 
 
-def histories(largest_step_back: int) -> st.SearchStrategy[tuple[list[State], list[State]]]:
+def histories(largest_step_back: int, *, most_writes: int = 4) -> st.SearchStrategy[tuple[list[State], list[State]]]:
     """(states in true order, a generated order of arrival): writes a second or more apart, snapshots in between."""
 
     @st.composite
     def build(draw: st.DrawFn) -> tuple[list[State], list[State]]:
         time, states = 0, list[State]()
-        for write in range(draw(st.integers(1, 4))):
+        for write in range(draw(st.integers(1, most_writes))):
             time += draw(st.integers(0, 3))
             error = draw(st.integers(0, largest_step_back))
             states.append(State(Position(EPOCH + timedelta(seconds=time - error), write), write))
@@ -102,8 +102,8 @@ def ends_wrong(history: tuple[list[State], list[State]]) -> bool:
 
 def test_the_contract_may_not_then() -> None:
     """The smallest such history: two writes, and one snapshot between their creation times."""
-    some = settings(max_examples=5_000, database=None)
-    stepping_back = histories(MARGIN_SECONDS - 1)
+    some = settings(max_examples=2_000, database=None, derandomize=True)
+    stepping_back = histories(MARGIN_SECONDS - 1, most_writes=2)
     states, _ = find(stepping_back, lambda history: len(history[0]) == 3 and ends_wrong(history), settings=some)
     assert [state.position.streamed for state in states] == [True, True, False]
     first, last, snapshot = (state.position.as_of for state in states)

@@ -33,7 +33,8 @@ class _Run:
         self.random = source
         mapping = TWO_TARGETS if source.random() < 0.25 else ONE_TARGET
         exact = source.random() < 0.5  # clocks that agree make ties between records and snapshots common
-        offsets = [0 if exact else source.randint(-LARGEST_LAG, LARGEST_LEAD) for _ in range(keys)]
+        offset = [-LARGEST_LAG, -LARGEST_LAG, LARGEST_LEAD, source.randint(-LARGEST_LAG, LARGEST_LEAD)]
+        offsets = [0 if exact else source.choice(offset) for _ in range(keys)]
         self.blur = 0 if exact else LARGEST_BLUR
         self.busy = source.random() < 0.5
         self.world = World(system, mapping, SourceTable(mapping.table, keys, offsets), folder)
@@ -65,7 +66,13 @@ class _Run:
     def end(self) -> None:
         self.closing_second()
         world = self.world
-        world.settle()
+        world.settle(lambda: self.random.random() < 0.4)
+        if self.random.random() < 0.5:
+            everything = list(range(len(world.source.records)))
+            self.random.shuffle(everything)
+            world.heal_by_reads(everything[: self.random.choice([200, len(everything)])])
+        elif world.in_doubt:
+            world.heal()
         world.repeat(self.some_delivered())
         world.purge(world.latest_creation())
         world.repeat(self.some_delivered())
@@ -107,6 +114,9 @@ class _Run:
 
     def closing_second(self) -> None:
         """The last second of every run is a busy one, its records partly lost, so that healing is put to the tie."""
+        for key in self.world.source.keys:
+            if self.random.random() < 0.3:
+                self.world.read_again(key)
         self.world.source.enable_stream()
         self.to_whole_second()
         for again in range(3):
@@ -184,11 +194,13 @@ class _Run:
     # Snapshots.
 
     def export(self) -> None:
+        if self.random.random() < 0.5:  # so that writes fall where margin, blur and clocks only just suffice
+            self.write()
+            self.world.source.tick(self.random.choice([SECOND, 2 * SECOND, 3 * SECOND]))
         if self.random.random() < 0.7:
             self.to_whole_second()
-        self.world.take_snapshot(
-            self.blur, lambda _: self.random.randint(0, 2 * self.blur), lambda _: self.random.randrange(3)
-        )
+        ages = [0, 2 * self.blur, 2 * self.blur, self.random.randint(0, 2 * self.blur)]
+        self.world.take_snapshot(self.blur, lambda _: self.random.choice(ages), lambda _: self.random.randrange(3))
 
     def merge_file(self) -> None:
         if self.world.snapshots:
@@ -223,7 +235,9 @@ class _Run:
         self.world.export_window(start)
 
     def read_again(self) -> None:
-        for _ in range(self.random.randint(1, 10)):
+        if self.random.random() < 0.5:
+            self.to_whole_second()
+        for _ in range(self.random.randint(1, 60)):
             self.world.read_again(self.random.randrange(len(self.world.source.keys)))
 
     def apply_reads(self) -> None:

@@ -178,6 +178,8 @@ class Machine(RuleBasedStateMachine):
         if self.world is None:
             return
         self.world.settle()
+        if self.world.in_doubt:
+            self.world.heal()
         self.world.purge(self.world.latest_creation())
         self.world.repeat([sorted(self.world.delivered)[::2], sorted(self.world.delivered)[1::3]])
         self.world.replay(lambda records: [records[::-1]], except_keys=self.world.in_doubt)
