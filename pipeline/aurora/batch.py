@@ -98,25 +98,40 @@ class BatchWriter:
     ) -> BatchResult:
         total, refused = Applied(), list(batch.rejects)
         for target, changes, newest in work:
-            found: list[Reject] = []
-            counts = self._apply_halving(connection, target, newest, records, found)
-            superseded = len(changes) - len(newest)
-            total = total.plus(counts._replace(stale=counts.stale + superseded))
-            refused += found
+            counts, found = self._apply_isolating(connection, target, changes, newest)
+            total = total.plus(counts)
+            refused += [
+                Reject(target.view_name, reason, records[change.origin], change.position, key_digest(change.key))
+                for change, reason in found
+            ]
         rejects.add(connection, self.mapping.name, refused, source=f"stream {mark.stream_label}")
         bookkeeping.add_mark(connection, replace(mark, rejected=len(refused)), *total)
         return BatchResult(total, len(refused))
 
+    def _apply_isolating(
+        self, connection: Connection, target: Target, changes: Sequence[Change], newest: list[Change]
+    ) -> tuple[Applied, list[tuple[Change, str]]]:
+        """Apply the newest change of each key; where PostgreSQL refuses it, the next newest, until one is taken.
+
+        Otherwise a refused change would take along the older ones of its key that it had stood for, a delete
+        among them. Returns the counts, and the refused changes with the reason.
+        """
+        total = Applied()
+        refused: list[tuple[Change, str]] = []
+        tried = 0
+        while newest:
+            found: list[tuple[Change, str]] = []
+            total = total.plus(self._apply_halving(connection, target, newest, found))
+            tried += len(newest)
+            refused += found
+            out = {id(change) for change, _ in refused}
+            keys = {change.key for change, _ in found}
+            newest = coalesce(change for change in changes if change.key in keys and id(change) not in out)
+        return total._replace(stale=total.stale + len(changes) - tried), refused
+
     def _apply_halving(
-        self,
-        connection: Connection,
-        target: Target,
-        changes: list[Change],
-        records: Sequence[StreamRecord],
-        found: list[Reject],
+        self, connection: Connection, target: Target, changes: list[Change], found: list[tuple[Change, str]]
     ) -> Applied:
-        if not changes:
-            return Applied()
         statement = self._statements[target]
         try:
             with translating("applying changes", table=self.mapping.name), connection.transaction():
@@ -124,20 +139,11 @@ class BatchWriter:
                 return _counts(row, len(changes))
         except DataError as error:
             if len(changes) == 1:
-                change = changes[0]
-                found.append(
-                    Reject(
-                        target.view_name,
-                        error.message,
-                        records[change.origin],
-                        change.position,
-                        key_digest(change.key),
-                    )
-                )
+                found.append((changes[0], error.message))
                 return Applied()
         middle = len(changes) // 2
-        first = self._apply_halving(connection, target, changes[:middle], records, found)
-        return first.plus(self._apply_halving(connection, target, changes[middle:], records, found))
+        first = self._apply_halving(connection, target, changes[:middle], found)
+        return first.plus(self._apply_halving(connection, target, changes[middle:], found))
 
 
 _Work = tuple["Target", "list[Change]", "list[Change]"]

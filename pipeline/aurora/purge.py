@@ -14,6 +14,7 @@ from psycopg import sql
 
 from pipeline.aurora import tables
 from pipeline.aurora.errors import translating
+from pipeline.core.errors import TerminalError
 from pipeline.core.mapping import AS_OF, DELETED
 
 if TYPE_CHECKING:
@@ -36,10 +37,16 @@ def purge_chunk(
     with translating("purging tombstones", table=mapping_name), connection.transaction():
         connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(LOCK_TIMEOUT)))
         connection.execute(sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(tables.storage(target)))
-        connection.execute(
+        marked = connection.execute(
             "UPDATE replication.tables SET purged_through = GREATEST(purged_through, %s) WHERE name = %s",
             [through, mapping_name],
         )
+        if marked.rowcount != 1:
+            raise TerminalError(
+                "purging tombstones: the table is not registered, so nothing could say how far it was purged",
+                table=mapping_name,
+                hint="run `dynaurora migrate`",
+            )
         cursor = connection.execute(
             sql.SQL(
                 "DELETE FROM {storage} WHERE ctid = ANY (ARRAY("

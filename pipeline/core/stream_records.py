@@ -114,7 +114,9 @@ class StreamDecoder:
         change = _image_change(record)
         if "Keys" not in change or "SequenceNumber" not in change:
             raise TerminalError("the record lacks its keys or its sequence number")
-        return streamed_position(stream_label, change["SequenceNumber"], change.get("ApproximateCreationDateTime", ""))
+        return streamed_position(
+            stream_label, str(change["SequenceNumber"]), change.get("ApproximateCreationDateTime", "")
+        )
 
     def _check_images(self, record: StreamRecord) -> None:
         change = _image_change(record)

@@ -133,6 +133,20 @@ def test_what_only_postgresql_refuses_is_isolated(apply: Apply, connection: Conn
     assert watermark(connection) == (1, 100, 98, 0, 0, 0, 2)
 
 
+def test_a_refused_change_does_not_take_the_older_ones_of_its_key_along(apply: Apply, connection: Connection) -> None:
+    apply(named(1, 1, "a", "INSERT"), named(2, 2, "b", "INSERT"))
+    connection.execute("""ALTER TABLE replica."Employees" ADD CHECK ("Name" <> 'refused')""")
+    report = apply(
+        record(1, 3, "REMOVE"),
+        named(1, 4, "refused", "INSERT"),
+        named(2, 5, "c"),
+        named(2, 6, "refused"),
+        named(2, 7, "refused"),
+    )
+    assert (report.applied, report.deleted, report.rejected, report.stale) == (2, 1, 3, 0)
+    assert view(connection) == {2: ("c", "NA")}
+
+
 def test_a_record_without_its_keys_is_kept(apply: Apply, connection: Connection) -> None:
     report = apply(
         {"eventSourceARN": record(1, 1)["eventSourceARN"], "eventName": "INSERT", "dynamodb": {}}, named(1, 2, "a")
