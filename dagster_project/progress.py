@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from dagster_project.freshness import Freshness
     from dagster_project.keys import TableKeys
-    from pipeline.aurora.table_status import TableStatus
+    from pipeline.aurora.status import TableStatus
 
 IDLE_SECONDS = 3600.0
 
@@ -126,6 +126,6 @@ def _metadata(found: TableStatus, memory: Memory) -> dict[str, dg.MetadataValue]
     }
     if found.applied_at is not None:
         metadata["applied_at"] = dg.MetadataValue.timestamp(found.applied_at)
-    if found.watermark_as_of is not None:
-        metadata["watermark_as_of"] = dg.MetadataValue.timestamp(found.watermark_as_of)
+    if found.newest_change is not None:
+        metadata["newest_change"] = dg.MetadataValue.timestamp(found.newest_change)
     return metadata

@@ -11,7 +11,7 @@ import dagster as dg
 from dagster_project.freshness import Freshness
 from dagster_project.keys import TableKeys
 from dagster_project.resources import ServicesResource
-from pipeline.aurora.table_status import TableStatus
+from pipeline.aurora.status import TableStatus
 from pipeline.core.mapping import TableMapping
 from pipeline.jobs.status import status
 

@@ -1,6 +1,7 @@
 """How far each table is: last load, watermarks, rejects, last reconciliation, from schema `replication`.
 
-Invariant: reads only, and each figure is of one moment: one statement reads them all.
+Invariant: reads only and takes no lock; each figure is of one moment, because one statement reads them all; and it
+costs the same however many rows the tables hold, because counts of rows are the planner's estimates.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg.rows import class_row
 
-from pipeline.aurora import bookkeeping
+from pipeline.aurora import bookkeeping, tables
 from pipeline.aurora.errors import translating
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from pipeline.aurora.connection import Connection
+    from pipeline.core.mapping import TableMapping
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +36,16 @@ class TableStatus:
     load_items_done: int | None
     load_files: int | None
     load_files_done: int | None
+    rows_estimate: int | None
+    """Rows stored for all targets, tombstones included, as the planner estimates them; None before its first look."""
     writers: int
+    batches: int
     applied_at: datetime | None
     """When the last batch of the stream committed."""
     newest_change: datetime | None
     """Creation time of the newest change applied, to the second."""
     lag_seconds: float | None
-    """Age of the newest change when its batch committed."""
+    """How far behind the newest batch was as it was committed. Says nothing of an idle table, nor of a dead writer."""
     records: int
     applied: int
     stale: int
@@ -79,12 +84,16 @@ class TableStatus:
         )  # fmt: skip
 
 
-def read_status(connection: Connection, names: Sequence[str]) -> dict[str, TableStatus]:
-    """Read the status of the tables of these names; those not registered yet (not migrated) are left out."""
+def read_status(connection: Connection, mappings: Sequence[TableMapping]) -> dict[str, TableStatus]:
+    """Read the status of the mappings' tables by name; those not registered yet (not migrated) are left out."""
     if not bookkeeping.installed(connection):
         return {}
     with translating("reading the status"), connection.cursor(row_factory=class_row(TableStatus)) as cursor:
-        parameters: dict[str, Any] = {"names": list(names)}
+        parameters: dict[str, Any] = {
+            "names": [mapping.name for mapping in mappings],
+            "owners": [mapping.name for mapping in mappings for _ in mapping.targets],
+            "storage": [tables.storage(target).as_string(connection) for m in mappings for target in m.targets],
+        }
         return {status.name: status for status in cursor.execute(_STATUS, parameters)}
 
 
@@ -92,7 +101,7 @@ _STATUS = """
 SELECT t.name, l.kind AS load_kind, l.status AS load_status, l.reason AS load_reason,
        l.snapshot_time AS load_snapshot_time, l.finished_at AS load_finished_at, l.item_count AS load_items,
        f.items AS load_items_done, l.file_count AS load_files, f.files AS load_files_done,
-       w.writers, w.applied_at, w.newest_change, w.lag_seconds,
+       z.rows_estimate, w.writers, w.batches, w.applied_at, w.newest_change, w.lag_seconds,
        w.records, w.applied, w.stale, w.deleted, w.expired, w.rejected, j.rejects_waiting, j.oldest_reject,
        r.status AS reconciliation_status, r.snapshot_time AS reconciliation_snapshot_time,
        r.finished_at AS reconciliation_finished_at, r.compared, r.in_flight, r.missing, r.extra, r.different,
@@ -104,8 +113,9 @@ SELECT t.name, l.kind AS load_kind, l.status AS load_status, l.reason AS load_re
                        FROM replication.export_files AS x WHERE x.export_id = l.id) AS f ON l.id IS NOT NULL
  CROSS JOIN LATERAL (
        SELECT count(*) AS writers, max(applied_at) AS applied_at, max(as_of) AS newest_change,
-              (array_agg(GREATEST(0, extract(epoch FROM applied_at - as_of))::float8 ORDER BY as_of DESC NULLS LAST))[1]
-                AS lag_seconds,
+              (array_agg(GREATEST(0, extract(epoch FROM applied_at - as_of))::float8 ORDER BY applied_at DESC)
+                 FILTER (WHERE as_of IS NOT NULL))[1] AS lag_seconds,
+              COALESCE(sum(batches), 0)::bigint AS batches,
               COALESCE(sum(records), 0)::bigint AS records, COALESCE(sum(applied), 0)::bigint AS applied,
               COALESCE(sum(stale), 0)::bigint AS stale, COALESCE(sum(deleted), 0)::bigint AS deleted,
               COALESCE(sum(expired), 0)::bigint AS expired, COALESCE(sum(rejected), 0)::bigint AS rejected
@@ -115,6 +125,11 @@ SELECT t.name, l.kind AS load_kind, l.status AS load_status, l.reason AS load_re
          FROM replication.rejects AS x WHERE x.table_name = t.name AND x.replayed_at IS NULL) AS j
   LEFT JOIN LATERAL (SELECT * FROM replication.reconciliations AS c WHERE c.table_name = t.name
                      ORDER BY c.started_at DESC, c.id DESC LIMIT 1) AS r ON true
+ CROSS JOIN LATERAL (
+       SELECT sum(c.reltuples) FILTER (WHERE c.reltuples >= 0)::bigint AS rows_estimate
+         FROM unnest(%(owners)s::text[], %(storage)s::text[]) AS s(owner, storage)
+         JOIN pg_class AS c ON c.oid = to_regclass(s.storage)
+        WHERE s.owner = t.name) AS z
  WHERE t.name = ANY (%(names)s)
  ORDER BY t.name
 """

@@ -29,7 +29,7 @@ def run(session: Session, arguments: Namespace) -> Outcome:
     """Read the status of the mappings' tables."""
     mappings = session.mappings(arguments.names)
     with session.connect("status") as connection:
-        found = read_status(connection, [mapping.name for mapping in mappings])
+        found = read_status(connection, mappings)
     lines: list[str | Text] = []
     documents: list[dict[str, Any]] = []
     for mapping in mappings:

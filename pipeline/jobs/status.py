@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.aurora.table_status import TableStatus, read_statuses
+from pipeline.aurora.status import TableStatus, read_status
+from pipeline.core.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,6 +20,18 @@ _TIMEOUT_SECONDS = 20.0
 
 
 def status(services: Services, mappings: Iterable[TableMapping]) -> list[TableStatus]:
-    """Return the status of each mapping's table, in their order. Raises TransientError, TerminalError."""
+    """Return the status of each mapping's table, in their order.
+
+    Raises ConfigurationError for a table that was never migrated, TransientError, TerminalError.
+    """
+    wanted = list(mappings)
     with services.connect("dynaurora status", statement_timeout_seconds=_TIMEOUT_SECONDS) as connection:
-        return read_statuses(connection, mappings)
+        found = read_status(connection, wanted)
+    for mapping in wanted:
+        if mapping.name not in found:
+            raise ConfigurationError(
+                "reading the status: the table is not in the database yet",
+                table=mapping.name,
+                hint="run `dynaurora migrate`",
+            )
+    return [found[mapping.name] for mapping in wanted]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
@@ -12,15 +12,15 @@ import dagster as dg
 from dagster_project.freshness import Freshness
 from dagster_project.keys import TableKeys
 from dagster_project.progress import Event, Memory, report
-from pipeline.aurora.table_status import TableStatus
+from pipeline.aurora.status import TableStatus
 
 KEYS = TableKeys("employees")
 FRESHNESS = Freshness(timedelta(minutes=5), timedelta(minutes=30))
 START = 1_800_000_000.0
 STATUS = TableStatus(
-    table="employees",
+    name="employees",
     rows_estimate=None,
-    watermark_as_of=datetime(2026, 5, 1, tzinfo=UTC),
+    newest_change=datetime(2026, 5, 1, tzinfo=UTC),
     applied_at=datetime(2026, 5, 1, tzinfo=UTC),
     lag_seconds=0.5,
     writers=1,
@@ -32,8 +32,13 @@ STATUS = TableStatus(
     expired=0,
     rejected=0,
     rejects_waiting=0,
-    last_load=None,
-    last_reconciliation=None,
+    **dict.fromkeys(
+        field.name
+        for field in fields(TableStatus)
+        if field.name.startswith(("load_", "reconciliation_"))
+        or field.name
+        in {"oldest_reject", "compared", "in_flight", "missing", "extra", "different", "repaired", "purged_through"}
+    ),  # type: ignore[arg-type]  # nothing loaded, nothing reconciled
 )
 
 
@@ -72,7 +77,7 @@ def test_a_table_that_changes_and_is_caught_up_is_never_longer_unreported_than_i
 
 
 def test_nothing_is_said_before_the_first_change() -> None:
-    never = replace(STATUS, applied_at=None, lag_seconds=None, watermark_as_of=None)
+    never = replace(STATUS, applied_at=None, lag_seconds=None, newest_change=None)
     assert report(KEYS, FRESHNESS, never, Memory(), START) == ([], Memory())
 
 
