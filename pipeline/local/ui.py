@@ -25,7 +25,7 @@ IDENTIFIERS = range(10_001, 15_001)
 NEVER = 10**9
 WRITES_PER_SECOND = 20.0
 RUN_DIR = Path("build/ui")
-MARGIN_SECONDS = 30
+MARGIN_SECONDS = 2
 
 
 def run(screen: Screen, arguments: argparse.Namespace) -> None:
