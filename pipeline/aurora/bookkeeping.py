@@ -47,12 +47,15 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
             item_count bigint NOT NULL,
             file_count int NOT NULL,
             size_bytes bigint NOT NULL,
+            strategy text NOT NULL DEFAULT 'merge' CHECK (strategy IN ('merge', 'aside')),
             status text NOT NULL DEFAULT 'loading' CHECK (status IN ('loading', 'loaded', 'failed')),
             reason text,
             started_at timestamptz NOT NULL DEFAULT now(),
             finished_at timestamptz,
             UNIQUE (table_name, location, as_of)
         );
+        COMMENT ON COLUMN replication.exports.strategy IS
+            'merge: file by file into the storage tables; aside: into new tables that then take their places';
 
         CREATE TABLE replication.export_files (
             export_id bigint NOT NULL REFERENCES replication.exports ON DELETE CASCADE,
@@ -65,6 +68,19 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
             loaded_at timestamptz NOT NULL DEFAULT now(),
             PRIMARY KEY (export_id, file_key)
         );
+
+        CREATE TABLE replication.builds (
+            export_id bigint NOT NULL REFERENCES replication.exports ON DELETE CASCADE,
+            storage_name text NOT NULL,
+            build_name text NOT NULL,
+            overtaken bigint NOT NULL DEFAULT 0,
+            swapped_at timestamptz,
+            PRIMARY KEY (export_id, storage_name)
+        );
+        COMMENT ON TABLE replication.builds IS
+            'tables of schema replica that an export is loaded into aside, until they become the storage tables';
+        COMMENT ON COLUMN replication.builds.overtaken IS
+            'rows counted as applied by their files that repeated a key, or gave way to newer ones in storage';
 
         CREATE TABLE replication.watermarks (
             table_name text NOT NULL REFERENCES replication.tables,

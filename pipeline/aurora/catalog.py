@@ -104,7 +104,7 @@ def existing_relation(connection: Connection, schema: str, name: str, storage_na
             normal_definition(*(definition or ("", ""))),
             frozenset((namespace, relation) for namespace, relation in reads),
             dependents(connection, oid),
-            _restore(connection, oid, sql.Identifier(schema, name)),
+            restoring(connection, oid, "VIEW", sql.Identifier(schema, name)),
             _column_grants(connection, oid, sql.Identifier(schema, name)),
         )
 
@@ -176,17 +176,18 @@ _ROLE = "CASE WHEN grantee <> 0 THEN pg_get_userbyid(grantee) END"  # role 0 is 
 _AGAIN = "CASE WHEN is_grantable THEN ' WITH GRANT OPTION' ELSE '' END"
 
 
-def _restore(connection: Connection, oid: int, view: sql.Identifier) -> tuple[str, ...]:
+def restoring(connection: Connection, oid: int, kind: str, view: sql.Identifier) -> tuple[str, ...]:
+    """Return the statements that give the VIEW or TABLE `view` the owner, options, grants and comment of `oid`."""
     row = connection.execute(
         "SELECT pg_get_userbyid(relowner), reloptions, obj_description(oid, 'pg_class') FROM pg_class WHERE oid = %s",
         [oid],
     ).fetchone()
     owner, options, comment = row or ("", None, None)
-    statements = [sql.SQL("ALTER VIEW {} OWNER TO {}").format(view, sql.Identifier(owner))]
+    statements = [sql.SQL("ALTER {} {} OWNER TO {}").format(sql.SQL(literal(kind)), view, sql.Identifier(owner))]
     for option in options or ():
         name, _, value = str(option).partition("=")
-        setting = sql.SQL("ALTER VIEW {} SET ({} = {})")
-        statements.append(setting.format(view, sql.Identifier(name), sql.Literal(value)))
+        setting = sql.SQL("ALTER {} {} SET ({} = {})")
+        statements.append(setting.format(sql.SQL(literal(kind)), view, sql.Identifier(name), sql.Literal(value)))
     grants = connection.execute(
         f"SELECT privilege_type, {_ROLE}, {_AGAIN}"  # noqa: S608 - constants only
         " FROM pg_class, aclexplode(relacl) WHERE pg_class.oid = %s AND grantee <> relowner",
@@ -194,7 +195,7 @@ def _restore(connection: Connection, oid: int, view: sql.Identifier) -> tuple[st
     )
     statements += [_grant(privilege, None, view, role, grantable) for privilege, role, grantable in grants]
     if comment is not None:
-        statements.append(sql.SQL("COMMENT ON VIEW {} IS {}").format(view, sql.Literal(comment)))
+        statements.append(sql.SQL("COMMENT ON {} {} IS {}").format(sql.SQL(literal(kind)), view, sql.Literal(comment)))
     return tuple(statement.as_string(connection) for statement in statements)
 
 

@@ -26,6 +26,8 @@ class ExportRecord:
 
     id: int
     status: str
+    strategy: str
+    """`merge` or `aside`, as chosen when the load was begun first."""
     loaded_files: frozenset[str]
 
 
@@ -75,34 +77,101 @@ def begin(
     item_count: int,
     file_count: int,
     size_bytes: int,
+    strategy: str = "merge",
 ) -> ExportRecord:
     """Record that an export is being loaded, or find its record again, with the files it has loaded.
 
-    Refuses a snapshot that is not newer than what was purged: its deleted items could come back.
+    `strategy` is for a load that begins; one that resumes keeps its own. Refuses a snapshot that is not newer than
+    what was purged: its deleted items could come back.
     """
     with translating("recording the load", table=table_name), connection.transaction():
         row = connection.execute(
-            "SELECT purged_through FROM replication.tables WHERE name = %s", [table_name]
-        ).fetchone()
-        if row and row[0] is not None and as_of <= row[0]:
-            raise TerminalError(
-                f"loading: the snapshot of {snapshot_time:%Y-%m-%d %H:%M:%S} UTC is not newer than the purge of"
-                f" tombstones through {row[0]:%Y-%m-%d %H:%M:%S} UTC, so items deleted since could come back",
-                table=table_name,
-                hint="load a newer export",
-            )
-        row = connection.execute(
             "INSERT INTO replication.exports AS e (table_name, kind, location, export_arn, snapshot_time, as_of,"
-            " item_count, file_count, size_bytes) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)"
+            " item_count, file_count, size_bytes, strategy) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
             " ON CONFLICT (table_name, location, as_of) DO UPDATE SET reason = NULL,"
             " status = CASE WHEN e.status = 'loaded' THEN 'loaded' ELSE 'loading' END"
-            " RETURNING id, status",
-            [table_name, kind, location, export_arn, snapshot_time, as_of, item_count, file_count, size_bytes],
+            " RETURNING id, status, strategy",
+            [
+                table_name,
+                kind,
+                location,
+                export_arn,
+                snapshot_time,
+                as_of,
+                item_count,
+                file_count,
+                size_bytes,
+                strategy,
+            ],
         ).fetchone()
         if row is None:  # pragma: no cover - RETURNING of an upsert without condition always gives a row
             raise TerminalError("recording the load: no row came back", table=table_name)
+        if row[1] != "loaded":
+            refuse_purged(connection, table_name, as_of)
         files = connection.execute("SELECT file_key FROM replication.export_files WHERE export_id = %s", [row[0]])
-        return ExportRecord(row[0], row[1], frozenset(key for (key,) in files))
+        return ExportRecord(row[0], row[1], row[2], frozenset(key for (key,) in files))
+
+
+def refuse_purged(connection: Connection, table_name: str, as_of: datetime) -> None:
+    """Raise TerminalError when tombstones were purged as far as a snapshot's `as_of`.
+
+    Asked in the transaction that makes a snapshot's rows count: a key without a row may be one whose tombstone is
+    gone, so that its item could come back, or would be turned away although it lives.
+    """
+    with translating("reading how far tombstones were purged", table=table_name):
+        row = connection.execute(
+            "SELECT purged_through FROM replication.tables WHERE name = %s AND purged_through >= %s",
+            [table_name, as_of],
+        ).fetchone()
+    if row:
+        raise TerminalError(
+            f"loading: the snapshot stands for {as_of:%Y-%m-%d %H:%M:%S} UTC, and tombstones were purged through"
+            f" {row[0]:%Y-%m-%d %H:%M:%S} UTC, so items deleted since could come back",
+            table=table_name,
+            hint="load a newer export",
+        )
+
+
+def loaded_before(connection: Connection, table_name: str) -> bool:
+    """Whether a load of the table ever ended well."""
+    with translating("looking for earlier loads", table=table_name):
+        return (
+            connection.execute(
+                "SELECT FROM replication.exports WHERE table_name = %s AND status = 'loaded' LIMIT 1", [table_name]
+            ).fetchone()
+            is not None
+        )
+
+
+def begin_again(connection: Connection, export_id: int, strategy: str) -> None:
+    """Forget what a load has done: no file is loaded. Inside the caller's transaction."""
+    with translating("beginning the load again"):
+        connection.execute("DELETE FROM replication.export_files WHERE export_id = %s", [export_id])
+        connection.execute("UPDATE replication.exports SET strategy = %s WHERE id = %s", [strategy, export_id])
+
+
+def claim_file(connection: Connection, export_id: int, file_key: str) -> bool:
+    """Take a file for the rest of the transaction; False when it is loaded already.
+
+    Waits while another transaction has it: a worker of a load that was killed may outlive it for a moment.
+    """
+    with translating("taking a file"):
+        connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, %s))", [file_key, export_id])
+        # A statement of its own, so that it sees what the other transaction committed.
+        found = connection.execute(
+            "SELECT FROM replication.export_files WHERE export_id = %s AND file_key = %s", [export_id, file_key]
+        ).fetchone()
+    return found is None
+
+
+def notice_lost_client(connection: Connection) -> None:
+    """Have the server end the session soon after its client is gone, also in the middle of a long statement."""
+    with translating("setting up a connection of the load"):
+        connection.execute(
+            "SELECT set_config('client_connection_check_interval', '1s', false),"
+            " set_config('tcp_keepalives_idle', '10', false), set_config('tcp_keepalives_interval', '5', false),"
+            " set_config('tcp_keepalives_count', '3', false)"
+        )
 
 
 def mark_file(connection: Connection, export_id: int, file_key: str, counts: FileCounts) -> None:
@@ -116,13 +185,16 @@ def mark_file(connection: Connection, export_id: int, file_key: str, counts: Fil
 
 
 def totals(connection: Connection, export_id: int) -> tuple[int, FileCounts]:
-    """Return how many files are loaded, and the sum of their counts."""
+    """Return how many files are loaded, and the sum of their counts: rows overtaken in a build count as stale."""
     with translating("adding up the load"):
         row = connection.execute(
-            "SELECT count(*), COALESCE(sum(item_count), 0)::bigint, COALESCE(sum(applied), 0)::bigint,"
-            " COALESCE(sum(stale), 0)::bigint, COALESCE(sum(rejected), 0)::bigint, COALESCE(sum(size_bytes), 0)::bigint"
-            " FROM replication.export_files WHERE export_id = %s",
-            [export_id],
+            "SELECT count(file_key), COALESCE(sum(item_count), 0)::bigint,"
+            " COALESCE(sum(applied), 0)::bigint - o.overtaken, COALESCE(sum(stale), 0)::bigint + o.overtaken,"
+            " COALESCE(sum(rejected), 0)::bigint, COALESCE(sum(size_bytes), 0)::bigint"
+            " FROM (SELECT COALESCE(sum(overtaken), 0)::bigint AS overtaken"
+            " FROM replication.builds WHERE export_id = %(id)s) AS o"
+            " LEFT JOIN replication.export_files ON export_id = %(id)s GROUP BY o.overtaken",
+            {"id": export_id},
         ).fetchone()
     files, *counts = row or (0, 0, 0, 0, 0, 0)
     return files, FileCounts(*counts)

@@ -14,9 +14,9 @@ from psycopg import sql
 
 from pipeline.aurora import tables
 from pipeline.aurora.apply import on_conflict
-from pipeline.aurora.copy_text import copy_text
 from pipeline.aurora.errors import translating
 from pipeline.aurora.ordering_sql import admits_new_key
+from pipeline.core.copy_text import copy_text
 from pipeline.core.errors import DataError
 from pipeline.core.mapping import AS_OF, BOOKKEEPING_COLUMNS, DELETED, VERSION
 
@@ -66,42 +66,15 @@ class Staging:
         with (
             translating("copying rows to a staging table"),
             connection.cursor() as cursor,
-            cursor.copy(self._copy) as copy,
+            cursor.copy(self.copy_statement) as copy,
         ):
             for block in blocks:
                 copy.write(copy_text(block))
 
-    def store_isolating(
-        self,
-        connection: Connection,
-        rows: Sequence[Row],
-        mapping_name: str,
-        as_of: datetime,
-        refuse: Callable[[Row, DataError], None],
-    ) -> int:
-        """Copy and merge rows under savepoints, halving at each refusal; returns the rows taken.
-
-        Calls `refuse` with each row that PostgreSQL refuses when it stands alone. The slow way, for a file in which
-        the fast one has met a value that only PostgreSQL finds wrong.
-        """
-        if not rows:
-            return 0
-        try:
-            with connection.transaction():
-                connection.execute(sql.SQL("TRUNCATE {}").format(self.name))
-                self.copy(connection, [rows])
-                return self.merge(connection, mapping_name, as_of)
-        except DataError as error:
-            if len(rows) == 1:
-                refuse(rows[0], error)
-                return 0
-        middle = len(rows) // 2
-        first = self.store_isolating(connection, rows[:middle], mapping_name, as_of, refuse)
-        return first + self.store_isolating(connection, rows[middle:], mapping_name, as_of, refuse)
-
     @property
-    def _copy(self) -> sql.Composed:
-        return sql.SQL("COPY {} ({}) FROM STDIN").format(self.name, tables.identifiers(self.target.stored_columns))
+    def copy_statement(self) -> sql.Composed:
+        """The COPY that takes rows as text."""
+        return copy_statement(self.target, self.name)
 
     def merge(self, connection: Connection, mapping_name: str, as_of: datetime) -> int:
         """Merge into the target's storage table as one snapshot; returns the rows taken.
@@ -112,6 +85,36 @@ class Staging:
         with translating("merging a snapshot under the ordering rule", table=mapping_name):
             cursor = connection.execute(merge_query(self.target, self.name, mapping_name), [as_of])
             return cursor.rowcount
+
+
+def copy_statement(target: Target, name: sql.Identifier) -> sql.Composed:
+    """Compose the COPY of a target's stored columns, as text, to the table `name`."""
+    return sql.SQL("COPY {} ({}) FROM STDIN").format(name, tables.identifiers(target.stored_columns))
+
+
+def store_isolating(
+    connection: Connection,
+    rows: Sequence[Row],
+    store: Callable[[Sequence[Row]], int],
+    refuse: Callable[[Row, DataError], None],
+) -> int:
+    """Have `store` take rows under savepoints, halving at each refusal; returns how many it took.
+
+    Calls `refuse` with each row that PostgreSQL refuses when it stands alone. The slow way, for a file in which
+    the fast one has met a value that only PostgreSQL finds wrong.
+    """
+    if not rows:
+        return 0
+    try:
+        with connection.transaction():
+            return store(rows)
+    except DataError as error:
+        if len(rows) == 1:
+            refuse(rows[0], error)
+            return 0
+    middle = len(rows) // 2
+    first = store_isolating(connection, rows[:middle], store, refuse)
+    return first + store_isolating(connection, rows[middle:], store, refuse)
 
 
 def merge_query(target: Target, staging: sql.Identifier, mapping_name: str) -> sql.Composed:

@@ -2,52 +2,43 @@
 
 Invariant: each file's rows and its mark commit together after the whole file has been verified, so a damaged file
 leaves nothing behind, a killed load resumes, and no file counts twice. Items must add up to the manifest.
+
+Two strategies, chosen when a load is begun and kept when it resumes. A first load of a big table is built aside: into
+new tables without an index, keyed when full, brought up to date with what the stream wrote, and swapped in
+(`pipeline.aurora.build_aside`). Any other load merges file by file into the storage tables.
 """
 
 from __future__ import annotations
 
-import json
 import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from pipeline.aurora import loads, rejects
+from pipeline.aurora import build_aside, loads
+from pipeline.aurora.build_aside import Build
 from pipeline.aurora.errors import translating
-from pipeline.aurora.loads import FileCounts
-from pipeline.aurora.staging import Staging
-from pipeline.core.decode import RowDecoder
+from pipeline.aurora.standard_form import beyond_standard
 from pipeline.core.errors import ConfigurationError, DataError, ReplicationError, TerminalError
-from pipeline.core.export_lines import decode_full, parse_full
 from pipeline.core.ordering import Position, snapshot_position
-from pipeline.core.stream_records import Reject
-from pipeline.dynamodb.export_files import check_count, count_lines, read_lines
 from pipeline.dynamodb.manifest import read_manifest
-from pipeline.dynamodb.objects import join_location
+from pipeline.jobs.load_file import LoadWork
+from pipeline.jobs.load_progress import LoadProgress, Progress, telling
+from pipeline.jobs.load_workers import load_files
 
 if TYPE_CHECKING:
     from pipeline.aurora.connection import Connection
-    from pipeline.core.change import Row
+    from pipeline.aurora.loads import ExportRecord, FileCounts
     from pipeline.core.mapping import TableMapping
-    from pipeline.dynamodb.manifest import ExportFile, ExportManifest
+    from pipeline.dynamodb.manifest import ExportManifest
     from pipeline.jobs.services import Services
 
-
-@dataclass(frozen=True, slots=True)
-class LoadProgress:
-    """How far a load is, over all its files; `rows` and the rate count this run's items."""
-
-    files_done: int
-    files: int
-    rows_done: int
-    rows: int
-    size_bytes_done: int
-    seconds: float
-    rows_per_second: float
-    seconds_left: float | None
+# From here on a first load is built aside: below, merging takes a second or two and locks nothing.
+ASIDE_FROM_ITEMS = 50_000
+# From here on the workers are processes: below, starting them takes longer than they save.
+PROCESSES_FROM_ITEMS = 50_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +61,8 @@ class LoadReport:
     files_resumed: int
     """Files that an earlier run of the same load had finished."""
     already_loaded: bool
+    strategy: str = "merge"
+    """`merge`, or `aside` when the tables were built aside and swapped in."""
 
 
 def load(
@@ -80,11 +73,15 @@ def load(
     margin: timedelta | None = None,
     workers: int = 2,
     on_progress: Callable[[LoadProgress], None] | None = None,
+    aside_from: int = ASIDE_FROM_ITEMS,
+    processes_from: int = PROCESSES_FROM_ITEMS,
 ) -> LoadReport:
     """Load the full export at `location` (its manifest-summary.json). Idempotent; run again it resumes.
 
-    `margin` is the mapping's unless given. Raises TerminalError with the file and the reason when the export is
-    damaged or foreign, or when another load of the table is running; nothing of a damaged file is in the table.
+    `margin` is the mapping's unless given; exports of `aside_from` items and more are built aside where they may be,
+    and of `processes_from` items and more are loaded by processes. Raises TerminalError with the file and the reason
+    when the export is damaged or foreign, when another load of the table is running, or when tombstones were purged
+    as far as the snapshot; nothing of a damaged file is in the table. Raises TransientError when it may be run again.
     """
     started = time.monotonic()
     manifest = read_manifest(services.store(location), location, expected_table=mapping.table)
@@ -96,30 +93,13 @@ def load(
         )
     position = snapshot_position(manifest.snapshot_time, mapping.margin if margin is None else margin)
     with services.connect("dynaurora load") as connection:
+        loads.notice_lost_client(connection)
         loads.lock_table(connection, mapping.name)
-        record = loads.begin(
-            connection,
-            mapping.name,
-            kind="full",
-            location=location,
-            export_arn=manifest.export_arn,
-            snapshot_time=manifest.snapshot_time,
-            as_of=position.as_of,
-            item_count=manifest.item_count,
-            file_count=len(manifest.files),
-            size_bytes=manifest.billed_size_bytes,
-        )
-        work = _Work(services, mapping, manifest, position, record.id)
-        waiting = [file for file in manifest.files if file.key not in record.loaded_files]
-        try:
-            _load_files(work, waiting, _Progress(manifest, waiting, on_progress), workers)
-            files, counts = loads.totals(connection, record.id)
-            _check_totals(work, files, counts)
-        except ReplicationError as error:
-            loads.finish(connection, record.id, failure=str(error))
-            raise
-        if record.status != "loaded":
-            loads.finish(connection, record.id)
+        aside = manifest.item_count >= aside_from and _may_be_built_aside(connection, mapping)
+        record = _begin(connection, mapping, manifest, position, "aside" if aside else "merge")
+        processes = manifest.item_count >= processes_from
+        run = _Run(services, mapping, manifest, position, connection, record, workers, processes, on_progress)
+        files, counts = run.finished() if record.status == "loaded" else run.to_the_end()
     return LoadReport(
         table=mapping.name,
         export_id=record.id,
@@ -134,175 +114,150 @@ def load(
         rejected=counts.rejected,
         size_bytes=counts.size_bytes,
         seconds=time.monotonic() - started,
-        files_resumed=len(manifest.files) - len(waiting),
+        files_resumed=run.files_resumed,
         already_loaded=record.status == "loaded",
+        strategy=run.strategy,
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Work:
+def _may_be_built_aside(connection: Connection, mapping: TableMapping) -> bool:
+    """Only a first load: later ones meet full tables, which bringing over would copy whole."""
+    if loads.loaded_before(connection, mapping.name):
+        return False
+    return not any(beyond_standard(connection, target) for target in mapping.targets)
+
+
+def _begin(
+    connection: Connection, mapping: TableMapping, manifest: ExportManifest, position: Position, strategy: str
+) -> ExportRecord:
+    return loads.begin(
+        connection,
+        mapping.name,
+        kind="full",
+        location=manifest.location,
+        export_arn=manifest.export_arn,
+        snapshot_time=manifest.snapshot_time,
+        as_of=position.as_of,
+        item_count=manifest.item_count,
+        file_count=len(manifest.files),
+        size_bytes=manifest.billed_size_bytes,
+        strategy=strategy,
+    )
+
+
+class _CannotBeBuiltAsideError(Exception):
+    """The files hold what only the merge can set aside."""
+
+
+@dataclass
+class _Run:
+    """One run of a load, from where an earlier one left it to its end."""
+
     services: Services
     mapping: TableMapping
     manifest: ExportManifest
     position: Position
-    export_id: int
+    connection: Connection
+    record: ExportRecord
+    workers: int
+    processes: bool
+    on_progress: Callable[[LoadProgress], None] | None
+    files_resumed: int = 0
 
+    @property
+    def strategy(self) -> str:
+        """How the load went, or goes."""
+        return self.record.strategy
 
-def _load_files(work: _Work, files: Sequence[ExportFile], progress: _Progress, workers: int) -> None:
-    """Load files side by side, each worker with its own connection; the first failure stops the rest."""
-    progress.tell()
-    stop = threading.Event()
-    if not files:
-        return
-    with ThreadPoolExecutor(max_workers=max(1, min(workers, len(files))), thread_name_prefix="load") as pool:
-        pending = [pool.submit(_load_one, work, file, progress, stop) for file in files]
+    def to_the_end(self) -> tuple[int, FileCounts]:
+        """Load what is not loaded yet, and record how it ended; returns the files and their counts."""
         try:
-            for done in as_completed(pending):
-                done.result()
-        except BaseException:
-            stop.set()
-            pool.shutdown(cancel_futures=True)
+            try:
+                builds = self._builds() if self.strategy == "aside" else ()
+                files, counts = self._carry_out(builds)
+            except _CannotBeBuiltAsideError:
+                self._merge_instead()
+                files, counts = self._carry_out(())
+        except ReplicationError as error:
+            if not self.connection.closed:
+                loads.finish(self.connection, self.record.id, failure=str(error))
             raise
+        build_aside.discard_abandoned(self.connection, self.record.id, self.mapping.name)
+        return files, counts
 
+    def finished(self) -> tuple[int, FileCounts]:
+        """Return what an earlier run has loaded."""
+        self.files_resumed = len(self.record.loaded_files)
+        return self._totals()
 
-def _load_one(work: _Work, file: ExportFile, progress: _Progress, stop: threading.Event) -> None:
-    if stop.is_set():
-        return
-    with work.services.connect("dynaurora load worker") as connection:
-        load_file(connection, work, file, lambda lines: progress.add(lines, stop))
-    progress.finish_file()
-
-
-def load_file(connection: Connection, work: _Work, file: ExportFile, on_lines: Callable[[int], None]) -> FileCounts:
-    """Load one file in one transaction: its rows, its rejects, its mark. Raises with the file's name.
-
-    When PostgreSQL refuses a value, the file is read again with savepoints, to set that record alone aside.
-    """
-    try:
-        return _load_file(connection, work, file, on_lines, isolate=False)
-    except DataError:
-        return _load_file(connection, work, file, lambda _: None, isolate=True)
-
-
-def _load_file(
-    connection: Connection, work: _Work, file: ExportFile, on_lines: Callable[[int], None], *, isolate: bool
-) -> FileCounts:
-    bucket, mapping = work.manifest.bucket, work.mapping
-    location = join_location(bucket, file.key)
-    store = work.services.store(work.manifest.location)
-    lines = applied = rows_seen = size_bytes = 0
-    refused: list[Reject] = []
-    with translating(f"loading {location}", table=mapping.name), connection.transaction():
-        targets = [(RowDecoder(t), Staging.temporary(connection, t)) for t in mapping.targets]
-        for block in read_lines(store, bucket, file):
-            for decoder, staging in targets:
-                rows, failures = decode_full(block, decoder, file=location, first_line=lines + 1)
-                rows_seen += len(rows)
-                refused += [_reject(decoder, line, error.message, work.position) for line, error in failures]
-                if isolate:
-                    refuse = _Refuser(decoder, block, work.position, refused)
-                    applied += staging.store_isolating(connection, rows, mapping.name, work.position.as_of, refuse)
-                else:
-                    staging.copy(connection, [rows])
-            lines += count_lines(block)
-            size_bytes += len(block)
-            on_lines(count_lines(block))
-        check_count(file, bucket, lines)
-        if not isolate:
-            applied = sum(staging.merge(connection, mapping.name, work.position.as_of) for _, staging in targets)
-        rejects.add(connection, mapping.name, refused, source=f"export {location}")
-        stale = lines * len(targets) - applied - len(refused)
-        counts = FileCounts(lines, applied, stale, len(refused), size_bytes)
-        loads.mark_file(connection, work.export_id, file.key, counts)
-    return counts
-
-
-def _reject(decoder: RowDecoder, line: bytes, reason: str, position: Position) -> Reject:
-    return Reject(decoder.target.view_name, reason, json.loads(line), position)
-
-
-@dataclass(frozen=True, slots=True)
-class _Refuser:
-    """Finds the line of a row that PostgreSQL refused, and sets it aside."""
-
-    decoder: RowDecoder
-    block: bytes
-    position: Position
-    refused: list[Reject]
-
-    def __call__(self, row: Row, error: DataError) -> None:
-        for line in self.block.splitlines():
-            for item in parse_full(line + b"\n", file="", first_line=1):
-                try:
-                    found = self.decoder.row(item) == row
-                except TerminalError:  # a line that could not be converted is a reject already
-                    continue
-                if found:
-                    self.refused.append(_reject(self.decoder, line, error.message, self.position))
-                    return
-
-
-def _check_totals(work: _Work, files: int, counts: FileCounts) -> None:
-    manifest = work.manifest
-    if files != len(manifest.files) or counts.items != manifest.item_count:
-        raise TerminalError(
-            f"loading {manifest.location}: {counts.items} items of {files} files are loaded, and the manifest states"
-            f" {manifest.item_count} items of {len(manifest.files)} files",
-            table=work.mapping.name,
-            hint="run the load again; if it stays so, request another export",
+    def _carry_out(self, builds: tuple[Build, ...]) -> tuple[int, FileCounts]:
+        waiting = [file for file in self.manifest.files if file.key not in self.record.loaded_files]
+        self.files_resumed = len(self.manifest.files) - len(waiting)
+        progress = Progress(self.manifest, waiting, self.on_progress)
+        work = LoadWork(
+            self.services,
+            self.mapping,
+            self.manifest.bucket,
+            self.manifest.location,
+            self.position,
+            self.record.id,
+            tuple(build.name for build in builds),
         )
+        load_files(work, waiting, progress, workers=self.workers, processes=self.processes)
+        files_and_counts = self._totals()
+        for build in builds:
+            if not build.swapped:
+                self._put_in_place(build, progress)
+        with translating("ending the load", table=self.mapping.name), self.connection.transaction():
+            if not builds:  # a swap has asked, under the lock that keeps purges out
+                loads.refuse_purged(self.connection, self.mapping.name, self.position.as_of)
+            loads.finish(self.connection, self.record.id)
+        return self._totals() if builds else files_and_counts
 
+    def _put_in_place(self, build: Build, progress: Progress) -> None:
+        name = build.target.view_name
 
-class _Progress:
-    """Counts over all workers; tells the caller at most twice a second, and at every finished file."""
+        def key(_: threading.Event) -> None:
+            try:
+                build_aside.build_key(self.connection, build)
+            except DataError:
+                raise _CannotBeBuiltAsideError from None
 
-    def __init__(
-        self,
-        manifest: ExportManifest,
-        waiting: Sequence[ExportFile],
-        on_progress: Callable[[LoadProgress], None] | None,
-    ) -> None:
-        self._tell = on_progress
-        self._lock = threading.Lock()
-        self._files, self._rows = len(manifest.files), manifest.item_count
-        self._files_done = self._files - len(waiting)
-        self._resumed = self._rows_done = self._rows - sum(file.item_count for file in waiting)
-        self._started = self._told = time.monotonic()
+        def swap(stop: threading.Event) -> None:
+            since = build_aside.bring_over(self.connection, build)
+            build_aside.swap(self.connection, build, since, stopped=stop)
 
-    def add(self, rows: int, stop: threading.Event) -> None:
-        """Count rows read. Raises when another worker has failed, so that this one's file is rolled back."""
-        if stop.is_set():
-            raise TerminalError("loading: stopped, because another file failed")
-        with self._lock:
-            self._rows_done += rows
-            if time.monotonic() - self._told > 0.5:
-                self._report()
+        progress.tell(f"building the primary key of {name}")
+        telling(progress, self.connection, key)
+        progress.tell(f"putting {name} in place")
+        telling(progress, self.connection, swap)
 
-    def finish_file(self) -> None:
-        """Count a file as loaded."""
-        with self._lock:
-            self._files_done += 1
-            self._report()
+    def _builds(self) -> tuple[Build, ...]:
+        """Find the tables that an earlier run began, or make them; none when the load has to merge after all."""
+        table, targets, as_of = self.mapping.name, self.mapping.targets, self.position.as_of
+        found = build_aside.find(self.connection, self.record.id, table, targets, as_of)
+        if found is not None:
+            return found
+        if not self.record.loaded_files and _may_be_built_aside(self.connection, self.mapping):
+            build_aside.discard(self.connection, [self.record.id], table, strategy="aside")
+            return build_aside.create(self.connection, self.record.id, table, targets, as_of)
+        self._merge_instead()
+        return ()
 
-    def tell(self) -> None:
-        """Report now."""
-        with self._lock:
-            self._report()
+    def _merge_instead(self) -> None:
+        """Begin again, by merging: what was built aside cannot be used."""
+        build_aside.discard(self.connection, [self.record.id], self.mapping.name)
+        self.record = loads.ExportRecord(self.record.id, self.record.status, "merge", frozenset())
 
-    def _report(self) -> None:
-        self._told = time.monotonic()
-        seconds = self._told - self._started
-        rate = (self._rows_done - self._resumed) / seconds if seconds > 0 else 0.0
-        if self._tell:
-            self._tell(
-                LoadProgress(
-                    files_done=self._files_done,
-                    files=self._files,
-                    rows_done=self._rows_done,
-                    rows=self._rows,
-                    size_bytes_done=0,
-                    seconds=seconds,
-                    rows_per_second=rate,
-                    seconds_left=(self._rows - self._rows_done) / rate if rate else None,
-                )
+    def _totals(self) -> tuple[int, FileCounts]:
+        """Add up what is loaded; it must be what the manifest states."""
+        manifest = self.manifest
+        files, counts = loads.totals(self.connection, self.record.id)
+        if files != len(manifest.files) or counts.items != manifest.item_count:
+            raise TerminalError(
+                f"loading {manifest.location}: {counts.items} items of {files} files are loaded, and the manifest"
+                f" states {manifest.item_count} items of {len(manifest.files)} files",
+                table=self.mapping.name,
+                hint="run the load again; if it stays so, request another export",
             )
+        return files, counts

@@ -30,6 +30,10 @@ class Services:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
+    def __reduce__(self) -> tuple[type[Services], tuple[Settings]]:
+        """Pickle as the settings alone: clients and what they hold are each process's own."""
+        return type(self), (self.settings,)
+
     def connect(self, application_name: str, *, statement_timeout_seconds: float | None = None) -> Connection:
         """Open a connection to Aurora. Raises UnreachableError, TerminalError, ConfigurationError."""
         if self.settings.database_url:

@@ -15,12 +15,18 @@ if TYPE_CHECKING:
 
 def copy_text(rows: Iterable[Row]) -> bytes:
     """Write rows as one block of COPY text, in UTF-8."""
-    lines = ["\t".join([r"\N" if value is None else _escape(value) for value in row]) for row in rows]
+    lines = ["\t".join([r"\N" if value is None else escape(value) for value in row]) for row in rows]
     lines.append("")
     return "\n".join(lines).encode()
 
 
-def _escape(value: str) -> str:
+def field(value: str | None) -> str:
+    """Write one field."""
+    return r"\N" if value is None else escape(value)
+
+
+def escape(value: str) -> str:
+    """Write one text that is not NULL."""
     if "\\" in value:
         value = value.replace("\\", "\\\\")
     if "\n" in value:

@@ -1,0 +1,268 @@
+"""From a block of a full export's lines to COPY text, by a function written for one target: the load's fast way.
+
+Invariant: the result is that of the general way, `decode_full` and `copy_text`, line by line, failures included; only
+the order of rows may differ. What is written out here are the cases that most values are: an attribute of the
+expected type whose text needs no change. Whatever else a column meets goes to that column's general converter, and a
+line in which anything at all goes wrong goes to the general way whole, which then decides and says why.
+
+Two facts make the plain cases plain. A line of JSON without a backslash has no quote, control character or lone
+surrogate in any text, so that neither JSON nor arrays nor COPY text need escapes. And `join` refuses whatever is not a
+text, so that a malformed value cannot slip through.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from pipeline.core.attributes import find, number, sort_numbers, to_json
+from pipeline.core.conversion import array_literal, converter
+from pipeline.core.copy_text import copy_text, escape, field
+from pipeline.core.decode import RowDecoder
+from pipeline.core.export_lines import decode_full
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pipeline.core.attributes import AttributeValue
+    from pipeline.core.conversion import Converter
+    from pipeline.core.export_lines import Failure
+    from pipeline.core.mapping import Column, Target
+
+
+_NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?", re.ASCII)
+# Digits that fit whatever their value; longer numbers go to the converter, which compares.
+_INTEGER_DIGITS = {"smallint": 4, "integer": 9, "bigint": 18}
+_UUID = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+# What parsing a block in one go raises when it is not what it should be; the general way then finds the line.
+_UNREADABLE = (KeyError, RecursionError, TypeError, ValueError)
+
+
+class Decoded(NamedTuple):
+    """A block's rows as COPY text, how many they are, and the lines that could not be converted."""
+
+    text: bytes
+    rows: int
+    failures: list[Failure]
+
+
+class BlockDecoder:
+    """Decodes blocks for one target. Build it once; `source` is the function that was written, for people to read."""
+
+    def __init__(self, target: Target) -> None:
+        self.rows = RowDecoder(target)
+        self.source, self._plain, self._escaped = _compile(target)
+
+    def decode(self, block: bytes, *, file: str, first_line: int = 1) -> Decoded:
+        """Convert a block of whole lines. Raises TerminalError for a line that is not of the form.
+
+        `file` and `first_line`, the number of the block's first line, are for that error's message.
+        """
+        lines = block.split(b"\n")
+        lines.pop()
+        written: list[str] = []
+        slow: list[int] = []
+        try:
+            if b"\\" not in block:
+                _write(
+                    self._plain, block.decode().removesuffix("\n").replace("\n", ","), None, len(lines), written, slow
+                )
+            else:
+                self._decode_mixed(lines, written, slow)
+        except _UNREADABLE:
+            written, slow = [], list(range(len(lines)))
+        failures: list[Failure] = []
+        text = "\n".join([*written, ""]).encode() if written else b""
+        count = len(written)
+        for index in slow:
+            rows, failed = decode_full(lines[index] + b"\n", self.rows, file=file, first_line=first_line + index)
+            text += copy_text(rows)
+            count += len(rows)
+            failures += failed
+        return Decoded(text, count, failures)
+
+    def _decode_mixed(self, lines: list[bytes], written: list[str], slow: list[int]) -> None:
+        """Part the lines: without a backslash, with one, and with the escape that can spell any character."""
+        plain = [index for index, line in enumerate(lines) if b"\\" not in line]
+        escaped = [index for index, line in enumerate(lines) if b"\\" in line and b"\\u" not in line]
+        for rows, indexes in ((self._plain, plain), (self._escaped, escaped)):
+            text = b",".join([lines[index] for index in indexes]).decode()
+            _write(rows, text, indexes, len(indexes), written, slow)
+        slow += [index for index, line in enumerate(lines) if b"\\u" in line]
+
+
+def _write(
+    rows: Callable[[Sequence[Any], list[int]], list[str]],
+    text: str,
+    indexes: list[int] | None,
+    count: int,
+    written: list[str],
+    slow: list[int],
+) -> None:
+    parsed = json.loads(f"[{text}]")
+    if len(parsed) != count:
+        raise ValueError("a line is not one JSON value")
+    missed: list[int] = []
+    written += rows(parsed, missed)
+    slow += missed if indexes is None else [indexes[index] for index in missed]
+
+
+_HEAD = """\
+def rows(lines, slow):
+    out = []
+    append = out.append
+    for index, line in enumerate(lines):
+        try:
+            item = line["Item"]
+            get = item.get
+            missing = 0
+"""
+# Every exception: the general way meets the same line next, and raises what is to be raised.
+_TAIL = """\
+            append(tab(({fields},)))
+        except Exception:
+            slow.append(index)
+    return out
+"""
+
+
+def _compile(target: Target) -> tuple[str, Any, Any]:
+    names: dict[str, Any] = {"tab": "\t".join, "find": find, "esc": escape, "array_literal": array_literal}
+    body: list[str] = []
+    seen: set[str] = set()
+    for position, column in enumerate(target.columns):
+        body += _column(position, column, names, is_key=column.name in target.primary_key, seen=seen)
+    fields = [f"c{position}" for position in range(len(target.columns))]
+    if target.unmapped:
+        taken = {column.path[0] for column in target.columns if len(column.path) == 1}
+        names["taken"] = frozenset(taken)
+        body += [
+            f"if len(item) + missing == {len(taken)}:",
+            '    rest = "{}"',
+            "else:",
+            '    rest = jsonb({"M": {name: value for name, value in item.items() if name not in taken}})',
+        ]
+        fields.append("rest")
+    source = _HEAD + "".join(f"{' ' * 12}{line}\n" for line in body) + _TAIL.format(fields=", ".join(fields))
+    plain = {**names, "text": _same, "text_array": _plain_array, "jsonb": _plain_json}
+    escaped = {**names, "text": escape, "text_array": _escaped_array, "jsonb": _escaped_json}
+    # Plain texts are taken as they are: the call that would return them is left out.
+    code = re.sub(r"\btext\((c\d+)\)", r"\1", source)
+    for text, space in ((code, plain), (source, escaped)):
+        exec(compile(text, f"<rows of {target.view_name}>", "exec"), space)  # noqa: S102 - written here, from a checked mapping
+    return code, plain["rows"], escaped["rows"]
+
+
+def _column(position: int, column: Column, names: dict[str, Any], *, is_key: bool, seen: set[str]) -> list[str]:
+    """Write the statements that set c0, c1, … to a column's field."""
+    value, general = f"c{position}", f"general{position}"
+    names[general] = _general(converter(column, is_key=is_key))
+    tag, statements = _plain_case(position, column, names, is_key=is_key)
+    if len(column.path) == 1:
+        lookup = f"a = get({column.path[0]!r})"
+    else:
+        names[f"path{position}"] = column.path
+        lookup = f"a = find(item, path{position})"
+    lines = [lookup, "if a is None:"]
+    if len(column.path) == 1 and column.path[0] not in seen:
+        seen.add(cast("str", column.path[0]))
+        lines.append("    missing += 1")
+    lines.append(f"    {value} = {general}(None)" if is_key else f"    {value} = {field(column.default)!r}")
+    if statements:
+        condition = f"{tag!r} in a" if tag != "jsonb" else '"NULL" not in a'
+        lines += [f"elif len(a) == 1 and {condition}:", *(f"    {statement}" for statement in statements), "else:"]
+    else:
+        lines.append("else:")
+    lines.append(f"    {value} = {general}(a)")
+    return lines
+
+
+def _plain_case(  # noqa: PLR0911  one return a type reads best
+    position: int, column: Column, names: dict[str, Any], *, is_key: bool
+) -> tuple[str, list[str]]:
+    """Return the tag of a column's plain case and the statements for it; none where there is no such case."""
+    kind, value, general = column.type.name, f"c{position}", f"general{position}(a)"
+    pattern = _pattern(column, is_key=is_key)
+    if pattern:
+        tag = "S" if kind == "uuid" else "N"
+        names[f"match{position}"] = re.compile(pattern, re.ASCII).fullmatch
+        return tag, [f"{value} = a[{tag!r}]", f"if not match{position}({value}):", f"    {value} = {general}"]
+    if kind == "text":
+        return "S", [f'{value} = a["S"]', f"{value} = text({value})"]
+    if kind == "varchar":
+        length = column.type.params[0]
+        return "S", [
+            f'{value} = a["S"]',
+            f"{value} = text({value}) if len({value}) <= {length} else {general}",
+        ]
+    if kind == "boolean":
+        return "BOOL", ['b = a["BOOL"]', f'{value} = "t" if b is True else "f" if b is False else {general}']
+    if kind == "text[]":
+        return "SS", [f'{value} = text_array(a["SS"])']
+    if kind == "jsonb":
+        return "jsonb", [f"{value} = jsonb(a)"]
+    return "", []
+
+
+def _pattern(column: Column, *, is_key: bool) -> str | None:  # noqa: PLR0911  one return a type reads best
+    """Return the pattern of texts that the column takes as they are."""
+    kind, params = column.type.name, column.type.params
+    if kind in _INTEGER_DIGITS:
+        return rf"-?[1-9]\d{{0,{_INTEGER_DIGITS[kind] - 1}}}|0"
+    if kind == "uuid":
+        return _UUID
+    if kind == "double precision" or (kind == "numeric" and not params and not is_key):
+        return _NUMBER.pattern
+    if kind != "numeric":
+        return None
+    if is_key and not params:
+        return r"-?[1-9]\d*|0"
+    precision, scale = params[0], params[1] if len(params) == 2 else 0
+    whole = precision - scale
+    if not whole:
+        return None
+    fraction = rf"(?:\.\d{{1,{scale}}})?" if scale and not is_key else ""
+    digits = rf"[1-9]\d{{0,{whole - 1}}}"
+    return rf"-?{digits}|0" if is_key else rf"-?(?:0|{digits}){fraction}"
+
+
+def _general(convert: Converter) -> Callable[[AttributeValue | None], str]:
+    return lambda attribute: field(convert(attribute))
+
+
+def _same(value: str) -> str:
+    return value
+
+
+def _escaped_array(values: list[str]) -> str:
+    return escape(array_literal(sorted(values)))
+
+
+def _escaped_json(attribute: AttributeValue) -> str:
+    return escape(to_json(attribute))
+
+
+# Plain: texts without a quote, a backslash or a control character.
+
+
+def _plain_array(values: list[str]) -> str:
+    return '{"' + '","'.join(sorted(values)) + '"}' if values else "{}"
+
+
+def _plain_json(attribute: AttributeValue) -> str:  # noqa: PLR0911  one return a tag is the fastest
+    """Write what `to_json` writes."""
+    ((tag, value),) = attribute.items()
+    if tag == "M":
+        return "{" + ",".join(['"' + name + '":' + _plain_json(member) for name, member in value.items()]) + "}"
+    if tag == "S":
+        return '"' + value + '"'
+    if tag == "N":
+        return value if _NUMBER.fullmatch(value) else number(value)
+    if tag == "L":
+        return "[" + ",".join([_plain_json(element) for element in value]) + "]"
+    if tag in {"SS", "BS"}:
+        return '["' + '","'.join(sorted(value)) + '"]' if value else "[]"
+    if tag == "NS":
+        return "[" + ",".join(sort_numbers(value)) + "]"
+    return to_json(attribute)

@@ -1,0 +1,233 @@
+"""Loading one file of an export: its rows, its rejects and its mark, in one transaction.
+
+Invariant: a file counts once. It is taken under a lock that ends with the transaction, and its mark is looked for under
+that lock, so that a worker that outlives a killed load and the load that resumes it never both load it. Nothing
+commits before the whole file has been verified.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from psycopg import sql
+
+from pipeline.aurora import loads, rejects
+from pipeline.aurora.errors import translating
+from pipeline.aurora.loads import FileCounts
+from pipeline.aurora.staging import Staging, copy_statement, store_isolating
+from pipeline.core.block_decode import BlockDecoder
+from pipeline.core.copy_text import copy_text
+from pipeline.core.errors import DataError, TerminalError
+from pipeline.core.export_lines import decode_full, parse_full
+from pipeline.core.mapping import STORAGE_SCHEMA
+from pipeline.core.stream_records import Reject
+from pipeline.dynamodb.export_files import check_count, count_lines, read_lines
+from pipeline.dynamodb.objects import join_location
+
+if TYPE_CHECKING:
+    from psycopg import Copy
+
+    from pipeline.aurora.connection import Connection
+    from pipeline.core.change import Row
+    from pipeline.core.decode import RowDecoder
+    from pipeline.core.mapping import TableMapping, Target
+    from pipeline.core.ordering import Position
+    from pipeline.dynamodb.manifest import ExportFile
+    from pipeline.jobs.services import Services
+
+OnLines = Callable[[int, int], None]
+"""Told the lines of each block read, and its size in bytes."""
+
+# A file's rows are sorted before they are merged; without memory for it they would go through temporary files.
+_MERGE_MEMORY = "64MB"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadWork:
+    """What all workers of a load share. It is pickled for those in other processes."""
+
+    services: Services
+    mapping: TableMapping
+    bucket: str
+    location: str
+    position: Position
+    export_id: int
+    builds: tuple[str, ...] = ()
+    """Names of the tables built aside, one a target; none when files are merged into storage."""
+
+
+class FileLoader:
+    """Loads files, one after another. Build it once a worker: its decoders are compiled then."""
+
+    def __init__(self, work: LoadWork) -> None:
+        self._work = work
+        self._decoders = [BlockDecoder(target) for target in work.mapping.targets]
+
+    def load(self, connection: Connection, file: ExportFile, on_lines: OnLines) -> FileCounts | None:
+        """Load one file; None when it was loaded already. Raises with the file's name.
+
+        When PostgreSQL refuses a value, the file is read again with savepoints, to set that record alone aside.
+        """
+        try:
+            return self._load(connection, file, on_lines, isolate=False)
+        except DataError:
+            return self._load(connection, file, _count_nothing, isolate=True)
+
+    def _load(self, connection: Connection, file: ExportFile, on_lines: OnLines, *, isolate: bool) -> FileCounts | None:
+        work, location = self._work, join_location(self._work.bucket, file.key)
+        with translating(f"loading {location}", table=work.mapping.name), connection.transaction():
+            if not loads.claim_file(connection, work.export_id, file.key):
+                return None
+            destinations = [self._destination(connection, number) for number in range(len(self._decoders))]
+            counting = _Counting(self, file, location, on_lines)
+            if isolate:
+                counting.copy_isolating(connection, destinations)
+            else:
+                counting.copy(connection, destinations)
+            check_count(file, work.bucket, counting.lines)
+            if not isolate:
+                counting.applied = sum(each.settle(connection) for each in destinations)
+            rejects.add(connection, work.mapping.name, counting.refused, source=f"export {location}")
+            counts = counting.counts(len(destinations))
+            loads.mark_file(connection, work.export_id, file.key, counts)
+        return counts
+
+    def blocks(self, file: ExportFile):  # noqa: ANN201  inferred: an iterator of blocks
+        """Read the file's lines in blocks."""
+        return read_lines(self._work.services.store(self._work.location), self._work.bucket, file)
+
+    def reject(self, decoder: RowDecoder, line: bytes, reason: str) -> Reject:
+        """Set a line aside for one target."""
+        return Reject(decoder.target.view_name, reason, json.loads(line), self._work.position)
+
+    def _destination(self, connection: Connection, number: int) -> _Destination:
+        decoder, work = self._decoders[number], self._work
+        if work.builds:
+            return _Destination(decoder, sql.Identifier(STORAGE_SCHEMA, work.builds[number]))
+        staging = Staging.temporary(connection, decoder.rows.target)
+        connection.execute(sql.SQL("SET LOCAL work_mem = {}").format(sql.Literal(_MERGE_MEMORY)))
+        return _Destination(decoder, staging.name, _Merge(staging, work.mapping.name, work.position))
+
+
+def _count_nothing(_lines: int, _size_bytes: int) -> None:
+    """Progress of a second reading: its lines were counted by the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Merge:
+    staging: Staging
+    mapping_name: str
+    position: Position
+
+
+@dataclass
+class _Destination:
+    """Where a target's rows go: a table built aside, where they stay, or a staging table, to be merged from there."""
+
+    decoder: BlockDecoder
+    name: sql.Identifier
+    merge: _Merge | None = None
+    rows: int = 0
+
+    @property
+    def target(self) -> Target:
+        return self.decoder.rows.target
+
+    def opened(self, connection: Connection) -> AbstractContextManager[Copy]:
+        return connection.cursor().copy(copy_statement(self.target, self.name))
+
+    def settle(self, connection: Connection) -> int:
+        """Merge what was copied, where it is to be; returns the rows taken."""
+        if self.merge is None:
+            return self.rows
+        return self.merge.staging.merge(connection, self.merge.mapping_name, self.merge.position.as_of)
+
+    def store(self, connection: Connection, rows: Sequence[Row]) -> int:
+        """Copy rows, and merge them where they are to be, under the caller's savepoint."""
+        if self.merge:
+            connection.execute(sql.SQL("TRUNCATE {}").format(self.name))
+        with translating("copying rows"), self.opened(connection) as copy:
+            copy.write(copy_text(rows))
+        self.rows = len(rows)
+        return self.settle(connection)
+
+
+@dataclass
+class _Counting:
+    """One reading of a file, and what became of its lines."""
+
+    loader: FileLoader
+    file: ExportFile
+    location: str
+    on_lines: OnLines
+    lines: int = 0
+    size_bytes: int = 0
+    applied: int = 0
+    refused: list[Reject] = field(default_factory=list[Reject])
+
+    def counts(self, targets: int) -> FileCounts:
+        stale = self.lines * targets - self.applied - len(self.refused)
+        return FileCounts(self.lines, self.applied, stale, len(self.refused), self.size_bytes)
+
+    def copy(self, connection: Connection, destinations: Sequence[_Destination]) -> None:
+        """Copy every block as text: one COPY a file, or, as a connection can only do one at a time, one a block."""
+        with ExitStack() as stack:
+            only = stack.enter_context(destinations[0].opened(connection)) if len(destinations) == 1 else None
+            for block in self.loader.blocks(self.file):
+                for each in destinations:
+                    decoded = each.decoder.decode(block, file=self.location, first_line=self.lines + 1)
+                    if only:
+                        only.write(decoded.text)
+                    else:
+                        with each.opened(connection) as copy:
+                            copy.write(decoded.text)
+                    each.rows += decoded.rows
+                    for line, error in decoded.failures:
+                        self.refused.append(self.loader.reject(each.decoder.rows, line, error.message))
+                self._count(block)
+
+    def copy_isolating(self, connection: Connection, destinations: Sequence[_Destination]) -> None:
+        """Store every block under savepoints, halved where PostgreSQL refuses."""
+        for block in self.loader.blocks(self.file):
+            for each in destinations:
+                decoder = each.decoder.rows
+                rows, failures = decode_full(block, decoder, file=self.location, first_line=self.lines + 1)
+                for line, error in failures:
+                    self.refused.append(self.loader.reject(decoder, line, error.message))
+                refuser = _Refuser(self, decoder, block)
+
+                def store(some: Sequence[Row], each: _Destination = each) -> int:
+                    return each.store(connection, some)
+
+                self.applied += store_isolating(connection, rows, store, refuser.refuse)
+            self._count(block)
+
+    def _count(self, block: bytes) -> None:
+        lines = count_lines(block)
+        self.lines += lines
+        self.size_bytes += len(block)
+        self.on_lines(lines, len(block))
+
+
+@dataclass(frozen=True, slots=True)
+class _Refuser:
+    """Finds the line of a row that PostgreSQL refused, and sets it aside."""
+
+    counting: _Counting
+    decoder: RowDecoder
+    block: bytes
+
+    def refuse(self, row: Row, error: DataError) -> None:
+        for line in self.block.split(b"\n")[:-1]:
+            for item in parse_full(line + b"\n", file="", first_line=1):
+                try:
+                    found = self.decoder.row(item) == row
+                except TerminalError:  # a line that could not be converted is a reject already
+                    continue
+                if found:
+                    self.counting.refused.append(self.counting.loader.reject(self.decoder, line, error.message))
+                    return

@@ -1,0 +1,185 @@
+"""The workers of a load: side by side, as threads for a small load and as processes for a big one.
+
+Invariant: the first failure stops all, and no worker outlives its load: a process ends when the pipe from the load
+does, however the load ended. A file in work is then rolled back by the server.
+
+Decoding is work for the processor, which Python's threads share; a process each has its own. They are started as
+interpreters of their own that import the load and nothing else, never as copies of the caller, which may be large
+(a Dagster run) or a script that cannot be imported twice.
+"""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+import threading
+from collections import deque
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from pipeline.aurora import loads
+from pipeline.core.errors import TerminalError, TransientError
+from pipeline.jobs.load_file import FileLoader
+from pipeline.jobs.load_progress import TELL_SECONDS
+from pipeline.jobs.load_worker import failure_from
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from pipeline.aurora.connection import Connection
+    from pipeline.dynamodb.manifest import ExportFile
+    from pipeline.jobs.load_file import LoadWork, OnLines
+    from pipeline.jobs.load_progress import Progress
+
+_END_SECONDS = 5.0
+_START = (
+    "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer);"
+    " from pipeline.jobs.load_worker import main; main()"
+)
+
+
+class _Worker(Protocol):
+    def load(self, file: ExportFile, on_lines: OnLines) -> None:
+        """Load one file."""
+        ...
+
+    def stop(self) -> None:
+        """Have it fail soon; called from another thread than `load`."""
+        ...
+
+    def close(self) -> None:
+        """End it."""
+        ...
+
+
+def load_files(
+    work: LoadWork, files: Sequence[ExportFile], progress: Progress, *, workers: int, processes: bool
+) -> None:
+    """Load files side by side. Raises what the first of them to fail raised; the others are then rolled back."""
+    progress.tell()
+    if not files:
+        return
+    count = max(1, min(workers, len(files)))
+    crew: list[_Worker] = [_Process(work) if processes else _Thread(work) for _ in range(count)]
+    waiting, stop = deque(files), threading.Event()
+    with ThreadPoolExecutor(max_workers=count, thread_name_prefix="load") as pool:
+        driving = [pool.submit(_drive, worker, waiting, progress, stop) for worker in crew]
+        try:
+            while pending := wait(driving, timeout=TELL_SECONDS, return_when=FIRST_EXCEPTION).not_done:
+                _raise_first(set(driving) - pending)
+                progress.tell()
+            _raise_first(driving)
+        except BaseException:
+            stop.set()
+            for worker in crew:
+                worker.stop()
+            raise
+
+
+def _raise_first(driving: Iterable[Any]) -> None:
+    for done in driving:
+        done.result()
+
+
+def _drive(worker: _Worker, waiting: deque[ExportFile], progress: Progress, stop: threading.Event) -> None:
+    """Give a worker one file after another until there is none."""
+
+    def on_lines(lines: int, size_bytes: int) -> None:
+        if stop.is_set():
+            raise TerminalError("loading: stopped, because another file failed")
+        progress.add(lines, size_bytes)
+
+    try:
+        while not stop.is_set():
+            try:
+                file = waiting.popleft()
+            except IndexError:
+                return
+            worker.load(file, on_lines)
+            progress.finish_file()
+    finally:
+        worker.close()
+
+
+class _Thread:
+    """A worker in this process, with a connection of its own."""
+
+    def __init__(self, work: LoadWork) -> None:
+        self._work, self._loader = work, FileLoader(work)
+        self._connection: Connection | None = None
+
+    def load(self, file: ExportFile, on_lines: OnLines) -> None:
+        if self._connection is None:
+            self._connection = self._work.services.connect("dynaurora load worker")
+            loads.notice_lost_client(self._connection)
+        self._loader.load(self._connection, file, on_lines)
+
+    def stop(self) -> None:
+        """Nothing to do: it notices at its next block."""
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+
+
+class _Process:
+    """A worker in a process of its own, reached through its standard input and output."""
+
+    def __init__(self, work: LoadWork) -> None:
+        self._process = subprocess.Popen(  # noqa: S603  our own interpreter
+            [sys.executable, "-P", "-c", _START], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        self._send(sys.path)
+        self._send(work)
+
+    def load(self, file: ExportFile, on_lines: OnLines) -> None:
+        self._send(file)
+        while True:
+            kind, *values = self._receive()
+            if kind == "lines":
+                on_lines(*values)
+            elif kind == "failed":
+                raise failure_from(*values)
+            else:
+                return
+
+    def stop(self) -> None:
+        self._process.kill()  # between files it has nothing to lose, and within one the server rolls back
+
+    def close(self) -> None:
+        process = self._process
+        process.kill()
+        process.wait(_END_SECONDS)
+        for pipe in (process.stdin, process.stdout):
+            if pipe:
+                pipe.close()
+
+    def _send(self, value: object) -> None:
+        pipe = self._process.stdin
+        try:
+            if pipe:
+                pickle.dump(value, pipe)
+                pipe.flush()
+        except BrokenPipeError:
+            raise self._ended() from None
+
+    def _receive(self) -> tuple[Any, ...]:
+        pipe = self._process.stdout
+        try:
+            if pipe:
+                return cast("tuple[Any, ...]", pickle.load(pipe))  # noqa: S301  our own process wrote it
+        except (EOFError, pickle.UnpicklingError):  # it was killed, perhaps in the middle of an answer
+            pass
+        raise self._ended()
+
+    def _ended(self) -> TransientError:
+        status = self._process.wait(_END_SECONDS)
+        return TransientError(
+            f"loading: a worker process ended before its file was loaded ({_status(status)})",
+            hint="run the load again; it resumes. A status of signal 9 is often the system out of memory",
+        )
+
+
+def _status(status: int) -> str:
+    return f"signal {-status}" if status < 0 else f"status {status}"

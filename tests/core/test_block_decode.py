@@ -1,0 +1,190 @@
+"""The function written for a target against the general way: same rows, same failures, same refusals."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from pipeline.core.attributes import parse_path
+from pipeline.core.block_decode import BlockDecoder
+from pipeline.core.copy_text import copy_text
+from pipeline.core.decode import RowDecoder
+from pipeline.core.errors import TerminalError
+from pipeline.core.export_lines import decode_full
+from pipeline.core.mapping import Column, OnError, Target
+from pipeline.core.sql_types import KEY_TYPES, SqlType, parse_sql_type
+
+NAMES = ("a", "b", "c", "d d", 'e"', "\u00e9", "\u2028", "'\\")
+
+texts = st.one_of(
+    st.text(max_size=6),
+    st.sampled_from(
+        ["", "NULL", "\\N", "\\", '"', "\t", "\n", "\r", "\x00", "\x7f", "\ud800", "😀", "{}", "2026-01-31", "é" * 6,
+         "0f8fad5b-d9cb-469f-a165-70867728950e", "0F8FAD5B-D9CB-469F-A165-70867728950E", "2026-01-31T12:00:00Z"]
+    ),
+)  # fmt: skip
+numbers = st.one_of(
+    st.integers(-(2**64), 2**64).map(str),
+    st.integers(-30, 30).map(str),
+    st.decimals(allow_nan=False, allow_infinity=False, places=3).map(str),
+    st.sampled_from(
+        ["0", "-0", "0.0", "1.50", "007", "1E+5", "-1.2E-7", "32767", "32768", "9223372036854775807", "12345678.90",
+         "9223372036854775808", "99999999999999999999999999999999999999", "nan", "٣", "1_0", " 1", "1\n", ""]
+    ),
+)  # fmt: skip
+binaries = st.one_of(st.binary(max_size=4).map(lambda b: __import__("base64").b64encode(b).decode()), st.just("*"))
+scalars: st.SearchStrategy[dict[str, Any]] = st.one_of(
+    texts.map(lambda v: {"S": v}),
+    numbers.map(lambda v: {"N": v}),
+    binaries.map(lambda v: {"B": v}),
+    st.booleans().map(lambda v: {"BOOL": v}),
+    st.just({"NULL": True}),
+    st.lists(texts, max_size=3).map(lambda v: {"SS": v}),
+    st.lists(numbers, max_size=3).map(lambda v: {"NS": v}),
+    st.lists(binaries, max_size=3).map(lambda v: {"BS": v}),
+)
+attributes: st.SearchStrategy[dict[str, Any]] = st.recursive(
+    scalars,
+    lambda inner: (
+        st.lists(inner, max_size=3).map(lambda v: {"L": v})
+        | st.dictionaries(st.sampled_from(NAMES), inner, max_size=3).map(lambda v: {"M": v})
+    ),
+    max_leaves=6,
+)
+# What DynamoDB never writes, and a damaged or foreign file may hold.
+malformed: st.SearchStrategy[Any] = st.sampled_from(
+    [{}, {"S": 5}, {"S": None}, {"N": 5}, {"N": "1", "S": "x"}, {"S": "x", "N": "1"}, {"BOOL": 1}, {"BOOL": "t"},
+     {"SS": "ab"}, {"SS": [1]}, {"L": {}}, {"M": []}, {"M": {"x": {"S": 1}}}, {"L": [{"S": "x", "N": "1"}]},
+     {"L": [{}]}, {"X": 1}, "S", "N", ["S"], 5, None, {"B": 5}, {"NULL": False}, {"BOOL": 1.0}, {"N": True}]
+)  # fmt: skip
+items = st.dictionaries(st.sampled_from(NAMES), attributes, max_size=6)
+strange_items = st.dictionaries(st.sampled_from(NAMES), scalars | malformed, max_size=6)
+
+types = st.sampled_from(
+    ["smallint", "integer", "bigint", "numeric", "numeric(8,2)", "numeric(3)", "numeric(2,2)", "double precision",
+     "boolean", "text", "varchar(3)", "uuid", "date", "timestamptz", "bytea", "jsonb", "text[]", "numeric[]", "bytea[]"]
+).map(parse_sql_type)  # fmt: skip
+paths = st.one_of(
+    st.sampled_from(NAMES).map(lambda name: (name,)),
+    st.sampled_from(["a.b", "b.a.c", "c[0]", "a[1].b"]).map(parse_path),
+)
+
+
+@st.composite
+def targets(draw: st.DrawFn) -> Target:
+    key_types = sorted({name for names in KEY_TYPES.values() for name in names} - {"varchar"})
+    key = Column(
+        "key", "a", ("a",), draw(st.sampled_from([*key_types, "varchar(3)", "numeric(8,2)"]).map(parse_sql_type))
+    )
+    columns = [key]
+    for number in range(draw(st.integers(0, 5))):
+        path, sql_type = draw(paths), draw(types)
+        columns.append(
+            Column(
+                f"c{number}",
+                str(path),
+                path,
+                sql_type,
+                default=draw(st.sampled_from([None, "x", "\\N", "a\tb"])),
+                on_error=draw(st.sampled_from(list(OnError))),
+                epoch=draw(st.sampled_from([None, "milliseconds"])),
+            )
+        )
+    return Target("public", "t", ("key",), tuple(columns), draw(st.sampled_from([None, "rest"])))
+
+
+def written(lines: list[str]) -> bytes:
+    return "".join(line + "\n" for line in lines).encode("utf-8", "surrogatepass")
+
+
+def outcome(target: Target, block: bytes, *, general: bool) -> tuple[Any, ...]:
+    """Rows sorted, failures as texts; or the error."""
+    try:
+        if general:
+            rows, failures = decode_full(block, RowDecoder(target), file="f", first_line=7)
+            text, count = copy_text(rows) if rows else b"", len(rows)
+        else:
+            text, count, failures = BlockDecoder(target).decode(block, file="f", first_line=7)
+    except TerminalError as error:
+        return ("error", str(error))
+    return sorted(text.split(b"\n")), count, sorted((line, str(error)) for line, error in failures)
+
+
+escapings = st.lists(st.booleans(), min_size=4, max_size=4)
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(target=targets(), some=st.lists(items, max_size=4), ascii_only=escapings)
+def test_the_generated_way_gives_what_the_general_way_gives(
+    target: Target, some: list[Any], ascii_only: list[bool]
+) -> None:
+    lines = [
+        json.dumps({"Item": item}, ensure_ascii=ensure, separators=(",", ":"))
+        for item, ensure in zip(some, ascii_only, strict=False)
+    ]
+    block = written(lines)
+    assert outcome(target, block, general=False) == outcome(target, block, general=True)
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(
+    target=targets(),
+    some=st.lists(strange_items, max_size=3),
+    junk=st.sampled_from(
+        [None, "", "{}", "[", '{"Item":5}', '{"Item":{}},{"Item":{}}', "5", '{"Item":{"a":{"S":"\\ud800"}}}']
+    ),
+)
+def test_what_dynamodb_never_writes_is_refused_alike(target: Target, some: list[Any], junk: str | None) -> None:
+    lines = [json.dumps({"Item": item}) for item in some]
+    block = written(lines if junk is None else [*lines, junk])
+    assert outcome(target, block, general=False) == outcome(target, block, general=True)
+
+
+EMPLOYEES = Target(
+    "public",
+    "Employees",
+    ("Id",),
+    (
+        Column("Id", "Id", ("Id",), SqlType("bigint")),
+        Column("Name", "empName", ("empName",), SqlType("varchar", (20,)), default="NA"),
+    ),
+    "attributes",
+)
+
+
+@given(
+    st.integers(0, 10**17),
+    st.text(st.characters(exclude_characters='"\\', exclude_categories=["Cc", "Cs"]), max_size=20),
+)
+@example(0, "Zoë")
+def test_plain_lines_never_leave_the_generated_way(number: int, name: str) -> None:
+    """Else it would be right and slow."""
+    decoder = BlockDecoder(EMPLOYEES)
+    decoder.rows = None  # type: ignore[assignment]  # the general way
+    line = json.dumps({"Item": {"Id": {"N": str(number)}, "empName": {"S": name}}}, ensure_ascii=False)
+    assert decoder.decode(written([line]), file="f") == (f"{number}\t{name}\t{{}}\n".encode(), 1, [])
+
+
+def test_lines_with_escapes_but_no_spelt_characters_stay_in_it_too() -> None:
+    decoder = BlockDecoder(EMPLOYEES)
+    decoder.rows = None  # type: ignore[assignment]  # the general way
+    lines = ['{"Item":{"Id":{"N":"1"},"empName":{"S":"a\\tb\\\\"},"x":{"S":"\\""}}}', '{"Item":{"Id":{"N":"2"}}}']
+    text, rows, failures = decoder.decode(written(lines), file="f")
+    assert sorted(text.splitlines()) == [rb"1" + b"\t" + rb"a\tb\\" + b"\t" + rb'{"x":"\\""}', b"2\tNA\t{}"]
+    assert (rows, failures) == (2, [])
+
+
+def test_the_source_can_be_read() -> None:
+    assert "get('empName')" in BlockDecoder(EMPLOYEES).source
+
+
+@pytest.mark.parametrize("name", ["'", '"', "\\", "}", "{0}", "a\nb"])
+def test_no_attribute_name_gets_out_of_the_source(name: str) -> None:
+    column = Column("Id", name, (name,), SqlType("text"), default="'''\\\n")
+    target = Target("public", name, ("key",), (Column("key", "k", ("k",), SqlType("text")), column), "rest")
+    block = written([json.dumps({"Item": {"k": {"S": "x"}, name: {"S": "v"}}}), '{"Item":{"k":{"S":"y"}}}'])
+    assert outcome(target, block, general=False) == outcome(target, block, general=True)
