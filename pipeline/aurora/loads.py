@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 _LOCK_SPACE = "dynaurora.load"
 
 
+class OlderSnapshotError(TerminalError):
+    """A newer snapshot of the table was loaded whole."""
+
+
 @dataclass(frozen=True, slots=True)
 class ExportRecord:
     """An export as `replication.exports` knows it."""
@@ -82,7 +86,7 @@ def begin(
     """Record that an export is being loaded, or find its record again, with the files it has loaded.
 
     `strategy` is for a load that begins; one that resumes keeps its own. Refuses a snapshot that is not newer than
-    what was purged: its deleted items could come back.
+    what was purged, or older than one that was loaded whole: items deleted since could come back.
     """
     with translating("recording the load", table=table_name), connection.transaction():
         row = connection.execute(
@@ -108,6 +112,7 @@ def begin(
             raise TerminalError("recording the load: no row came back", table=table_name)
         if row[1] != "loaded":
             refuse_purged(connection, table_name, as_of)
+            _refuse_older(connection, table_name, as_of)
         files = connection.execute("SELECT file_key FROM replication.export_files WHERE export_id = %s", [row[0]])
         return ExportRecord(row[0], row[1], row[2], frozenset(key for (key,) in files))
 
@@ -129,6 +134,25 @@ def refuse_purged(connection: Connection, table_name: str, as_of: datetime) -> N
             f" {row[0]:%Y-%m-%d %H:%M:%S} UTC, so items deleted since could come back",
             table=table_name,
             hint="load a newer export",
+        )
+
+
+def _refuse_older(connection: Connection, table_name: str, as_of: datetime) -> None:
+    """Raise OlderSnapshotError when a newer snapshot was loaded whole.
+
+    A snapshot says nothing of what it lacks. Where the stream missed a delete, no tombstone stands against the item
+    in an older snapshot, and it would come back (docs/decisions/0002-ordering.md).
+    """
+    row = connection.execute(
+        "SELECT max(as_of) FROM replication.exports WHERE table_name = %s AND status = 'loaded' AND kind = 'full'",
+        [table_name],
+    ).fetchone()
+    if row and row[0] is not None and row[0] > as_of:
+        raise OlderSnapshotError(
+            f"loading: the snapshot stands for {as_of:%Y-%m-%d %H:%M:%S} UTC, and one of {row[0]:%Y-%m-%d %H:%M:%S} UTC"
+            " is loaded already: an item deleted between them could come back",
+            table=table_name,
+            hint="load a newer export, or reconcile with one",
         )
 
 

@@ -342,6 +342,16 @@ def test_an_error_keeps_its_kind_on_the_way_from_a_worker() -> None:
     assert str(error) == "m (table t); h"
 
 
+def test_a_snapshot_older_than_one_loaded_whole_is_refused(
+    run: Load, exports: ExportFactory, connection: Connection
+) -> None:
+    older = exports.full([item(n) for n in range(3)], export_time=EXPORT_TIME - timedelta(hours=1))
+    run(exports.full([item(n) for n in range(2)]).location)
+    with pytest.raises(TerminalError, match=r"is loaded already: an item deleted between them could come back"):
+        run(older.location)
+    assert set(view(connection)) == {0, 1}
+
+
 def test_a_worker_that_is_killed_is_named(run: Load, exports: ExportFactory, connection: Connection) -> None:
     export = exports.full([item(n) for n in range(30)], Layout(files=3))
     killed: list[int] = []

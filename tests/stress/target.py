@@ -24,6 +24,7 @@ from pipeline.aurora import bookkeeping, purge, tables
 from pipeline.aurora.batch import BatchWriter
 from pipeline.aurora.bookkeeping import Mark
 from pipeline.aurora.connection import Connection, connect
+from pipeline.aurora.loads import OlderSnapshotError
 from pipeline.aurora.staging import Staging
 from pipeline.core.change import Change
 from pipeline.core.mapping import Column, TableMapping, Target
@@ -140,7 +141,10 @@ class TargetSystem:
                 connection.execute(sql.SQL("DROP TABLE {}").format(staging.name))
 
     def load(self, snapshot: Snapshot, folder: Path, *, interrupt_after: int | None) -> None:
-        """Load a whole export with the load job; `interrupt_after` so many files it is killed."""
+        """Load a whole export with the load job; `interrupt_after` so many files it is killed.
+
+        An export older than one that was loaded whole is refused, and changes nothing.
+        """
 
         def watch(progress: Any) -> None:  # noqa: ANN401 - LoadProgress
             if interrupt_after is not None and progress.files_done >= interrupt_after:
@@ -150,7 +154,7 @@ class TargetSystem:
         services = Services(Settings(Path(), database_url=self.url))
         try:
             load(services, self.mapping, location, workers=1, on_progress=watch)
-        except Interrupted:
+        except (Interrupted, OlderSnapshotError):
             return
 
     def purge(self, through: datetime, lane: int = 0) -> None:
