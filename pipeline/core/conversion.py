@@ -12,7 +12,6 @@ from base64 import b64decode
 from binascii import Error as Base64Error
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal, DecimalException
 from typing import Any
 
 from pipeline.core.attributes import (
@@ -25,6 +24,7 @@ from pipeline.core.attributes import (
 )
 from pipeline.core.attributes import text as checked_text
 from pipeline.core.errors import ConversionError
+from pipeline.core.json_text import checked_json
 from pipeline.core.mapping import Column, OnError
 from pipeline.core.sql_types import TYPES, SqlType
 
@@ -33,9 +33,15 @@ Converter = Callable[[AttributeValue | None], str | None]
 _SMALL_INTEGER = re.compile(r"-?[1-9]\d{0,3}|0", re.ASCII)
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
-_TIMESTAMP = re.compile(r"\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(?::\d{2}(?:\.(\d{1,9}))?)?(?:Z|[+-]\d{2}:?\d{2})", re.ASCII)
+# Hour 24, which some versions of Python read, is left out: one text must mean one thing on every machine.
+_TIMESTAMP = re.compile(
+    r"\d{4}-\d{2}-\d{2}[T ](?:[01]\d|2[0-3]):\d{2}(?::\d{2}(?:\.(\d{1,9}))?)?(?:Z|[+-]\d{2}(?::?\d{2})?)", re.ASCII
+)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_EPOCH_UNIT = {"seconds": Decimal(1_000_000), "milliseconds": Decimal(1000)}
+# Digits by which the point of an epoch time moves to make it microseconds.
+_EPOCH_DIGITS = {"seconds": 6, "milliseconds": 3}
+# Digits of the largest epoch time before the year 10000, in milliseconds, and some to spare.
+_MOST_EPOCH_DIGITS = 20
 
 
 def converter(column: Column, *, is_key: bool = False) -> Converter:
@@ -54,7 +60,7 @@ def converter(column: Column, *, is_key: bool = False) -> Converter:
                 raise ConversionError(name, "the key attribute is missing")
             return default
         for tag, value in attribute.items():
-            if tag == "NULL" and not is_key:
+            if tag == "NULL" and not is_key and "NULL" not in accepted:
                 return None
             convert_value = by_tag.get(tag)
             if convert_value is None:
@@ -73,18 +79,40 @@ def converter(column: Column, *, is_key: bool = False) -> Converter:
     return convert
 
 
-def unmapped_json(rest: dict[str, AttributeValue], column_name: str) -> str:
-    """Write the attributes that no column takes as one JSON object. Raises ConversionError."""
+def unmapped_json(rest: dict[str, AttributeValue], column_name: str, on_error: OnError = OnError.REJECT) -> str:
+    """Write the attributes that no column takes as one JSON object.
+
+    Raises ConversionError for what jsonb cannot hold; under `OnError.NULL` each such attribute is null instead, and
+    one whose very name cannot be held is left out.
+    """
     try:
         return to_json({"M": rest}) if rest else "{}"
     except UnrepresentableError as error:
+        if on_error is OnError.NULL:
+            return to_json({"M": _representable(rest)})
         raise ConversionError(column_name, f"an attribute that is not mapped {error}") from None
+
+
+def _representable(rest: dict[str, AttributeValue]) -> dict[str, AttributeValue]:
+    kept: dict[str, AttributeValue] = {}
+    for name, value in rest.items():
+        try:
+            checked_text(name)
+        except UnrepresentableError:
+            continue
+        try:
+            to_json(value)
+        except UnrepresentableError:
+            kept[name] = {"NULL": True}
+        else:
+            kept[name] = value
+    return kept
 
 
 def _tag_converter(tag: str, column: Column, *, is_key: bool) -> Callable[[Any], str]:
     sql_type = column.type
     specific: dict[str, Callable[[], Callable[[Any], str]]] = {
-        "jsonb": lambda: lambda value: to_json({tag: value}),
+        "jsonb": lambda: checked_json if tag == "S" and column.json == "parse" else lambda value: to_json({tag: value}),
         "smallint": lambda: _integer(15),
         "integer": lambda: _integer(31),
         "bigint": lambda: _integer(63),
@@ -173,19 +201,19 @@ def _timestamp(value: str) -> str:
 
 
 def _epoch(unit: str) -> Callable[[str], str]:
-    per_unit = _EPOCH_UNIT[unit]
+    digits = _EPOCH_DIGITS[unit]
 
     def convert(value: str) -> str:
+        # By digits: arithmetic on Decimal rounds to 28 of them, and would take a finer time for a whole one.
+        whole, _, fraction = canonical_number(value).partition(".")
+        if len(fraction) > digits:
+            raise UnrepresentableError("is an epoch time finer than a microsecond")
+        # Cut where it is out of every range already: int() refuses texts of thousands of digits.
+        microseconds = int(whole[:_MOST_EPOCH_DIGITS] + fraction.ljust(digits, "0"))
         try:
-            microseconds = Decimal(value) * per_unit
-            whole = int(microseconds)
-            if whole != microseconds:
-                raise UnrepresentableError("is an epoch time finer than a microsecond")
-            return (_EPOCH + timedelta(microseconds=whole)).isoformat()
-        except (DecimalException, OverflowError, ValueError) as error:
-            if isinstance(error, UnrepresentableError):
-                raise
-            raise UnrepresentableError(f"is not an epoch time in {unit} before the year 10000") from None
+            return (_EPOCH + timedelta(microseconds=microseconds)).isoformat()
+        except OverflowError:
+            raise UnrepresentableError(f"is not an epoch time in {unit} in the years 1 to 9999") from None
 
     return convert
 
