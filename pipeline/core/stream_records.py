@@ -133,18 +133,22 @@ class StreamDecoder:
     def _decode_for(
         self, decoder: RowDecoder, record: StreamRecord, position: Position, origin: int, batch: DecodedBatch
     ) -> None:
-        change = _image_change(record)
-        keys = change.get("Keys", {})
         try:
-            if record.get("eventName") == "REMOVE":
-                decoded = Change(decoder.key(keys), None, position, _expired(record), origin)
-            else:
-                row = decoder.row(change.get("NewImage", {}))
-                decoded = Change(decoder.key_of(row), row, position, origin=origin)
+            decoded = decode_record(decoder, record, position, origin)
         except ConversionError as error:
+            keys = _image_change(record).get("Keys", {})
             batch.rejects.append(Reject(decoder.target.view_name, error.message, record, position, _digest(keys)))
         else:
             batch.changes[decoder.target].append(decoded)
+
+
+def decode_record(decoder: RowDecoder, record: StreamRecord, position: Position, origin: int = 0) -> Change:
+    """Decode one record, of known position, for one target. Raises ConversionError."""
+    change = _image_change(record)
+    if record.get("eventName") == "REMOVE":
+        return Change(decoder.key(change.get("Keys", {})), None, position, _expired(record), origin)
+    row = decoder.row(change.get("NewImage", {}))
+    return Change(decoder.key_of(row), row, position, origin=origin)
 
 
 def _image_change(record: StreamRecord) -> ImageChange:
