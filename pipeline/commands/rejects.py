@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from rich.text import Text
 
-from pipeline.aurora import rejects
+from pipeline.aurora import rejects, settled
 from pipeline.commands.session import Outcome, add_names
 from pipeline.core.errors import ConfigurationError
 
@@ -56,11 +56,22 @@ def run(session: Session, arguments: argparse.Namespace) -> Outcome:
 def _list(session: Session, names: Sequence[str] | None, *, replayed_too: bool) -> Outcome:
     with session.connect("rejects list") as connection:
         found = rejects.groups(connection, names)
+        bent = settled.read(connection, names)
     shown = found if replayed_too else [group for group in found if group.waiting]
     waiting = sum(group.waiting for group in found)
     lines: list[str | Text] = [line for group in shown for line in _group_lines(group)]
     lines.append(f"{waiting:,} waiting; {_SEE}" if waiting else "no rejects wait")
-    return Outcome({"waiting": waiting, "groups": [asdict(group) for group in shown]}, lines, needs_person=waiting > 0)
+    lines += [
+        f'{s.table}  {s.target}  column "{s.column}": {s.settled:,} values settled by its on_error,'
+        f" the last at {s.last_at:%Y-%m-%d %H:%M:%S} UTC"
+        for s in bent
+    ]
+    document = {
+        "waiting": waiting,
+        "groups": [asdict(group) for group in shown],
+        "settled": [asdict(values) for values in bent],
+    }
+    return Outcome(document, lines, needs_person=waiting > 0)
 
 
 def _group_lines(group: RejectGroup) -> list[str | Text]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from base64 import b64decode
 from binascii import Error as Base64Error
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -44,15 +45,16 @@ _EPOCH_DIGITS = {"seconds": 6, "milliseconds": 3}
 _MOST_EPOCH_DIGITS = 20
 
 
-def converter(column: Column, *, is_key: bool = False) -> Converter:
+def converter(column: Column, *, is_key: bool = False, settled: Counter[str] | None = None) -> Converter:
     """Return the function that turns an item's attribute value (None when missing) into the column's text.
 
     A key's text is canonical, so that equal keys are equal texts. Raises ConversionError when called with a value
-    that the column cannot hold and that its `on_error` does not settle.
+    that the column cannot hold and that its `on_error` does not settle; what it settles is counted in `settled`.
     """
     accepted = TYPES[column.type.name]
-    by_tag = {tag: _tag_converter(tag, column, is_key=is_key) for tag in accepted}
+    by_tag = {tag: _tag_converter(tag, column, is_key=is_key, settled=settled) for tag in accepted}
     name, default = column.name, column.default
+    on_error = _policy(column, settled, is_key=is_key)
 
     def convert(attribute: AttributeValue | None) -> str | None:
         if attribute is None:
@@ -71,15 +73,28 @@ def converter(column: Column, *, is_key: bool = False) -> Converter:
                 return on_error(str(error))
         return on_error("the attribute value is empty")
 
-    def on_error(reason: str) -> None:
-        if column.on_error is OnError.NULL and not is_key:
-            return
-        raise ConversionError(name, reason)
-
     return convert
 
 
-def unmapped_json(rest: dict[str, AttributeValue], column_name: str, on_error: OnError = OnError.REJECT) -> str:
+def _policy(column: Column, settled: Counter[str] | None, *, is_key: bool) -> Callable[[str], None]:
+    """Return what a value that the column cannot hold goes to, with the reason."""
+
+    def refuse(reason: str) -> None:
+        raise ConversionError(column.name, reason)
+
+    def count_and_leave_null(_: str) -> None:
+        if settled is not None:
+            settled[column.name] += 1
+
+    return count_and_leave_null if column.on_error is OnError.NULL and not is_key else refuse
+
+
+def unmapped_json(
+    rest: dict[str, AttributeValue],
+    column_name: str,
+    on_error: OnError = OnError.REJECT,
+    settled: Counter[str] | None = None,
+) -> str:
     """Write the attributes that no column takes as one JSON object.
 
     Raises ConversionError for what jsonb cannot hold; under `OnError.NULL` each such attribute is null instead, and
@@ -89,6 +104,8 @@ def unmapped_json(rest: dict[str, AttributeValue], column_name: str, on_error: O
         return to_json({"M": rest}) if rest else "{}"
     except UnrepresentableError as error:
         if on_error is OnError.NULL:
+            if settled is not None:
+                settled[column_name] += 1
             return to_json({"M": _representable(rest)})
         raise ConversionError(column_name, f"an attribute that is not mapped {error}") from None
 
@@ -109,7 +126,9 @@ def _representable(rest: dict[str, AttributeValue]) -> dict[str, AttributeValue]
     return kept
 
 
-def _tag_converter(tag: str, column: Column, *, is_key: bool) -> Callable[[Any], str]:
+def _tag_converter(
+    tag: str, column: Column, *, is_key: bool, settled: Counter[str] | None = None
+) -> Callable[[Any], str]:
     sql_type = column.type
     specific: dict[str, Callable[[], Callable[[Any], str]]] = {
         "jsonb": lambda: checked_json if tag == "S" and column.json == "parse" else lambda value: to_json({tag: value}),
@@ -117,7 +136,7 @@ def _tag_converter(tag: str, column: Column, *, is_key: bool) -> Callable[[Any],
         "integer": lambda: _integer(31),
         "bigint": lambda: _integer(63),
         "numeric": lambda: _numeric(sql_type, canonical=is_key),
-        "varchar": lambda: _varchar(sql_type.params[0], cut=column.on_error is OnError.TRUNCATE and not is_key),
+        "varchar": lambda: _varchar(column, settled, cut=column.on_error is OnError.TRUNCATE and not is_key),
         "uuid": lambda: _key_uuid if is_key else _uuid,
         "timestamptz": lambda: _timestamp if tag == "S" else _epoch(column.epoch or "seconds"),
     }
@@ -157,13 +176,18 @@ def _numeric(sql_type: SqlType, *, canonical: bool) -> Callable[[str], str]:
     return convert
 
 
-def _varchar(length: int, *, cut: bool) -> Callable[[str], str]:
+def _varchar(column: Column, settled: Counter[str] | None, *, cut: bool) -> Callable[[str], str]:
+    length = column.type.params[0]
+
     def convert(value: str) -> str:
-        if len(value) > length:
-            if not cut:
-                raise UnrepresentableError(f"is longer than {length} characters")
-            value = value[:length]
-        return checked_text(value)
+        if len(value) <= length:
+            return checked_text(value)
+        if not cut:
+            raise UnrepresentableError(f"is longer than {length} characters")
+        value = checked_text(value[:length])
+        if settled is not None:
+            settled[column.name] += 1
+        return value
 
     return convert
 

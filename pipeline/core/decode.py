@@ -12,6 +12,7 @@ from pipeline.core.conversion import converter, unmapped_json
 from pipeline.core.errors import ConversionError
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Mapping, Sequence
 
     from pipeline.core.attributes import AttributeValue
@@ -30,10 +31,14 @@ _LONG_TYPES = frozenset({"text", "varchar", "bytea"})
 class RowDecoder:
     """Decodes items for one target. Build it once; its methods hold no state."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, settled: Counter[str] | None = None) -> None:
+        """`settled` counts, by column, the values that a policy settled: made NULL, or cut."""
         self.target = target
+        self._settled = settled
         keys = set(target.primary_key)
-        self._columns = [(column.path, converter(column, is_key=column.name in keys)) for column in target.columns]
+        self._columns = [
+            (column.path, converter(column, is_key=column.name in keys, settled=settled)) for column in target.columns
+        ]
         self._key_columns = [(column.path, converter(column, is_key=True)) for column in target.key_columns]
         names = [column.name for column in target.columns]
         self._key_positions = [names.index(name) for name in target.primary_key]
@@ -48,7 +53,7 @@ class RowDecoder:
         if self.target.unmapped:
             taken = self._taken
             rest = {name: value for name, value in item.items() if name not in taken}
-            values.append(unmapped_json(rest, self.target.unmapped, self.target.unmapped_on_error))
+            values.append(unmapped_json(rest, self.target.unmapped, self.target.unmapped_on_error, self._settled))
         if self.limits_key:
             _check_length(self.target, [values[position] or "" for position in self._key_positions])
         return tuple(values)
