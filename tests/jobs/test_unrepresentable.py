@@ -244,16 +244,18 @@ def test_names_that_no_column_could_have_are_members_of_the_jsonb_column(
     assert row[10] == {"N" * 300: 1, "Words": "upper", "WORDS": "all", "": "x", "_version": 2}
 
 
-def test_what_a_policy_settles_is_counted_with_its_rows(services: Services, connection: Connection) -> None:
+def test_what_a_policy_settles_is_counted_with_its_rows(
+    services: Services, connection: Connection, deliver: Deliver
+) -> None:
     used = mapping("null", "    unmapped_on_error: null\n")
-    by_stream(services, used, [item(1, short={"S": "four"}, small={"S": "x"}), item(2, short={"S": "four"}), item(3)])
+    deliver(services, used, [item(1, short={"S": "four"}, small={"S": "x"}), item(2, short={"S": "four"}), item(3)])
     by_stream(
         services, used, [item(4, short={"S": "fits"[:3]}), item(5, other={"S": "\x00"}), item(6, small={"NULL": True})]
     )
     cut = read_mapping(
         MAPPING.replace("varchar(3) ON_ERROR", "varchar(3), on_error: truncate").replace(" ON_ERROR", ""), "p.yaml"
     )
-    by_stream(services, cut, [item(7, short={"S": "four"}), item(8, short={"S": "\x00\x00\x00\x00"})])
+    deliver(services, cut, [item(7, short={"S": "four"}), item(8, short={"S": "\x00\x00\x00\x00"})])
     found = {values.column: values.settled for values in settled.read(connection, ["poison"])}
     assert found == {"short": 3, "small": 1, "rest": 1}
     assert settled.read(connection, ["another"]) == []
