@@ -58,6 +58,7 @@ VERBS = (
     Verb(
         "reconcile", "compare a table's targets with a snapshot, and repair on request", "pipeline.commands.reconcile"
     ),
+    Verb("rejects", "list, show and replay records that could not be converted", "pipeline.commands.rejects"),
     Verb("status", "show how far each table is and what waits for a person", "pipeline.commands.status"),
 )
 

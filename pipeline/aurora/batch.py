@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from pipeline.aurora import bookkeeping, rejects
+from pipeline.aurora import bookkeeping, rejects, settled
 from pipeline.aurora.apply import Applied, ApplyStatement
 from pipeline.aurora.errors import translating
 from pipeline.core.change import coalesce
@@ -54,10 +54,10 @@ class BatchWriter:
         doing = f"applying {len(records)} records"
         try:
             with translating(doing, table=self.mapping.name):
-                if len(work) == 1 and not batch.rejects:
+                if len(work) == 1 and not batch.rejects and not batch.settled:
                     applied = self._write_at_once(connection, work[0], mark)
                 else:
-                    applied = self._write_in_transaction(connection, work, batch.rejects, mark)
+                    applied = self._write_in_transaction(connection, work, batch, mark)
             return BatchResult(applied, len(batch.rejects))
         except DataError:
             with translating(doing, table=self.mapping.name), connection.transaction():
@@ -73,7 +73,7 @@ class BatchWriter:
         return _counts(row, len(changes))
 
     def _write_in_transaction(
-        self, connection: Connection, work: list[_Work], batch_rejects: list[Reject], mark: Mark
+        self, connection: Connection, work: list[_Work], batch: DecodedBatch, mark: Mark
     ) -> Applied:
         total = Applied()
         with connection.pipeline(), connection.transaction():
@@ -84,8 +84,9 @@ class BatchWriter:
             ]
             for candidates, cursor in cursors:
                 total = total.plus(_counts(cursor.fetchone(), candidates))
-            rejects.add(connection, self.mapping.name, batch_rejects, source=f"stream {mark.stream_label}")
-            bookkeeping.add_mark(connection, replace(mark, rejected=len(batch_rejects)), *total)
+            rejects.add(connection, self.mapping.name, batch.rejects, source=f"stream {mark.stream_label}")
+            settled.add(connection, self.mapping.name, batch.settled)
+            bookkeeping.add_mark(connection, replace(mark, rejected=len(batch.rejects)), *total)
         return total
 
     def _write_isolating(
@@ -105,6 +106,7 @@ class BatchWriter:
                 for change, reason in found
             ]
         rejects.add(connection, self.mapping.name, refused, source=f"stream {mark.stream_label}")
+        settled.add(connection, self.mapping.name, batch.settled)
         bookkeeping.add_mark(connection, replace(mark, rejected=len(refused)), *total)
         return BatchResult(total, len(refused))
 

@@ -149,6 +149,22 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
         );
         """,
     ),
+    (
+        "0002 settled values",
+        """
+        CREATE TABLE replication.settled_values (
+            table_name text NOT NULL REFERENCES replication.tables,
+            target text NOT NULL,
+            column_name text NOT NULL,
+            settled bigint NOT NULL,
+            first_at timestamptz NOT NULL DEFAULT now(),
+            last_at timestamptz NOT NULL DEFAULT now(),
+            PRIMARY KEY (table_name, target, column_name)
+        );
+        COMMENT ON TABLE replication.settled_values IS
+            'how many values a column could not hold and its on_error made NULL or cut; a redelivered one counts again';
+        """,
+    ),
 )
 
 

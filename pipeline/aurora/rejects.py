@@ -1,26 +1,88 @@
 """Records that could not be converted, kept whole in `replication.rejects` until a person has worked them off.
 
 Invariant: a reject commits in the transaction of the batch it came from, and once: a redelivered record is the
-same reject. Its record is stored as it came; its reason and its digest tell nothing of the values.
+same reject, replayed or not. Only a later snapshot that holds the same line opens it again, because then a newer
+state of the item could not be converted. The record is stored as it came; reason and digest tell nothing of the values.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from psycopg.rows import class_row
 
 from pipeline.aurora.errors import translating
+from pipeline.core.ordering import Position
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
+    from decimal import Decimal
 
     from pipeline.aurora.connection import Connection
     from pipeline.core.stream_records import Reject
 
 
+@dataclass(frozen=True, slots=True)
+class RejectGroup:
+    """Rejects of one table and target with one reason. `id` is the oldest's, to look at."""
+
+    table: str
+    target: str
+    reason: str
+    waiting: int
+    replayed: int
+    oldest: datetime
+    newest: datetime
+    sources: list[str]
+    """`stream`, `export` …: what kind of door they came through."""
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredReject:
+    """One reject as it is kept."""
+
+    id: int
+    table: str
+    target: str
+    reason: str
+    source: str
+    key_digest: str | None
+    position_version: Decimal | None
+    position_as_of: datetime | None
+    rejected_at: datetime
+    replayed_at: datetime | None
+    record: dict[str, Any]
+
+    @property
+    def position(self) -> Position | None:
+        """Where the record stands in time; None when that could not be read from it."""
+        if self.position_as_of is None:
+            return None
+        return Position(self.position_as_of, None if self.position_version is None else int(self.position_version))
+
+
+# A record that comes twice in one call is taken once: a statement cannot meet the same row twice (21000).
+_ADD = """
+INSERT INTO replication.rejects AS kept (table_name, source, target, digest, key_digest, reason,
+    position_version, position_as_of, record)
+SELECT DISTINCT ON (u.target, u.digest) %s, %s, u.*
+  FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::numeric[], %s::timestamptz[], %s::json[])
+    AS u (target, digest, key_digest, reason, position_version, position_as_of, record)
+ ORDER BY u.target, u.digest, u.position_as_of DESC
+    ON CONFLICT (table_name, target, digest) DO UPDATE
+   SET source = excluded.source, reason = excluded.reason, position_version = excluded.position_version,
+       position_as_of = excluded.position_as_of, rejected_at = excluded.rejected_at, replayed_at = NULL
+ WHERE excluded.position_as_of > kept.position_as_of
+"""
+
+
 def add(connection: Connection, table_name: str, rejects: Sequence[Reject], *, source: str) -> int:
-    """Keep rejects, inside the caller's transaction; returns how many were not known yet."""
+    """Keep rejects, inside the caller's transaction; returns how many were not known, or not at this position."""
     if not rejects:
         return 0
     records = [json.dumps(reject.record, sort_keys=True, separators=(",", ":")) for reject in rejects]
@@ -36,12 +98,73 @@ def add(connection: Connection, table_name: str, rejects: Sequence[Reject], *, s
         records,
     ]
     with translating("keeping rejected records", table=table_name):
-        cursor = connection.execute(
-            "INSERT INTO replication.rejects (table_name, source, target, digest, key_digest, reason,"
-            " position_version, position_as_of, record)"
-            " SELECT %s, %s, u.* FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[],"
-            " %s::numeric[], %s::timestamptz[], %s::json[]) AS u"
-            " ON CONFLICT (table_name, target, digest) DO NOTHING",
-            [table_name, source, *columns],
+        return connection.execute(_ADD, [table_name, source, *columns]).rowcount
+
+
+def groups(connection: Connection, table_names: Sequence[str] | None = None) -> list[RejectGroup]:
+    """Return the rejects by table, target and reason, the largest heap of waiting ones first; None: of all tables."""
+    with translating("listing rejects"), connection.cursor(row_factory=class_row(RejectGroup)) as cursor:
+        return cursor.execute(
+            'SELECT table_name AS "table", target, reason, count(*) FILTER (WHERE replayed_at IS NULL) AS waiting,'
+            " count(replayed_at) AS replayed, min(rejected_at) AS oldest, max(rejected_at) AS newest,"
+            " array_agg(DISTINCT split_part(source, ' ', 1)) AS sources,"
+            " (array_agg(id ORDER BY replayed_at IS NOT NULL, rejected_at, id))[1] AS id"
+            " FROM replication.rejects WHERE %s::text[] IS NULL OR table_name = ANY (%s)"
+            " GROUP BY table_name, target, reason ORDER BY waiting DESC, table_name, target, reason",
+            [None if table_names is None else list(table_names)] * 2,
+        ).fetchall()
+
+
+_STORED = (
+    'SELECT id, table_name AS "table", target, reason, source, key_digest, position_version, position_as_of,'
+    " rejected_at, replayed_at, record FROM replication.rejects"
+)
+
+
+def read(connection: Connection, reject_id: int) -> StoredReject | None:
+    """Return one reject, or None when there is none of the number."""
+    with translating("reading a reject"), connection.cursor(row_factory=class_row(StoredReject)) as cursor:
+        return cursor.execute(f"{_STORED} WHERE id = %s", [reject_id]).fetchone()
+
+
+def waiting(connection: Connection, table_name: str, *, after: int = 0, limit: int = 100) -> list[StoredReject]:
+    """Return the next rejects of a table that were not replayed, by number."""
+    with translating("reading rejects", table=table_name), connection.cursor(row_factory=class_row(StoredReject)) as c:
+        return c.execute(
+            f"{_STORED} WHERE table_name = %s AND replayed_at IS NULL AND id > %s ORDER BY id LIMIT %s",
+            [table_name, after, limit],
+        ).fetchall()
+
+
+def count_waiting(connection: Connection, table_name: str) -> int:
+    """Return how many rejects of a table wait."""
+    with translating("counting rejects", table=table_name):
+        row = connection.execute(
+            "SELECT count(*) FROM replication.rejects WHERE table_name = %s AND replayed_at IS NULL", [table_name]
+        ).fetchone()
+    return row[0] if row else 0
+
+
+def mark_replayed(connection: Connection, replayed: Sequence[StoredReject]) -> None:
+    """Mark rejects as replayed, inside the transaction that applied them.
+
+    One that a later snapshot has opened again meanwhile stays open: what was applied is not what it holds now.
+    """
+    with translating("marking rejects as replayed"):
+        connection.execute(
+            "UPDATE replication.rejects AS r SET replayed_at = clock_timestamp()"
+            " FROM unnest(%s::bigint[], %s::timestamptz[]) AS u (id, as_of)"
+            " WHERE r.id = u.id AND r.replayed_at IS NULL AND r.position_as_of IS NOT DISTINCT FROM u.as_of",
+            [[reject.id for reject in replayed], [reject.position_as_of for reject in replayed]],
         )
-        return cursor.rowcount
+
+
+def set_reasons(connection: Connection, reasons: Sequence[tuple[StoredReject, str]]) -> None:
+    """Give rejects that failed again the reason of today."""
+    changed = [(reject.id, reason) for reject, reason in reasons if reject.reason != reason]
+    with translating("keeping the reasons of rejects"):
+        connection.execute(
+            "UPDATE replication.rejects AS r SET reason = u.reason"
+            " FROM unnest(%s::bigint[], %s::text[]) AS u (id, reason) WHERE r.id = u.id AND r.replayed_at IS NULL",
+            [[number for number, _ in changed], [reason for _, reason in changed]],
+        )

@@ -7,7 +7,7 @@ sorted (DynamoDB keeps no order for them), binary as base64, and a value that JS
 from __future__ import annotations
 
 import re
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from json.encoder import encode_basestring  # the C encoder: quotes and escapes, leaves other characters alone
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,6 +20,10 @@ AttributeValue = dict[str, Any]
 Item = dict[str, AttributeValue]
 
 _JSON_NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?", re.ASCII)
+_NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,6})?", re.ASCII)
+# Digits that numeric, and a number in jsonb, hold before and after the point (PostgreSQL manual, numeric types).
+# DynamoDB's own numbers have 126 and 167 at most; a string that is read as a number may have any.
+_WHOLE_DIGITS, _FRACTION_DIGITS = 131_072, 16_383
 _PATH_PART = re.compile(r'(?:(?:^|\.)(?:"(?P<quoted>(?:[^"\\]|\\.)+)"|(?P<bare>[^."\[\]]+)))|\[(?P<index>\d+)\]')
 
 PathPart = str | int
@@ -30,18 +34,18 @@ class UnrepresentableError(ValueError):
 
 
 def number(text: str) -> str:
-    """Return a DynamoDB number as plain notation, every digit kept.
+    """Return a DynamoDB number, or a string that holds one, in plain notation, every digit kept.
 
-    Raises UnrepresentableError when the text is no finite number.
+    Raises UnrepresentableError when the text is no number, or one of more digits than `numeric` has.
     """
-    if _JSON_NUMBER.fullmatch(text):
+    if len(text) <= _FRACTION_DIGITS and _JSON_NUMBER.fullmatch(text):
         return text
-    try:
-        value = Decimal(text)
-    except (InvalidOperation, TypeError):
-        value = Decimal("NaN")
-    if not value.is_finite():
+    if not _NUMBER.fullmatch(text):
         raise UnrepresentableError("is not a number")
+    value = Decimal(text)
+    # Before it is written out: `1e999999` is eight characters, and a million.
+    if value.adjusted() >= _WHOLE_DIGITS or -int(value.as_tuple().exponent) > _FRACTION_DIGITS:
+        raise UnrepresentableError("has more digits than numeric holds")
     return f"{value:f}"
 
 

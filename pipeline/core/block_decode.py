@@ -14,15 +14,18 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from pipeline.core.attributes import find, number, sort_numbers, to_json
 from pipeline.core.conversion import array_literal, converter
 from pipeline.core.copy_text import copy_text, escape, field
-from pipeline.core.decode import RowDecoder
+from pipeline.core.decode import LONGEST_KEY_BYTES, RowDecoder
 from pipeline.core.export_lines import decode_full
+from pipeline.core.mapping import OnError
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Callable, Sequence
 
     from pipeline.core.attributes import AttributeValue
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
 
 
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?", re.ASCII)
+# A character takes four bytes in UTF-8 at most, and escapes only make a text longer.
+_MOST_BYTES = 4
 # Digits that fit whatever their value; longer numbers go to the converter, which compares.
 _INTEGER_DIGITS = {"smallint": 4, "integer": 9, "bigint": 18}
 _UUID = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
@@ -50,8 +55,9 @@ class Decoded(NamedTuple):
 class BlockDecoder:
     """Decodes blocks for one target. Build it once; `source` is the function that was written, for people to read."""
 
-    def __init__(self, target: Target) -> None:
-        self.rows = RowDecoder(target)
+    def __init__(self, target: Target, settled: Counter[str] | None = None) -> None:
+        """`settled` is as for RowDecoder."""
+        self.rows = RowDecoder(target, settled)
         self.source, self._plain, self._escaped = _compile(target)
 
     def decode(self, block: bytes, *, file: str, first_line: int = 1) -> Decoded:
@@ -134,6 +140,7 @@ def _compile(target: Target) -> tuple[str, Any, Any]:
     for position, column in enumerate(target.columns):
         body += _column(position, column, names, is_key=column.name in target.primary_key, seen=seen)
     fields = [f"c{position}" for position in range(len(target.columns))]
+    names_of = [column.name for column in target.columns]
     if target.unmapped:
         taken = {column.path[0] for column in target.columns if len(column.path) == 1}
         names["taken"] = frozenset(taken)
@@ -144,6 +151,10 @@ def _compile(target: Target) -> tuple[str, Any, Any]:
             '    rest = jsonb({"M": {name: value for name, value in item.items() if name not in taken}})',
         ]
         fields.append("rest")
+    if RowDecoder(target).limits_key:
+        names["too_long"] = ValueError("a key that may be too long")
+        key = [f"len(c{names_of.index(name)})" for name in target.primary_key]
+        body.append(f"if {' + '.join(key)} > {LONGEST_KEY_BYTES // _MOST_BYTES}: raise too_long")
     source = _HEAD + "".join(f"{' ' * 12}{line}\n" for line in body) + _TAIL.format(fields=", ".join(fields))
     plain = {**names, "text": _same, "text_array": _plain_array, "jsonb": _plain_json}
     escaped = {**names, "text": escape, "text_array": _escaped_array, "jsonb": _escaped_json}
@@ -157,7 +168,8 @@ def _compile(target: Target) -> tuple[str, Any, Any]:
 def _column(position: int, column: Column, names: dict[str, Any], *, is_key: bool, seen: set[str]) -> list[str]:
     """Write the statements that set c0, c1, … to a column's field."""
     value, general = f"c{position}", f"general{position}"
-    names[general] = _general(converter(column, is_key=is_key))
+    # What a policy would settle goes to the general way, line and all, where it is counted once.
+    names[general] = _general(converter(replace(column, on_error=OnError.REJECT), is_key=is_key))
     tag, statements = _plain_case(position, column, names, is_key=is_key)
     if len(column.path) == 1:
         lookup = f"a = get({column.path[0]!r})"
@@ -170,7 +182,7 @@ def _column(position: int, column: Column, names: dict[str, Any], *, is_key: boo
         lines.append("    missing += 1")
     lines.append(f"    {value} = {general}(None)" if is_key else f"    {value} = {field(column.default)!r}")
     if statements:
-        condition = f"{tag!r} in a" if tag != "jsonb" else '"NULL" not in a'
+        condition = f"{tag!r} in a" if tag != "jsonb" else '"S" not in a' if column.json == "parse" else "True"
         lines += [f"elif len(a) == 1 and {condition}:", *(f"    {statement}" for statement in statements), "else:"]
     else:
         lines.append("else:")

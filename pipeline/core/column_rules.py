@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 COLUMN_EXAMPLE = "columns: {Id: {attribute: Id, type: bigint}}"
 EPOCHS = ("seconds", "milliseconds")
+JSON_STRINGS = ("parse", "text")
 # PostgreSQL keeps NAMEDATALEN - 1 bytes of a name and cuts the rest without a word.
 LONGEST_NAME_BYTES = 63
 # PostgreSQL manual, system columns: CREATE TABLE refuses them.
@@ -35,6 +36,7 @@ _COLUMN_OPTIONAL = {
     "default": "default: NA",
     "on_error": "on_error: null",
     "epoch": "epoch: seconds",
+    "json": "json: parse",
     "description": "description: as the payroll knows them",
 }
 _NUMBERS = frozenset({"smallint", "integer", "bigint", "numeric", "double precision"})
@@ -65,14 +67,17 @@ def read_column(name: str, field: Field, key: dict[str, str] | None) -> Column |
         return None
     path = _read_path(fields["attribute"], key) if "attribute" in fields else None
     sql_type = _read_type(fields["type"]) if "type" in fields else None
-    on_error = _read_on_error(fields["on_error"], sql_type) if "on_error" in fields else OnError.REJECT
+    on_error = read_on_error(fields["on_error"], sql_type) if "on_error" in fields else OnError.REJECT
     epoch = _read_epoch(fields["epoch"], sql_type) if "epoch" in fields else None
+    json = _read_json(fields["json"], sql_type) if "json" in fields else None
     description = fields["description"].text() if "description" in fields else None
     if path is None or sql_type is None:
         return None
     _check_key_attribute(fields["type"], path, sql_type, key)
     default = _read_default(fields["default"], sql_type) if "default" in fields else None
-    return Column(name, fields["attribute"].written, path, sql_type, default, on_error, epoch, description)
+    return Column(
+        name, fields["attribute"].written, path, sql_type, default, on_error, epoch, json, description=description
+    )
 
 
 def _read_path(field: Field, key: dict[str, str] | None) -> tuple[PathPart, ...] | None:
@@ -117,7 +122,8 @@ def _check_key_attribute(
         field.problem(f"{sql_type.sql} cannot hold the key attribute {path[0]}, which is of type {tag}; use {fitting}")
 
 
-def _read_on_error(field: Field, sql_type: SqlType | None) -> OnError:
+def read_on_error(field: Field, sql_type: SqlType | None) -> OnError:
+    """Read what becomes of values that a column of the type cannot hold; notes problems."""
     # `on_error: null` is YAML's null; what was meant is clear.
     text = "null" if field.tag == "null" and field.written else field.text("write reject, null or truncate")
     if text is None:
@@ -136,6 +142,15 @@ def _read_epoch(field: Field, sql_type: SqlType | None) -> str | None:
         field.problem(f'"{text}" is not a unit of epoch times; {suggestion(text, EPOCHS, "the units are")}')
     elif sql_type is not None and sql_type.name != "timestamptz":
         field.problem(f"{sql_type.sql} is not read from an epoch time; remove epoch, or make the column a timestamptz")
+    return text
+
+
+def _read_json(field: Field, sql_type: SqlType | None) -> str | None:
+    text = field.text("write parse for strings that hold JSON, or text for strings that stay strings")
+    if text is not None and text not in JSON_STRINGS:
+        field.problem(f'"{text}" is not a way to take a string; {suggestion(text, JSON_STRINGS, "the ways are")}')
+    elif sql_type is not None and sql_type.name != "jsonb":
+        field.problem(f"{sql_type.sql} holds no JSON; remove json, or make the column a jsonb")
     return text
 
 

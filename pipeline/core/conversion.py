@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from base64 import b64decode
 from binascii import Error as Base64Error
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal, DecimalException
 from typing import Any
 
 from pipeline.core.attributes import (
@@ -25,6 +25,7 @@ from pipeline.core.attributes import (
 )
 from pipeline.core.attributes import text as checked_text
 from pipeline.core.errors import ConversionError
+from pipeline.core.json_text import checked_json
 from pipeline.core.mapping import Column, OnError
 from pipeline.core.sql_types import TYPES, SqlType
 
@@ -33,20 +34,27 @@ Converter = Callable[[AttributeValue | None], str | None]
 _SMALL_INTEGER = re.compile(r"-?[1-9]\d{0,3}|0", re.ASCII)
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
-_TIMESTAMP = re.compile(r"\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(?::\d{2}(?:\.(\d{1,9}))?)?(?:Z|[+-]\d{2}:?\d{2})", re.ASCII)
+# Hour 24, which some versions of Python read, is left out: one text must mean one thing on every machine.
+_TIMESTAMP = re.compile(
+    r"\d{4}-\d{2}-\d{2}[T ](?:[01]\d|2[0-3]):\d{2}(?::\d{2}(?:\.(\d{1,9}))?)?(?:Z|[+-]\d{2}(?::?\d{2})?)", re.ASCII
+)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_EPOCH_UNIT = {"seconds": Decimal(1_000_000), "milliseconds": Decimal(1000)}
+# Digits by which the point of an epoch time moves to make it microseconds.
+_EPOCH_DIGITS = {"seconds": 6, "milliseconds": 3}
+# Digits of the largest epoch time before the year 10000, in milliseconds, and some to spare.
+_MOST_EPOCH_DIGITS = 20
 
 
-def converter(column: Column, *, is_key: bool = False) -> Converter:
+def converter(column: Column, *, is_key: bool = False, settled: Counter[str] | None = None) -> Converter:
     """Return the function that turns an item's attribute value (None when missing) into the column's text.
 
     A key's text is canonical, so that equal keys are equal texts. Raises ConversionError when called with a value
-    that the column cannot hold and that its `on_error` does not settle.
+    that the column cannot hold and that its `on_error` does not settle; what it settles is counted in `settled`.
     """
     accepted = TYPES[column.type.name]
-    by_tag = {tag: _tag_converter(tag, column, is_key=is_key) for tag in accepted}
+    by_tag = {tag: _tag_converter(tag, column, is_key=is_key, settled=settled) for tag in accepted}
     name, default = column.name, column.default
+    on_error = _policy(column, settled, is_key=is_key)
 
     def convert(attribute: AttributeValue | None) -> str | None:
         if attribute is None:
@@ -54,7 +62,7 @@ def converter(column: Column, *, is_key: bool = False) -> Converter:
                 raise ConversionError(name, "the key attribute is missing")
             return default
         for tag, value in attribute.items():
-            if tag == "NULL" and not is_key:
+            if tag == "NULL" and not is_key and "NULL" not in accepted:
                 return None
             convert_value = by_tag.get(tag)
             if convert_value is None:
@@ -65,31 +73,70 @@ def converter(column: Column, *, is_key: bool = False) -> Converter:
                 return on_error(str(error))
         return on_error("the attribute value is empty")
 
-    def on_error(reason: str) -> None:
-        if column.on_error is OnError.NULL and not is_key:
-            return
-        raise ConversionError(name, reason)
-
     return convert
 
 
-def unmapped_json(rest: dict[str, AttributeValue], column_name: str) -> str:
-    """Write the attributes that no column takes as one JSON object. Raises ConversionError."""
+def _policy(column: Column, settled: Counter[str] | None, *, is_key: bool) -> Callable[[str], None]:
+    """Return what a value that the column cannot hold goes to, with the reason."""
+
+    def refuse(reason: str) -> None:
+        raise ConversionError(column.name, reason)
+
+    def count_and_leave_null(_: str) -> None:
+        if settled is not None:
+            settled[column.name] += 1
+
+    return count_and_leave_null if column.on_error is OnError.NULL and not is_key else refuse
+
+
+def unmapped_json(
+    rest: dict[str, AttributeValue],
+    column_name: str,
+    on_error: OnError = OnError.REJECT,
+    settled: Counter[str] | None = None,
+) -> str:
+    """Write the attributes that no column takes as one JSON object.
+
+    Raises ConversionError for what jsonb cannot hold; under `OnError.NULL` each such attribute is null instead, and
+    one whose very name cannot be held is left out.
+    """
     try:
         return to_json({"M": rest}) if rest else "{}"
     except UnrepresentableError as error:
+        if on_error is OnError.NULL:
+            if settled is not None:
+                settled[column_name] += 1
+            return to_json({"M": _representable(rest)})
         raise ConversionError(column_name, f"an attribute that is not mapped {error}") from None
 
 
-def _tag_converter(tag: str, column: Column, *, is_key: bool) -> Callable[[Any], str]:
+def _representable(rest: dict[str, AttributeValue]) -> dict[str, AttributeValue]:
+    kept: dict[str, AttributeValue] = {}
+    for name, value in rest.items():
+        try:
+            checked_text(name)
+        except UnrepresentableError:
+            continue
+        try:
+            to_json(value)
+        except UnrepresentableError:
+            kept[name] = {"NULL": True}
+        else:
+            kept[name] = value
+    return kept
+
+
+def _tag_converter(
+    tag: str, column: Column, *, is_key: bool, settled: Counter[str] | None = None
+) -> Callable[[Any], str]:
     sql_type = column.type
     specific: dict[str, Callable[[], Callable[[Any], str]]] = {
-        "jsonb": lambda: lambda value: to_json({tag: value}),
+        "jsonb": lambda: checked_json if tag == "S" and column.json == "parse" else lambda value: to_json({tag: value}),
         "smallint": lambda: _integer(15),
         "integer": lambda: _integer(31),
         "bigint": lambda: _integer(63),
         "numeric": lambda: _numeric(sql_type, canonical=is_key),
-        "varchar": lambda: _varchar(sql_type.params[0], cut=column.on_error is OnError.TRUNCATE and not is_key),
+        "varchar": lambda: _varchar(column, settled, cut=column.on_error is OnError.TRUNCATE and not is_key),
         "uuid": lambda: _key_uuid if is_key else _uuid,
         "timestamptz": lambda: _timestamp if tag == "S" else _epoch(column.epoch or "seconds"),
     }
@@ -129,13 +176,18 @@ def _numeric(sql_type: SqlType, *, canonical: bool) -> Callable[[str], str]:
     return convert
 
 
-def _varchar(length: int, *, cut: bool) -> Callable[[str], str]:
+def _varchar(column: Column, settled: Counter[str] | None, *, cut: bool) -> Callable[[str], str]:
+    length = column.type.params[0]
+
     def convert(value: str) -> str:
-        if len(value) > length:
-            if not cut:
-                raise UnrepresentableError(f"is longer than {length} characters")
-            value = value[:length]
-        return checked_text(value)
+        if len(value) <= length:
+            return checked_text(value)
+        if not cut:
+            raise UnrepresentableError(f"is longer than {length} characters")
+        value = checked_text(value[:length])
+        if settled is not None:
+            settled[column.name] += 1
+        return value
 
     return convert
 
@@ -173,19 +225,19 @@ def _timestamp(value: str) -> str:
 
 
 def _epoch(unit: str) -> Callable[[str], str]:
-    per_unit = _EPOCH_UNIT[unit]
+    digits = _EPOCH_DIGITS[unit]
 
     def convert(value: str) -> str:
+        # By digits: arithmetic on Decimal rounds to 28 of them, and would take a finer time for a whole one.
+        whole, _, fraction = canonical_number(value).partition(".")
+        if len(fraction) > digits:
+            raise UnrepresentableError("is an epoch time finer than a microsecond")
+        # Cut where it is out of every range already: int() refuses texts of thousands of digits.
+        microseconds = int(whole[:_MOST_EPOCH_DIGITS] + fraction.ljust(digits, "0"))
         try:
-            microseconds = Decimal(value) * per_unit
-            whole = int(microseconds)
-            if whole != microseconds:
-                raise UnrepresentableError("is an epoch time finer than a microsecond")
-            return (_EPOCH + timedelta(microseconds=whole)).isoformat()
-        except (DecimalException, OverflowError, ValueError) as error:
-            if isinstance(error, UnrepresentableError):
-                raise
-            raise UnrepresentableError(f"is not an epoch time in {unit} before the year 10000") from None
+            return (_EPOCH + timedelta(microseconds=microseconds)).isoformat()
+        except OverflowError:
+            raise UnrepresentableError(f"is not an epoch time in {unit} in the years 1 to 9999") from None
 
     return convert
 

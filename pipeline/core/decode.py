@@ -9,25 +9,41 @@ from typing import TYPE_CHECKING
 
 from pipeline.core.attributes import find
 from pipeline.core.conversion import converter, unmapped_json
+from pipeline.core.errors import ConversionError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections import Counter
+    from collections.abc import Mapping, Sequence
 
     from pipeline.core.attributes import AttributeValue
     from pipeline.core.change import Row
     from pipeline.core.mapping import Target
 
 
+# PostgreSQL's index takes rows of 2,704 bytes (error 54000), measured after compression, so that a key's fate would
+# hang on its content. What is left of that for headers and for a number beside the text, this is for certain.
+LONGEST_KEY_BYTES = 2_600
+# What a DynamoDB key attribute of type S or B may have: 2,048 bytes a partition key, 1,024 a sort key.
+_LONGEST_ATTRIBUTE_BYTES = 2_048
+_LONG_TYPES = frozenset({"text", "varchar", "bytea"})
+
+
 class RowDecoder:
     """Decodes items for one target. Build it once; its methods hold no state."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, settled: Counter[str] | None = None) -> None:
+        """`settled` counts, by column, the values that a policy settled: made NULL, or cut."""
         self.target = target
+        self._settled = settled
         keys = set(target.primary_key)
-        self._columns = [(column.path, converter(column, is_key=column.name in keys)) for column in target.columns]
+        self._columns = [
+            (column.path, converter(column, is_key=column.name in keys, settled=settled)) for column in target.columns
+        ]
         self._key_columns = [(column.path, converter(column, is_key=True)) for column in target.key_columns]
         names = [column.name for column in target.columns]
         self._key_positions = [names.index(name) for name in target.primary_key]
+        self.limits_key = _may_exceed(target)
+        """Whether a key of the target can be too long for PostgreSQL's index, so that each is measured."""
         # An attribute is taken up when a column holds all of it; a path into a map leaves the map with the rest.
         self._taken = frozenset(column.path[0] for column in target.columns if len(column.path) == 1)
 
@@ -37,7 +53,9 @@ class RowDecoder:
         if self.target.unmapped:
             taken = self._taken
             rest = {name: value for name, value in item.items() if name not in taken}
-            values.append(unmapped_json(rest, self.target.unmapped))
+            values.append(unmapped_json(rest, self.target.unmapped, self.target.unmapped_on_error, self._settled))
+        if self.limits_key:
+            _check_length(self.target, [values[position] or "" for position in self._key_positions])
         return tuple(values)
 
     def key_of(self, row: Row) -> tuple[str, ...]:
@@ -46,4 +64,31 @@ class RowDecoder:
 
     def key(self, keys: Mapping[str, AttributeValue]) -> tuple[str, ...]:
         """Convert a record's key attributes alone, as a REMOVE carries them. Raises ConversionError."""
-        return tuple([convert(find(keys, path)) or "" for path, convert in self._key_columns])
+        texts = tuple([convert(find(keys, path)) or "" for path, convert in self._key_columns])
+        if self.limits_key:
+            _check_length(self.target, texts)
+        return texts
+
+
+def _may_exceed(target: Target) -> bool:
+    sizes = [
+        min(_LONGEST_ATTRIBUTE_BYTES, 4 * column.type.params[0]) if column.type.params else _LONGEST_ATTRIBUTE_BYTES
+        for column in target.key_columns
+        if column.type.name in _LONG_TYPES
+    ]
+    return sum(sizes) > LONGEST_KEY_BYTES
+
+
+def _check_length(target: Target, key: Sequence[str]) -> None:
+    size = 0
+    for column, text in zip(target.key_columns, key, strict=True):
+        if column.type.name == "bytea":
+            size += len(text) // 2 - 1
+        elif column.type.name in _LONG_TYPES:
+            size += len(text.encode())
+    if size > LONGEST_KEY_BYTES:
+        raise ConversionError(
+            ", ".join(target.primary_key),
+            f"the key takes {size} bytes, and a row of PostgreSQL's index takes {LONGEST_KEY_BYTES} for certain;"
+            " such an item cannot be a row of this target until its key is shorter",
+        )

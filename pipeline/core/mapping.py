@@ -48,6 +48,8 @@ class Column:
     on_error: OnError = OnError.REJECT
     epoch: str | None = None
     """For a timestamptz from N: `seconds` or `milliseconds`."""
+    json: str | None = None
+    """For a jsonb from S: `parse` when the string holds JSON; else it becomes a JSON string."""
     description: str | None = None
 
 
@@ -61,6 +63,8 @@ class Target:
     columns: tuple[Column, ...]
     unmapped: str | None = None
     """The jsonb column for every attribute not mapped, or None to drop them."""
+    unmapped_on_error: OnError = OnError.REJECT
+    """What becomes of an attribute that this column cannot hold: NULL puts JSON's null in its place."""
 
     @property
     def storage_name(self) -> str:

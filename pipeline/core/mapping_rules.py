@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.core.column_rules import COLUMN_EXAMPLE, name_problem, read_column
+from pipeline.core.column_rules import COLUMN_EXAMPLE, name_problem, read_column, read_on_error
 from pipeline.core.mapping import BOOKKEEPING_SCHEMA, STORAGE_SCHEMA, OnError, Target
-from pipeline.core.sql_types import KEY_TYPES
+from pipeline.core.sql_types import KEY_TYPES, SqlType
 from pipeline.core.yaml_fields import suggestion
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ UNMAPPED_IGNORE = "ignore"
 MOST_COLUMNS = 500
 
 _TARGET = {"primary_key": "primary_key: [Id]", "columns": COLUMN_EXAMPLE}
-_TARGET_OPTIONAL = {"unmapped": "unmapped: attributes"}
+_TARGET_OPTIONAL = {"unmapped": "unmapped: attributes", "unmapped_on_error": "unmapped_on_error: reject"}
 
 
 def read_target(name: str, field: Field, key: dict[str, str] | None) -> Target | None:
@@ -40,7 +40,12 @@ def read_target(name: str, field: Field, key: dict[str, str] | None) -> Target |
     if "primary_key" not in fields or members is None:
         return None
     primary_key = _read_primary_key(fields["primary_key"], members, columns, key)
-    return Target(schema, view, primary_key, tuple(columns.values()), unmapped)
+    on_error = (
+        _read_unmapped_on_error(fields["unmapped_on_error"], unmapped)
+        if "unmapped_on_error" in fields
+        else OnError.REJECT
+    )
+    return Target(schema, view, primary_key, tuple(columns.values()), unmapped, on_error)
 
 
 def _read_target_name(name: str, field: Field) -> tuple[str, str]:
@@ -73,6 +78,13 @@ def _read_unmapped(field: Field) -> str | None:
     if problem := name_problem(name, column=True):
         field.problem(f'"{name}" {problem}')
     return name
+
+
+def _read_unmapped_on_error(field: Field, unmapped: str | None) -> OnError:
+    policy = read_on_error(field, SqlType("jsonb"))
+    if unmapped is None:
+        field.problem("has nothing to settle where unmapped attributes are ignored; remove it")
+    return policy
 
 
 def _read_columns(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-# Attribute types (AttributeValue tags) that each SQL type takes. NULL is taken by all.
+# Attribute types (AttributeValue tags) that each SQL type takes. NULL is taken by all: as NULL, in jsonb as its null.
 TYPES: dict[str, frozenset[str]] = {
     "smallint": frozenset({"N"}),
     "integer": frozenset({"N"}),
@@ -22,7 +22,7 @@ TYPES: dict[str, frozenset[str]] = {
     "date": frozenset({"S"}),
     "timestamptz": frozenset({"S", "N"}),
     "bytea": frozenset({"B"}),
-    "jsonb": frozenset({"S", "N", "B", "BOOL", "SS", "NS", "BS", "L", "M"}),
+    "jsonb": frozenset({"S", "N", "B", "BOOL", "NULL", "SS", "NS", "BS", "L", "M"}),
     "text[]": frozenset({"SS"}),
     "numeric[]": frozenset({"NS"}),
     "bytea[]": frozenset({"BS"}),

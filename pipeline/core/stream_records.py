@@ -7,6 +7,7 @@ because every record after it would fail the same way.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypedDict
@@ -62,6 +63,8 @@ class DecodedBatch:
     rejects: list[Reject] = field(default_factory=list[Reject])
     newest: Position | None = None
     last_sequence_number: str | None = None
+    settled: dict[str, Counter[str]] = field(default_factory=dict[str, Counter[str]])
+    """By target and column, how many values a column's `on_error` made NULL or cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,10 @@ class StreamDecoder:
 
     def __init__(self, mapping: TableMapping) -> None:
         self.mapping = mapping
-        self._decoders = [RowDecoder(target) for target in mapping.targets]
+        self._settled: list[Counter[str]] = [Counter() for _ in mapping.targets]
+        self._decoders = [
+            RowDecoder(target, settled) for target, settled in zip(mapping.targets, self._settled, strict=True)
+        ]
 
     def decode(self, records: Sequence[StreamRecord], stream_label: str) -> DecodedBatch:
         """Decode records of one stream in order. Raises ConfigurationError when they lack new images."""
@@ -108,6 +114,10 @@ class StreamDecoder:
                 batch.newest = position
             for decoder in self._decoders:
                 self._decode_for(decoder, record, position, origin, batch)
+        for target, settled in zip(self.mapping.targets, self._settled, strict=True):
+            if settled:
+                batch.settled[target.view_name] = Counter(settled)
+                settled.clear()
         return batch
 
     def _position(self, record: StreamRecord, stream_label: str) -> Position:
@@ -133,18 +143,22 @@ class StreamDecoder:
     def _decode_for(
         self, decoder: RowDecoder, record: StreamRecord, position: Position, origin: int, batch: DecodedBatch
     ) -> None:
-        change = _image_change(record)
-        keys = change.get("Keys", {})
         try:
-            if record.get("eventName") == "REMOVE":
-                decoded = Change(decoder.key(keys), None, position, _expired(record), origin)
-            else:
-                row = decoder.row(change.get("NewImage", {}))
-                decoded = Change(decoder.key_of(row), row, position, origin=origin)
+            decoded = decode_record(decoder, record, position, origin)
         except ConversionError as error:
+            keys = _image_change(record).get("Keys", {})
             batch.rejects.append(Reject(decoder.target.view_name, error.message, record, position, _digest(keys)))
         else:
             batch.changes[decoder.target].append(decoded)
+
+
+def decode_record(decoder: RowDecoder, record: StreamRecord, position: Position, origin: int = 0) -> Change:
+    """Decode one record, of known position, for one target. Raises ConversionError."""
+    change = _image_change(record)
+    if record.get("eventName") == "REMOVE":
+        return Change(decoder.key(change.get("Keys", {})), None, position, _expired(record), origin)
+    row = decoder.row(change.get("NewImage", {}))
+    return Change(decoder.key_of(row), row, position, origin=origin)
 
 
 def _image_change(record: StreamRecord) -> ImageChange:

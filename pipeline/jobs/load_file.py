@@ -8,6 +8,7 @@ commits before the whole file has been verified.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
@@ -15,12 +16,13 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from pipeline.aurora import loads, rejects
+from pipeline.aurora import loads, rejects, settled
 from pipeline.aurora.errors import translating
 from pipeline.aurora.loads import FileCounts
 from pipeline.aurora.staging import Staging, copy_statement, store_isolating
 from pipeline.core.block_decode import BlockDecoder
 from pipeline.core.copy_text import copy_text
+from pipeline.core.decode import RowDecoder
 from pipeline.core.errors import DataError, TerminalError
 from pipeline.core.export_lines import decode_full, parse_full
 from pipeline.core.mapping import STORAGE_SCHEMA
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
 
     from pipeline.aurora.connection import Connection
     from pipeline.core.change import Row
-    from pipeline.core.decode import RowDecoder
     from pipeline.core.mapping import TableMapping, Target
     from pipeline.core.ordering import Position
     from pipeline.dynamodb.manifest import ExportFile
@@ -65,7 +66,10 @@ class FileLoader:
 
     def __init__(self, work: LoadWork) -> None:
         self._work = work
-        self._decoders = [BlockDecoder(target) for target in work.mapping.targets]
+        self._settled: list[Counter[str]] = [Counter() for _ in work.mapping.targets]
+        self._decoders = [
+            BlockDecoder(target, counts) for target, counts in zip(work.mapping.targets, self._settled, strict=True)
+        ]
 
     def load(self, connection: Connection, file: ExportFile, on_lines: OnLines) -> FileCounts | None:
         """Load one file; None when it was loaded already. Raises with the file's name.
@@ -79,6 +83,8 @@ class FileLoader:
 
     def _load(self, connection: Connection, file: ExportFile, on_lines: OnLines, *, isolate: bool) -> FileCounts | None:
         work, location = self._work, join_location(self._work.bucket, file.key)
+        for counts_of_target in self._settled:
+            counts_of_target.clear()
         with translating(f"loading {location}", table=work.mapping.name), connection.transaction():
             if not loads.claim_file(connection, work.export_id, file.key):
                 return None
@@ -92,9 +98,14 @@ class FileLoader:
             if not isolate:
                 counting.applied = sum(each.settle(connection) for each in destinations)
             rejects.add(connection, work.mapping.name, counting.refused, source=f"export {location}")
+            settled.add(connection, work.mapping.name, self._settled_by_target())
             counts = counting.counts(len(destinations))
             loads.mark_file(connection, work.export_id, file.key, counts)
         return counts
+
+    def _settled_by_target(self) -> dict[str, Counter[str]]:
+        names = [target.view_name for target in self._work.mapping.targets]
+        return dict(zip(names, self._settled, strict=True))
 
     def blocks(self, file: ExportFile):  # noqa: ANN201  inferred: an iterator of blocks
         """Read the file's lines in blocks."""
@@ -222,10 +233,11 @@ class _Refuser:
     block: bytes
 
     def refuse(self, row: Row, error: DataError) -> None:
+        decoder = RowDecoder(self.decoder.target)  # one that counts nothing: these lines were counted
         for line in self.block.split(b"\n")[:-1]:
             for item in parse_full(line + b"\n", file="", first_line=1):
                 try:
-                    found = self.decoder.row(item) == row
+                    found = decoder.row(item) == row
                 except TerminalError:  # a line that could not be converted is a reject already
                     continue
                 if found:

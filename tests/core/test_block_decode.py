@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -24,7 +26,8 @@ texts = st.one_of(
     st.text(max_size=6),
     st.sampled_from(
         ["", "NULL", "\\N", "\\", '"', "\t", "\n", "\r", "\x00", "\x7f", "\ud800", "😀", "{}", "2026-01-31", "é" * 6,
-         "0f8fad5b-d9cb-469f-a165-70867728950e", "0F8FAD5B-D9CB-469F-A165-70867728950E", "2026-01-31T12:00:00Z"]
+         "0f8fad5b-d9cb-469f-a165-70867728950e", "0F8FAD5B-D9CB-469F-A165-70867728950E", "2026-01-31T12:00:00Z",
+         "[1.50]", "null", '"\\u0000"']
     ),
 )  # fmt: skip
 numbers = st.one_of(
@@ -92,9 +95,11 @@ def targets(draw: st.DrawFn) -> Target:
                 default=draw(st.sampled_from([None, "x", "\\N", "a\tb"])),
                 on_error=draw(st.sampled_from(list(OnError))),
                 epoch=draw(st.sampled_from([None, "milliseconds"])),
+                json=draw(st.sampled_from([None, "text", "parse"])),
             )
         )
-    return Target("public", "t", ("key",), tuple(columns), draw(st.sampled_from([None, "rest"])))
+    on_error = draw(st.sampled_from([OnError.REJECT, OnError.NULL]))
+    return Target("public", "t", ("key",), tuple(columns), draw(st.sampled_from([None, "rest"])), on_error)
 
 
 def written(lines: list[str]) -> bytes:
@@ -102,16 +107,17 @@ def written(lines: list[str]) -> bytes:
 
 
 def outcome(target: Target, block: bytes, *, general: bool) -> tuple[Any, ...]:
-    """Rows sorted, failures as texts; or the error."""
+    """Rows sorted, failures as texts, what was settled; or the error."""
+    settled: Counter[str] = Counter()
     try:
         if general:
-            rows, failures = decode_full(block, RowDecoder(target), file="f", first_line=7)
+            rows, failures = decode_full(block, RowDecoder(target, settled), file="f", first_line=7)
             text, count = copy_text(rows) if rows else b"", len(rows)
         else:
-            text, count, failures = BlockDecoder(target).decode(block, file="f", first_line=7)
+            text, count, failures = BlockDecoder(target, settled).decode(block, file="f", first_line=7)
     except TerminalError as error:
         return ("error", str(error))
-    return sorted(text.split(b"\n")), count, sorted((line, str(error)) for line, error in failures)
+    return sorted(text.split(b"\n")), count, sorted((line, str(error)) for line, error in failures), dict(settled)
 
 
 escapings = st.lists(st.booleans(), min_size=4, max_size=4)
@@ -142,6 +148,35 @@ def test_what_dynamodb_never_writes_is_refused_alike(target: Target, some: list[
     lines = [json.dumps({"Item": item}) for item in some]
     block = written(lines if junk is None else [*lines, junk])
     assert outcome(target, block, general=False) == outcome(target, block, general=True)
+
+
+LONG_KEYS = Target(
+    "public",
+    "Long",
+    ("sk", "pk"),
+    tuple(
+        Column(name, name, (name,), SqlType(kind)) for name, kind in (("pk", "text"), ("x", "text"), ("sk", "bytea"))
+    ),
+    "attributes",
+)
+
+
+@given(
+    st.sampled_from("aé€😀"),
+    st.integers(1, 2048),
+    st.integers(0, 1024),
+    st.booleans(),
+)
+@example("a", 2048, 552, True)
+@example("a", 2048, 553, True)
+def test_keys_too_long_for_the_index_are_refused_alike(
+    character: str, length: int, size: int, ascii_only: bool
+) -> None:
+    item = {"pk": {"S": character * length}, "sk": {"B": b64encode(bytes(size)).decode()}}
+    block = written([json.dumps({"Item": item}, ensure_ascii=ascii_only)])
+    general = outcome(LONG_KEYS, block, general=True)
+    assert outcome(LONG_KEYS, block, general=False) == general
+    assert (general[1] == 1) == (len(character.encode()) * length + size <= 2600)
 
 
 EMPLOYEES = Target(

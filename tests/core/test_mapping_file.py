@@ -60,7 +60,8 @@ WRONG = (
         " targets: {Employees: {primary_key: [Id], columns: {Id: {attribute: Id, type: bigint}}}}",
     ), structural=True),
     Wrong("unlike any key", "unmapped: attributes", "rest: attributes", (
-        '10: targets.Employees.rest: "rest" is not a key here; the keys are primary_key, columns, unmapped',
+        '10: targets.Employees.rest: "rest" is not a key here; the keys are primary_key, columns, unmapped,'
+        " unmapped_on_error",
     ), structural=True),
     Wrong("misspelled key of a column", *name_column("{attribute: empName, type: text, defualt: NA}"), (
         f'8: {COLUMN}.defualt: "defualt" is not a key here; did you mean default?',
@@ -97,7 +98,8 @@ WRONG = (
     Wrong("comma without quotes", *name_column("{attribute: empName, type: numeric(12,2)}"), (
         f'8: {COLUMN}.type: "numeric(12" lacks its ")": inside {{ }} a comma ends a value; write it in quotes,'
         ' as "numeric(12,2)"',
-        f'8: {COLUMN}.2): "2)" is not a key here; the keys are attribute, type, default, on_error, epoch, description',
+        f'8: {COLUMN}.2): "2)" is not a key here; the keys are attribute, type, default, on_error, epoch,'
+        " json, description",
     ), structural=True),
     Wrong("length of none", *name_column("{attribute: empName, type: varchar(0)}"), (
         f"8: {COLUMN}.type: varchar takes one length from 1 to 10485760",
@@ -230,6 +232,19 @@ WRONG = (
     Wrong("epoch of text", *name_column("{attribute: at, type: text, epoch: seconds}"), (
         f"8: {COLUMN}.epoch: text is not read from an epoch time; remove epoch, or make the column a timestamptz",
     )),
+    Wrong("unknown way to take a string", *name_column("{attribute: at, type: jsonb, json: yaml}"), (
+        f'8: {COLUMN}.json: "yaml" is not a way to take a string; the ways are parse, text',
+    ), structural=True),
+    Wrong("text parsed as JSON", *name_column("{attribute: at, type: text, json: parse}"), (
+        f"8: {COLUMN}.json: text holds no JSON; remove json, or make the column a jsonb",
+    )),
+    Wrong("nothing to settle", "unmapped: attributes", "unmapped: ignore\n    unmapped_on_error: null", (
+        "11: targets.Employees.unmapped_on_error: has nothing to settle where unmapped attributes are ignored;"
+        " remove it",
+    )),
+    Wrong("unmapped cut", "unmapped: attributes", "unmapped: rest\n    unmapped_on_error: truncate", (
+        "11: targets.Employees.unmapped_on_error: jsonb has no length to cut to; use null, or reject",
+    ), structural=True),
     Wrong("unmapped: no", "unmapped: attributes", "unmapped: no", (
         "10: targets.Employees.unmapped: is no; write `ignore` to drop attributes not mapped, or the name of a jsonb"
         " column",
@@ -375,12 +390,15 @@ targets:
       sizes: {attribute: sizes, type: "numeric[]", default: [10, 9.5]}
       blob: {attribute: blob, type: bytea, default: AP8=}
       extra: {attribute: extra, type: jsonb, default: {a: [1.50, x, no, null]}}
-    unmapped: ignore
+      notes: {attribute: notes, type: jsonb, json: parse}
+    unmapped: rest
+    unmapped_on_error: null
   hr.Staff:
     primary_key: [SK, PK]
     columns:
       PK: {attribute: PK, type: varchar(100)}
       SK: {attribute: SK, type: bytea}
+    unmapped: ignore
 """
 
 
@@ -391,8 +409,10 @@ def test_a_mapping_that_uses_everything() -> None:
     assert mapping.freshness == {"warn": timedelta(minutes=5), "fail": timedelta(minutes=30)}
     assert mapping.schedule == {"reconcile": "0 3 * * *", "catch_up": "@hourly", "timezone": "Europe/Berlin"}
     orders, staff = mapping.targets
-    assert (orders.view_name, orders.storage_name, orders.unmapped) == ("public.Orders", "Orders", None)
-    assert (staff.view_name, staff.storage_name, staff.unmapped) == ("hr.Staff", "hr.Staff", "attributes")
+    assert (orders.view_name, orders.storage_name, orders.unmapped) == ("public.Orders", "Orders", "rest")
+    assert (orders.unmapped_on_error, staff.unmapped_on_error) == (OnError.NULL, OnError.REJECT)
+    assert [column.name for column in orders.columns if column.json == "parse"] == ["notes"]
+    assert (staff.view_name, staff.storage_name, staff.unmapped) == ("hr.Staff", "hr.Staff", None)
     assert staff.primary_key == ("SK", "PK")
     columns = {column.name: column for column in orders.columns}
     assert columns["city"].path == ("lines", 0, "sku.old")

@@ -1,0 +1,172 @@
+"""Replay: work off a table's rejects once the mapping, or the database, can hold them.
+
+Invariant: a record is applied at its own position, under the ordering rule, and is marked as replayed in the
+transaction that applied it. So replaying is idempotent, a killed replay goes on where it was, and one that comes late
+changes nothing that is newer. What still fails stays, with the reason of today.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pipeline.aurora import rejects
+from pipeline.aurora.apply import Applied, ApplyStatement
+from pipeline.aurora.errors import translating
+from pipeline.aurora.overtaken import overtaken
+from pipeline.core.change import coalesce
+from pipeline.core.decode import RowDecoder
+from pipeline.core.errors import DataError, TerminalError
+from pipeline.core.rejected_records import decode_again, key_again
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pipeline.aurora.connection import Connection
+    from pipeline.aurora.rejects import StoredReject
+    from pipeline.core.change import Change
+    from pipeline.core.mapping import TableMapping
+    from pipeline.core.ordering import Position
+
+# Records of one transaction: an item has 400 kB at most, so this many are 40 MB at most.
+_CHUNK = 100
+
+
+@dataclass(slots=True)
+class ReplayReport:
+    """What a replay did. `replayed` = `applied` + `stale`; `failed` still cannot be converted or stored."""
+
+    table: str
+    replayed: int = 0
+    applied: int = 0
+    stale: int = 0
+    """A newer state of the item was stored already; those that could not be converted even so are among them."""
+    failed: int = 0
+    waiting: int = 0
+    """Rejects of the table that wait when the replay is done; some may have come meanwhile."""
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class _Chunk:
+    """What became of one chunk's rejects so far."""
+
+    settled: list[StoredReject] = field(default_factory=list["StoredReject"])
+    failed: list[tuple[StoredReject, str]] = field(default_factory=list[tuple["StoredReject", str]])
+    applied: int = 0
+
+
+def replay(
+    connection: Connection, mapping: TableMapping, *, on_progress: Callable[[int], None] | None = None
+) -> ReplayReport:
+    """Decode every waiting reject of `mapping` again and apply it.
+
+    `on_progress` is told the number of records looked at. Raises TransientError, TerminalError; what was committed
+    until then stays.
+    """
+    started, report, after, seen = time.monotonic(), ReplayReport(mapping.name), 0, 0
+    targets = {
+        target.view_name: _Target(RowDecoder(target), ApplyStatement(target, mapping.name))
+        for target in mapping.targets
+    }
+    while stored := rejects.waiting(connection, mapping.name, after=after, limit=_CHUNK):
+        with translating("replaying rejects", table=mapping.name), connection.transaction():
+            chunk = _replay_chunk(connection, stored, targets)
+            rejects.mark_replayed(connection, chunk.settled)
+            rejects.set_reasons(connection, chunk.failed)
+        report.replayed += len(chunk.settled)
+        report.applied += chunk.applied
+        report.failed += len(chunk.failed)
+        after, seen = stored[-1].id, seen + len(stored)
+        if on_progress:
+            on_progress(seen)
+    report.stale = report.replayed - report.applied
+    report.waiting = rejects.count_waiting(connection, mapping.name)
+    report.seconds = time.monotonic() - started
+    return report
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    decoder: RowDecoder
+    statement: ApplyStatement
+
+
+def _replay_chunk(connection: Connection, stored: Sequence[StoredReject], targets: dict[str, _Target]) -> _Chunk:
+    chunk = _Chunk()
+    by_target: defaultdict[str, list[StoredReject]] = defaultdict(list)
+    for reject in stored:
+        by_target[reject.target].append(reject)
+    for name in sorted(by_target):
+        target = targets.get(name)
+        if target is None:
+            reason = f"the mapping has no target {name} any more; give it one of that name, or leave the record here"
+            chunk.failed += [(reject, reason) for reject in by_target[name]]
+            continue
+        changes = _decode(connection, target, by_target[name], chunk)
+        _apply(connection, target, changes, chunk)
+    return chunk
+
+
+def _decode(
+    connection: Connection, target: _Target, stored: Sequence[StoredReject], chunk: _Chunk
+) -> list[tuple[StoredReject, Change]]:
+    changes: list[tuple[StoredReject, Change]] = []
+    failed: list[tuple[StoredReject, str]] = []
+    for reject in stored:
+        if reject.position is None:
+            chunk.failed.append((reject, reject.reason))  # it does not say where it stands: nothing can be decided
+            continue
+        try:
+            changes.append((reject, decode_again(target.decoder, reject.record, reject.position)))
+        except TerminalError as error:
+            failed.append((reject, error.message))
+    _set_stale_apart(connection, target, failed, chunk)
+    return changes
+
+
+def _set_stale_apart(
+    connection: Connection, target: _Target, failed: Sequence[tuple[StoredReject, str]], chunk: _Chunk
+) -> None:
+    """Settle what cannot be converted where the stored row is newer: nobody will ever need it."""
+    known: list[tuple[StoredReject, str]] = []
+    candidates: list[tuple[tuple[str, ...], Position]] = []
+    for reject, reason in failed:
+        try:
+            key = key_again(target.decoder, reject.record)
+        except TerminalError:
+            chunk.failed.append((reject, reason))
+            continue
+        if reject.position is not None:
+            known.append((reject, reason))
+            candidates.append((key, reject.position))
+    stale = overtaken(connection, target.decoder.target, candidates)
+    chunk.settled += [reject for index, (reject, _) in enumerate(known) if index in stale]
+    chunk.failed += [entry for index, entry in enumerate(known) if index not in stale]
+
+
+def _apply(
+    connection: Connection, target: _Target, changes: Sequence[tuple[StoredReject, Change]], chunk: _Chunk
+) -> None:
+    """Apply at once; where PostgreSQL refuses a value, one by one, each under a savepoint."""
+    if not changes:
+        return
+    try:
+        chunk.applied += _execute(connection, target, [change for _, change in changes])
+        chunk.settled += [reject for reject, _ in changes]
+    except DataError:
+        for reject, change in changes:
+            try:
+                chunk.applied += _execute(connection, target, [change])
+                chunk.settled.append(reject)
+            except DataError as error:
+                chunk.failed.append((reject, error.message))
+
+
+def _execute(connection: Connection, target: _Target, changes: Sequence[Change]) -> int:
+    query, parameters = target.statement.query, target.statement.parameters(coalesce(changes))
+    with translating("applying changes"), connection.transaction():
+        row = connection.execute(query, parameters).fetchone()
+    return Applied(row[0]).applied if row else 0
