@@ -169,9 +169,10 @@ def build_key(connection: Connection, build: Build) -> None:
         build.identifier, sql.Identifier(build.key_name), tables.identifiers(build.target.primary_key)
     )
     with translating("building the primary key", table=build.table_name), connection.transaction():
-        if connection.execute(
+        keyed = connection.execute(
             "SELECT FROM pg_index WHERE indisprimary AND indrelid = %s::regclass", [build.identifier.as_string()]
-        ).fetchone():
+        ).fetchone()
+        if keyed is not None:
             return
         connection.execute(sql.SQL("SET LOCAL maintenance_work_mem = {}").format(sql.Literal(KEY_MEMORY)))
         connection.execute(sql.SQL("SET LOCAL max_parallel_maintenance_workers = {}").format(sql.Literal(KEY_WORKERS)))

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-import boto3.session
-from botocore.config import Config
-
 from pipeline.dynamodb.errors import translating
 
 if TYPE_CHECKING:
@@ -34,6 +31,10 @@ def client(
     service: Service, endpoint_url: str | None = None
 ) -> DynamoDBClient | DynamoDBStreamsClient | S3Client | SecretsManagerClient:
     """Make a client, which threads may share. Raises ConfigurationError where the SDK finds no Region."""
+    # Here and not above: the SDK costs half a second, which a load's workers that read a folder need not wait for.
+    import boto3.session  # noqa: PLC0415
+    from botocore.config import Config  # noqa: PLC0415
+
     config = Config(
         connect_timeout=5,
         read_timeout=30,

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 # From here on a first load is built aside: below, merging takes a second or two and locks nothing.
 ASIDE_FROM_ITEMS = 50_000
 # From here on the workers are processes: below, starting them takes longer than they save.
-PROCESSES_FROM_ITEMS = 50_000
+PROCESSES_FROM_ITEMS = 100_000
 
 
 @dataclass(frozen=True, slots=True)

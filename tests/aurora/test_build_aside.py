@@ -1,0 +1,422 @@
+"""Tables built aside: what a swap keeps, what it refuses, and that no row written meanwhile is lost."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from psycopg import errors, sql
+
+from pipeline.aurora import build_aside, loads, purge
+from pipeline.aurora.apply import ApplyStatement
+from pipeline.aurora.build_aside import Build
+from pipeline.aurora.connection import Connection, connect
+from pipeline.aurora.migrate import migrate
+from pipeline.aurora.standard_form import beyond_standard
+from pipeline.core.change import Change
+from pipeline.core.errors import DataError, TerminalError, TransientError
+from pipeline.core.mapping import Column, TableMapping, Target
+from pipeline.core.ordering import Position
+from pipeline.core.sql_types import parse_sql_type
+
+AS_OF = datetime(2026, 5, 14, 11, 0, tzinfo=UTC)
+TARGET = Target(
+    "public",
+    "Orders",
+    ("Id", "Line"),
+    (
+        Column("Line", "Line", ("Line",), parse_sql_type("text")),
+        Column("Id", "Id", ("Id",), parse_sql_type("bigint")),
+        Column("Name", "Name", ("Name",), parse_sql_type("varchar(20)")),
+    ),
+    "rest",
+)
+MAPPING = TableMapping("orders", "Orders", {"Id": "N", "Line": "S"}, (TARGET,))
+STATEMENT = ApplyStatement(TARGET, "orders")
+
+
+@pytest.fixture
+def connection(database: str) -> Generator[Connection]:
+    with closing(connect(database, application_name="test")) as opened:
+        migrate(opened, [MAPPING])
+        yield opened
+
+
+@pytest.fixture
+def other(database: str, connection: Connection) -> Generator[Connection]:
+    assert not connection.closed  # it has migrated
+    with closing(connect(database, application_name="other")) as opened:
+        yield opened
+
+
+def begin(connection: Connection) -> Build:
+    record = loads.begin(
+        connection,
+        "orders",
+        kind="full",
+        location="here",
+        export_arn=None,
+        snapshot_time=AS_OF,
+        as_of=AS_OF,
+        item_count=1,
+        file_count=1,
+        size_bytes=1,
+        strategy="aside",
+    )
+    (build,) = build_aside.create(connection, record.id, "orders", MAPPING.targets, AS_OF)
+    return build
+
+
+def fill(connection: Connection, build: Build, numbers: Sequence[int], name: str = "exported") -> None:
+    connection.execute(
+        sql.SQL(
+            'INSERT INTO {} ("Id", "Line", "Name", rest) SELECT n, \'a\', %s, \'{{}}\' FROM unnest(%s::int[]) n'
+        ).format(build.identifier),
+        [name, list(numbers)],
+    )
+
+
+def write(connection: Connection, number: int, name: str | None, version: int, seconds: int = 60) -> None:
+    """Apply a streamed change, `seconds` after the snapshot; a name of None deletes."""
+    row = None if name is None else ("a", str(number), name, "{}")
+    change = Change((str(number), "a"), row, Position(AS_OF + timedelta(seconds=seconds), version))
+    connection.execute(STATEMENT.query, STATEMENT.parameters([change]), prepare=True)
+
+
+def put_in_place(connection: Connection, build: Build) -> None:
+    build_aside.build_key(connection, build)
+    since = build_aside.bring_over(connection, build)
+    build_aside.swap(connection, build, since, stopped=threading.Event())
+
+
+def shown(connection: Connection) -> dict[int, str]:
+    return dict(connection.execute('SELECT "Id", "Name" FROM public."Orders"').fetchall())
+
+
+def overtaken(connection: Connection) -> int:
+    row = connection.execute("SELECT overtaken FROM replication.builds").fetchone()
+    return row[0] if row else -1
+
+
+def test_the_built_table_takes_the_place_of_the_stored_one(connection: Connection) -> None:
+    write(connection, 1, "newer", 1)
+    write(connection, 2, None, 1)
+    write(connection, 3, "older", 1, seconds=-60)
+    write(connection, 9, "not exported", 1)
+    build = begin(connection)
+    fill(connection, build, range(1, 6))
+    put_in_place(connection, build)
+    assert shown(connection) == {1: "newer", 3: "exported", 4: "exported", 5: "exported", 9: "not exported"}
+    assert overtaken(connection) == 2
+    assert not any(beyond_standard(connection, TARGET))
+    assert connection.execute("SELECT to_regclass(%s)", [build.identifier.as_string()]).fetchone() == (None,)
+    tombstone = connection.execute('SELECT "Name", rest, _deleted FROM replica."Orders" WHERE "Id" = 2').fetchone()
+    assert tombstone == (None, None, True)
+    # A change of the future is an insert like any other: nothing of the build's own default is left.
+    with pytest.raises(errors.NotNullViolation):
+        connection.execute('INSERT INTO replica."Orders" ("Id", "Line") VALUES (100, \'x\')')
+
+
+def test_the_new_table_has_what_belonged_to_the_name(connection: Connection) -> None:
+    connection.execute("DROP ROLE IF EXISTS dynaurora_reader")
+    connection.execute("DROP ROLE IF EXISTS dynaurora_stranger")
+    connection.execute("CREATE ROLE dynaurora_reader; CREATE ROLE dynaurora_stranger")
+    connection.execute('GRANT SELECT, INSERT ON replica."Orders" TO dynaurora_reader WITH GRANT OPTION')
+    connection.execute('GRANT SELECT ON public."Orders" TO PUBLIC')
+    connection.execute('GRANT SELECT ("Id") ON public."Orders" TO dynaurora_reader')
+    connection.execute('ALTER VIEW public."Orders" SET (security_barrier = true)')
+    connection.execute(
+        "COMMENT ON VIEW public.\"Orders\" IS 'orders''s view'; COMMENT ON TABLE replica.\"Orders\" IS 't'"
+    )
+    connection.execute('COMMENT ON COLUMN replica."Orders"."Name" IS \'c\'')
+    connection.execute('ALTER TABLE replica."Orders" ALTER COLUMN "Name" SET STORAGE EXTERNAL')
+    connection.execute('ALTER TABLE replica."Orders" RENAME CONSTRAINT "Orders_pkey" TO "my key"')
+    connection.execute('CREATE VIEW public.over AS SELECT "Id" FROM public."Orders"')
+    connection.execute(
+        "ALTER DEFAULT PRIVILEGES IN SCHEMA replica GRANT SELECT ON TABLES TO dynaurora_stranger, PUBLIC"
+    )
+    try:
+        before = description(connection)
+        build = begin(connection)
+        fill(connection, build, [1])
+        put_in_place(connection, build)
+        assert description(connection) == before
+        assert connection.execute("SELECT * FROM public.over").fetchall() == [(1,)]
+    finally:
+        connection.execute("DROP OWNED BY dynaurora_reader, dynaurora_stranger")
+        connection.execute("DROP ROLE dynaurora_reader, dynaurora_stranger")
+
+
+def description(connection: Connection) -> list[tuple[object, ...]]:
+    return connection.execute(
+        "SELECT relname, relkind, relowner, (SELECT array_agg(a::text ORDER BY a::text) FROM aclexplode(relacl) a),"
+        " reloptions, obj_description(c.oid), (SELECT array_agg((attname, atttypid, atttypmod, attnotnull,"
+        " attcollation, attstorage, attacl, col_description(c.oid, attnum),"
+        " pg_get_expr(adbin, adrelid))::text ORDER BY attname)"
+        "  FROM pg_attribute LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum"
+        "  WHERE attrelid = c.oid AND attnum > 0)"
+        " FROM pg_class c WHERE relnamespace IN ('replica'::regnamespace, 'public'::regnamespace) AND relkind <> 'S'"
+        " ORDER BY 1, 2"
+    ).fetchall()
+
+
+LOST = {
+    "an index": 'CREATE INDEX ON replica."Orders" ("Name")',
+    "a constraint": 'ALTER TABLE replica."Orders" ADD CHECK ("Id" > 0)',
+    "a trigger": "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';"
+    ' CREATE TRIGGER t AFTER INSERT ON replica."Orders" FOR EACH STATEMENT EXECUTE FUNCTION f()',
+    "a rule": 'CREATE RULE r AS ON INSERT TO replica."Orders" DO ALSO NOTHING',
+    "a policy": 'CREATE POLICY p ON replica."Orders"',
+    "row security": 'ALTER TABLE replica."Orders" ENABLE ROW LEVEL SECURITY',
+    "a publication": 'CREATE PUBLICATION p FOR TABLE replica."Orders"',
+    "a publication of the schema": "CREATE PUBLICATION p FOR TABLES IN SCHEMA replica",
+    "a publication of all": "CREATE PUBLICATION p FOR ALL TABLES",
+    "statistics": 'CREATE STATISTICS replica.s ON "Name", "Id" FROM replica."Orders"',
+    "a statistics target": 'ALTER TABLE replica."Orders" ALTER COLUMN "Name" SET STATISTICS 500',
+    "a column option": 'ALTER TABLE replica."Orders" ALTER COLUMN "Name" SET (n_distinct = 5)',
+    "a column grant": 'GRANT SELECT ("Id") ON replica."Orders" TO PUBLIC',
+    "options": 'ALTER TABLE replica."Orders" SET (fillfactor = 70)',
+    "options of the large values": 'ALTER TABLE replica."Orders" SET (toast.autovacuum_enabled = false)',
+    "no log": 'ALTER TABLE replica."Orders" SET UNLOGGED',
+    "a child": 'CREATE TABLE child () INHERITS (replica."Orders")',
+    "another view": 'CREATE VIEW w AS SELECT 1 FROM replica."Orders"',
+    "a materialized view": 'CREATE MATERIALIZED VIEW w AS SELECT 1 FROM replica."Orders"',
+    "a function": "CREATE FUNCTION f() RETURNS bigint BEGIN ATOMIC SELECT count(*) FROM replica.\"Orders\"; END",
+    "its row type": 'CREATE TABLE w (o replica."Orders")',
+    "an array of its row type": 'CREATE TABLE w (o replica."Orders"[])',
+    "a foreign key": 'CREATE TABLE w (i bigint, l text COLLATE "C",'
+    ' FOREIGN KEY (i, l) REFERENCES replica."Orders" ("Id", "Line"))',
+    "an identity": 'ALTER TABLE replica."Orders" ALTER COLUMN "Id" ADD GENERATED BY DEFAULT AS IDENTITY',
+    "a sequence of its own": 'CREATE SEQUENCE replica.s OWNED BY replica."Orders"."Id"',
+    "a replica identity": 'ALTER TABLE replica."Orders" REPLICA IDENTITY FULL',
+    "a clustered key": 'ALTER TABLE replica."Orders" CLUSTER ON "Orders_pkey"',
+    "a column of its own": 'ALTER TABLE replica."Orders" ADD COLUMN extra int',
+    "a view of its own": 'CREATE OR REPLACE VIEW public."Orders" AS SELECT "Line", "Id", "Name" FROM replica."Orders"',
+    "no view": 'DROP VIEW public."Orders"',
+    "no table": 'DROP TABLE replica."Orders" CASCADE',
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")  # the server's own, of wal_level and publications
+@pytest.mark.parametrize("what", LOST)
+def test_what_a_swap_would_lose_is_named(connection: Connection, what: str) -> None:
+    assert beyond_standard(connection, TARGET) == ()
+    connection.execute(LOST[what].encode())
+    assert beyond_standard(connection, TARGET)
+
+
+def test_a_user_who_may_not_replace_the_table_merges(connection: Connection) -> None:
+    connection.execute("DROP ROLE IF EXISTS dynaurora_loader")
+    connection.execute("CREATE ROLE dynaurora_loader; GRANT USAGE ON SCHEMA replica, replication TO dynaurora_loader")
+    try:
+        connection.execute("SET ROLE dynaurora_loader")
+        (reason,) = beyond_standard(connection, TARGET)
+        assert "may not replace" in reason
+    finally:
+        connection.execute("RESET ROLE; DROP OWNED BY dynaurora_loader; DROP ROLE dynaurora_loader")
+
+
+def test_what_was_written_between_the_passes_and_the_swap_comes_over(connection: Connection, other: Connection) -> None:
+    """Committed after the last pass, begun before it or after it; frozen meanwhile, too."""
+    build = begin(connection)
+    fill(connection, build, range(1, 8))
+    build_aside.build_key(connection, build)
+    write(other, 1, "before", 1)
+    with other.transaction():
+        write(other, 2, "begun before", 1)
+        write(other, 8, "begun, unknown", 1)
+        since = build_aside.bring_over(connection, build)
+    write(other, 3, "after", 1)
+    write(other, 4, None, 1)
+    write(other, 1, "before, and again", 2)
+    with other.transaction(), other.transaction():  # a savepoint writes under a transaction id of its own
+        write(other, 5, "in a savepoint", 1)
+    write(other, 6, "frozen", 1)
+    connection.execute('VACUUM (FREEZE) replica."Orders"')
+    build_aside.swap(connection, build, since, stopped=threading.Event())
+    assert shown(connection) == {
+        1: "before, and again",
+        2: "begun before",
+        3: "after",
+        5: "in a savepoint",
+        6: "frozen",
+        7: "exported",
+        8: "begun, unknown",
+    }
+    assert overtaken(connection) == 6
+
+
+def test_the_swap_looks_only_at_rows_written_since(connection: Connection, other: Connection) -> None:
+    build = begin(connection)
+    build_aside.build_key(connection, build)
+    write(other, 1, "brought over", 1)
+    since = build_aside.bring_over(connection, build)
+    connection.execute(sql.SQL("DELETE FROM {}").format(build.identifier))  # so that it shows
+    write(other, 2, "since", 1)
+    build_aside.swap(connection, build, since, stopped=threading.Event())
+    assert shown(connection) == {2: "since"}
+
+
+def test_writers_that_wait_for_the_swap_go_on_in_the_new_table(connection: Connection, other: Connection) -> None:
+    """Their statement was prepared for the old one: it is planned anew."""
+    for number in range(10):  # from the sixth on PostgreSQL may keep one plan for all
+        write(other, 1, f"{number}", number + 1)
+    build = begin(connection)
+    fill(connection, build, [1, 2])
+    build_aside.build_key(connection, build)
+    since = build_aside.bring_over(connection, build)
+    with connection.transaction():
+        connection.execute('LOCK TABLE replica."Orders" IN SHARE ROW EXCLUSIVE MODE')
+        writing = threading.Thread(target=write, args=(other, 2, "waited", 20))
+        writing.start()
+        while connection.execute("SELECT count(*) FROM pg_locks WHERE NOT granted").fetchone() == (0,):
+            assert writing.is_alive()
+        build_aside.swap(connection, build, since, stopped=threading.Event())
+    writing.join()
+    assert shown(connection) == {1: "9", 2: "waited"}
+
+
+def test_readers_of_the_view_wait_and_never_fail(connection: Connection, database: str) -> None:
+    stop, failures, counts = threading.Event(), list[BaseException](), list[int]()
+
+    def read() -> None:
+        try:
+            with closing(connect(database, application_name="reader")) as reader:
+                while not stop.is_set():
+                    row = reader.execute('SELECT count(*) FROM public."Orders"', prepare=True).fetchone()
+                    counts.append(row[0] if row else -1)
+        except BaseException as error:  # noqa: BLE001 - looked at below, in the test's own thread
+            failures.append(error)
+
+    for number in range(20):
+        write(connection, number, "streamed", 1)
+    readers = [threading.Thread(target=read) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    for _ in range(15):  # the swap of a swap: every one is the first for its export
+        connection.execute("DELETE FROM replication.exports")
+        build = begin(connection)
+        fill(connection, build, range(10, 30))
+        put_in_place(connection, build)
+    stop.set()
+    for reader in readers:
+        reader.join()
+    assert failures == []
+    assert set(counts) == {20, 30}
+    assert counts == sorted(counts) or len(readers) > 1
+
+
+def test_a_long_reader_makes_the_swap_try_again_and_others_go_on(
+    connection: Connection, other: Connection, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build_aside, "LOCK_WAIT_SECONDS", 0.1)
+    monkeypatch.setattr(build_aside, "PAUSE_SECONDS", 0.1)
+    build = begin(connection)
+    fill(connection, build, [1])
+    swapping = threading.Thread(target=put_in_place, args=(connection, build))
+    with other.transaction():
+        other.execute('SELECT FROM public."Orders"')
+        swapping.start()
+        with closing(connect(database, application_name="writer")) as writer:
+            for number in range(10):
+                write(writer, 2, f"{number}", number + 1)  # between two attempts
+                time.sleep(0.05)
+        assert swapping.is_alive()
+    swapping.join()
+    assert shown(connection) == {1: "exported", 2: "9"}
+
+
+def test_it_gives_up_when_the_lock_is_never_had(
+    connection: Connection, other: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("LOCK_WAIT_SECONDS", 0.05), ("PAUSE_SECONDS", 0.01), ("ATTEMPTS", 2)):
+        monkeypatch.setattr(build_aside, name, value)
+    build = begin(connection)
+    with other.transaction():
+        other.execute('SELECT FROM public."Orders"')
+        with pytest.raises(TransientError, match="2 times over"):
+            put_in_place(connection, build)
+    put_in_place(connection, build)
+
+
+def test_a_purge_past_the_snapshot_is_refused_under_the_lock(connection: Connection, other: Connection) -> None:
+    build = begin(connection)
+    fill(connection, build, [1])
+    build_aside.build_key(connection, build)
+    since = build_aside.bring_over(connection, build)
+    write(other, 1, None, 1)
+    assert purge.purge_chunk(other, TARGET, "orders", AS_OF + timedelta(hours=1)) == 1
+    with pytest.raises(TerminalError, match="tombstones were purged through"):
+        build_aside.swap(connection, build, since, stopped=threading.Event())
+    assert shown(connection) == {}
+
+
+def test_a_purge_before_the_snapshot_is_not(connection: Connection, other: Connection) -> None:
+    build = begin(connection)
+    fill(connection, build, [1])
+    build_aside.build_key(connection, build)
+    write(other, 1, None, 1, seconds=-10)
+    since = build_aside.bring_over(connection, build)
+    purge.purge_chunk(other, TARGET, "orders", AS_OF - timedelta(seconds=1))
+    build_aside.swap(connection, build, since, stopped=threading.Event())
+    assert shown(connection) == {1: "exported"}
+
+
+def test_a_table_altered_meanwhile_is_not_replaced(connection: Connection, other: Connection) -> None:
+    build = begin(connection)
+    build_aside.build_key(connection, build)
+    since = build_aside.bring_over(connection, build)
+    other.execute('ALTER TABLE replica."Orders" ADD COLUMN extra int')
+    with pytest.raises(TerminalError, match="was altered during the load"):
+        build_aside.swap(connection, build, since, stopped=threading.Event())
+    assert build_aside.find(connection, build.export_id, "orders", MAPPING.targets, AS_OF) is None
+
+
+def test_of_repeated_keys_one_is_kept_and_the_rest_are_counted(connection: Connection) -> None:
+    build = begin(connection)
+    fill(connection, build, [1, 2, 1, 3, 1])
+    put_in_place(connection, build)
+    assert shown(connection) == {1: "exported", 2: "exported", 3: "exported"}
+    assert overtaken(connection) == 2
+
+
+def test_a_key_that_cannot_be_indexed_is_a_data_error(connection: Connection) -> None:
+    build = begin(connection)
+    connection.execute(
+        sql.SQL(
+            'INSERT INTO {} ("Id", "Line") SELECT 1, string_agg(md5(n::text), \'\') FROM generate_series(1, 200) n'
+        ).format(build.identifier)
+    )
+    with pytest.raises(DataError):
+        build_aside.build_key(connection, build)
+
+
+def test_every_step_can_be_done_again(connection: Connection) -> None:
+    write(connection, 1, "newer", 1)
+    build = begin(connection)
+    fill(connection, build, [1, 2, 2])
+    build_aside.build_key(connection, build)
+    build_aside.bring_over(connection, build)
+    build_aside.build_key(connection, build)
+    since = build_aside.bring_over(connection, build)
+    build_aside.swap(connection, build, since, stopped=threading.Event())
+    assert overtaken(connection) == 2
+    found = build_aside.find(connection, build.export_id, "orders", MAPPING.targets, AS_OF)
+    assert found is not None
+    assert found[0].swapped
+
+
+def test_builds_of_other_exports_are_discarded_and_those_loads_begin_again(connection: Connection) -> None:
+    build = begin(connection)
+    loads.mark_file(connection, build.export_id, "a", loads.FileCounts(1, 1, 0, 0, 1))
+    build_aside.discard_abandoned(connection, build.export_id + 1, "another table")
+    assert build_aside.find(connection, build.export_id, "orders", MAPPING.targets, AS_OF) == (build,)
+    build_aside.discard_abandoned(connection, build.export_id + 1, "orders")
+    assert build_aside.find(connection, build.export_id, "orders", MAPPING.targets, AS_OF) is None
+    assert loads.totals(connection, build.export_id) == (0, loads.FileCounts())
+    assert connection.execute("SELECT strategy FROM replication.exports").fetchone() == ("merge",)
+    assert connection.execute("SELECT to_regclass(%s)", [build.identifier.as_string()]).fetchone() == (None,)
