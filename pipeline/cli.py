@@ -52,6 +52,7 @@ class Command(Protocol):
 
 # A verb that is new needs a line here and its module.
 VERBS = (
+    Verb("discover", "profile a DynamoDB table and write its mapping file", "pipeline.commands.discover"),
     Verb("plan", "show the SQL that would bring the database to the mappings", "pipeline.commands.plan"),
     Verb("migrate", "bring the database to the mappings, never dropping data", "pipeline.commands.migrate"),
     Verb("load", "bring a full export of a table into its targets", "pipeline.commands.load"),
