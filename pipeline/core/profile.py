@@ -96,7 +96,8 @@ def evidence(profile: AttributeProfile) -> str:
     """Say in words what was seen, without any value: for a comment in a file that people share."""
     parts = [f"in {share(profile.present, profile.items)} of the items", " and ".join(profile.tags)]
     if "S" in profile.tags:
-        parts.append(f"up to {profile.longest:,} characters, usually {profile.usual_length:,}")
+        usually = f", usually {profile.usual_length:,}" if profile.usual_length else ""
+        parts.append(f"up to {profile.longest:,} characters{usually}")
     if "B" in profile.tags:
         parts.append(f"up to {profile.longest:,} bytes")
     if profile.smallest is not None:
