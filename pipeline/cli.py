@@ -60,6 +60,7 @@ VERBS = (
         "reconcile", "compare a table's targets with a snapshot, and repair on request", "pipeline.commands.reconcile"
     ),
     Verb("unmapped", "show the attributes that no column takes, and lines that would", "pipeline.commands.unmapped"),
+    Verb("promote", "fill columns that a mapping has gained from the jsonb column", "pipeline.commands.promote"),
     Verb("status", "show how far each table is and what waits for a person", "pipeline.commands.status"),
 )
 
