@@ -52,6 +52,7 @@ class Command(Protocol):
 
 # A verb that is new needs a line here and its module.
 VERBS = (
+    Verb("discover", "profile a DynamoDB table and write its mapping file", "pipeline.commands.discover"),
     Verb("plan", "show the SQL that would bring the database to the mappings", "pipeline.commands.plan"),
     Verb("migrate", "bring the database to the mappings, never dropping data", "pipeline.commands.migrate"),
     Verb("load", "bring a full export of a table into its targets", "pipeline.commands.load"),
@@ -59,6 +60,8 @@ VERBS = (
         "reconcile", "compare a table's targets with a snapshot, and repair on request", "pipeline.commands.reconcile"
     ),
     Verb("rejects", "list, show and replay records that could not be converted", "pipeline.commands.rejects"),
+    Verb("unmapped", "show the attributes that no column takes, and lines that would", "pipeline.commands.unmapped"),
+    Verb("promote", "fill columns that a mapping has gained from the jsonb column", "pipeline.commands.promote"),
     Verb("status", "show how far each table is and what waits for a person", "pipeline.commands.status"),
 )
 

@@ -30,11 +30,14 @@ class Settings:
     export_prefix: str = "dynaurora"
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str]) -> Settings:
-        """Read the variables of the public interface. Raises ConfigurationError naming what is missing."""
+    def from_environment(cls, environment: Mapping[str, str], *, database: bool = True) -> Settings:
+        """Read the variables of the public interface. Raises ConfigurationError naming what is missing.
+
+        `database=False` is for work that needs none.
+        """
         url = environment.get("DATABASE_URL") or None
         secret = environment.get("DATABASE_SECRET_ID") or None
-        if not url and not secret:
+        if database and not url and not secret:
             raise ConfigurationError(
                 "reading the settings: neither DATABASE_URL nor DATABASE_SECRET_ID is set",
                 hint="set DATABASE_SECRET_ID to a Secrets Manager secret (username, password, host, port, dbname),"

@@ -61,7 +61,10 @@ def test_the_plan_is_a_script_that_makes_the_database(
     assert main(["plan"], environment) == 0
     add_column(environment)
     assert main(["plan", "employees"], environment) == 1
-    assert "--   note: rows stored before are NULL there until the table is loaded" in capsys.readouterr().out
+    assert (
+        "--   note: rows stored before hold no value there until `dynaurora promote employees` fills"
+        in capsys.readouterr().out
+    )
 
 
 def test_plan_as_json(environment: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:

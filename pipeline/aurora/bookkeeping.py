@@ -165,6 +165,24 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
             'how many values a column could not hold and its on_error made NULL or cut; a redelivered one counts again';
         """,
     ),
+    (
+        "0003 promotions",
+        """
+        CREATE TABLE replication.promotions (
+            table_name text NOT NULL REFERENCES replication.tables,
+            target text NOT NULL,
+            attribute text NOT NULL,
+            after_key text[],
+            filled bigint NOT NULL DEFAULT 0,
+            started_at timestamptz NOT NULL DEFAULT now(),
+            updated_at timestamptz NOT NULL DEFAULT now(),
+            finished_at timestamptz,
+            PRIMARY KEY (table_name, target, attribute)
+        );
+        COMMENT ON COLUMN replication.promotions.after_key IS
+            'an unfinished promotion goes on behind this key; it saves time, for every promotion ends with a full pass';
+        """,
+    ),
 )
 
 

@@ -173,14 +173,33 @@ def _plan_added_columns(connection: Connection, made: _TargetPlan, stored: Store
     if not added:
         return
     clauses = sql.SQL(", ").join(
-        sql.SQL("ADD COLUMN {} {}").format(sql.Identifier(name), tables.column_type(made.target, name))
+        sql.SQL("ADD COLUMN {} {}{}").format(
+            sql.Identifier(name), tables.column_type(made.target, name), _stored_default(made.target, name)
+        )
         for name in added
     )
     statement = sql.SQL("ALTER TABLE {} {}").format(tables.storage(made.target), clauses)
     made.step(
         f"add {_columns(added)} to {made.storage}",
         [statement.as_string(connection)],
-        f"rows stored before are NULL there {LOAD_AGAIN}",
+        f"rows stored before hold no value there {_filled_by(made, added)}",
+    )
+
+
+def _stored_default(target: Target, name: str) -> sql.Composable:
+    """Return the default that rows get which do not name the column: those stored before, and an older writer's.
+
+    A constant, so the catalog alone changes (PostgreSQL manual, ALTER TABLE). Writers that know the column name it.
+    """
+    default = next((column.default for column in target.columns if column.name == name), None)
+    return sql.SQL("") if default is None else sql.SQL(" DEFAULT {}").format(sql.Literal(default))
+
+
+def _filled_by(made: _TargetPlan, added: list[str]) -> str:
+    if made.target.unmapped is None or made.target.unmapped in added:
+        return LOAD_AGAIN
+    return (
+        f"until `dynaurora promote {made.mapping}` fills them from the jsonb column, once every replicator knows them"
     )
 
 
