@@ -29,7 +29,8 @@ def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, A
     """Apply one batch of a DynamoDB stream. Idempotent: a batch delivered again changes nothing.
 
     Answers `{"batchItemFailures": []}`, or the first record there was no time for, from where the mapping
-    goes on. Raises TransientError or TerminalError when nothing of the batch could be stored.
+    goes on. Raises TransientError or TerminalError when nothing of the batch could be stored; where a part could, the
+    answer names the first record that was not.
     """
     remaining_seconds = context.get_remaining_time_in_millis() / 1000
     deadline = time.monotonic() + remaining_seconds - ANSWER_SECONDS
@@ -47,6 +48,8 @@ def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, A
         raise unforeseen from None
     for report in reports:
         parts.telemetry.applied(report)
+        if report.failure is not None:
+            parts.telemetry.failed(report.failure)
     return answer(reports)
 
 

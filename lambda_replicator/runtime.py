@@ -7,6 +7,7 @@ once, here.
 from __future__ import annotations
 
 import os
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,7 +47,12 @@ def build(environment: Mapping[str, str], *, timeout_seconds: float) -> Runtime:
     )
     # An absolute folder stays what it is; a relative one lies in the package, wherever Lambda started Python.
     tables = Path(environment.get("LAMBDA_TASK_ROOT", ".")) / settings.tables_folder
-    writer = f"lambda:{environment.get('AWS_LAMBDA_FUNCTION_NAME', 'local')}"
+    # One row of watermarks for each execution environment: concurrent ones never wait for each other's.
+    function, stream = (
+        environment.get("AWS_LAMBDA_FUNCTION_NAME", "local"),
+        environment.get("AWS_LAMBDA_LOG_STREAM_NAME"),
+    )
+    writer = f"lambda:{function}:{stream or uuid.uuid4().hex}"
     return Runtime(
         replicator=Replicator(load_mappings(tables), opener, writer=writer),
         telemetry=Telemetry(environment),

@@ -69,9 +69,9 @@ class Telemetry:
         self._count(report)
 
     def failed(self, error: ReplicationError) -> None:
-        """The whole batch was rolled back; the event source mapping will deliver it again."""
+        """Records were rolled back; the event source mapping will deliver them again."""
         self._logger.error(
-            "batch failed, nothing of it is stored",
+            "batch failed; what is not reported as applied is delivered again",
             extra={
                 "error_kind": type(error).__name__,
                 "error_text": str(error),

@@ -48,6 +48,7 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
             file_count int NOT NULL,
             size_bytes bigint NOT NULL,
             strategy text NOT NULL DEFAULT 'merge' CHECK (strategy IN ('merge', 'aside')),
+            shape text NOT NULL DEFAULT '',
             status text NOT NULL DEFAULT 'loading' CHECK (status IN ('loading', 'loaded', 'failed')),
             reason text,
             started_at timestamptz NOT NULL DEFAULT now(),
@@ -267,7 +268,8 @@ class Mark:
 
 _KEEP_MARK = """
  ON CONFLICT (table_name, writer) DO UPDATE SET stream_label = excluded.stream_label,
- sequence_number = excluded.sequence_number, as_of = GREATEST(w.as_of, excluded.as_of), applied_at = clock_timestamp(),
+ sequence_number = COALESCE(excluded.sequence_number, w.sequence_number),
+ as_of = GREATEST(w.as_of, excluded.as_of), applied_at = clock_timestamp(),
  batches = w.batches + 1, records = w.records + excluded.records, applied = w.applied + excluded.applied,
  stale = w.stale + excluded.stale, deleted = w.deleted + excluded.deleted, expired = w.expired + excluded.expired,
  rejected = w.rejected + excluded.rejected"""

@@ -21,13 +21,14 @@ from pipeline.core.errors import (
     TransientError,
     UnreachableError,
 )
+from pipeline.core.mapping import BOOKKEEPING_SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
 # aws-facts §6: what AWS's own driver wrapper retries, and what the PostgreSQL manual calls serialization failures.
 _TRANSIENT_CLASSES = {"08", "53", "57", "58"}
-_TRANSIENT_STATES = {"40001", "40P01", "55P03", "25006"}
+_TRANSIENT_STATES = {"40001", "40P01", "55P03", "25006", "25P03", "25P04"}
 # Wrong values: the record is at fault, not the batch. 21000 would be a repeated key within a statement: ours.
 _DATA_CLASSES = {"22", "23"}
 _DATA_STATES = {"54000", "54001", "54011"}
@@ -41,6 +42,8 @@ def translate(error: psycopg.Error, doing: str, *, table: str | None = None) -> 
     what = f"{doing}: PostgreSQL says {_describe(error, state)}"
     if state[:2] in _TRANSIENT_CLASSES or state in _TRANSIENT_STATES:
         return TransientError(what, table=table, hint="try again; it usually passes")
+    if state == "23503" and error.diag.schema_name == BOOKKEEPING_SCHEMA:
+        return TerminalError(what, table=table, hint=_HINTS["42P01"])  # the table is not registered
     if state[:2] in _DATA_CLASSES or state in _DATA_STATES:
         return DataError(what, table=table)
     return TerminalError(what, table=table, hint=_HINTS.get(state))

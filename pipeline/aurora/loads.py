@@ -6,7 +6,7 @@ counts twice. One load of a table runs at a time, held by a session's advisory l
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pipeline.aurora.errors import translating
@@ -33,6 +33,8 @@ class ExportRecord:
     strategy: str
     """`merge` or `aside`, as chosen when the load was begun first."""
     loaded_files: frozenset[str]
+    reshaped: bool = False
+    """The mapping was changed since; what was built aside must be discarded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,19 +84,22 @@ def begin(
     file_count: int,
     size_bytes: int,
     strategy: str = "merge",
+    shape: str = "",
 ) -> ExportRecord:
     """Record that an export is being loaded, or find its record again, with the files it has loaded.
 
-    `strategy` is for a load that begins; one that resumes keeps its own. Refuses a snapshot that is not newer than
-    what was purged, or older than one that was loaded whole: items deleted since could come back.
+    `strategy` is for a load that begins; one that resumes keeps its own. `shape` is the mapping's: files loaded under
+    another one do not count, or, where their rows are in the table already, the load is refused. Refuses a snapshot
+    that is not newer than what was purged, or older than one that was loaded whole: items deleted since could come
+    back.
     """
     with translating("recording the load", table=table_name), connection.transaction():
         row = connection.execute(
             "INSERT INTO replication.exports AS e (table_name, kind, location, export_arn, snapshot_time, as_of,"
-            " item_count, file_count, size_bytes, strategy) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+            " item_count, file_count, size_bytes, strategy, shape) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
             " ON CONFLICT (table_name, location, as_of) DO UPDATE SET reason = NULL,"
             " status = CASE WHEN e.status = 'loaded' THEN 'loaded' ELSE 'loading' END"
-            " RETURNING id, status, strategy",
+            " RETURNING id, status, strategy, e.shape",
             [
                 table_name,
                 kind,
@@ -106,6 +111,7 @@ def begin(
                 file_count,
                 size_bytes,
                 strategy,
+                shape,
             ],
         ).fetchone()
         if row is None:  # pragma: no cover - RETURNING of an upsert without condition always gives a row
@@ -114,7 +120,32 @@ def begin(
             refuse_purged(connection, table_name, as_of)
             _refuse_older(connection, table_name, as_of)
         files = connection.execute("SELECT file_key FROM replication.export_files WHERE export_id = %s", [row[0]])
-        return ExportRecord(row[0], row[1], row[2], frozenset(key for (key,) in files))
+        record = ExportRecord(row[0], row[1], row[2], frozenset(key for (key,) in files))
+        return record if row[3] == shape else _reshape(connection, table_name, record, shape)
+
+
+def _reshape(connection: Connection, table_name: str, record: ExportRecord, shape: str) -> ExportRecord:
+    """Begin a load again whose mapping was changed since; refuse where its rows are in the table already.
+
+    They carry the same `as_of` as the rows that would be loaded now, so the ordering rule would keep them.
+    """
+    in_the_table = (
+        record.status == "loaded"
+        or connection.execute(
+            "SELECT 1 FROM replication.exports AS e WHERE id = %s AND (EXISTS (SELECT FROM replication.builds AS b"
+            " WHERE b.export_id = e.id AND b.swapped_at IS NOT NULL) OR e.strategy = 'merge' AND EXISTS"
+            " (SELECT FROM replication.export_files AS f WHERE f.export_id = e.id))",
+            [record.id],
+        ).fetchone()
+    )
+    if in_the_table:
+        raise TerminalError(
+            "loading: the mapping was changed since this export was loaded, and its rows would stay as they are",
+            table=table_name,
+            hint="load a newer export: `dynaurora load` without an ARN or manifest requests one",
+        )
+    connection.execute("UPDATE replication.exports SET shape = %s WHERE id = %s", [shape, record.id])
+    return replace(record, reshaped=True)
 
 
 def refuse_purged(connection: Connection, table_name: str, as_of: datetime) -> None:

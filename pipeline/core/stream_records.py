@@ -17,7 +17,7 @@ from pipeline.core.change import Change
 from pipeline.core.decode import RowDecoder
 from pipeline.core.errors import ConfigurationError, ConversionError, TerminalError, key_digest
 from pipeline.core.mapping import TableMapping, Target
-from pipeline.core.ordering import Position, streamed_position
+from pipeline.core.ordering import Position, stream_version, streamed_position
 
 
 class ImageChange(TypedDict, total=False):
@@ -84,6 +84,7 @@ def stream_source(arn: str) -> StreamSource:
             "reading a stream record: its eventSourceARN names no DynamoDB table stream",
             hint="the replicator takes events of DynamoDB streams only; check its event source mapping",
         )
+    stream_version(label, "0")  # a label that is no time would fail every record alike: the batch must stop here
     return StreamSource(table, label)
 
 

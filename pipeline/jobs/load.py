@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from pipeline.aurora.errors import translating
 from pipeline.aurora.standard_form import beyond_standard
 from pipeline.core.errors import ConfigurationError, DataError, ReplicationError, TerminalError
 from pipeline.core.ordering import Position, snapshot_position
+from pipeline.core.shape import shape
 from pipeline.dynamodb.manifest import read_manifest
 from pipeline.jobs.load_file import LoadWork
 from pipeline.jobs.load_progress import LoadProgress, Progress, telling
@@ -97,6 +98,9 @@ def load(
         loads.lock_table(connection, mapping.name)
         aside = manifest.item_count >= aside_from and _may_be_built_aside(connection, mapping)
         record = _begin(connection, mapping, manifest, position, "aside" if aside else "merge")
+        if record.reshaped:
+            build_aside.discard(connection, [record.id], mapping.name, strategy=record.strategy)
+            record = replace(record, loaded_files=frozenset())
         processes = manifest.item_count >= processes_from
         run = _Run(services, mapping, manifest, position, connection, record, workers, processes, on_progress)
         files, counts = run.finished() if record.status == "loaded" else run.to_the_end()
@@ -142,6 +146,7 @@ def _begin(
         file_count=len(manifest.files),
         size_bytes=manifest.billed_size_bytes,
         strategy=strategy,
+        shape=shape(mapping),
     )
 
 

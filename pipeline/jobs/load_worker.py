@@ -12,13 +12,15 @@ import pickle
 import signal
 import sys
 import threading
+import traceback
 from contextlib import closing
+from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, BinaryIO
 
 from pipeline.aurora import loads
 from pipeline.core import errors
-from pipeline.core.errors import ReplicationError
+from pipeline.core.errors import ReplicationError, TerminalError
 from pipeline.jobs.load_file import FileLoader
 
 if TYPE_CHECKING:
@@ -73,6 +75,11 @@ def _work_off(work: LoadWork, files: SimpleQueue[ExportFile], answers: BinaryIO)
         answer("failed", *failure_parts(error))
     except BrokenPipeError:  # the load is gone
         os._exit(0)
+    except Exception as error:  # noqa: BLE001 - told to the load, without its text, which may quote a value
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{Path(where.filename).name}:{where.lineno}"
+        text = f"loading: an unforeseen {type(error).__name__} at {place}"
+        answer("failed", *failure_parts(TerminalError(text, hint="this is a defect of Dynaurora; please report it")))
 
 
 def failure_parts(error: ReplicationError) -> tuple[str, str, str | None, str | None, str | None, str | None]:

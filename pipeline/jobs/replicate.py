@@ -16,7 +16,7 @@ from typing import Any, cast
 from pipeline.aurora.batch import BatchResult, BatchWriter
 from pipeline.aurora.bookkeeping import Mark
 from pipeline.aurora.connection import Connection
-from pipeline.core.errors import ConfigurationError, TransientError
+from pipeline.core.errors import ConfigurationError, ReplicationError, TransientError
 from pipeline.core.mapping import TableMapping
 from pipeline.core.stream_records import DecodedBatch, StreamDecoder, StreamRecord, stream_source
 
@@ -42,7 +42,9 @@ class ReplicationReport:
     """Age of the newest record at the moment it was committed."""
     last_sequence_number: str | None
     first_unprocessed: str | None
-    """Sequence number to continue from when the time ran short, else None."""
+    """Sequence number to continue from when the time ran short, or a later chunk failed; else None."""
+    failure: ReplicationError | None = None
+    """Why the chunk that begins at `first_unprocessed` failed; it is raised when it is delivered again and fails."""
 
 
 class Replicator:
@@ -94,14 +96,20 @@ class Replicator:
                 hint=f"add a mapping file with `source: {{table: {source.table}, …}}`, and deploy again",
             )
         total, rejected, done, newest = None, 0, 0, None
-        last_sequence_number = None
+        last_sequence_number, failure = None, None
         for start in range(0, len(records), CHUNK_RECORDS):
             if start and self._monotonic() > deadline - RESERVE_SECONDS and _sequence_number(records[start]):
                 break
             chunk = records[start : start + CHUNK_RECORDS]
             batch = table.decoder.decode(chunk, source.stream_label)
             mark = self._mark(table.decoder.mapping, source.stream_label, batch, len(chunk))
-            result = self._write(table.writer, batch, chunk, mark, deadline)
+            try:
+                result = self._write(table.writer, batch, chunk, mark, deadline)
+            except ReplicationError as error:
+                if not start or _sequence_number(chunk[0]) is None:
+                    raise
+                failure = error  # the chunks before are committed: they must not be reported as failed
+                break
             total = result.applied if total is None else total.plus(result.applied)
             rejected += result.rejected
             done = start + len(chunk)
@@ -119,6 +127,7 @@ class Replicator:
             lag_seconds=None if newest is None else max(0.0, self._now() - newest.as_of.timestamp()),
             last_sequence_number=last_sequence_number,
             first_unprocessed=_sequence_number(records[done]) if done < len(records) else None,
+            failure=failure,
         )
 
     def _mark(self, mapping: TableMapping, stream_label: str, batch: DecodedBatch, records: int) -> Mark:

@@ -377,3 +377,39 @@ def is_worker(pid: int) -> bool:
 def test_settings_reach_the_workers_and_no_command_line(services: Services) -> None:
     again = pickle.loads(pickle.dumps(services))  # noqa: S301 - our own
     assert again.settings == services.settings
+
+
+def test_a_changed_mapping_does_not_take_loaded_files_for_its_own(
+    run: Load, services: Services, employees: TableMapping, exports: ExportFactory, connection: Connection
+) -> None:
+    export = exports.full([item(n) for n in range(3)])
+    run(export.location)
+    (target,) = employees.targets
+    columns = tuple(replace(c, default="none") if c.name == "Department" else c for c in target.columns)
+    changed = replace(employees, targets=(replace(target, columns=columns),))
+    with pytest.raises(
+        TerminalError, match=r"the mapping was changed since this export was loaded.*load a newer export"
+    ):
+        load(services, changed, export.location)
+    newer = exports.full([item(n) for n in range(3)], export_time=EXPORT_TIME + timedelta(hours=1))
+    assert load(services, changed, newer.location).applied == 3
+    assert {department for _, department in view(connection).values()} == {"none"}
+
+
+def test_a_load_aside_that_was_killed_begins_again_under_a_changed_mapping(
+    services: Services, employees: TableMapping, exports: ExportFactory, connection: Connection
+) -> None:
+    export = exports.full([item(n) for n in range(30)], Layout(files=3, empty_files=0))
+
+    def stop(progress: LoadProgress) -> None:
+        if progress.files_done:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        load(services, employees, export.location, workers=1, aside_from=0, on_progress=stop)
+    (target,) = employees.targets
+    columns = tuple(replace(c, default="none") if c.name == "Department" else c for c in target.columns)
+    changed = replace(employees, targets=(replace(target, columns=columns),))
+    report = load(services, changed, export.location, aside_from=0)
+    assert (report.applied, report.files_resumed, report.strategy) == (30, 0, "aside")
+    assert {department for _, department in view(connection).values()} == {"none"}

@@ -220,7 +220,10 @@ def test_workers_end_with_the_load_that_was_killed(
     exports: ExportFactory, services: Services, employees: TableMapping
 ) -> None:
     export = exports.full([item(n, f"name {n}") for n in range(20_000)], Layout(files=4))
-    sessions = "SELECT pid FROM pg_stat_activity WHERE application_name = 'dynaurora load worker' AND datname = current_database()"
+    sessions = (
+        "SELECT pid FROM pg_stat_activity"
+        " WHERE application_name = 'dynaurora load worker' AND datname = current_database()"
+    )
     with closing(services.connect("test")) as connection:
         process = Killed(services, employees, export.location, 0).start(0)
         wait_until(lambda: len(connection.execute(sessions).fetchall()) == 2, seconds=30)
