@@ -49,7 +49,7 @@ def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, A
     for report in reports:
         parts.telemetry.applied(report)
         if report.failure is not None:
-            parts.telemetry.failed(report.failure)
+            parts.telemetry.failed(report.failure, in_part=True)
     return answer(reports)
 
 

@@ -68,10 +68,10 @@ class Telemetry:
         )
         self._count(report)
 
-    def failed(self, error: ReplicationError) -> None:
-        """Records were rolled back; the event source mapping will deliver them again."""
+    def failed(self, error: ReplicationError, *, in_part: bool = False) -> None:
+        """Records were rolled back; the event source mapping will deliver them again. `in_part`: not the first ones."""
         self._logger.error(
-            "batch failed; what is not reported as applied is delivered again",
+            "rest of the batch failed, nothing of it is stored" if in_part else "batch failed, nothing of it is stored",
             extra={
                 "error_kind": type(error).__name__,
                 "error_text": str(error),

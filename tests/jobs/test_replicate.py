@@ -201,6 +201,30 @@ def test_when_time_runs_short_the_first_record_not_processed_is_named(
     assert report.first_unprocessed == str(10**20 + report.records)
 
 
+def test_a_chunk_that_fails_leaves_the_ones_before_it_and_is_named(
+    services: Services, employees: TableMapping, connection: Connection
+) -> None:
+    first = [named(i, i, "a", "INSERT") for i in range(replicate.CHUNK_RECORDS)]
+    second = [named(i, 10**6 + i, "b") for i in range(10)]
+    replicator = Replicator([employees], lambda: services.connect("test"), writer="w")
+    connection.execute("CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no'; END $$")
+    connection.execute('CREATE TRIGGER fail BEFORE UPDATE ON replica."Employees" FOR EACH ROW EXECUTE FUNCTION fail()')
+    (report,) = replicator.replicate({"Records": first + second}, deadline=time.monotonic() + 60)
+    assert (report.records, report.applied) == (len(first), len(first))
+    assert report.first_unprocessed == str(10**20 + 10**6)
+    assert isinstance(report.failure, TerminalError)
+    with pytest.raises(TerminalError):
+        replicator.replicate({"Records": second}, deadline=time.monotonic() + 60)
+    replicator.close()
+
+
+def test_a_stream_whose_label_is_no_time_stops_the_batch(apply: Apply, connection: Connection) -> None:
+    odd = named(1, 1, "a") | {"eventSourceARN": "arn:aws:dynamodb:eu-central-1:1:table/Employees/stream/latest"}
+    with pytest.raises(TerminalError, match="its last part is not the stream's creation time"):
+        apply(odd)
+    assert rejects(connection) == []
+
+
 def test_a_lost_connection_is_made_again(apply: Apply, connection: Connection) -> None:
     apply(named(1, 1, "a"))
     connection.execute(
