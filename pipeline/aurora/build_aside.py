@@ -291,19 +291,14 @@ def _swap(connection: Connection, build: Build, since: str) -> None:
                 hint="run the load again; it will then merge",
             )
         _pass(connection, build, since)
-        # Readers lock the view and then its table: taking them in that order, nobody waits for each other in a ring,
-        # and nobody is left with the old table's identity in hand. Locking a view locks its table with it.
-        connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(tables.view(target)))
-        for statement in _replacement(connection, build):
-            connection.execute(statement)
-        connection.execute(
-            "UPDATE replication.builds SET swapped_at = clock_timestamp() WHERE export_id = %s AND storage_name = %s",
-            [build.export_id, target.storage_name],
-        )
+        connection.execute(sql.SQL("; ").join(_replacement(connection, build)))
 
 
-def _replacement(connection: Connection, build: Build) -> list[sql.Composed]:
-    """Compose the statements that make the build the storage table, with what belongs to the name."""
+def _replacement(connection: Connection, build: Build) -> list[sql.Composable]:
+    """Compose the statements that make the build the storage table, with what belongs to the name.
+
+    They are sent as one: from the first on, which locks readers out, to the commit it is two round trips.
+    """
     target, storage = build.target, tables.storage(build.target)
     row = connection.execute(
         "SELECT conrelid, conname FROM pg_constraint WHERE contype = 'p' AND conrelid = %s::regclass",
@@ -319,6 +314,9 @@ def _replacement(connection: Connection, build: Build) -> list[sql.Composed]:
     ).fetchall()
     old = f"{build.name}_old"
     return [
+        # Readers lock the view and then its table: taking them in that order, nobody waits for each other in a ring,
+        # and nobody is left with the old table's identity in hand. Locking a view locks its table with it.
+        sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(tables.view(target)),
         *(sql.SQL("REVOKE ALL ON {} FROM {}").format(build.identifier, sql.Identifier(role) if role
                                                      else sql.SQL("PUBLIC")) for (role,) in granted),
         sql.SQL("ALTER TABLE {} ALTER COLUMN {} DROP DEFAULT").format(build.identifier, sql.Identifier(AS_OF)),
@@ -329,5 +327,8 @@ def _replacement(connection: Connection, build: Build) -> list[sql.Composed]:
         sql.SQL("ALTER TABLE {} RENAME CONSTRAINT {} TO {}").format(
             storage, sql.Identifier(build.key_name), sql.Identifier(key_name)
         ),
-        *(sql.SQL(literal(statement)).format() for statement in restored),
+        *(sql.SQL(literal(statement)) for statement in restored),
+        sql.SQL("UPDATE replication.builds SET swapped_at = clock_timestamp() WHERE build_name = {}").format(
+            sql.Literal(build.name)
+        ),
     ]  # fmt: skip

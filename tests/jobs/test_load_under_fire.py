@@ -220,17 +220,14 @@ def test_workers_end_with_the_load_that_was_killed(
     exports: ExportFactory, services: Services, employees: TableMapping
 ) -> None:
     export = exports.full([item(n, f"name {n}") for n in range(20_000)], Layout(files=4))
-    sessions = (
-        "SELECT pid FROM pg_stat_activity"
-        " WHERE application_name = 'dynaurora load worker' AND datname = current_database()"
-    )
+    sessions = "SELECT FROM pg_stat_activity WHERE application_name = 'dynaurora load worker' AND datname = %s"
     with closing(services.connect("test")) as connection:
         process = Killed(services, employees, export.location, 0).start(0)
-        wait_until(lambda: len(connection.execute(sessions).fetchall()) == 2, seconds=30)
+        wait_until(lambda: len(connection.execute(sessions, [connection.info.dbname]).fetchall()) == 2, seconds=30)
         process.kill()
         process.join()
         wait_until(lambda: workers_left() == [], seconds=5)
-        wait_until(lambda: connection.execute(sessions).fetchall() == [], seconds=5)
+        wait_until(lambda: connection.execute(sessions, [connection.info.dbname]).fetchall() == [], seconds=5)
 
 
 def workers_left() -> list[int]:
