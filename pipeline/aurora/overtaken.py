@@ -12,7 +12,7 @@ from psycopg import sql
 from pipeline.aurora import tables
 from pipeline.aurora.connection import literal
 from pipeline.aurora.errors import translating
-from pipeline.aurora.ordering_sql import supersedes
+from pipeline.aurora.ordering_sql import admits_new_key, supersedes
 from pipeline.core.mapping import AS_OF, VERSION
 
 if TYPE_CHECKING:
@@ -24,25 +24,31 @@ if TYPE_CHECKING:
 
 
 def overtaken(
-    connection: Connection, target: Target, candidates: Sequence[tuple[tuple[str, ...], Position]]
+    connection: Connection, mapping_name: str, target: Target, candidates: Sequence[tuple[tuple[str, ...], Position]]
 ) -> set[int]:
-    """Return the indexes of the candidates (key, position) whose stored row, live or tombstone, is as new or newer."""
+    """Return the indexes of the candidates (key, position) whose stored row, live or tombstone, is as new or newer.
+
+    Those without a row that are as old as what was purged are among them: their tombstone may be gone.
+    """
     if not candidates:
         return set()
     columns = [list(parts) for parts in zip(*(key for key, _ in candidates), strict=True)]
     versions = [None if p.version is None else str(p.version) for _, p in candidates]
     with translating("comparing rejects with the stored rows"):
-        rows = connection.execute(_query(target), [*columns, versions, [p.as_of for _, p in candidates]]).fetchall()
+        rows = connection.execute(
+            _query(mapping_name, target), [*columns, versions, [p.as_of for _, p in candidates]]
+        ).fetchall()
     return {index - 1 for (index,) in rows}
 
 
-def _query(target: Target) -> sql.Composed:
+def _query(mapping_name: str, target: Target) -> sql.Composed:
     types = [column.type.input_sql for column in target.key_columns]
     arrays = sql.SQL(", ").join(sql.SQL("%s::text[]::{}[]").format(sql.SQL(literal(name))) for name in types)
     same_key = sql.SQL(" AND ").join(sql.SQL("k.{0} = c.{0}").format(sql.Identifier(n)) for n in target.primary_key)
     return sql.SQL(
         "SELECT c.position FROM unnest({arrays}, %s::numeric[], %s::timestamptz[]) WITH ORDINALITY"
-        " AS c ({key}, {version}, {as_of}, position) JOIN {storage} AS k ON {same_key} WHERE NOT {rule}"
+        " AS c ({key}, {version}, {as_of}, position) LEFT JOIN {storage} AS k ON {same_key}"
+        " WHERE NOT CASE WHEN k.{as_of} IS NULL THEN {admits} ELSE {rule} END"
     ).format(
         arrays=arrays,
         key=tables.identifiers(target.primary_key),
@@ -50,5 +56,6 @@ def _query(target: Target) -> sql.Composed:
         as_of=sql.Identifier(AS_OF),
         storage=tables.storage(target),
         same_key=same_key,
+        admits=admits_new_key("c", mapping_name),
         rule=supersedes("c", "k"),
     )

@@ -24,7 +24,7 @@ _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,6})?", re.AS
 # Digits that numeric, and a number in jsonb, hold before and after the point (PostgreSQL manual, numeric types).
 # DynamoDB's own numbers have 126 and 167 at most; a string that is read as a number may have any.
 _WHOLE_DIGITS, _FRACTION_DIGITS = 131_072, 16_383
-_PATH_PART = re.compile(r'(?:(?:^|\.)(?:"(?P<quoted>(?:[^"\\]|\\.)+)"|(?P<bare>[^."\[\]]+)))|\[(?P<index>\d+)\]')
+_PATH_PART = re.compile(r'(?:(?:^|(?<!^)\.)(?:"(?P<quoted>(?:[^"\\]|\\.)+)"|(?P<bare>[^."\[\]]+)))|\[(?P<index>\d+)\]')
 
 PathPart = str | int
 

@@ -142,7 +142,7 @@ def _set_stale_apart(
         if reject.position is not None:
             known.append((reject, reason))
             candidates.append((key, reject.position))
-    stale = overtaken(connection, target.decoder.target, candidates)
+    stale = overtaken(connection, target.statement.mapping_name, target.decoder.target, candidates)
     chunk.settled += [reject for index, (reject, _) in enumerate(known) if index in stale]
     chunk.failed += [entry for index, entry in enumerate(known) if index not in stale]
 

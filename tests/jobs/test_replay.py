@@ -19,7 +19,7 @@ from pipeline.jobs.replay import ReplayReport, replay
 from pipeline.jobs.replicate import ReplicationReport, Replicator
 from pipeline.jobs.services import Services
 from tests.dynamodb.export_fixture import ExportFactory
-from tests.jobs.conftest import named, record, view
+from tests.jobs.conftest import CREATED, named, record, view
 
 Apply = Callable[..., ReplicationReport]
 LONG = "a name of more than twenty characters"
@@ -83,6 +83,15 @@ def test_what_still_fails_is_settled_where_the_stored_row_is_newer_and_else_stay
     mended = wider(employees, SqlType("varchar", (30,)))
     assert counts(replay(connection, mended)) == (0, 1, 1, 1)
     assert waiting(connection) == ['column "Name": is longer than 30 characters']
+
+
+def test_what_still_fails_and_is_older_than_what_was_purged_is_settled(
+    apply: Apply, connection: Connection, employees: TableMapping
+) -> None:
+    apply(named(1, 1, LONG), named(2, 2, LONG, at=CREATED + 60))
+    connection.execute("UPDATE replication.tables SET purged_through = to_timestamp(%s)", [CREATED + 30])
+    assert counts(replay(connection, employees)) == (0, 1, 1, 1)
+    assert view(connection) == {}
 
 
 def test_several_rejects_of_one_key_end_at_the_newest(

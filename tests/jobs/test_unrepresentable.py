@@ -259,3 +259,15 @@ def test_what_a_policy_settles_is_counted_with_its_rows(
     found = {values.column: values.settled for values in settled.read(connection, ["poison"])}
     assert found == {"short": 3, "small": 1, "rest": 1}
     assert settled.read(connection, ["another"]) == []
+
+
+def test_a_key_that_text_cannot_hold_is_rejected_whatever_the_policies_are(
+    services: Services, connection: Connection, deliver: Deliver
+) -> None:
+    bad: Any = item(1) | {"SK": {"S": "a\x00b"}}
+    assert deliver(services, mapping("null", "    unmapped_on_error: null\n"), [item(0), bad, item(2)]) == (2, 1)
+    assert sorted(stored(connection)) == ["item 0", "item 2"]
+    assert settled.read(connection) == []
+    (row,) = connection.execute("SELECT reason, record::text FROM replication.rejects").fetchall()
+    assert row[0] == 'column "sk": holds the character U+0000, which PostgreSQL text cannot hold'
+    assert "a\\u0000b" in row[1]

@@ -1,0 +1,231 @@
+"""The codec at its edges: numbers, times, JSON strings, paths, and what a policy settles."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.core.attributes import UnrepresentableError, canonical_number, find, number, parse_path, to_json
+from pipeline.core.conversion import converter, unmapped_json
+from pipeline.core.errors import ConversionError
+from pipeline.core.json_text import DEEPEST_JSON, checked_json
+from pipeline.core.mapping import Column, OnError
+from pipeline.core.sql_types import TYPES, SqlType
+
+
+def convert(sql_type: str, attribute: Any, **options: Any) -> str | None:  # noqa: ANN401 - attribute values
+    params = options.pop("params", ())
+    return converter(Column("c", "c", ("c",), SqlType(sql_type, params), **options))(attribute)
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("1E+125", "1" + "0" * 125),
+        ("1E-130", "0." + "0" * 129 + "1"),
+        ("-9.9E+2", "-990"),
+        ("+5", "5"),
+        (".5", "0.5"),
+        ("5.", "5"),
+        ("007", "7"),
+        ("12345678901234567890123456789012345678", "12345678901234567890123456789012345678"),
+        ("1e131071", "1" + "0" * 131_071),
+        ("1e-16383", "0." + "0" * 16_382 + "1"),
+    ],
+)
+def test_numbers_are_written_plainly_with_every_digit(text: str, plain: str) -> None:
+    assert number(text) == plain
+    assert Decimal(number(text)) == Decimal(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["", " 1", "1 ", "1\n", "1_000", "nan", "Infinity", "٣", "0x1F", "1e", "--1", "1,5", "½"]
+)
+def test_what_is_no_number_is_refused(text: str) -> None:
+    with pytest.raises(UnrepresentableError, match="is not a number"):
+        number(text)
+
+
+@pytest.mark.parametrize("text", ["1e131072", "1e-16384", "1e999999", "9" * 131_073, "0." + "1" * 16_384])
+def test_numbers_beyond_numeric_are_refused_before_they_are_written_out(text: str) -> None:
+    with pytest.raises(UnrepresentableError, match="has more digits than numeric holds"):
+        number(text)
+
+
+def test_equal_keys_are_equal_texts() -> None:
+    assert {canonical_number(text) for text in ("1.50", "1.5", "15E-1", "+1.500")} == {"1.5"}
+    assert {canonical_number(text) for text in ("0", "-0", "0.00", "-0.0", "0E+5")} == {"0"}
+
+
+@given(st.integers(-62_000_000_000_000_000, 253_000_000_000_000_000))
+def test_an_epoch_time_is_exact_to_the_microsecond(micros: int) -> None:
+    in_seconds, in_milliseconds = f"{Decimal(micros).scaleb(-6):f}", f"{Decimal(micros).scaleb(-3):f}"
+    assert convert("timestamptz", {"N": in_seconds}) == convert(
+        "timestamptz", {"N": in_milliseconds}, epoch="milliseconds"
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1.00000000000000000000000000000001",  # 33 digits: arithmetic on 28 would take it for a whole second
+        "0.0000001",
+        "1E-130",
+    ],
+)
+def test_an_epoch_time_finer_than_a_microsecond_is_refused(text: str) -> None:
+    with pytest.raises(ConversionError, match="finer than a microsecond"):
+        convert("timestamptz", {"N": text})
+
+
+@pytest.mark.parametrize("text", ["253402300800", "1E+125", "-62135596801", "1" + "0" * 5000])
+def test_an_epoch_time_beyond_the_year_9999_is_refused(text: str) -> None:
+    with pytest.raises(ConversionError, match="in the years 1 to 9999"):
+        convert("timestamptz", {"N": text})
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2026-01-31T12:00Z", "2026-01-31T12:00:00+00:00"),
+        ("2026-01-31 12:00:00+05:30", "2026-01-31T06:30:00+00:00"),
+        ("2026-01-31T12:00:00-0800", "2026-01-31T20:00:00+00:00"),
+        ("2026-01-31T12:00:00+02", "2026-01-31T10:00:00+00:00"),
+        ("2026-01-31T12:00:00.123456000Z", "2026-01-31T12:00:00.123456+00:00"),
+    ],
+)
+def test_times_with_their_offset(text: str, moment: str) -> None:
+    assert convert("timestamptz", {"S": text}) == moment
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["2026-01-31T24:00:00Z", "2026-01-31T12:00:60Z", "2026-01-31", "2026-01-31T12:00:00", "0001-01-01T00:00:00+01:00",
+     "2026-02-29T12:00:00Z", "2026-01-31T12:00:00.0000001Z", "20260131T120000Z", "2026-W05-6T12:00:00Z", "now"],
+)  # fmt: skip
+def test_what_is_no_moment_is_refused(text: str) -> None:
+    with pytest.raises(ConversionError, match="is not a time with its offset"):
+        convert("timestamptz", {"S": text})
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"))
+JSON_VALUES: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | TEXTS,
+    lambda inner: st.lists(inner) | st.dictionaries(TEXTS, inner),
+)
+
+
+@given(JSON_VALUES, st.booleans())
+def test_json_is_sent_as_it_was_written(value: Any, ascii_only: bool) -> None:  # noqa: ANN401 - JSON
+    text = json.dumps(value, ensure_ascii=ascii_only)
+    assert convert("jsonb", {"S": text}, json="parse") == text
+    assert convert("jsonb", {"S": text}) == to_json({"S": text})
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "holds no JSON"),
+        ("{", "holds no JSON"),
+        ("NaN", "holds no JSON"),
+        ("[-Infinity]", "holds no JSON"),
+        ("'a'", "holds no JSON"),
+        ('"\t"', "holds no JSON"),
+        ('{"a": 1} x', "holds no JSON"),
+        ("\ufeff1", "holds no JSON"),
+        ("1e999999", "more digits than numeric"),
+        (r'["\u0000"]', "U+0000"),
+        (r'{"\u0000": 1}', "U+0000"),
+        (r'{"a": "\ud800"}', "lone surrogate"),
+        (r'{"a": "\u0000", "a": "hidden by this one"}', "U+0000"),
+        ("[" * (DEEPEST_JSON + 2) + "]" * (DEEPEST_JSON + 2), "nested deeper"),
+        ("[" * 100_000, "nested deeper"),
+    ],
+)
+def test_strings_that_jsonb_would_refuse_are_refused_here(text: str, reason: str) -> None:
+    with pytest.raises(UnrepresentableError) as raised:
+        checked_json(text)
+    assert reason in str(raised.value)
+
+
+def test_json_as_deep_as_it_may_be() -> None:
+    text = "[" * DEEPEST_JSON + "]" * DEEPEST_JSON
+    assert checked_json(text) == text
+
+
+ITEM: Any = {
+    "address": {"M": {"city": {"S": "Kumasi"}, "none": {"NULL": True}}},
+    "lines": {"L": [{"M": {"sku": {"S": "a"}}}, {"M": {"a.b": {"L": [{"N": "1"}, {"N": "2"}]}}}]},
+    "a.b": {"S": "dotted"},
+    'say "x"': {"S": "quoted"},
+    "name": {"S": "text"},
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "found"),
+    [
+        ("address.city", {"S": "Kumasi"}),
+        ("address.none", {"NULL": True}),
+        ("address.absent", None),
+        ("address.city.deeper", None),
+        ("address[0]", None),
+        ("lines[0].sku", {"S": "a"}),
+        ('lines[1]."a.b"[1]', {"N": "2"}),
+        ("lines[2].sku", None),
+        ("lines.sku", None),
+        ('"a.b"', {"S": "dotted"}),
+        (r'"say \"x\""', {"S": "quoted"}),
+        ("name", {"S": "text"}),
+        ("absent.name", None),
+        ("name[0]", None),
+    ],
+)
+def test_paths_reach_into_maps_and_lists(path: str, found: object) -> None:
+    assert find(ITEM, parse_path(path)) == found
+
+
+@pytest.mark.parametrize("path", ["", ".a", "a.", "a..b", "[0]", "a[x]", "a[-1]", "a[0", 'a."b', "a]"])
+def test_what_is_no_path_is_refused(path: str) -> None:
+    with pytest.raises(ValueError, match="is not an attribute path"):
+        parse_path(path)
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_null_is_null_in_every_type_and_missing_is_the_default(name: str) -> None:
+    params = (3,) if name == "varchar" else ()
+    assert convert(name, {"NULL": True}, params=params, default="d") == ("null" if name == "jsonb" else None)
+    assert convert(name, None, params=params, default="d") == "d"
+    assert convert(name, None, params=params) is None
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_every_type_refuses_what_is_not_for_it_and_settles_it_under_null(name: str) -> None:
+    params = (3,) if name == "varchar" else ()
+    for tag in {"S", "N", "B", "BOOL", "SS", "NS", "BS", "L", "M"} - TYPES[name]:
+        with pytest.raises(ConversionError, match=f"and the attribute is of type {tag}"):
+            convert(name, {tag: "secret"}, params=params)
+        settled: Counter[str] = Counter()
+        column = Column("c", "c", ("c",), SqlType(name, params), on_error=OnError.NULL)
+        assert converter(column, settled=settled)({tag: "x"}) is None
+        assert settled == {"c": 1}
+
+
+def test_unmapped_attributes_that_cannot_be_held() -> None:
+    rest: Any = {
+        "good": {"N": "1.50"},
+        "bad": {"L": [{"S": "\x00"}]},
+        "n\x00": {"S": "x"},
+        "s": {"M": {"\ud800": {"N": "1"}}},
+    }
+    with pytest.raises(ConversionError, match="an attribute that is not mapped holds"):
+        unmapped_json(rest, "rest")
+    settled: Counter[str] = Counter()
+    assert unmapped_json(rest, "rest", OnError.NULL, settled) == '{"good":1.50,"bad":null,"s":null}'
+    assert settled == {"rest": 1}
