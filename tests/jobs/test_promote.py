@@ -110,7 +110,7 @@ def test_a_value_comes_out_as_if_the_replicator_had_known_the_column(
     before = connection.execute('SELECT "Id", _version, _as_of FROM replica."Employees" ORDER BY 1').fetchall()
     grown = grow(f"Thing: {{attribute: thing, type: {type_}}}")
     report = one(services, grown)
-    assert (report.filled, report.refused, report.settled) == (1, {}, True)
+    assert (report.filled, report.refused, report.finished) == (1, {}, True)
     assert connection.execute('SELECT "Id", _version, _as_of FROM replica."Employees" ORDER BY 1').fetchall() == before
     promoted = stored(connection, "Thing")
     assert promoted[2] == (None, '{"other": 2}')
@@ -149,7 +149,7 @@ def test_what_a_column_cannot_hold_stays_and_is_counted(
     apply(record(1, 1, thing=value), record(2, 2, thing={"NULL": True}))
     kept = connection.execute('SELECT attributes::text FROM replica."Employees" WHERE "Id" = 1').fetchone()
     report = one(services, grow(f"Thing: {{attribute: thing, type: {type_}}}"))
-    assert (report.filled, sum(report.refused.values()), report.settled) == (1, 1, True)
+    assert (report.filled, sum(report.refused.values()), report.finished) == (1, 1, True)
     (reason,) = report.refused
     assert reason.startswith("Thing: ")
     assert "Accra" not in reason
@@ -164,7 +164,7 @@ def test_on_error_null_and_truncate_do_as_the_replicator_would(
         "A: {attribute: a, type: bigint, on_error: null}", "B: {attribute: b, type: varchar(3), on_error: truncate}"
     )
     first, second = promote(services, grown).attributes
-    assert (first.nulled, second.nulled) == (1, 0)
+    assert (first.settled, second.settled) == (1, 1)
     assert stored(connection, "A", "B") == {1: (None, "Acc", "{}")}
 
 
@@ -193,7 +193,7 @@ def test_paths_are_filled_and_followed_and_their_map_stays(
     apply(record(2, 12, "MODIFY"))
     apply(record(3, 13, "MODIFY", address=address(city={"S": "moved"})))
     report = one(services, grown)
-    assert (report.filled, report.settled) == (3, True)
+    assert (report.filled, report.finished) == (3, True)
     assert {number: row[0] for number, row in stored(connection, "City").items()} == {
         1: "NA", 2: "NA", 3: "moved", 4: "city 4",
     }  # fmt: skip
@@ -251,7 +251,7 @@ def test_a_row_written_between_read_and_write_is_left_to_the_next_pass(
     monkeypatch.setattr(Promotion, "write", write_late)
     report = one(services, grown)
     assert (len(done[0].changed), done[0].skipped) == (1, 1)
-    assert report.settled
+    assert report.finished
     assert stored(connection, "City") == {1: ("meanwhile", "{}"), 2: ("first", "{}")}
 
 
@@ -264,9 +264,9 @@ def test_a_row_that_another_transaction_holds_is_not_waited_for(
     with connection.transaction():
         connection.execute('SELECT FROM replica."Employees" WHERE "Id" = 1 FOR UPDATE')
         report = one(services, grown)
-        assert (report.filled, report.settled) == (1, False)
+        assert (report.filled, report.finished) == (1, False)
     assert time.monotonic() - started < 5
-    assert one(services, grown).settled
+    assert one(services, grown).finished
     assert stored(connection, "City") == {1: ("first", "{}"), 2: ("first", "{}")}
 
 
@@ -300,7 +300,7 @@ def test_an_interrupted_promotion_goes_on_where_it_was(
     )  # fmt: skip
     report = one(services, grown)
     assert sizes[3] == filled + 1, "behind the last key that was done"
-    assert report.settled
+    assert report.finished
     assert all(row == (f"city {number}", "{}") for number, row in stored(connection, "City").items())
     row = connection.execute("SELECT filled, after_key, finished_at IS NULL FROM replication.promotions").fetchone()
     assert row == (500, None, False)
@@ -384,7 +384,7 @@ def test_nothing_is_lost_while_old_and_new_replicators_write(
         thread.join()
     assert failures == []
     last = promote(services, grown)
-    assert last.settled
+    assert last.finished
     assert max(report.longest_lock_seconds for report in reports) < promote_module.LONGEST_LOCK_SECONDS
     assert len([n for n, city in wanted.items() if city and not city.startswith("first")]) > 50, "it was written to"
     assert stored(connection, "City") == {n: (city, "{}") for n, city in wanted.items()}
@@ -436,4 +436,4 @@ def test_the_verb(
     ]
     assert main(["promote", "employees", "--json"], environment) == 1
     document = json.loads(capsys.readouterr().out)
-    assert (document["refused"], document["settled"], document["attributes"][0]["filled"]) == (1, True, 0)
+    assert (document["refused"], document["finished"], document["attributes"][0]["filled"]) == (1, True, 0)
