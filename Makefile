@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 UV_VERSION := 0.13.9
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test stress lambda demo ui clean lock format
+.PHONY: help setup check test stress bench lambda demo ui clean lock format
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -68,6 +68,9 @@ test: setup .venv-local/.ready .venv-rie/.ready  ## all tests but the long ones,
 
 stress: setup  ## the ordering contract over thousands of generated histories, and every mutation of it
 	$(BIN)/python -m tests.stress $(STRESS)
+
+bench: setup  ## a column promoted over a million rows while changes arrive: build/promote.json (BENCH="--rows 200000")
+	$(BIN)/python -m tests.bench_promote $(BENCH)
 
 lock: setup  ## lock requirements again: hashes, no addresses
 	@for name in main local rie; do $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \

@@ -45,8 +45,8 @@ def run(session: Session, arguments: Namespace) -> Outcome:
             )
 
         report = promote(session.services, mapping, on_progress=tell)
-    document = asdict(report) | {"refused": report.refused, "settled": report.settled}
-    return Outcome(document, _lines(report), needs_person=bool(report.refused) or not report.settled)
+    document = asdict(report) | {"refused": report.refused, "finished": report.finished}
+    return Outcome(document, _lines(report), needs_person=bool(report.refused) or not report.finished)
 
 
 def _lines(report: PromoteReport) -> list[str]:
@@ -58,10 +58,12 @@ def _lines(report: PromoteReport) -> list[str]:
     ]
     for found in report.attributes:
         lines.append(f"  {found.attribute} → {found.target} ({', '.join(found.columns)}): {found.filled:,} rows filled")
-        if found.nulled:
-            lines.append(f"    {found.nulled:,} values that the column cannot hold became NULL, as on_error says")
+        if found.settled:
+            lines.append(
+                f"    {found.settled:,} values that the column cannot hold became NULL or were cut, as on_error says"
+            )
         lines += [f"  ! {count:,} values stay in the jsonb column: {reason}" for reason, count in found.refused.items()]
-        if not found.settled:
+        if not found.finished:
             lines.append(
                 "  ! rows keep being written without the column: deploy the mapping to every replicator, promote again,"
                 f" then `dynaurora reconcile {report.table}`"

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING
 from pipeline.aurora import promotion as promotions
 from pipeline.aurora.errors import translating
 from pipeline.aurora.promotion import FilledRow, Promotion, StoredRow
-from pipeline.core.conversion import Converter, converter
+from pipeline.aurora.settled import add as add_settled
+from pipeline.core.conversion import converter
 from pipeline.core.errors import ConfigurationError, ConversionError, DataError, TerminalError, TransientError
 from pipeline.core.stored_json import attribute_value, parse
 
@@ -53,12 +54,12 @@ class PromotedAttribute:
     """Rows that were to be looked at when it began."""
     filled: int
     """Rows that were changed."""
-    nulled: int
-    """Of these, values that the column could not hold and that `on_error: null` made NULL."""
+    settled: int
+    """Values among these that a column could not hold, and its `on_error` made NULL or cut."""
     refused: dict[str, int]
     """Values that a column cannot hold, by column and reason: they stay in the jsonb column, and the column is NULL."""
     passes: int
-    settled: bool
+    finished: bool
     """Whether the last pass over all keys found nothing to do. If not, someone goes on writing without the column."""
 
 
@@ -77,9 +78,9 @@ class PromoteReport:
         return sum(sum(attribute.refused.values()) for attribute in self.attributes)
 
     @property
-    def settled(self) -> bool:
+    def finished(self) -> bool:
         """Whether nothing more waits."""
-        return all(attribute.settled for attribute in self.attributes)
+        return all(attribute.finished for attribute in self.attributes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +156,7 @@ class _Work:
 class _Counts:
     filled: int = 0
     skipped: int = 0
-    nulled: int = 0
+    settled: int = 0
     seen: int = 0
     refused: Counter[str] = field(default_factory=Counter[str])
 
@@ -183,13 +184,13 @@ def _survey(work: _Work, possible: list[Promotion]) -> list[int]:
 def _promote(work: _Work, promotion: Promotion, waiting: int) -> PromotedAttribute:
     counts = _Counts()
     after = promotions.resume_after(work.connection, work.table, promotion)
-    settled, passes = False, 0
-    while not settled and passes < _MOST_PASSES:
+    finished, passes = False, 0
+    while not finished and passes < _MOST_PASSES:
         counts.refused.clear()
         filled, counts.skipped = counts.filled, 0
         _pass(work, promotion, counts, after, waiting)
         passes += 1
-        settled = after is None and counts.filled == filled and not counts.skipped
+        finished = after is None and counts.filled == filled and not counts.skipped
         after = None
     with work.connection.transaction():
         promotions.mark(work.connection, work.table, promotion, None, filled=0, finished=True)
@@ -199,20 +200,20 @@ def _promote(work: _Work, promotion: Promotion, waiting: int) -> PromotedAttribu
         columns=tuple(column.name for column in promotion.columns),
         waiting=waiting,
         filled=counts.filled,
-        nulled=counts.nulled,
+        settled=counts.settled,
         refused=dict(counts.refused),
         passes=passes,
-        settled=settled,
+        finished=finished,
     )
 
 
 def _pass(work: _Work, promotion: Promotion, counts: _Counts, after: Key | None, waiting: int) -> None:
     """Go over the keys behind `after`."""
-    convert = [converter(column) for column in promotion.columns]
+    convert = _Convert(promotion)
     failures = 0
     while True:
         end = promotion.range_end(work.connection, after, work.rows)
-        fills = [_fill(promotion, convert, row) for row in promotion.read(work.connection, after, end)]
+        fills = [_fill(convert, row) for row in promotion.read(work.connection, after, end)]
         try:
             if fills:
                 _write(work, promotion, fills, counts, end)
@@ -242,28 +243,36 @@ class _Fill:
     """A row to be filled, and what its conversion came to."""
 
     row: FilledRow
-    nulled: int
+    settled: Counter[str]
     refused: tuple[str, ...]
 
 
-def _fill(promotion: Promotion, convert: list[Converter], row: StoredRow) -> _Fill:
+class _Convert:
+    """The columns' converters, and what their `on_error` has settled so far."""
+
+    def __init__(self, promotion: Promotion) -> None:
+        self.promotion = promotion
+        self.settled: Counter[str] = Counter()
+        self.columns = [(column, converter(column, settled=self.settled)) for column in promotion.columns]
+
+
+def _fill(convert: _Convert, row: StoredRow) -> _Fill:
     if row.deleted:  # a writer that did not know the column left its value in the tombstone
-        return _Fill(FilledRow(row.key, row.xmin, (None,) * len(convert), take_out=False), 0, ())
+        return _Fill(FilledRow(row.key, row.xmin, (None,) * len(convert.columns), take_out=False), Counter(), ())
     root = parse(row.json) if row.json is not None else None
     values: list[str | None] = []
     refused: list[str] = []
-    nulled = 0
-    for column, converted in zip(promotion.columns, convert, strict=True):
+    convert.settled.clear()
+    for column, converted in convert.columns:
         attribute = attribute_value(root, column) if row.json is not None else None
         try:
             values.append(converted(attribute))
         except ConversionError as error:
             values.append(None)
             refused.append(f"{column.name}: {error.reason}")
-        else:
-            nulled += values[-1] is None and attribute is not None and "NULL" not in attribute
-    take_out = promotion.whole and row.json is not None and not refused
-    return _Fill(FilledRow(row.key, row.xmin, tuple(values), take_out=take_out), nulled, tuple(refused))
+    take_out = convert.promotion.whole and row.json is not None and not refused
+    filled = FilledRow(row.key, row.xmin, tuple(values), take_out=take_out)
+    return _Fill(filled, convert.settled.copy(), tuple(refused))
 
 
 def _write(work: _Work, promotion: Promotion, fills: list[_Fill], counts: _Counts, end: Key | None) -> None:
@@ -276,10 +285,12 @@ def _write(work: _Work, promotion: Promotion, fills: list[_Fill], counts: _Count
             [str(int(LONGEST_LOCK_SECONDS * 1000))] * 2,
         )
         changed, skipped = _write_isolating(work, promotion, fills, refused)
+        settled: Counter[str] = sum((fill.settled for fill in changed if fill.settled), Counter[str]())
+        add_settled(work.connection, work.table, {promotion.target.view_name: settled})
         promotions.mark(work.connection, work.table, promotion, end, filled=len(changed), finished=False)
     seconds = time.monotonic() - started
     counts.filled += len(changed)
-    counts.nulled += sum(fill.nulled for fill in changed)
+    counts.settled += settled.total()
     counts.skipped += skipped
     counts.refused += refused
     if changed:

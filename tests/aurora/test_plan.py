@@ -103,10 +103,32 @@ def test_a_column_at_the_end_replaces_the_view_in_place(connection: Connection) 
         'add column "City" to replica.Employees',
         'replace view public.Employees: gains column "City"',
     ]
-    assert "NULL there until the table is loaded or reconciled again" in done.steps[0].note
+    assert done.steps[0].note == (
+        "rows stored before hold no value there until `dynaurora promote employees` fills them from the jsonb column,"
+        " once every replicator knows them"
+    )
     assert rows(connection, 'SELECT * FROM public."Employees"') == [(1, "Ada", None)]
     assert rows(connection, "SELECT * FROM public.report") == ["Ada"]
     assert plan(connection, [mapping(ID, NAME, CITY)]).empty
+
+
+def test_a_column_without_a_jsonb_column_to_fill_it_from_waits_for_a_load(connection: Connection) -> None:
+    migrate(connection, [mapping(unmapped="ignore")])
+    (step, _) = plan(connection, [mapping(ID, NAME, CITY, unmapped="ignore")]).steps
+    assert step.note == "rows stored before hold no value there until the table is loaded or reconciled again"
+
+
+def test_a_columns_default_is_what_rows_have_that_no_writer_gave_a_value(connection: Connection) -> None:
+    migrate(connection, [mapping()])
+    store(connection, '"Id", "Name"', "1, 'Ada'")
+    before = rows(connection, """SELECT pg_relation_filenode('replica."Employees"')""")
+    grown = mapping(ID, NAME, "City: {attribute: city, type: varchar(9), default: It's NA}")
+    migrate(connection, [grown])
+    store(connection, '"Id", "Name"', "2, 'Bo'")  # a replicator that does not know the column
+    store(connection, '"Id", "City"', "3, NULL")  # one that does
+    assert rows(connection, 'SELECT "City" FROM public."Employees" ORDER BY "Id"') == ["It's NA", "It's NA", None]
+    assert rows(connection, """SELECT pg_relation_filenode('replica."Employees"')""") == before, "the catalog alone"
+    assert plan(connection, [grown]).empty
 
 
 def test_a_view_made_anew_keeps_owner_grants_options_and_comment(connection: Connection) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
@@ -24,7 +23,7 @@ from pipeline.jobs import promote as promote_module
 from pipeline.jobs.promote import PromotedAttribute, promote
 from pipeline.jobs.replicate import Replicator
 from pipeline.jobs.services import Services
-from tests.jobs.conftest import CREATED, record
+from tests.jobs.conftest import record
 
 Apply = Callable[..., Any]
 CITY = "City: {attribute: city, type: text}"
@@ -110,7 +109,7 @@ def test_a_value_comes_out_as_if_the_replicator_had_known_the_column(
     before = connection.execute('SELECT "Id", _version, _as_of FROM replica."Employees" ORDER BY 1').fetchall()
     grown = grow(f"Thing: {{attribute: thing, type: {type_}}}")
     report = one(services, grown)
-    assert (report.filled, report.refused, report.settled) == (1, {}, True)
+    assert (report.filled, report.refused, report.finished) == (1, {}, True)
     assert connection.execute('SELECT "Id", _version, _as_of FROM replica."Employees" ORDER BY 1').fetchall() == before
     promoted = stored(connection, "Thing")
     assert promoted[2] == (None, '{"other": 2}')
@@ -149,7 +148,7 @@ def test_what_a_column_cannot_hold_stays_and_is_counted(
     apply(record(1, 1, thing=value), record(2, 2, thing={"NULL": True}))
     kept = connection.execute('SELECT attributes::text FROM replica."Employees" WHERE "Id" = 1').fetchone()
     report = one(services, grow(f"Thing: {{attribute: thing, type: {type_}}}"))
-    assert (report.filled, sum(report.refused.values()), report.settled) == (1, 1, True)
+    assert (report.filled, sum(report.refused.values()), report.finished) == (1, 1, True)
     (reason,) = report.refused
     assert reason.startswith("Thing: ")
     assert "Accra" not in reason
@@ -164,7 +163,7 @@ def test_on_error_null_and_truncate_do_as_the_replicator_would(
         "A: {attribute: a, type: bigint, on_error: null}", "B: {attribute: b, type: varchar(3), on_error: truncate}"
     )
     first, second = promote(services, grown).attributes
-    assert (first.nulled, second.nulled) == (1, 0)
+    assert (first.settled, second.settled) == (1, 1)
     assert stored(connection, "A", "B") == {1: (None, "Acc", "{}")}
 
 
@@ -193,7 +192,7 @@ def test_paths_are_filled_and_followed_and_their_map_stays(
     apply(record(2, 12, "MODIFY"))
     apply(record(3, 13, "MODIFY", address=address(city={"S": "moved"})))
     report = one(services, grown)
-    assert (report.filled, report.settled) == (3, True)
+    assert (report.filled, report.finished) == (3, True)
     assert {number: row[0] for number, row in stored(connection, "City").items()} == {
         1: "NA", 2: "NA", 3: "moved", 4: "city 4",
     }  # fmt: skip
@@ -251,7 +250,7 @@ def test_a_row_written_between_read_and_write_is_left_to_the_next_pass(
     monkeypatch.setattr(Promotion, "write", write_late)
     report = one(services, grown)
     assert (len(done[0].changed), done[0].skipped) == (1, 1)
-    assert report.settled
+    assert report.finished
     assert stored(connection, "City") == {1: ("meanwhile", "{}"), 2: ("first", "{}")}
 
 
@@ -264,9 +263,9 @@ def test_a_row_that_another_transaction_holds_is_not_waited_for(
     with connection.transaction():
         connection.execute('SELECT FROM replica."Employees" WHERE "Id" = 1 FOR UPDATE')
         report = one(services, grown)
-        assert (report.filled, report.settled) == (1, False)
+        assert (report.filled, report.finished) == (1, False)
     assert time.monotonic() - started < 5
-    assert one(services, grown).settled
+    assert one(services, grown).finished
     assert stored(connection, "City") == {1: ("first", "{}"), 2: ("first", "{}")}
 
 
@@ -300,7 +299,7 @@ def test_an_interrupted_promotion_goes_on_where_it_was(
     )  # fmt: skip
     report = one(services, grown)
     assert sizes[3] == filled + 1, "behind the last key that was done"
-    assert report.settled
+    assert report.finished
     assert all(row == (f"city {number}", "{}") for number, row in stored(connection, "City").items())
     row = connection.execute("SELECT filled, after_key, finished_at IS NULL FROM replication.promotions").fetchone()
     assert row == (500, None, False)
@@ -350,74 +349,6 @@ def test_what_is_wrong_is_said(services: Services, employees: TableMapping) -> N
         promote(services, with_columns(employees, CITY))
 
 
-@pytest.mark.parametrize("seconds", [4])
-def test_nothing_is_lost_while_old_and_new_replicators_write(
-    services: Services,
-    connection: Connection,
-    employees: TableMapping,
-    grow: Callable[..., TableMapping],
-    seconds: float,
-) -> None:
-    """Each key is written by the old code up to some moment and by the new code from then on, as in a deployment."""
-    connection.execute(
-        """INSERT INTO replica."Employees" ("Id", attributes, _as_of)
-           SELECT n, jsonb_build_object('city', 'first ' || n), '2020-01-01' FROM generate_series(1, 20000) n"""
-    )
-    grown = grow(CITY)
-    wanted: dict[int, str | None] = {n: f"first {n}" for n in range(1, 20_001)}
-    stop, failures = threading.Event(), list[BaseException]()
-
-    def write(number: int) -> None:
-        try:
-            _write_both(services, employees, grown, number, wanted, stop)
-        except BaseException as error:  # noqa: BLE001 - raised by the test
-            failures.append(error)
-
-    threads = [threading.Thread(target=write, args=(number,)) for number in range(2)]
-    for thread in threads:
-        thread.start()
-    deadline, reports = time.monotonic() + seconds, list[Any]()
-    while time.monotonic() < deadline or len(reports) < 2:
-        reports.append(promote(services, grown))
-    stop.set()
-    for thread in threads:
-        thread.join()
-    assert failures == []
-    last = promote(services, grown)
-    assert last.settled
-    assert max(report.longest_lock_seconds for report in reports) < promote_module.LONGEST_LOCK_SECONDS
-    assert len([n for n, city in wanted.items() if city and not city.startswith("first")]) > 50, "it was written to"
-    assert stored(connection, "City") == {n: (city, "{}") for n, city in wanted.items()}
-
-
-def _write_both(
-    services: Services,
-    old: TableMapping,
-    new: TableMapping,
-    number: int,
-    wanted: dict[int, str | None],
-    stop: threading.Event,
-) -> None:
-    replicators = [Replicator([m], lambda: services.connect("test"), writer=f"{number}") for m in (old, new)]
-    sequence, deployed = number, set[int]()
-    while not stop.is_set():
-        sequence += 2
-        keys = [(sequence * step) % 10_000 * 2 + 1 + number for step in (1, 7, 11)]
-        by_new = sequence % 3 == 0
-        keys = [key for key in dict.fromkeys(keys) if by_new or key not in deployed]
-        if by_new:
-            deployed |= set(keys)
-        # The new code may also remove the attribute; what the old code removes, promoting cannot see.
-        city = None if by_new and sequence % 2 else f"{'new' if by_new else 'old'} {sequence}"
-        image: dict[str, Any] = {"city": {"S": city}} if city else {}
-        records = [record(key, sequence, "MODIFY", at=CREATED, **image) for key in keys]
-        if records:
-            replicators[by_new].replicate({"Records": records}, deadline=time.monotonic() + 60)
-            wanted |= dict.fromkeys(keys, city)
-    for replicator in replicators:
-        replicator.close()
-
-
 def test_the_verb(
     database: str, employees: TableMapping, apply: Apply, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -436,4 +367,4 @@ def test_the_verb(
     ]
     assert main(["promote", "employees", "--json"], environment) == 1
     document = json.loads(capsys.readouterr().out)
-    assert (document["refused"], document["settled"], document["attributes"][0]["filled"]) == (1, True, 0)
+    assert (document["refused"], document["finished"], document["attributes"][0]["filled"]) == (1, True, 0)
