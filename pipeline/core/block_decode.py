@@ -15,14 +15,17 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from pipeline.core.attributes import find, number, sort_numbers, to_json
+from pipeline.core.captures import capture_converter
 from pipeline.core.conversion import array_literal, converter
 from pipeline.core.copy_text import copy_text, escape, field
 from pipeline.core.decode import LONGEST_KEY_BYTES, RowDecoder
 from pipeline.core.export_lines import decode_full
 from pipeline.core.mapping import OnError
+from pipeline.core.routing import captured
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -70,7 +73,9 @@ class BlockDecoder:
         written: list[str] = []
         slow: list[int] = []
         try:
-            if b"\\" not in block:
+            if self.rows.target.children:  # not written out: elements are converted the general way
+                slow = list(range(len(lines)))
+            elif b"\\" not in block:
                 _write(
                     self._plain, block.decode().removesuffix("\n").replace("\n", ","), None, len(lines), written, slow
                 )
@@ -137,12 +142,16 @@ def _compile(target: Target) -> tuple[str, Any, Any]:
     names: dict[str, Any] = {"tab": "\t".join, "find": find, "esc": escape, "array_literal": array_literal}
     body: list[str] = []
     seen: set[str] = set()
+    if target.match:
+        names["captured"] = partial(captured, target)
+        body.append("parts = captured(item)")
     for position, column in enumerate(target.columns):
         body += _column(position, column, names, is_key=column.name in target.primary_key, seen=seen)
     fields = [f"c{position}" for position in range(len(target.columns))]
     names_of = [column.name for column in target.columns]
     if target.unmapped:
         taken = {column.path[0] for column in target.columns if len(column.path) == 1}
+        taken |= {attribute for attribute, _ in target.match}
         names["taken"] = frozenset(taken)
         body += [
             f"if len(item) + missing == {len(taken)}:",
@@ -169,7 +178,11 @@ def _column(position: int, column: Column, names: dict[str, Any], *, is_key: boo
     """Write the statements that set c0, c1, … to a column's field."""
     value, general = f"c{position}", f"general{position}"
     # What a policy would settle goes to the general way, line and all, where it is counted once.
-    names[general] = _general(converter(replace(column, on_error=OnError.REJECT), is_key=is_key))
+    strict = replace(column, on_error=OnError.REJECT)
+    if column.capture is not None:
+        names[general] = _general(capture_converter(strict, is_key=is_key))
+        return [f"{value} = {general}(parts[{column.capture!r}])"]
+    names[general] = _general(converter(strict, is_key=is_key))
     tag, statements = _plain_case(position, column, names, is_key=is_key)
     if len(column.path) == 1:
         lookup = f"a = get({column.path[0]!r})"

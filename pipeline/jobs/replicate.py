@@ -43,6 +43,8 @@ class ReplicationReport:
     last_sequence_number: str | None
     first_unprocessed: str | None
     """Sequence number to continue from when the time ran short, else None."""
+    ignored: int = 0
+    """Records that match no target, where the mapping says to leave those out."""
 
 
 class Replicator:
@@ -93,7 +95,7 @@ class Replicator:
                 f"replicating: no mapping for the DynamoDB table {source.table}",
                 hint=f"add a mapping file with `source: {{table: {source.table}, …}}`, and deploy again",
             )
-        total, rejected, done, newest = None, 0, 0, None
+        total, rejected, ignored, done, newest = None, 0, 0, 0, None
         last_sequence_number = None
         for start in range(0, len(records), CHUNK_RECORDS):
             if start and self._monotonic() > deadline - RESERVE_SECONDS and _sequence_number(records[start]):
@@ -104,6 +106,7 @@ class Replicator:
             result = self._write(table.writer, batch, chunk, mark, deadline)
             total = result.applied if total is None else total.plus(result.applied)
             rejected += result.rejected
+            ignored += batch.ignored
             done = start + len(chunk)
             last_sequence_number = batch.last_sequence_number or last_sequence_number
             newest = batch.newest or newest
@@ -119,6 +122,7 @@ class Replicator:
             lag_seconds=None if newest is None else max(0.0, self._now() - newest.as_of.timestamp()),
             last_sequence_number=last_sequence_number,
             first_unprocessed=_sequence_number(records[done]) if done < len(records) else None,
+            ignored=ignored,
         )
 
     def _mark(self, mapping: TableMapping, stream_label: str, batch: DecodedBatch, records: int) -> Mark:
