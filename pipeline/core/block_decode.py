@@ -61,6 +61,7 @@ class BlockDecoder:
     def __init__(self, target: Target, settled: Counter[str] | None = None) -> None:
         """`settled` is as for RowDecoder."""
         self.rows = RowDecoder(target, settled)
+        self._carries = bool(target.children)
         self.source, self._plain, self._escaped = _compile(target)
 
     def decode(self, block: bytes, *, file: str, first_line: int = 1) -> Decoded:
@@ -68,14 +69,15 @@ class BlockDecoder:
 
         `file` and `first_line`, the number of the block's first line, are for that error's message.
         """
+        if self._carries:  # not written out: elements are converted the general way
+            rows, failures = decode_full(block, self.rows, file=file, first_line=first_line)
+            return Decoded(copy_text(rows), len(rows), failures)
         lines = block.split(b"\n")
         lines.pop()
         written: list[str] = []
         slow: list[int] = []
         try:
-            if self.rows.target.children:  # not written out: elements are converted the general way
-                slow = list(range(len(lines)))
-            elif b"\\" not in block:
+            if b"\\" not in block:
                 _write(
                     self._plain, block.decode().removesuffix("\n").replace("\n", ","), None, len(lines), written, slow
                 )

@@ -18,8 +18,10 @@ from pipeline.aurora.connection import Connection
 from pipeline.aurora.migrate import migrate
 from pipeline.core.errors import ConfigurationError
 from pipeline.core.mapping import TableMapping, Unmatched
+from pipeline.core.sql_types import SqlType
 from pipeline.jobs.load import LoadReport, load
 from pipeline.jobs.reconcile import ReconcileReport, reconcile
+from pipeline.jobs.replay import replay
 from pipeline.jobs.replicate import ReplicationReport, Replicator
 from pipeline.jobs.services import Services
 from pipeline.local.stack import LocalStack
@@ -286,3 +288,27 @@ def test_a_line_that_cannot_be_held_rejects_its_whole_order(shop: Shop, connecti
     assert (report.applied, report.rejected) == (1, 1)
     assert lines(connection) == [(1, "a", 0, "pen", 2), (1, "b", 0, "ink", 1)]
     assert rejects(connection) == [("shop.Orders", 'column "shop.OrderLines.quantity": is not a whole number')]
+
+
+def test_a_record_without_a_target_is_replayed_once_the_mapping_has_one(shop: Shop, connection: Connection) -> None:
+    whole, orders_alone = shop.mapping, shop.mapping.targets[1:]
+    shop.mapping = replace(whole, targets=orders_alone)
+    assert shop.apply(*shop.put(customer(1), order(1, "a", ("pen", "2")))).rejected == 1
+    assert replay(connection, shop.mapping).failed == 1
+    report = replay(connection, whole)
+    assert (report.replayed, report.applied, report.waiting) == (1, 1, 0)
+    assert customers(connection) == [(1, "Ama", "Accra")]
+    assert lines(connection) == [(1, "a", 0, "pen", 2)]
+
+
+def test_a_rejected_order_is_replayed_with_its_lines(shop: Shop, connection: Connection) -> None:
+    whole = shop.mapping
+    (orders,) = (target for target in whole.targets if target.children)
+    (child,) = orders.children
+    shop.apply(*shop.put(order(1, "a", ("pen", "2"))))
+    narrow = replace(child, columns=(*child.columns[:-1], replace(child.columns[-1], type=SqlType("smallint"))))
+    shop.mapping = replace(whole, targets=(whole.targets[0], replace(orders, children=(narrow,))))
+    assert shop.apply(*shop.put(order(1, "a", ("ink", "70000")))).rejected == 1
+    assert lines(connection) == [(1, "a", 0, "pen", 2)]
+    assert replay(connection, whole).applied == 1
+    assert lines(connection) == [(1, "a", 0, "ink", 70000)]
