@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def source_schema(mapping: TableMapping) -> dg.TableSchemaMetadataValue:
     """The attributes that the mapping names, with the types their columns take."""
     attributes: dict[str, set[str]] = {name: {tag} for name, tag in mapping.key.items()}
-    for target in mapping.targets:
+    for target in mapping.tables:
         for column in target.columns:
             if column.attribute not in mapping.key:
                 attributes.setdefault(column.attribute, set()).update(TYPES[column.type.name])
@@ -48,7 +48,7 @@ def target_schema(mapping: TableMapping) -> dg.TableSchemaMetadataValue:
                     description=_description(column),
                     constraints=_constraints(target, column),
                 )
-                for target in mapping.targets
+                for target in mapping.tables
                 for column in target.columns
             ]
         )
@@ -61,7 +61,7 @@ def column_lineage(mapping: TableMapping, source: dg.AssetKey) -> dg.TableColumn
         dg.TableColumnLineage(
             {
                 column_label(mapping, target, column): [dg.TableColumnDep(source, column.attribute)]
-                for target in mapping.targets
+                for target in mapping.tables
                 for column in target.columns
             }
         )
@@ -70,7 +70,7 @@ def column_lineage(mapping: TableMapping, source: dg.AssetKey) -> dg.TableColumn
 
 def column_label(mapping: TableMapping, target: Target, column: Column) -> str:
     """Name of a column in the UI."""
-    return column.name if len(mapping.targets) == 1 else f"{target.view_name}.{column.name}"
+    return column.name if len(mapping.tables) == 1 else f"{target.view_name}.{column.name}"
 
 
 def _description(column: Column) -> str:

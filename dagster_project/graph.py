@@ -82,7 +82,7 @@ def replication_spec(mapping: TableMapping) -> dg.AssetSpec:
 def aurora_spec(mapping: TableMapping) -> dg.AssetSpec:
     """The table in Aurora."""
     keys = TableKeys(mapping.name)
-    views = [target.view_name for target in mapping.targets]
+    views = [target.view_name for target in mapping.tables]
     return _spec(
         mapping,
         keys.aurora_table,

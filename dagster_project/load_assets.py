@@ -73,7 +73,7 @@ def load_assets(mapping: TableMapping) -> dg.AssetsDefinition:
                     workers=choice.workers,
                     on_progress=ProgressLog(context.log.info),
                 )
-            yield dg.MaterializeResult(asset_key=keys.aurora_table, metadata=_load_metadata(mapping, report))
+            yield dg.MaterializeResult(asset_key=keys.aurora_table, metadata=_load_metadata(report))
 
     return full_load
 
@@ -151,14 +151,15 @@ def _export_metadata(snapshot: Snapshot) -> dict[str, dg.MetadataValue]:
     return metadata
 
 
-def _load_metadata(mapping: TableMapping, report: LoadReport) -> dict[str, dg.MetadataValue]:
-    rows = report.items * len(mapping.targets)
+def _load_metadata(report: LoadReport) -> dict[str, dg.MetadataValue]:
+    rows = report.rows - report.ignored
     return {
         "dagster/row_count": dg.MetadataValue.int(rows - report.rejected),
         "items": dg.MetadataValue.int(report.items),
         "applied": dg.MetadataValue.int(report.applied),
         "stale": dg.MetadataValue.int(report.stale),
         "rejected": dg.MetadataValue.int(report.rejected),
+        "ignored": dg.MetadataValue.int(report.ignored),
         "files": dg.MetadataValue.int(report.files),
         "files_resumed": dg.MetadataValue.int(report.files_resumed),
         "size_bytes": dg.MetadataValue.int(report.size_bytes),

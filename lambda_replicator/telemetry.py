@@ -61,6 +61,7 @@ class Telemetry:
                 "deleted": report.deleted,
                 "expired": report.expired,
                 "rejected": report.rejected,
+                "ignored": report.ignored,
                 "lag_seconds": report.lag_seconds,
                 "last_sequence_number": report.last_sequence_number,
                 "first_unprocessed": report.first_unprocessed,
@@ -90,6 +91,7 @@ class Telemetry:
             ("Deleted", report.deleted),
             ("Expired", report.expired),
             ("Rejected", report.rejected),
+            ("Ignored", report.ignored),
         ):
             metrics.add_metric(name=name, unit=MetricUnit.Count, value=value)
         if report.lag_seconds is not None:

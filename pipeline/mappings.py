@@ -77,8 +77,8 @@ def _check_against(parsed: ParsedMapping, taken: Iterable[ParsedMapping]) -> Non
         if mapping.table == other.table:
             what = f'table "{mapping.table}" is also mapped by'
             collides("source.table", what, other, "keep one file a table, with a target for each kind of row")
-        theirs = {target.storage_name for target in other.targets}
-        for target in mapping.targets:
+        theirs = {target.storage_name for target in other.tables}
+        for target in mapping.tables:
             if target.storage_name in theirs:
                 field = next(f for f in (f"targets.{target.name}", f"targets.{target.view_name}") if f in parsed.lines)
                 collides(field, f"the view {target.view_name} is also a target of", other, "rename one")

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from psycopg import sql
 
-from pipeline.aurora import bookkeeping, tables
+from pipeline.aurora import bookkeeping, children, tables
+from pipeline.aurora.connection import literal
 from pipeline.aurora.ordering_sql import admits_new_key, supersedes
 from pipeline.core.conversion import array_literal
-from pipeline.core.mapping import DELETED, VERSION
+from pipeline.core.mapping import AS_OF, DELETED, VERSION
 
 if TYPE_CHECKING:
+    from pipeline.aurora.connection import Connection
     from pipeline.core.change import Change
     from pipeline.core.mapping import Target
 
@@ -51,8 +53,47 @@ class ApplyStatement:
 
     def __post_init__(self) -> None:
         upsert = _compose(self.target, self.mapping_name)
-        object.__setattr__(self, "query", upsert + _COUNT)
-        object.__setattr__(self, "query_with_mark", upsert + bookkeeping.MARK_APPLIED + _COUNT)
+        keys = [sql.SQL(", array_agg({})").format(sql.Identifier(f"key {i}")) for i in _key_numbers(self.target)]
+        object.__setattr__(self, "query", upsert + _COUNT.format(keys=sql.SQL("").join(keys)))
+        object.__setattr__(self, "query_with_mark", upsert + bookkeeping.MARK_APPLIED + _COUNT.format(keys=sql.SQL("")))
+
+    def apply(self, connection: Connection, changes: Sequence[Change]) -> tuple[int, int, int]:
+        """Apply coalesced changes, children included, inside the caller's transaction.
+
+        Returns (applied, deleted, expired). The only way for a target with children: `query` alone would leave them.
+        """
+        parameters = self.parameters(changes)
+        row = connection.execute(self.query, parameters, prepare=True).fetchone() or (0, 0, 0)
+        if self.target.children and row[0]:
+            self._replace_children(connection, changes, parameters, row[3:])
+        return row[0], row[1], row[2]
+
+    def _replace_children(
+        self,
+        connection: Connection,
+        changes: Sequence[Change],
+        parameters: Sequence[str],
+        taken: Sequence[Sequence[str]],
+    ) -> None:
+        target, stored = self.target, self.target.stored_columns
+        types = [column.type.input_sql for column in target.key_columns]
+        sent = [*types, *("jsonb" for _ in target.carried), "numeric", "timestamptz"]
+        names = [*target.primary_key, *target.carried, VERSION, AS_OF]
+        carried = [
+            [None if c.row is None else c.row[len(stored) + i] for c in changes] for i in range(len(target.carried))
+        ]
+        values = [parameters[stored.index(name)] for name in target.primary_key]
+        values += [nullable_array_literal(texts) for texts in carried]
+        values += parameters[len(stored) : len(stored) + 2]
+        named: dict[str, object] = {f"c{i}": value for i, value in enumerate(values)}
+        named |= {f"t{i}": array_literal(list(texts)) for i, texts in enumerate(taken)}
+        children.replace_children(
+            connection,
+            target,
+            taken=_unnest("t", types, target.primary_key),
+            candidates=_unnest("c", sent, names),
+            parameters=named,
+        )
 
     def parameters(self, changes: Sequence[Change]) -> list[str]:
         """Array literals, one a storage column, for coalesced changes; then the versions of expiry deletes."""
@@ -65,7 +106,7 @@ class ApplyStatement:
                 for position, text in zip(key_positions, change.key, strict=True):
                     tombstone[position] = text
                 row = tombstone
-            for values, value in zip(columns, row, strict=True):
+            for values, value in zip(columns, row, strict=False):  # what a row carries is sent once it is taken
                 values.append(value)
         versions = [None if c.position.version is None else str(c.position.version) for c in changes]
         as_of = [c.position.as_of.isoformat() for c in changes]
@@ -80,7 +121,22 @@ class ApplyStatement:
         ]
 
 
-_COUNT = sql.SQL(" SELECT count(*), count(*) FILTER (WHERE deleted), count(*) FILTER (WHERE expired) FROM applied")
+_COUNT = sql.SQL(
+    " SELECT count(*), count(*) FILTER (WHERE deleted), count(*) FILTER (WHERE expired){keys} FROM applied"
+)
+
+
+def _key_numbers(target: Target) -> range:
+    """Count the key columns whose texts the apply statement returns: those that children are found by."""
+    return range(len(target.primary_key) if target.children else 0)
+
+
+def _unnest(prefix: str, types: Sequence[str], names: Sequence[str]) -> sql.Composed:
+    """Compose a relation of the columns `names`, from the parameters prefix0, prefix1, …"""
+    arrays = sql.SQL(", ").join(
+        sql.SQL(literal(f"%({prefix}{number})s::{sql_type}[]")) for number, sql_type in enumerate(types)
+    )
+    return sql.SQL("(SELECT * FROM unnest({}) AS u ({}))").format(arrays, tables.identifiers(names))
 
 
 def nullable_array_literal(values: Sequence[str | None]) -> str:
@@ -111,8 +167,13 @@ def _compose(target: Target, mapping_name: str) -> sql.Composed:
         " WHERE {admits} OR EXISTS (SELECT FROM {storage} AS k WHERE {same_key}) ORDER BY {key_order}"
         " {on_conflict}"
         " RETURNING stored.{deleted} AS deleted,"
-        " stored.{deleted} AND COALESCE(stored.{version} = ANY (%s::numeric[]), false) AS expired)"
+        " stored.{deleted} AND COALESCE(stored.{version} = ANY (%s::numeric[]), false) AS expired{keys})"
     ).format(
+        keys=sql.SQL("").join(
+            sql.SQL(", stored.{}::text AS {}").format(sql.Identifier(n), sql.Identifier(f"key {i}"))
+            for i, n in enumerate(target.primary_key)
+            if target.children
+        ),
         storage=tables.storage(target),
         names=tables.identifiers(names),
         selected=selected,

@@ -50,11 +50,11 @@ class BatchWriter:
         Idempotent under the ordering rule. Raises TransientError or TerminalError; then nothing was written,
         or (a connection lost during COMMIT) all of it was, and writing it again changes nothing.
         """
-        work = [(target, changes, coalesce(changes)) for target, changes in batch.changes.items()]
+        work = [(target, changes, coalesce(changes)) for target, changes in batch.changes.items() if changes]
         doing = f"applying {len(records)} records"
         try:
             with translating(doing, table=self.mapping.name):
-                if len(work) == 1 and not batch.rejects and not batch.settled:
+                if len(work) == 1 and not (batch.rejects or batch.settled or work[0][0].children):
                     applied = self._write_at_once(connection, work[0], mark)
                 else:
                     applied = self._write_in_transaction(connection, work, batch, mark)
@@ -77,13 +77,9 @@ class BatchWriter:
     ) -> Applied:
         total = Applied()
         with connection.pipeline(), connection.transaction():
-            cursors = [
-                (len(changes), connection.execute(statement.query, statement.parameters(newest), prepare=True))
-                for target, changes, newest in work
-                if changes and (statement := self._statements[target])
-            ]
-            for candidates, cursor in cursors:
-                total = total.plus(_counts(cursor.fetchone(), candidates))
+            for target, changes, newest in work:
+                counts = self._statements[target].apply(connection, newest)
+                total = total.plus(_counts(counts, len(changes)))
             rejects.add(connection, self.mapping.name, batch.rejects, source=f"stream {mark.stream_label}")
             settled.add(connection, self.mapping.name, batch.settled)
             bookkeeping.add_mark(connection, replace(mark, rejected=len(batch.rejects)), *total)
@@ -137,8 +133,7 @@ class BatchWriter:
         statement = self._statements[target]
         try:
             with translating("applying changes", table=self.mapping.name), connection.transaction():
-                row = connection.execute(statement.query, statement.parameters(changes)).fetchone()
-                return _counts(row, len(changes))
+                return _counts(statement.apply(connection, changes), len(changes))
         except DataError as error:
             if len(changes) == 1:
                 found.append((changes[0], error.message))

@@ -66,6 +66,7 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
             applied bigint NOT NULL,
             stale bigint NOT NULL,
             rejected bigint NOT NULL,
+            ignored bigint NOT NULL DEFAULT 0,
             loaded_at timestamptz NOT NULL DEFAULT now(),
             PRIMARY KEY (export_id, file_key)
         );

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from psycopg import sql
 
-from pipeline.aurora import tables
+from pipeline.aurora import children, tables
 from pipeline.aurora.connection import literal
 from pipeline.aurora.errors import translating
 from pipeline.core.mapping import AS_OF, DELETED
@@ -57,7 +57,7 @@ def differences(connection: Connection, target: Target, staging: Staging, as_of:
 
     Runs in a transaction of its own on `connection`, which must not be used otherwise until it is exhausted.
     """
-    query = _differences(target, staging.name, tables.storage(target))
+    query = _differences(target, staging.name, tables.storage(target), sql.SQL("true"))
     with (
         translating("comparing a snapshot with its target"),
         connection.transaction(),
@@ -85,9 +85,13 @@ def differences_of_keys(
         key_names=tables.identifiers(target.primary_key),
         same_key=_same_key(target, "a", "t"),
     )
+    among = sql.SQL("EXISTS (SELECT FROM unnest({arrays}) AS a({key_names}) WHERE {same_key})").format(
+        arrays=arrays, key_names=tables.identifiers(target.primary_key), same_key=_same_key(target, "a", "o")
+    )
     parameters: dict[str, object] = {f"key_{i}": list(parts) for i, parts in enumerate(zip(*keys, strict=True))}
     with translating("comparing items read again with their rows"):
-        rows = connection.execute(_differences(target, staging.name, asked), {"as_of": as_of, **parameters})
+        query = _differences(target, staging.name, asked, among)
+        rows = connection.execute(query, {"as_of": as_of, **parameters})
         return [_difference(target, row) for row in rows]
 
 
@@ -97,7 +101,9 @@ def _difference(target: Target, row: tuple[Any, ...]) -> Difference:
     return Difference(tuple(row[:width]), absent or "different", () if absent else tuple(columns))
 
 
-def _differences(target: Target, staging: sql.Composable, storage: sql.Composable) -> sql.Composed:
+def _differences(
+    target: Target, staging: sql.Composable, storage: sql.Composable, orphans_among: sql.Composable
+) -> sql.Composed:
     values = [name for name in target.stored_columns if name not in target.primary_key]
     differs = sql.SQL(" || ").join(
         sql.SQL("CASE WHEN s.{0} IS DISTINCT FROM t.{0} THEN ARRAY[{1}] ELSE '{{}}'::text[] END").format(
@@ -105,6 +111,12 @@ def _differences(target: Target, staging: sql.Composable, storage: sql.Composabl
         )
         for name in values
     )
+    differs = differs if values else sql.SQL("'{}'::text[]").format()
+    for child, carried in zip(target.children, target.carried, strict=True):
+        differs += sql.SQL(" || CASE WHEN {} THEN ARRAY[{}] ELSE '{{}}'::text[] END").format(
+            children.differs(child, carried, "s", "t"),
+            sql.Literal(child.view_name),
+        )
     texts = sql.SQL(", ").join(
         sql.SQL("COALESCE(s.{0}, t.{0})::text AS {1}").format(sql.Identifier(n), sql.Identifier(f"key {i}"))
         for i, n in enumerate(target.primary_key)
@@ -114,13 +126,40 @@ def _differences(target: Target, staging: sql.Composable, storage: sql.Composabl
         " CASE WHEN s.{key} IS NULL THEN 'extra' WHEN t.{key} IS NULL OR t.{deleted} THEN 'missing' END AS absent,"
         " {differs} AS columns FROM {staging} AS s FULL JOIN {storage} AS t ON {same_key}"
         " WHERE (s.{key} IS NOT NULL OR NOT t.{deleted}) AND NOT COALESCE(t.{as_of} > %(as_of)s, false)) AS d"
-        " WHERE absent IS NOT NULL OR cardinality(columns) > 0"
+        " WHERE absent IS NOT NULL OR cardinality(columns) > 0 {orphans}"
     ).format(
         key_texts=texts,
-        differs=differs if values else sql.SQL("'{}'::text[]"),
+        differs=differs,
+        orphans=_orphans(target, staging, orphans_among) if target.children else sql.SQL(""),
         staging=staging,
         storage=storage,
         **_parts(target),
+    )
+
+
+def _orphans(target: Target, staging: sql.Composable, among: sql.Composable) -> sql.Composed:
+    """Compose the rest of the differences: children of parents that neither the snapshot nor the target has."""
+    each = sql.SQL(" UNION ALL ").join(
+        sql.SQL("SELECT {key}, {as_of} FROM {child}").format(
+            key=tables.identifiers(target.primary_key), as_of=sql.Identifier(AS_OF), child=tables.storage(child)
+        )
+        for child in target.children
+    )
+    texts = sql.SQL(", ").join(sql.SQL("o.{}::text").format(sql.Identifier(name)) for name in target.primary_key)
+    return sql.SQL(
+        "UNION ALL SELECT DISTINCT {texts}, 'extra', '{{}}'::text[] FROM ({each}) AS o LEFT JOIN {storage} AS t"
+        " ON {of_parent} WHERE (t.{key} IS NULL OR t.{deleted})"
+        " AND NOT COALESCE(t.{as_of} > %(as_of)s, o.{as_of} > %(as_of)s) AND {among}"
+        " AND NOT EXISTS (SELECT FROM {staging} AS s WHERE {staged})"
+    ).format(
+        texts=texts,
+        each=each,
+        storage=tables.storage(target),
+        of_parent=_same_key(target, "o", "t"),
+        staged=_same_key(target, "s", "o"),
+        among=among,
+        staging=staging,
+        **{name: part for name, part in _parts(target).items() if name != "same_key"},
     )
 
 

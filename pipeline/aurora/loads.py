@@ -39,13 +39,17 @@ class ExportRecord:
 
 @dataclass(frozen=True, slots=True)
 class FileCounts:
-    """What became of a file's items. A key that the file holds twice counts as stale the second time."""
+    """What became of a file's items. A key that the file holds twice counts as stale the second time.
+
+    `ignored` are items that match no target, where the mapping says to leave those out.
+    """
 
     items: int = 0
     applied: int = 0
     stale: int = 0
     rejected: int = 0
     size_bytes: int = 0
+    ignored: int = 0
 
 
 def lock_table(connection: Connection, table_name: str) -> None:
@@ -234,8 +238,17 @@ def mark_file(connection: Connection, export_id: int, file_key: str, counts: Fil
     with translating("marking the file as loaded"):
         connection.execute(
             "INSERT INTO replication.export_files (export_id, file_key, item_count, size_bytes, applied,"
-            " stale, rejected) VALUES (%s, %s, %s, %s, %s, %s, %s)",
-            [export_id, file_key, counts.items, counts.size_bytes, counts.applied, counts.stale, counts.rejected],
+            " stale, rejected, ignored) VALUES (%s, %s, %s, %s, %s, %s, %s, %s)",
+            [
+                export_id,
+                file_key,
+                counts.items,
+                counts.size_bytes,
+                counts.applied,
+                counts.stale,
+                counts.rejected,
+                counts.ignored,
+            ],
         )
 
 
@@ -245,13 +258,14 @@ def totals(connection: Connection, export_id: int) -> tuple[int, FileCounts]:
         row = connection.execute(
             "SELECT count(file_key), COALESCE(sum(item_count), 0)::bigint,"
             " COALESCE(sum(applied), 0)::bigint - o.overtaken, COALESCE(sum(stale), 0)::bigint + o.overtaken,"
-            " COALESCE(sum(rejected), 0)::bigint, COALESCE(sum(size_bytes), 0)::bigint"
+            " COALESCE(sum(rejected), 0)::bigint, COALESCE(sum(size_bytes), 0)::bigint,"
+            " COALESCE(sum(ignored), 0)::bigint"
             " FROM (SELECT COALESCE(sum(overtaken), 0)::bigint AS overtaken"
             " FROM replication.builds WHERE export_id = %(id)s) AS o"
             " LEFT JOIN replication.export_files ON export_id = %(id)s GROUP BY o.overtaken",
             {"id": export_id},
         ).fetchone()
-    files, *counts = row or (0, 0, 0, 0, 0, 0)
+    files, *counts = row or (0, 0, 0, 0, 0, 0, 0)
     return files, FileCounts(*counts)
 
 

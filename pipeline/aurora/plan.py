@@ -92,7 +92,7 @@ def plan(connection: Connection, mappings: Iterable[TableMapping]) -> Plan:
             continue
         if mapping.name not in registered:
             steps.append(_register(connection, mapping))
-        for target in mapping.targets:
+        for target in mapping.tables:
             target_plan = _TargetPlan(mapping.name, target)
             _plan_target(connection, target_plan)
             refusals += target_plan.refusals

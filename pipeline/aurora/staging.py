@@ -14,6 +14,7 @@ from psycopg import sql
 
 from pipeline.aurora import tables
 from pipeline.aurora.apply import on_conflict
+from pipeline.aurora.children import replace_children
 from pipeline.aurora.errors import translating
 from pipeline.aurora.ordering_sql import admits_new_key
 from pipeline.core.copy_text import copy_text
@@ -83,13 +84,51 @@ class Staging:
         two merges lock rows in one order.
         """
         with translating("merging a snapshot under the ordering rule", table=mapping_name):
+            if self.target.children:
+                return self._merge_with_children(connection, mapping_name, as_of)
             cursor = connection.execute(merge_query(self.target, self.name, mapping_name), [as_of])
             return cursor.rowcount
+
+    def _merge_with_children(self, connection: Connection, mapping_name: str, as_of: datetime) -> int:
+        """Merge, note which parents were taken, and replace the children of those."""
+        target, taken = self.target, sql.Identifier("pg_temp", "taken parents")
+        key = tables.identifiers(target.primary_key)
+        connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(taken))
+        connection.execute(
+            sql.SQL("CREATE TEMPORARY TABLE {} ON COMMIT DROP AS SELECT {} FROM {} WITH NO DATA").format(
+                sql.Identifier("taken parents"), key, self.name
+            )
+        )
+        cursor = connection.execute(
+            sql.SQL("WITH taken AS ({} RETURNING {}) INSERT INTO {} SELECT * FROM taken").format(
+                merge_query(target, self.name, mapping_name), returned_key(target), taken
+            ),
+            [as_of],
+        )
+        replace_children(
+            connection,
+            target,
+            taken=taken,
+            candidates=sql.SQL(
+                "(SELECT DISTINCT ON ({key}) {key}, {carried}, NULL::numeric AS {version},"
+                " %(as_of)s::timestamptz AS {as_of} FROM {staging} ORDER BY {key}, ctid)"
+            ).format(
+                key=key,
+                carried=tables.identifiers(target.carried),
+                version=sql.Identifier(VERSION),
+                as_of=sql.Identifier(AS_OF),
+                staging=self.name,
+            ),
+            parameters={"as_of": as_of},
+        )
+        return cursor.rowcount
 
 
 def copy_statement(target: Target, name: sql.Identifier) -> sql.Composed:
     """Compose the COPY of a target's stored columns, as text, to the table `name`."""
-    return sql.SQL("COPY {} ({}) FROM STDIN").format(name, tables.identifiers(target.stored_columns))
+    return sql.SQL("COPY {} ({}) FROM STDIN").format(
+        name, tables.identifiers((*target.stored_columns, *target.carried))
+    )
 
 
 def store_isolating(
@@ -124,13 +163,15 @@ def merge_query(target: Target, staging: sql.Identifier, mapping_name: str) -> s
     return sql.SQL(
         "INSERT INTO {storage} AS stored ({names}) SELECT * FROM ("
         "SELECT DISTINCT ON ({key}) {values}, NULL::numeric AS {version}, %s::timestamptz AS {as_of},"
-        " false AS {deleted} FROM {staging} ORDER BY {key}) AS c"
+        " false AS {deleted} FROM {staging} ORDER BY {key}{first}) AS c"
         " WHERE {admits} OR EXISTS (SELECT FROM {storage} AS k WHERE {same_key}) {on_conflict}"
     ).format(
         storage=tables.storage(target),
         names=tables.identifiers((*target.stored_columns, *BOOKKEEPING_COLUMNS)),
         values=tables.identifiers(target.stored_columns),
         key=key,
+        # A key that the snapshot holds twice: the row that is merged must be the one whose children are.
+        first=sql.SQL(", ctid" if target.children else ""),
         version=sql.Identifier(VERSION),
         as_of=sql.Identifier(AS_OF),
         deleted=sql.Identifier(DELETED),
@@ -141,8 +182,13 @@ def merge_query(target: Target, staging: sql.Identifier, mapping_name: str) -> s
     )
 
 
+def returned_key(target: Target) -> sql.Composed:
+    """Return the key columns of the row as it is stored."""
+    return sql.SQL(", ").join(sql.SQL("stored.{}").format(sql.Identifier(name)) for name in target.primary_key)
+
+
 def _definitions(target: Target) -> sql.Composed:
     return sql.SQL(", ").join(
         sql.SQL("{} {}").format(sql.Identifier(name), tables.column_type(target, name))
-        for name in target.stored_columns
+        for name in (*target.stored_columns, *target.carried)
     )

@@ -72,6 +72,8 @@ def _lines(report: LoadReport) -> list[str]:
         f"  {report.applied} rows taken, {report.stale} set aside because Aurora already had something newer",
         f"  snapshot of {report.snapshot_time:%Y-%m-%d %H:%M:%S} UTC, counted as {report.as_of:%H:%M:%S}",
     ]
+    if report.ignored:
+        lines.append(f"  {report.ignored} items left out, because they match no target and the mapping ignores those")
     if report.rejected:
         lines.append(f"  ! {report.rejected} items rejected; see `dynaurora rejects list {report.table}`")
     return lines

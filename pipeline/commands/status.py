@@ -43,14 +43,14 @@ def run(session: Session, arguments: Namespace) -> Outcome:
 
 
 def _views(mapping: TableMapping) -> str:
-    return ", ".join(target.view_name for target in mapping.targets)
+    return ", ".join(target.view_name for target in mapping.tables)
 
 
 def _document(mapping: TableMapping, status: TableStatus | None, attention: tuple[str, ...]) -> dict[str, Any]:
     return {
         "name": mapping.name,
         "source_table": mapping.table,
-        "views": [target.view_name for target in mapping.targets],
+        "views": [target.view_name for target in mapping.tables],
         "migrated": status is not None,
         **({name: value for name, value in asdict(status).items() if name != "name"} if status else {}),
         "attention": list(attention),

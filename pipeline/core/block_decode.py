@@ -16,14 +16,17 @@ import json
 import re
 from base64 import b64decode
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from pipeline.core.attributes import find, number, sort_numbers, to_json
+from pipeline.core.captures import capture_converter
 from pipeline.core.conversion import array_literal, converter
 from pipeline.core.copy_text import copy_text, escape, field
 from pipeline.core.decode import LONGEST_KEY_BYTES, RowDecoder
 from pipeline.core.export_lines import decode_full
 from pipeline.core.mapping import OnError
+from pipeline.core.routing import captured
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -63,6 +66,7 @@ class BlockDecoder:
     def __init__(self, target: Target, settled: Counter[str] | None = None) -> None:
         """`settled` is as for RowDecoder."""
         self.rows = RowDecoder(target, settled)
+        self._carries = bool(target.children)
         self.source, self._plain, self._escaped = _compile(target)
 
     def decode(self, block: bytes, *, file: str, first_line: int = 1) -> Decoded:
@@ -70,6 +74,9 @@ class BlockDecoder:
 
         `file` and `first_line`, the number of the block's first line, are for that error's message.
         """
+        if self._carries:  # not written out: elements are converted the general way
+            rows, failures = decode_full(block, self.rows, file=file, first_line=first_line)
+            return Decoded(copy_text(rows), len(rows), failures)
         lines = block.split(b"\n")
         lines.pop()
         written: list[str] = []
@@ -142,12 +149,16 @@ def _compile(target: Target) -> tuple[str, Any, Any]:
     names: dict[str, Any] = {"tab": "\t".join, "find": find, "esc": escape, "array_literal": array_literal}
     body: list[str] = []
     seen: set[str] = set()
+    if target.match:
+        names["captured"] = partial(captured, target)
+        body.append("parts = captured(item)")
     for position, column in enumerate(target.columns):
         body += _column(position, column, names, is_key=column.name in target.primary_key, seen=seen)
     fields = [f"c{position}" for position in range(len(target.columns))]
     names_of = [column.name for column in target.columns]
     if target.unmapped:
         taken = {column.path[0] for column in target.columns if len(column.path) == 1}
+        taken |= {attribute for attribute, _ in target.match}
         names["taken"] = frozenset(taken)
         body += [
             f"if len(item) + missing == {len(taken)}:",
@@ -174,7 +185,11 @@ def _column(position: int, column: Column, names: dict[str, Any], *, is_key: boo
     """Write the statements that set c0, c1, … to a column's field."""
     value, general = f"c{position}", f"general{position}"
     # What a policy would settle goes to the general way, line and all, where it is counted once.
-    names[general] = _general(converter(replace(column, on_error=OnError.REJECT), is_key=is_key))
+    strict = replace(column, on_error=OnError.REJECT)
+    if column.capture is not None:
+        names[general] = _general(capture_converter(strict, is_key=is_key))
+        return [f"{value} = {general}(parts[{column.capture!r}])"]
+    names[general] = _general(converter(strict, is_key=is_key))
     tag, statements = _plain_case(position, column, names, is_key=is_key)
     if len(column.path) == 1:
         lookup = f"a = get({column.path[0]!r})"

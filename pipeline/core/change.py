@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 Row = tuple[str | None, ...]
-"""One text per stored column of the target, in the target's column order, keys included."""
+"""One text per stored column of the target, in the target's column order, keys included; then what it carries: the
+rows of each child target, as a JSON array of arrays of texts."""
 
 
 @dataclass(frozen=True, slots=True)

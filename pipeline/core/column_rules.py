@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,8 @@ import yaml
 from pipeline.core.attributes import UnrepresentableError, parse_path, to_json
 from pipeline.core.conversion import converter
 from pipeline.core.errors import ConversionError
-from pipeline.core.mapping import BOOKKEEPING_COLUMNS, Column, OnError
-from pipeline.core.sql_types import TYPES, SqlType, parse_sql_type
+from pipeline.core.mapping import BOOKKEEPING_COLUMNS, CARRIED_PREFIX, Column, OnError
+from pipeline.core.sql_types import CAPTURE_TYPES, TYPES, SqlType, parse_sql_type
 from pipeline.core.yaml_fields import suggestion
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ LONGEST_NAME_BYTES = 63
 _SYSTEM_COLUMNS = frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"})
 
 _COLUMN = {"attribute": "attribute: empName", "type": "type: text"}
+_CAPTURED_COLUMN = {"capture": "capture: order_id", "type": "type: text"}
 _COLUMN_OPTIONAL = {
     "default": "default: NA",
     "on_error": "on_error: null",
@@ -53,16 +55,29 @@ def name_problem(name: str, *, column: bool = False) -> str | None:
         return 'holds "%" or a control character, which names cannot hold; rename it'
     if (size := len(name.encode("utf-8", "surrogatepass"))) > LONGEST_NAME_BYTES:
         return f"takes {size} bytes and PostgreSQL keeps {LONGEST_NAME_BYTES} of a name; shorten it"
-    if column and name in BOOKKEEPING_COLUMNS:
+    if column and (name in BOOKKEEPING_COLUMNS or name.startswith(CARRIED_PREFIX)):
         return "is the name of one of Dynaurora's own columns; rename it"
     if column and name in _SYSTEM_COLUMNS:
         return "is the name of a system column of PostgreSQL; rename it"
     return None
 
 
-def read_column(name: str, field: Field, key: dict[str, str] | None) -> Column | None:
+@dataclass(frozen=True, slots=True)
+class ColumnSources:
+    """What a column can be filled from, beside attributes of any name."""
+
+    key: dict[str, str] | None
+    """The key attributes and their types; None when they could not be read."""
+    captures: dict[str, tuple[str, str]]
+    """The captured parts: each one's key attribute and its type."""
+
+
+def read_column(name: str, field: Field, sources: ColumnSources) -> Column | None:
     """Read one column. Notes problems; None when it cannot be used."""
-    fields = field.known(_COLUMN, _COLUMN_OPTIONAL)
+    key = sources.key
+    if field.has("capture"):
+        return _read_captured_column(name, field, sources)
+    fields = field.known(_COLUMN, {"capture": "capture: order_id", **_COLUMN_OPTIONAL})
     if fields is None:
         return None
     path = _read_path(fields["attribute"], key) if "attribute" in fields else None
@@ -78,6 +93,49 @@ def read_column(name: str, field: Field, key: dict[str, str] | None) -> Column |
     return Column(
         name, fields["attribute"].written, path, sql_type, default, on_error, epoch, json, description=description
     )
+
+
+def _read_captured_column(name: str, field: Field, sources: ColumnSources) -> Column | None:
+    """Read a column that is filled from a part that the target's `match` captures."""
+    fields = field.known(_CAPTURED_COLUMN, {"attribute": _COLUMN["attribute"], **_COLUMN_OPTIONAL})
+    if fields is None:
+        return None
+    if "attribute" in fields:
+        fields["attribute"].problem("stands beside capture, and a column has one source; remove one of them")
+    if "default" in fields:
+        fields["default"].problem("is never used, because a captured part is never missing; remove it")
+    capture = fields["capture"].text("name a part that the target's match captures") if "capture" in fields else None
+    sql_type = _read_type(fields["type"]) if "type" in fields else None
+    on_error = read_on_error(fields["on_error"], sql_type) if "on_error" in fields else OnError.REJECT
+    epoch = _read_epoch(fields["epoch"], sql_type) if "epoch" in fields else None
+    description = fields["description"].text() if "description" in fields else None
+    if capture is None or sql_type is None:
+        return None
+    if capture not in sources.captures:
+        remedy = (
+            suggestion(capture, sources.captures, "it captures")
+            if sources.captures
+            else f'add a pattern to the target, such as match: {{PK: "CUSTOMER#{{{capture}}}"}}'
+        )
+        fields["capture"].problem(f'"{capture}" is not captured by the target\'s match; {remedy}')
+        return None
+    attribute, tag = sources.captures[capture]
+    if tag == "S":
+        _check_captured_text(fields, sql_type)
+    else:
+        _check_key_attribute(fields["type"], (attribute,), sql_type, sources.key)
+    return Column(
+        name, attribute, (attribute,), sql_type, None, on_error, epoch, description=description, capture=capture
+    )
+
+
+def _check_captured_text(fields: dict[str, Field], sql_type: SqlType) -> None:
+    if sql_type.name not in CAPTURE_TYPES:
+        fields["type"].problem(
+            f"{sql_type.sql} cannot hold a captured part, which is text; use {', '.join(sorted(CAPTURE_TYPES))}"
+        )
+    elif "epoch" in fields:
+        fields["epoch"].problem("is for numbers, and a captured part is text; remove it, or capture it as bigint")
 
 
 def _read_path(field: Field, key: dict[str, str] | None) -> tuple[PathPart, ...] | None:

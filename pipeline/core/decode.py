@@ -8,16 +8,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline.core.attributes import find
+from pipeline.core.captures import capture_converter
+from pipeline.core.children import ChildDecoder
 from pipeline.core.conversion import converter, unmapped_json
 from pipeline.core.errors import ConversionError
+from pipeline.core.routing import captured
 
 if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Mapping, Sequence
 
-    from pipeline.core.attributes import AttributeValue
+    from pipeline.core.attributes import AttributeValue, Item, PathPart
     from pipeline.core.change import Row
-    from pipeline.core.mapping import Target
+    from pipeline.core.conversion import Converter
+    from pipeline.core.mapping import Column, Target
+
+_Source = tuple["str | None", "tuple[PathPart, ...]", "Converter"]
 
 
 # PostgreSQL's index takes rows of 2,704 bytes (error 54000), measured after compression, so that a key's fate would
@@ -36,26 +42,29 @@ class RowDecoder:
         self.target = target
         self._settled = settled
         keys = set(target.primary_key)
-        self._columns = [
-            (column.path, converter(column, is_key=column.name in keys, settled=settled)) for column in target.columns
-        ]
-        self._key_columns = [(column.path, converter(column, is_key=True)) for column in target.key_columns]
+        self._children = [ChildDecoder(child, settled) for child in target.children]
+        self._columns = [_source(column, is_key=column.name in keys, settled=settled) for column in target.columns]
+        self._key_columns = [_source(column, is_key=True) for column in target.key_columns]
         names = [column.name for column in target.columns]
         self._key_positions = [names.index(name) for name in target.primary_key]
         self.limits_key = _may_exceed(target)
         """Whether a key of the target can be too long for PostgreSQL's index, so that each is measured."""
         # An attribute is taken up when a column holds all of it; a path into a map leaves the map with the rest.
-        self._taken = frozenset(column.path[0] for column in target.columns if len(column.path) == 1)
+        # What a pattern matches is known whole from the key.
+        self._taken = frozenset(column.path[0] for column in target.columns if len(column.path) == 1) | {
+            attribute for attribute, _ in target.match
+        }
 
     def row(self, item: Mapping[str, AttributeValue]) -> Row:
-        """Convert an item to the target's stored columns. Raises ConversionError."""
-        values = [convert(item.get(path[0]) if len(path) == 1 else find(item, path)) for path, convert in self._columns]  # type: ignore[arg-type]
+        """Convert an item to the target's stored columns, and what they carry. Raises ConversionError."""
+        values = self._convert(self._columns, item)
         if self.target.unmapped:
             taken = self._taken
             rest = {name: value for name, value in item.items() if name not in taken}
             values.append(unmapped_json(rest, self.target.unmapped, self.target.unmapped_on_error, self._settled))
         if self.limits_key:
             _check_length(self.target, [values[position] or "" for position in self._key_positions])
+        values += [child.rows(item) for child in self._children]
         return tuple(values)
 
     def key_of(self, row: Row) -> tuple[str, ...]:
@@ -64,10 +73,22 @@ class RowDecoder:
 
     def key(self, keys: Mapping[str, AttributeValue]) -> tuple[str, ...]:
         """Convert a record's key attributes alone, as a REMOVE carries them. Raises ConversionError."""
-        texts = tuple([convert(find(keys, path)) or "" for path, convert in self._key_columns])
+        texts = tuple([text or "" for text in self._convert(self._key_columns, keys)])
         if self.limits_key:
             _check_length(self.target, texts)
         return texts
+
+    def _convert(self, sources: list[_Source], item: Mapping[str, AttributeValue]) -> list[str | None]:
+        parts: Item = captured(self.target, item) if self.target.match else {}
+        return [
+            convert(parts[capture] if capture else item.get(path[0]) if len(path) == 1 else find(item, path))  # type: ignore[arg-type]
+            for capture, path, convert in sources
+        ]
+
+
+def _source(column: Column, *, is_key: bool, settled: Counter[str] | None = None) -> _Source:
+    make = converter if column.capture is None else capture_converter
+    return column.capture, column.path, make(column, is_key=is_key, settled=settled)
 
 
 def _may_exceed(target: Target) -> bool:

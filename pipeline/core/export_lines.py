@@ -32,7 +32,7 @@ Failure = tuple[bytes, ConversionError]
 _From = TypeVar("_From")
 _To = TypeVar("_To")
 # What code written for well-formed values raises when it meets others.
-_MALFORMED = (AttributeError, KeyError, RecursionError, TypeError, ValueError)
+MALFORMED = (AttributeError, KeyError, RecursionError, TypeError, ValueError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +97,10 @@ def _convert(
         except ConversionError as error:
             lines = lines or block.split(b"\n")
             failures.append((lines[index], error))
-        except _MALFORMED:
+        except MALFORMED:
             if _is_well_formed(value):
                 raise
-            raise _malformed(file, first_line + index, "an attribute value is not of DynamoDB's form") from None
+            raise malformed(file, first_line + index, "an attribute value is not of DynamoDB's form") from None
     return converted, failures
 
 
@@ -109,7 +109,7 @@ def _parse(block: bytes, form: Callable[[Any], _To], file: str, first_line: int)
         # One call for the whole block is faster than a call for each line; JSON has no bare line ends inside a text.
         text = block.decode().removesuffix("\n").replace("\n", ",")
         parsed = [form(line) for line in json.loads(f"[{text}]")]
-    except _MALFORMED:
+    except MALFORMED:
         parsed = []
     return parsed if len(parsed) == block.count(b"\n") else _parse_each(block, form, file, first_line)
 
@@ -121,12 +121,12 @@ def _parse_each(block: bytes, form: Callable[[Any], _To], file: str, first_line:
         try:
             value = json.loads(line.decode())
         except (RecursionError, ValueError):
-            raise _malformed(file, number, "it is not JSON") from None
+            raise malformed(file, number, "it is not JSON") from None
         try:
             parsed.append(form(value))
-        except _MALFORMED as error:
+        except MALFORMED as error:
             reason = str(error) if type(error) is _FormError else "it is not a line of such an export"
-            raise _malformed(file, number, reason) from None
+            raise malformed(file, number, reason) from None
     return parsed
 
 
@@ -164,7 +164,8 @@ def _write_micros(metadata: Any) -> int | None:  # noqa: ANN401  whatever the JS
         raise _FormError("its WriteTimestampMicros is not a number") from None
 
 
-def _malformed(file: str, line: int, reason: str) -> TerminalError:
+def malformed(file: str, line: int, reason: str) -> TerminalError:
+    """Return the error for a line that is not of the form; `reason` quotes nothing of it."""
     return TerminalError(
         f"reading the export's file {file}, line {line}: {reason}",
         hint="the file is not what DynamoDB wrote, although its MD5 is that of the manifest; request another export",

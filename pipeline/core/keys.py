@@ -5,9 +5,9 @@ Invariant: the inverse of a key column's conversion: converting the attributes f
 
 from __future__ import annotations
 
-from base64 import b64encode
 from typing import TYPE_CHECKING
 
+from pipeline.core.captures import source_text
 from pipeline.core.errors import TerminalError
 
 if TYPE_CHECKING:
@@ -19,13 +19,20 @@ if TYPE_CHECKING:
 
 def key_attributes(mapping: TableMapping, target: Target, key: Sequence[str]) -> Item:
     """Return the key attributes of the item whose row has the primary key `key` (texts, in primary-key order)."""
-    item: Item = {}
+    whole: dict[str, str] = {}
+    parts: dict[str, str] = {}
     for column, text in zip(target.key_columns, key, strict=True):
-        tag = mapping.key.get(column.attribute)
+        tag = mapping.key.get(str(column.path[0]))
         if tag is None:
             raise TerminalError(
                 f'finding the item of a row: column "{column.name}" is no key attribute', table=mapping.name
             )
-        value = b64encode(bytes.fromhex(text.removeprefix("\\x"))).decode() if tag == "B" else text
-        item[column.attribute] = {tag: value}
-    return item
+        value = source_text(column, tag, text)
+        if column.capture is None:
+            whole[str(column.path[0])] = value
+        else:
+            parts[column.capture] = value
+    patterns = dict(target.match)
+    return {
+        name: {tag: whole[name] if name in whole else patterns[name].build(parts)} for name, tag in mapping.key.items()
+    }

@@ -14,6 +14,7 @@ from pipeline.core.ordering import DEFAULT_MARGIN
 
 if TYPE_CHECKING:
     from pipeline.core.attributes import PathPart
+    from pipeline.core.patterns import Pattern
     from pipeline.core.sql_types import SqlType
 
 STORAGE_SCHEMA = "replica"
@@ -21,6 +22,8 @@ BOOKKEEPING_SCHEMA = "replication"
 # Columns of a storage table that are ours; a mapping may not use these names.
 VERSION, AS_OF, DELETED = "_version", "_as_of", "_deleted"
 BOOKKEEPING_COLUMNS = (VERSION, AS_OF, DELETED)
+# Columns of staging tables that carry the rows of child targets; a mapping may not use names that begin so.
+CARRIED_PREFIX = "_children_"
 
 
 class OnError(StrEnum):
@@ -32,6 +35,15 @@ class OnError(StrEnum):
     """The column is NULL; the record is applied."""
     TRUNCATE = "truncate"
     """Text is cut to the column's length; what cannot be cut is rejected."""
+
+
+class Unmatched(StrEnum):
+    """What becomes of an item whose key matches no target."""
+
+    REJECT = "reject"
+    """The whole record goes to `replication.rejects`."""
+    IGNORE = "ignore"
+    """It is counted and left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +63,8 @@ class Column:
     json: str | None = None
     """For a jsonb from S: `parse` when the string holds JSON; else it becomes a JSON string."""
     description: str | None = None
+    capture: str | None = None
+    """The part of the key attribute that the target's pattern captures; None for the attribute itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +79,14 @@ class Target:
     """The jsonb column for every attribute not mapped, or None to drop them."""
     unmapped_on_error: OnError = OnError.REJECT
     """What becomes of an attribute that this column cannot hold: NULL puts JSON's null in its place."""
+    match: tuple[tuple[str, Pattern], ...] = ()
+    """Patterns by key attribute: the items that are this target's. Empty: every item is."""
+    parent: str | None = None
+    """For a child target, the view of its parent. Its columns begin with the parent's key and the element's place."""
+    explode: tuple[PathPart, ...] = ()
+    """For a child target, the path to the list or map whose elements are its rows."""
+    children: tuple[Target, ...] = ()
+    """The child targets, whose rows are replaced whole with this target's row."""
 
     @property
     def storage_name(self) -> str:
@@ -88,6 +110,16 @@ class Target:
         names = tuple(column.name for column in self.columns)
         return (*names, self.unmapped) if self.unmapped else names
 
+    @property
+    def carried(self) -> tuple[str, ...]:
+        """Names of what a row carries beside its stored columns: the rows of each child target, as JSON."""
+        return tuple(f"{CARRIED_PREFIX}{number}" for number in range(len(self.children)))
+
+    @property
+    def own_columns(self) -> tuple[Column, ...]:
+        """Of a child target, the columns that are filled from an element."""
+        return self.columns[len(self.primary_key) :]
+
 
 @dataclass(frozen=True, slots=True)
 class TableMapping:
@@ -107,3 +139,10 @@ class TableMapping:
     """Cron expressions by job, and `timezone`."""
     freshness: dict[str, timedelta] = field(default_factory=dict[str, timedelta])
     """`warn` and `fail`: how far behind is late."""
+    unmatched: Unmatched = Unmatched.REJECT
+    """What becomes of an item that no target matches."""
+
+    @property
+    def tables(self) -> tuple[Target, ...]:
+        """Every target that has a table: `targets`, which items are routed to, each followed by its children."""
+        return tuple(table for target in self.targets for table in (target, *target.children))

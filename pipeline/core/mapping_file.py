@@ -8,12 +8,14 @@ field and remedy. docs/mapping.md is the reference, docs/mapping.schema.json the
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from pipeline.core.mapping import TableMapping
-from pipeline.core.mapping_rules import TARGET_EXAMPLE, read_target
+from pipeline.core.child_rules import is_child, read_child
+from pipeline.core.mapping import TableMapping, Unmatched
+from pipeline.core.mapping_rules import TARGET_EXAMPLE, read_target, read_target_name
+from pipeline.core.match_rules import MATCH_EXAMPLE, check_overlaps, read_unmatched
 from pipeline.core.ordering import DEFAULT_MARGIN, SMALLEST_MARGIN
 from pipeline.core.sql_types import KEY_TYPES
 from pipeline.core.yaml_fields import Document, MappingError
@@ -31,6 +33,7 @@ _ROOT_OPTIONAL = {
     "margin": "margin: 5m",
     "freshness": "freshness: {warn: 5m, fail: 30m}",
     "schedule": 'schedule: {reconcile: "0 3 * * *", timezone: UTC}',
+    "unmatched": "unmatched: ignore",
 }
 _SOURCE = {"table": "table: Employees", "key": "key: {Id: N}"}
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}", re.ASCII)
@@ -76,9 +79,15 @@ def _read_root(root: Field, path: str) -> TableMapping | None:
     margin = _read_margin(fields["margin"]) if "margin" in fields else DEFAULT_MARGIN
     schedule = _read_schedule(fields["schedule"]) if "schedule" in fields else {}
     freshness = _read_freshness(fields["freshness"]) if "freshness" in fields else {}
+    unmatched = read_unmatched(fields["unmatched"]) if "unmatched" in fields else Unmatched.REJECT
     if name is None or table is None or not key or not targets or margin is None:
         return None  # reported
-    return TableMapping(name, table, key, targets, margin, path, schedule, freshness)
+    if "unmatched" in fields and not any(target.match for target in targets):
+        fields["unmatched"].problem(
+            "has no effect, because no target has a match and so every item is taken; remove it, or add"
+            f" {MATCH_EXAMPLE}"
+        )
+    return TableMapping(name, table, key, targets, margin, path, schedule, freshness, unmatched)
 
 
 def _read_name(field: Field) -> str | None:
@@ -137,14 +146,43 @@ def _read_targets(field: Field, key: dict[str, str] | None) -> tuple[Target, ...
         field.problem(f"has no target; add one, such as {TARGET_EXAMPLE}")
         return None
     targets: dict[str, Target] = {}
+    read: list[tuple[Field, Target]] = []
+    children = {name: member for name, member in members.items() if is_child(member)}
     for name, member in members.items():
+        if name in children:
+            continue
         target = read_target(name, member, key)
         if target is None:
             continue
         if target.storage_name in targets:
             member.problem(f"is the view {target.view_name}, as is another target of this file; remove or rename one")
         targets[target.storage_name] = target
-    return tuple(targets.values())
+        read.append((member, target))
+    if key:
+        check_overlaps(read, key)
+    return _with_children(targets, children, key, members)
+
+
+def _with_children(
+    targets: dict[str, Target], children: dict[str, Field], key: dict[str, str] | None, members: dict[str, Field]
+) -> tuple[Target, ...]:
+    """Read the child targets and hang each on its parent."""
+    parents = {target.view_name: target for target in targets.values()}
+    readable = len(targets) + len(children) == len(members)  # else a parent may be missing for its own faults
+    taken = set(targets)
+    found: dict[str, list[Target]] = {view: [] for view in parents}
+    for name, member in children.items():
+        schema, view = read_target_name(name, member)
+        if not parents and not readable:
+            continue
+        child = read_child(schema, view, member, parents, key)
+        if child is None or child.parent is None:
+            continue
+        if child.storage_name in taken:
+            member.problem(f"is the view {child.view_name}, as is another target of this file; remove or rename one")
+        taken.add(child.storage_name)
+        found[child.parent].append(child)
+    return tuple(replace(parent, children=tuple(found[view])) for view, parent in parents.items())
 
 
 def _read_margin(field: Field) -> timedelta | None:

@@ -1,20 +1,23 @@
 """The rules for a target of a mapping file: its name, its columns, its primary key.
 
-Invariant: only key attributes form a primary key, each of them once and under a type that keeps different keys
-different. So two items never share a row, and a REMOVE, which carries the keys alone, finds its row.
+Invariant: only key attributes, or the parts that `match` captures from them, form a primary key, each of them once
+and under a type that keeps different keys different. So two items never share a row, and a REMOVE, which carries the
+keys alone, finds its row.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.core.column_rules import COLUMN_EXAMPLE, name_problem, read_column, read_on_error
+from pipeline.core.column_rules import COLUMN_EXAMPLE, ColumnSources, name_problem, read_column, read_on_error
 from pipeline.core.mapping import BOOKKEEPING_SCHEMA, STORAGE_SCHEMA, OnError, Target
-from pipeline.core.sql_types import KEY_TYPES, SqlType
+from pipeline.core.match_rules import MATCH_EXAMPLE, captures_of, missing_of_key, read_match
+from pipeline.core.sql_types import CAPTURE_KEY_TYPES, KEY_TYPES, SqlType
 from pipeline.core.yaml_fields import suggestion
 
 if TYPE_CHECKING:
     from pipeline.core.mapping import Column
+    from pipeline.core.patterns import Pattern
     from pipeline.core.yaml_fields import Field
 
 TARGET_EXAMPLE = "{Employees: {primary_key: [Id], columns: {Id: {attribute: Id, type: bigint}}}}"
@@ -25,30 +28,38 @@ UNMAPPED_IGNORE = "ignore"
 MOST_COLUMNS = 500
 
 _TARGET = {"primary_key": "primary_key: [Id]", "columns": COLUMN_EXAMPLE}
-_TARGET_OPTIONAL = {"unmapped": "unmapped: attributes", "unmapped_on_error": "unmapped_on_error: reject"}
+_TARGET_OPTIONAL = {
+    "match": MATCH_EXAMPLE,
+    "unmapped": "unmapped: attributes",
+    "unmapped_on_error": "unmapped_on_error: reject",
+}
 
 
 def read_target(name: str, field: Field, key: dict[str, str] | None) -> Target | None:
     """Read one target; `key` is None when it could not be read itself. Notes problems; None when it cannot be used."""
-    schema, view = _read_target_name(name, field)
+    schema, view = read_target_name(name, field)
     fields = field.known(_TARGET, _TARGET_OPTIONAL)
     if fields is None:
         return None
     unmapped = _read_unmapped(fields["unmapped"]) if "unmapped" in fields else UNMAPPED_DEFAULT
+    match = read_match(fields["match"], key) if "match" in fields else ()
     members = fields["columns"].members("{Id: {attribute: Id, type: bigint}}") if "columns" in fields else None
-    columns = _read_columns(fields["columns"], members, key, unmapped) if members is not None else {}
-    if "primary_key" not in fields or members is None:
+    if match is None or members is None:
+        return None  # reported; what is captured, or mapped, is not known
+    columns = _read_columns(fields["columns"], members, ColumnSources(key, captures_of(match)), unmapped)
+    if "primary_key" not in fields:
         return None
-    primary_key = _read_primary_key(fields["primary_key"], members, columns, key)
+    primary_key = _read_primary_key(fields["primary_key"], members, columns, key, match)
     on_error = (
         _read_unmapped_on_error(fields["unmapped_on_error"], unmapped)
         if "unmapped_on_error" in fields
         else OnError.REJECT
     )
-    return Target(schema, view, primary_key, tuple(columns.values()), unmapped, on_error)
+    return Target(schema, view, primary_key, tuple(columns.values()), unmapped, on_error, match)
 
 
-def _read_target_name(name: str, field: Field) -> tuple[str, str]:
+def read_target_name(name: str, field: Field) -> tuple[str, str]:
+    """Return the schema and the view that a target's name stands for; notes problems."""
     schema, dot, view = name.rpartition(".")
     if not dot:
         schema = "public"
@@ -88,7 +99,7 @@ def _read_unmapped_on_error(field: Field, unmapped: str | None) -> OnError:
 
 
 def _read_columns(
-    field: Field, members: dict[str, Field], key: dict[str, str] | None, unmapped: str | None
+    field: Field, members: dict[str, Field], sources: ColumnSources, unmapped: str | None
 ) -> dict[str, Column]:
     if not members:
         field.problem("has no column; add the key's at least, such as {Id: {attribute: Id, type: bigint}}")
@@ -106,14 +117,18 @@ def _read_columns(
             )
         elif problem := name_problem(name, column=True):
             member.problem(f'"{name}" {problem}')
-        column = read_column(name, member, key)
+        column = read_column(name, member, sources)
         if column is not None:
             columns[name] = column
     return columns
 
 
 def _read_primary_key(
-    field: Field, members: dict[str, Field], columns: dict[str, Column], key: dict[str, str] | None
+    field: Field,
+    members: dict[str, Field],
+    columns: dict[str, Column],
+    key: dict[str, str] | None,
+    match: tuple[tuple[str, Pattern], ...],
 ) -> tuple[str, ...]:
     names: list[str] = []
     for element in field.elements("[Id]") or ():
@@ -130,20 +145,8 @@ def _read_primary_key(
     filled: dict[str, str] = {}
     for name in dict.fromkeys(names):
         _check_key_column(members[name], columns[name], key, filled)
-    for attribute in key:
-        if attribute not in filled:
-            field.problem(
-                f'lacks the key attribute "{attribute}", without which two items could share a row;'
-                f" {_add_remedy(attribute, columns)}"
-            )
+    missing_of_key(field, names, columns, key, match)
     return tuple(names)
-
-
-def _add_remedy(attribute: str, columns: dict[str, Column]) -> str:
-    for column in columns.values():
-        if column.path == (attribute,):
-            return f"add its column {column.name}"
-    return "add a column with that attribute to columns and here"
 
 
 def _check_key_column(field: Field, column: Column, key: dict[str, str], filled: dict[str, str]) -> None:
@@ -155,17 +158,24 @@ def _check_key_column(field: Field, column: Column, key: dict[str, str], filled:
             f" could not find its row; form the key of the columns of {' and '.join(key)}"
         )
         return
-    if attribute in filled:
-        field.problem(
-            f'is in the primary key beside "{filled[str(attribute)]}" of the same attribute; keep one of them'
-        )
-    filled[str(attribute)] = column.name
-    if column.type.name not in KEY_TYPES[tag]:
-        field.problem(
-            f"is in the primary key, and {column.type.sql} does not keep every two keys of type {tag} apart;"
-            f" use {' or '.join(sorted(KEY_TYPES[tag]))}"
-        )
+    source = f"capture {column.capture}" if column.capture else str(attribute)
+    if source in filled:
+        what = "captured part" if column.capture else "attribute"
+        field.problem(f'is in the primary key beside "{filled[source]}" of the same {what}; keep one of them')
+    filled[source] = column.name
+    _check_key_type(field, column, tag)
     if column.default is not None:
         field.problem("is in the primary key and has a default; remove it, every item has its key")
     if column.on_error is not OnError.REJECT:
         field.problem("is in the primary key and must reject what it cannot hold; remove on_error")
+
+
+def _check_key_type(field: Field, column: Column, tag: str) -> None:
+    captured_text = column.capture is not None and tag == "S"
+    fitting = CAPTURE_KEY_TYPES if captured_text else KEY_TYPES[tag]
+    if column.type.name not in fitting:
+        kind = "captured parts" if captured_text else f"keys of type {tag}"
+        field.problem(
+            f"is in the primary key, and {column.type.sql} does not keep every two {kind} apart;"
+            f" use {' or '.join(sorted(fitting))}"
+        )

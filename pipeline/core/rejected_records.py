@@ -41,11 +41,16 @@ def decode_again(decoder: RowDecoder, record: dict[str, Any], position: Position
 def key_again(decoder: RowDecoder, record: dict[str, Any]) -> tuple[str, ...]:
     """Return the primary key of the record's row. Raises like decode_again, for the key alone."""
     try:
-        if "dynamodb" in record:
-            return decoder.key(record["dynamodb"]["Keys"])
-        return decoder.key(record["Keys"] if "Keys" in record else record["Item"])
+        return decoder.key(keys_again(record))
     except _MALFORMED:
         raise _unknown() from None
+
+
+def keys_again(record: dict[str, Any]) -> Item:
+    """Return the record's key attributes; others may stand beside them. Empty when it has none."""
+    if "dynamodb" in record:
+        return record["dynamodb"].get("Keys") or {}
+    return record.get("Keys") or record.get("Item") or {}
 
 
 def _image(record: dict[str, Any]) -> Item | None:

@@ -36,6 +36,15 @@ KEY_TYPES: dict[str, frozenset[str]] = {
     "B": frozenset({"bytea"}),
 }
 
+# Types for a part captured from a text key. Numbers take it in its one spelling alone: `007` is refused, so that it
+# never shares a row with `7`.
+CAPTURE_TYPES = frozenset(
+    {"text", "varchar", "uuid", "date", "timestamptz", "smallint", "integer", "bigint", "numeric"}
+)
+CAPTURE_KEY_TYPES = CAPTURE_TYPES - {"timestamptz"}
+# Of these, the types that read it as a number.
+CAPTURED_NUMBERS = frozenset({"smallint", "integer", "bigint", "numeric"})
+
 _ALIASES = {"int": "integer", "int4": "integer", "int8": "bigint", "int2": "smallint", "decimal": "numeric",
             "float8": "double precision", "bool": "boolean", "character varying": "varchar",
             "timestamp with time zone": "timestamptz"}  # fmt: skip

@@ -1,8 +1,8 @@
 """From a stream's records, as Lambda hands them over, to changes for each target, and rejects.
 
-Invariant: every record ends as a change of each of its targets or as a reject that holds it whole; none is
-dropped. A record that cannot come from a fit stream (no new image, no such table) stops the batch instead,
-because every record after it would fail the same way.
+Invariant: every record ends as a change of each of its targets, or as a reject that holds it whole, or is counted as
+ignored when no target matches it and the mapping says so; none is dropped. A record that cannot come from a fit
+stream (no new image, no such table) stops the batch instead, because every record after it would fail the same way.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pipeline.core.decode import RowDecoder
 from pipeline.core.errors import ConfigurationError, ConversionError, TerminalError, key_digest
 from pipeline.core.mapping import TableMapping, Target
 from pipeline.core.ordering import Position, stream_version, streamed_position
+from pipeline.core.routing import MATCHES_NO_TARGET, NO_TARGET, Router
 
 
 class ImageChange(TypedDict, total=False):
@@ -49,6 +50,7 @@ class Reject:
     """A record that could not be converted, whole, with the reason."""
 
     target: str
+    """The target's view; empty for a record that matches no target."""
     reason: str
     record: StreamRecord
     position: Position | None
@@ -65,6 +67,8 @@ class DecodedBatch:
     last_sequence_number: str | None = None
     settled: dict[str, Counter[str]] = field(default_factory=dict[str, Counter[str]])
     """By target and column, how many values a column's `on_error` made NULL or cut."""
+    ignored: int = 0
+    """Records that match no target, where the mapping says to leave those out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +98,10 @@ class StreamDecoder:
     def __init__(self, mapping: TableMapping) -> None:
         self.mapping = mapping
         self._settled: list[Counter[str]] = [Counter() for _ in mapping.targets]
-        self._decoders = [
-            RowDecoder(target, settled) for target, settled in zip(mapping.targets, self._settled, strict=True)
-        ]
+        self._decoders = {
+            target: RowDecoder(target, settled) for target, settled in zip(mapping.targets, self._settled, strict=True)
+        }
+        self._router = Router(mapping)
 
     def decode(self, records: Sequence[StreamRecord], stream_label: str) -> DecodedBatch:
         """Decode records of one stream in order. Raises ConfigurationError when they lack new images."""
@@ -105,21 +110,32 @@ class StreamDecoder:
             try:
                 position = self._position(record, stream_label)
             except TerminalError as error:
-                batch.rejects.extend(
-                    Reject(target.view_name, error.message, record, None) for target in self.mapping.targets
-                )
+                targets = self._router.route(_image_change(record).get("Keys", {}))
+                names = [target.view_name for target in targets] or [NO_TARGET]
+                batch.rejects.extend(Reject(name, error.message, record, None) for name in names)
                 continue
             self._check_images(record)
             batch.last_sequence_number = _image_change(record).get("SequenceNumber")
             if batch.newest is None or position.as_of >= batch.newest.as_of:
                 batch.newest = position
-            for decoder in self._decoders:
-                self._decode_for(decoder, record, position, origin, batch)
+            targets = self._router.route(_image_change(record).get("Keys", {}))
+            for target in targets:
+                self._decode_for(self._decoders[target], record, position, origin, batch)
+            if not targets:
+                self._set_aside(record, position, batch)
         for target, settled in zip(self.mapping.targets, self._settled, strict=True):
             if settled:
                 batch.settled[target.view_name] = Counter(settled)
                 settled.clear()
         return batch
+
+    def _set_aside(self, record: StreamRecord, position: Position, batch: DecodedBatch) -> None:
+        """Reject or count a record that matches no target."""
+        if self._router.rejects_unmatched:
+            digest = _digest(_image_change(record).get("Keys", {}))
+            batch.rejects.append(Reject(NO_TARGET, MATCHES_NO_TARGET, record, position, digest))
+        else:
+            batch.ignored += 1
 
     def _position(self, record: StreamRecord, stream_label: str) -> Position:
         change = _image_change(record)

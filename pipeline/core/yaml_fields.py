@@ -114,6 +114,12 @@ class Field:
             return None
         return [Field(self.document, node, self.path, _line(node)) for node in self.node.value]
 
+    def has(self, name: str) -> bool:
+        """Whether this is a mapping that has the key `name`; notes nothing."""
+        if not isinstance(self.node, yaml.MappingNode):
+            return False
+        return any(isinstance(key, yaml.ScalarNode) and key.value == name for key, _ in self.node.value)
+
     def members(self, example: str) -> dict[str, Field] | None:
         """Return the fields of a mapping by their names, or note that it is none. Any name is taken, once."""
         if not isinstance(self.node, yaml.MappingNode):

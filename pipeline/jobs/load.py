@@ -44,7 +44,11 @@ PROCESSES_FROM_ITEMS = 100_000
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
-    """What a load did. `applied` + `stale` + `rejected` = items × targets; stale rows were newer in Aurora already."""
+    """What a load did. `applied` + `stale` + `rejected` + `ignored` = rows; stale rows were newer in Aurora already.
+
+    With patterns every item is one target's, or matches none: `rows` is then `items`. Without, every item is a row of
+    each target.
+    """
 
     table: str
     export_id: int
@@ -64,6 +68,13 @@ class LoadReport:
     already_loaded: bool
     strategy: str = "merge"
     """`merge`, or `aside` when the tables were built aside and swapped in."""
+    ignored: int = 0
+    """Items that match no target, where the mapping says to leave those out."""
+
+    @property
+    def rows(self) -> int:
+        """What the items came to, ignored ones included."""
+        return self.applied + self.stale + self.rejected + self.ignored
 
 
 def load(
@@ -121,6 +132,7 @@ def load(
         files_resumed=run.files_resumed,
         already_loaded=record.status == "loaded",
         strategy=run.strategy,
+        ignored=counts.ignored,
     )
 
 
@@ -128,6 +140,8 @@ def _may_be_built_aside(connection: Connection, mapping: TableMapping) -> bool:
     """Only a first load: later ones meet full tables, which bringing over would copy whole."""
     if loads.loaded_before(connection, mapping.name):
         return False
+    if any(target.children for target in mapping.targets):
+        return False  # what is built aside has no row that decides for its children
     return not any(beyond_standard(connection, target) for target in mapping.targets)
 
 

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from psycopg import sql
@@ -25,7 +26,9 @@ from pipeline.core.copy_text import copy_text
 from pipeline.core.decode import RowDecoder
 from pipeline.core.errors import DataError, TerminalError
 from pipeline.core.export_lines import decode_full, parse_full
+from pipeline.core.export_routing import route_block
 from pipeline.core.mapping import STORAGE_SCHEMA
+from pipeline.core.routing import MATCHES_NO_TARGET, NO_TARGET, Router
 from pipeline.core.stream_records import Reject
 from pipeline.dynamodb.export_files import check_count, count_lines, read_lines
 from pipeline.dynamodb.objects import join_location
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 
     from pipeline.aurora.connection import Connection
     from pipeline.core.change import Row
+    from pipeline.core.export_routing import Part
     from pipeline.core.mapping import TableMapping, Target
     from pipeline.core.ordering import Position
     from pipeline.dynamodb.manifest import ExportFile
@@ -70,6 +74,7 @@ class FileLoader:
         self._decoders = [
             BlockDecoder(target, counts) for target, counts in zip(work.mapping.targets, self._settled, strict=True)
         ]
+        self.router = Router(work.mapping)
 
     def load(self, connection: Connection, file: ExportFile, on_lines: OnLines) -> FileCounts | None:
         """Load one file; None when it was loaded already. Raises with the file's name.
@@ -99,7 +104,7 @@ class FileLoader:
                 counting.applied = sum(each.settle(connection) for each in destinations)
             rejects.add(connection, work.mapping.name, counting.refused, source=f"export {location}")
             settled.add(connection, work.mapping.name, self._settled_by_target())
-            counts = counting.counts(len(destinations))
+            counts = counting.counts()
             loads.mark_file(connection, work.export_id, file.key, counts)
         return counts
 
@@ -111,9 +116,9 @@ class FileLoader:
         """Read the file's lines in blocks."""
         return read_lines(self._work.services.store(self._work.location), self._work.bucket, file)
 
-    def reject(self, decoder: RowDecoder, line: bytes, reason: str) -> Reject:
-        """Set a line aside for one target."""
-        return Reject(decoder.target.view_name, reason, json.loads(line), self._work.position)
+    def reject(self, target: str, line: bytes, reason: str) -> Reject:
+        """Set a line aside for one target's view."""
+        return Reject(target, reason, json.loads(line), self._work.position)
 
     def _destination(self, connection: Connection, number: int) -> _Destination:
         decoder, work = self._decoders[number], self._work
@@ -177,20 +182,23 @@ class _Counting:
     on_lines: OnLines
     lines: int = 0
     size_bytes: int = 0
+    rows: int = 0
+    """Lines times their targets, those rejected for having none included."""
     applied: int = 0
+    ignored: int = 0
     refused: list[Reject] = field(default_factory=list[Reject])
 
-    def counts(self, targets: int) -> FileCounts:
-        stale = self.lines * targets - self.applied - len(self.refused)
-        return FileCounts(self.lines, self.applied, stale, len(self.refused), self.size_bytes)
+    def counts(self) -> FileCounts:
+        stale = self.rows - self.applied - len(self.refused)
+        return FileCounts(self.lines, self.applied, stale, len(self.refused), self.size_bytes, self.ignored)
 
     def copy(self, connection: Connection, destinations: Sequence[_Destination]) -> None:
         """Copy every block as text: one COPY a file, or, as a connection can only do one at a time, one a block."""
         with ExitStack() as stack:
             only = stack.enter_context(destinations[0].opened(connection)) if len(destinations) == 1 else None
             for block in self.loader.blocks(self.file):
-                for each in destinations:
-                    decoded = each.decoder.decode(block, file=self.location, first_line=self.lines + 1)
+                for each, part in self._parts(block, destinations):
+                    decoded = part.decode(partial(each.decoder.decode, file=self.location))
                     if only:
                         only.write(decoded.text)
                     else:
@@ -198,24 +206,36 @@ class _Counting:
                             copy.write(decoded.text)
                     each.rows += decoded.rows
                     for line, error in decoded.failures:
-                        self.refused.append(self.loader.reject(each.decoder.rows, line, error.message))
+                        self.refused.append(self.loader.reject(each.target.view_name, line, error.message))
                 self._count(block)
 
     def copy_isolating(self, connection: Connection, destinations: Sequence[_Destination]) -> None:
         """Store every block under savepoints, halved where PostgreSQL refuses."""
         for block in self.loader.blocks(self.file):
-            for each in destinations:
+            for each, part in self._parts(block, destinations):
                 decoder = each.decoder.rows
-                rows, failures = decode_full(block, decoder, file=self.location, first_line=self.lines + 1)
+                rows, failures = part.decode(partial(decode_full, decoder=decoder, file=self.location))
                 for line, error in failures:
-                    self.refused.append(self.loader.reject(decoder, line, error.message))
-                refuser = _Refuser(self, decoder, block)
+                    self.refused.append(self.loader.reject(each.target.view_name, line, error.message))
+                refuser = _Refuser(self, decoder, part.block)
 
                 def store(some: Sequence[Row], each: _Destination = each) -> int:
                     return each.store(connection, some)
 
                 self.applied += store_isolating(connection, rows, store, refuser.refuse)
             self._count(block)
+
+    def _parts(self, block: bytes, destinations: Sequence[_Destination]) -> list[tuple[_Destination, Part]]:
+        """Return each destination's lines of the block, and set aside or count those that are no one's."""
+        router = self.loader.router
+        routed = route_block(block, router, file=self.location, first_line=self.lines + 1)
+        if router.rejects_unmatched:
+            self.refused += [self.loader.reject(NO_TARGET, line, MATCHES_NO_TARGET) for line in routed.unmatched]
+            self.rows += len(routed.unmatched)
+        else:
+            self.ignored += len(routed.unmatched)
+        self.rows += sum(len(part.numbers) for part in routed.parts.values())
+        return [(each, routed.parts[each.target]) for each in destinations if each.target in routed.parts]
 
     def _count(self, block: bytes) -> None:
         lines = count_lines(block)
@@ -241,5 +261,7 @@ class _Refuser:
                 except TerminalError:  # a line that could not be converted is a reject already
                     continue
                 if found:
-                    self.counting.refused.append(self.counting.loader.reject(self.decoder, line, error.message))
+                    self.counting.refused.append(
+                        self.counting.loader.reject(self.decoder.target.view_name, line, error.message)
+                    )
                     return

@@ -120,7 +120,8 @@ def promote(
 
 def promotions_of(target: Target) -> list[Promotion]:
     """Return what a target's columns could be filled from, one for each attribute."""
-    columns = [column for column in target.columns if column.name not in target.primary_key]
+    matched = {attribute for attribute, _ in target.match}  # known from the key, and not repeated in jsonb
+    columns = [c for c in target.columns if c.name not in target.primary_key and c.path[0] not in matched]
     attributes = dict.fromkeys(str(column.path[0]) for column in columns)
     found = {name: tuple(column for column in columns if column.path[0] == name) for name in attributes}
     return [

@@ -26,8 +26,10 @@ from pipeline.core.change import Change, coalesce
 from pipeline.core.decode import RowDecoder
 from pipeline.core.errors import ConversionError, key_digest
 from pipeline.core.export_lines import decode_full
+from pipeline.core.export_routing import route_block
 from pipeline.core.keys import key_attributes
 from pipeline.core.ordering import snapshot_position
+from pipeline.core.routing import Router
 from pipeline.dynamodb.export_files import check_count, count_lines, read_lines
 from pipeline.dynamodb.items import read_items
 from pipeline.dynamodb.manifest import read_manifest
@@ -71,7 +73,7 @@ class ReconcileReport:
     different: int
     repaired: int
     rejected: int
-    """Items that a target cannot hold: kept as rejects when they came, and no drift."""
+    """Items that a target cannot hold, or that match none: kept as rejects when they came, and no drift."""
     by_column: dict[str, int]
     samples: tuple[DriftSample, ...]
     seconds: float
@@ -138,7 +140,10 @@ def _wait_until_older(moment: datetime, say: Callable[[str], None]) -> None:
 
 
 def _stage(run: _Run, staging: Staging, workers: int) -> int:
-    """Copy the snapshot's rows to the staging table; returns how many items the target cannot hold."""
+    """Copy the snapshot's rows of one target to the staging table; returns how many items it cannot hold.
+
+    Items that match no target are counted with the first one.
+    """
     files = [file for file in run.manifest.files if file.item_count]
     with ThreadPoolExecutor(max_workers=max(1, min(workers, len(files) or 1)), thread_name_prefix="stage") as pool:
         return sum(pool.map(partial(_stage_file, run, staging), files))
@@ -147,16 +152,20 @@ def _stage(run: _Run, staging: Staging, workers: int) -> int:
 def _stage_file(run: _Run, staging: Staging, file: ExportFile) -> int:
     bucket, lines, rejected = run.manifest.bucket, 0, 0
     location = join_location(bucket, file.key)
-    decoder = RowDecoder(staging.target)
+    decoder, router = RowDecoder(staging.target), Router(run.mapping)
+    counts_unmatched = router.rejects_unmatched and staging.target is run.mapping.targets[0]
     with (
         run.services.connect("dynaurora reconcile worker") as connection,
         translating(f"staging {location}", table=run.mapping.name),
         connection.transaction(),
     ):
         for block in read_lines(run.services.store(run.manifest.location), bucket, file):
-            rows, failures = decode_full(block, decoder, file=location, first_line=lines + 1)
-            rejected += len(failures)
-            staging.copy(connection, [rows])
+            routed = route_block(block, router, file=location, first_line=lines + 1)
+            rejected += len(routed.unmatched) if counts_unmatched else 0
+            if part := routed.parts.get(staging.target):
+                rows, failures = part.decode(partial(decode_full, decoder=decoder, file=location))
+                rejected += len(failures)
+                staging.copy(connection, [rows])
             lines += count_lines(block)
         check_count(file, bucket, lines)
     return rejected
@@ -199,8 +208,8 @@ class _Run:
         if self.repair and settled:
             statement = ApplyStatement(target, self.mapping.name)
             changes = coalesce([change for change in again if change.key in left])
-            with translating("repairing", table=self.mapping.name):
-                connection.execute(statement.query, statement.parameters(changes))
+            with translating("repairing", table=self.mapping.name), connection.transaction():
+                statement.apply(connection, changes)
             left = {difference.key for difference in self._differences(connection, target, again)}
         for difference in settled:
             self._record(target, difference, repaired=self.repair and difference.key not in left)

@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pipeline.aurora import rejects
-from pipeline.aurora.apply import Applied, ApplyStatement
+from pipeline.aurora.apply import ApplyStatement
 from pipeline.aurora.errors import translating
 from pipeline.aurora.overtaken import overtaken
 from pipeline.core.change import coalesce
 from pipeline.core.decode import RowDecoder
 from pipeline.core.errors import DataError, TerminalError
-from pipeline.core.rejected_records import decode_again, key_again
+from pipeline.core.rejected_records import decode_again, key_again, keys_again
+from pipeline.core.routing import MATCHES_NO_TARGET, NO_TARGET, Router
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -71,9 +72,10 @@ def replay(
         target.view_name: _Target(RowDecoder(target), ApplyStatement(target, mapping.name))
         for target in mapping.targets
     }
+    router = Router(mapping)
     while stored := rejects.waiting(connection, mapping.name, after=after, limit=_CHUNK):
         with translating("replaying rejects", table=mapping.name), connection.transaction():
-            chunk = _replay_chunk(connection, stored, targets)
+            chunk = _replay_chunk(connection, stored, targets, router)
             rejects.mark_replayed(connection, chunk.settled)
             rejects.set_reasons(connection, chunk.failed)
         report.replayed += len(chunk.settled)
@@ -94,15 +96,27 @@ class _Target:
     statement: ApplyStatement
 
 
-def _replay_chunk(connection: Connection, stored: Sequence[StoredReject], targets: dict[str, _Target]) -> _Chunk:
+def _target_now(reject: StoredReject, router: Router) -> str:
+    """Return the target of a record that had none, as the mapping stands now."""
+    targets = router.route(keys_again(reject.record))
+    return targets[0].view_name if targets else NO_TARGET
+
+
+def _replay_chunk(
+    connection: Connection, stored: Sequence[StoredReject], targets: dict[str, _Target], router: Router
+) -> _Chunk:
     chunk = _Chunk()
     by_target: defaultdict[str, list[StoredReject]] = defaultdict(list)
     for reject in stored:
-        by_target[reject.target].append(reject)
+        by_target[reject.target or _target_now(reject, router)].append(reject)
     for name in sorted(by_target):
         target = targets.get(name)
         if target is None:
-            reason = f"the mapping has no target {name} any more; give it one of that name, or leave the record here"
+            reason = (
+                MATCHES_NO_TARGET
+                if name == NO_TARGET
+                else f"the mapping has no target {name} any more; give it one of that name, or leave the record here"
+            )
             chunk.failed += [(reject, reason) for reject in by_target[name]]
             continue
         changes = _decode(connection, target, by_target[name], chunk)
@@ -166,7 +180,5 @@ def _apply(
 
 
 def _execute(connection: Connection, target: _Target, changes: Sequence[Change]) -> int:
-    query, parameters = target.statement.query, target.statement.parameters(coalesce(changes))
     with translating("applying changes"), connection.transaction():
-        row = connection.execute(query, parameters).fetchone()
-    return Applied(row[0]).applied if row else 0
+        return target.statement.apply(connection, coalesce(changes))[0]

@@ -45,6 +45,8 @@ class ReplicationReport:
     """Sequence number to continue from when the time ran short, or a later chunk failed; else None."""
     failure: ReplicationError | None = None
     """Why the chunk that begins at `first_unprocessed` failed; it is raised when it is delivered again and fails."""
+    ignored: int = 0
+    """Records that match no target, where the mapping says to leave those out."""
 
 
 class Replicator:
@@ -95,7 +97,7 @@ class Replicator:
                 f"replicating: no mapping for the DynamoDB table {source.table}",
                 hint=f"add a mapping file with `source: {{table: {source.table}, …}}`, and deploy again",
             )
-        total, rejected, done, newest = None, 0, 0, None
+        total, rejected, ignored, done, newest = None, 0, 0, 0, None
         last_sequence_number, failure = None, None
         for start in range(0, len(records), CHUNK_RECORDS):
             if start and self._monotonic() > deadline - RESERVE_SECONDS and _sequence_number(records[start]):
@@ -112,6 +114,7 @@ class Replicator:
                 break
             total = result.applied if total is None else total.plus(result.applied)
             rejected += result.rejected
+            ignored += batch.ignored
             done = start + len(chunk)
             last_sequence_number = batch.last_sequence_number or last_sequence_number
             newest = batch.newest or newest
@@ -128,6 +131,7 @@ class Replicator:
             last_sequence_number=last_sequence_number,
             first_unprocessed=_sequence_number(records[done]) if done < len(records) else None,
             failure=failure,
+            ignored=ignored,
         )
 
     def _mark(self, mapping: TableMapping, stream_label: str, batch: DecodedBatch, records: int) -> Mark:

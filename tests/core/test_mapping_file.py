@@ -60,7 +60,7 @@ WRONG = (
         " targets: {Employees: {primary_key: [Id], columns: {Id: {attribute: Id, type: bigint}}}}",
     ), structural=True),
     Wrong("unlike any key", "unmapped: attributes", "rest: attributes", (
-        '10: targets.Employees.rest: "rest" is not a key here; the keys are primary_key, columns, unmapped,'
+        '10: targets.Employees.rest: "rest" is not a key here; the keys are primary_key, columns, match, unmapped,'
         " unmapped_on_error",
     ), structural=True),
     Wrong("misspelled key of a column", *name_column("{attribute: empName, type: text, defualt: NA}"), (
@@ -98,7 +98,7 @@ WRONG = (
     Wrong("comma without quotes", *name_column("{attribute: empName, type: numeric(12,2)}"), (
         f'8: {COLUMN}.type: "numeric(12" lacks its ")": inside {{ }} a comma ends a value; write it in quotes,'
         ' as "numeric(12,2)"',
-        f'8: {COLUMN}.2): "2)" is not a key here; the keys are attribute, type, default, on_error, epoch,'
+        f'8: {COLUMN}.2): "2)" is not a key here; the keys are attribute, type, capture, default, on_error, epoch,'
         " json, description",
     ), structural=True),
     Wrong("length of none", *name_column("{attribute: empName, type: varchar(0)}"), (

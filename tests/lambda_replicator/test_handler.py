@@ -41,7 +41,7 @@ def test_a_batch_is_applied_and_answered(
     assert metrics["_aws"]["CloudWatchMetrics"][0]["Namespace"] == "Dynaurora"
     assert metrics["_aws"]["CloudWatchMetrics"][0]["Dimensions"] == [["table"]]
     assert {m["Name"] for m in metrics["_aws"]["CloudWatchMetrics"][0]["Metrics"]} == {
-        "Applied", "Stale", "Deleted", "Expired", "Rejected", "LagSeconds"
+        "Applied", "Stale", "Deleted", "Expired", "Rejected", "Ignored", "LagSeconds"
     }  # fmt: skip
     assert metrics["table"] == "employees"
     assert metrics["LagSeconds"][0] > 0

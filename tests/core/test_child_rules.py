@@ -1,0 +1,143 @@
+"""Child targets in mapping files: wrong ones name line, field and remedy; elements become rows, all of them or none."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from pipeline.core.decode import RowDecoder
+from pipeline.core.errors import ConversionError
+from pipeline.core.mapping import TableMapping
+from pipeline.core.mapping_file import read_mapping
+from pipeline.core.yaml_fields import MappingError
+from tests.core.test_mapping_file import schema_errors
+
+RIGHT = """\
+name: shop
+source: {table: Shop, key: {PK: S}}
+targets:
+  Orders:
+    primary_key: [order]
+    columns:
+      order: {attribute: PK, type: text}
+  Lines:
+    parent: Orders
+    explode: lines
+    element: {line: integer}
+    columns:
+      sku: {attribute: sku, type: text}
+      city: {attribute: from.city, type: varchar(5), default: "?"}
+  sales.Prices:
+    parent: Orders
+    explode: more.prices
+    element: {currency: text}
+    columns:
+      amount: {attribute: amount, type: "numeric(9,2)"}
+"""
+LINES = "targets.Lines"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "messages", "structural"),
+    [
+        ("parent: Orders", "parent: Order", (f'9: {LINES}.parent: "Order" is no target of this file that can have'
+         " children; did you mean Orders?",), False),
+        ("parent: Orders", "parent: Lines", (f'9: {LINES}.parent: "Lines" is no target of this file that can have'
+         " children; the targets are Orders",), False),
+        ("    parent: Orders\n", "", (f"8: {LINES}.parent: is missing; add it, such as parent: Orders",), True),
+        ("    explode: lines\n", "", (f"8: {LINES}.explode: is missing; add it, such as explode: lines",), True),
+        ("    element: {line: integer}\n", "", (f"8: {LINES}.element: is missing; add it, such as element:"
+         " {line: integer}",), True),
+        ("explode: lines", "explode: PK", (f'10: {LINES}.explode: "PK" is the key attribute "PK", which is never a list'
+         " or a map",), False),
+        ("explode: lines", 'explode: "a..b"', (f'10: {LINES}.explode: "a..b" is not an attribute path such as name,'
+         ' address.city, lines[0].sku or "a.b".c',), False),
+        ("{line: integer}", "{line: bigint}", (f'11: {LINES}.element.line: "bigint" is no place; write integer for the'
+         " elements of a list, text for those of a map",), True),
+        ("{line: integer}", "{}", (f"11: {LINES}.element: names one column for an element's place: {{line: integer}} in"
+         " a list, {name: text} in a map",), True),
+        ("{line: integer}", "{order: integer}", (f'11: {LINES}.element: "order" is a column of the parent\'s key'
+         " already; rename it",), False),
+        ("      sku:", "      line:", (f'13: {LINES}.columns.line: "line" is a column of the child already, by its'
+         " parent's key and its place; rename it",), False),
+        ("      sku:", "      _children_0:", (f'13: {LINES}.columns._children_0: "_children_0" is the name of one of'
+         " Dynaurora's own columns; rename it",), False),
+        ("    explode: lines", "    unmapped: ignore\n    explode: lines", (f'10: {LINES}.unmapped: "unmapped" is not a'
+         " key here; the keys are parent, explode, element, columns",), True),
+        ("{attribute: sku, type: text}", "{capture: sku, type: text}", (f'13: {LINES}.columns.sku.capture: "sku" is not'
+         " captured by the target's match; add a pattern to the target, such as match: {PK: \"CUSTOMER#{sku}\"}",),
+         False),
+        ("sales.Prices", "public.Orders", ("15: targets.public.Orders: is the view public.Orders, as is another target"
+         " of this file; remove or rename one",), False),
+    ],
+)  # fmt: skip
+def test_a_wrong_child_says_what_where_and_the_remedy(
+    old: str, new: str, messages: tuple[str, ...], *, structural: bool
+) -> None:
+    text = RIGHT.replace(old, new, 1)
+    with pytest.raises(MappingError) as raised:
+        read_mapping(text, "shop.yaml")
+    assert [str(problem) for problem in raised.value.problems] == [f"shop.yaml:{message}" for message in messages]
+    assert bool(schema_errors(text)) == structural
+
+
+def test_children_without_a_parent_target_are_refused() -> None:
+    text = RIGHT[: RIGHT.index("  Orders:")] + RIGHT[RIGHT.index("  Lines:") : RIGHT.index("  sales")]
+    with pytest.raises(MappingError) as raised:
+        read_mapping(text, "shop.yaml")
+    assert '"Orders" is no target of this file that can have children' in str(raised.value)
+
+
+@pytest.fixture
+def shop() -> TableMapping:
+    assert schema_errors(RIGHT) == []
+    return read_mapping(RIGHT, "shop.yaml")
+
+
+def test_a_child_has_its_parents_key_and_its_place(shop: TableMapping) -> None:
+    (orders,) = shop.targets
+    lines, prices = orders.children
+    assert [table.view_name for table in shop.tables] == ["public.Orders", "public.Lines", "sales.Prices"]
+    assert (lines.primary_key, prices.primary_key) == (("order", "line"), ("order", "currency"))
+    assert [(column.name, column.type.sql) for column in lines.columns] == [
+        ("order", "text"),
+        ("line", "integer"),
+        ("sku", "text"),
+        ("city", "varchar(5)"),
+    ]
+
+
+def carried(shop: TableMapping, **attributes: Any) -> list[Any]:  # noqa: ANN401  attribute values
+    row = RowDecoder(shop.targets[0]).row({"PK": {"S": "o"}, **attributes})
+    return [json.loads(text or "") for text in row[-2:]]
+
+
+def test_elements_become_rows(shop: TableMapping) -> None:
+    lines = {
+        "L": [{"M": {"sku": {"S": 'a"é'}, "from": {"M": {"city": {"S": "Accra"}}}}}, {"M": {"sku": {"NULL": True}}}]
+    }
+    prices = {"M": {"prices": {"M": {"EUR": {"M": {"amount": {"N": "1.50"}}}}}}}
+    assert carried(shop, lines=lines, more=prices) == [
+        [["0", 'a"é', "Accra"], ["1", None, "?"]],
+        [["EUR", "1.50"]],
+    ]
+    assert carried(shop) == [[], []]
+    assert carried(shop, lines={"NULL": True}, more={"M": {}}) == [[], []]
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        ({"M": {}}, 'column "public.Lines.line": what holds the elements is not a list'),
+        ({"L": [{"S": "secret"}]}, 'column "public.Lines.line": an element is not a map'),
+        ({"L": [{"M": {"sku": {"N": "1"}}}]}, 'column "public.Lines.sku": takes S and the attribute is of type N'),
+    ],
+)
+def test_an_element_that_cannot_be_held_fails_its_whole_item(
+    shop: TableMapping, lines: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(ConversionError) as raised:
+        carried(shop, lines=lines)
+    assert str(raised.value).startswith(reason)
