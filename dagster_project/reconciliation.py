@@ -68,7 +68,8 @@ def parity_spec(keys: TableKeys) -> dg.AssetCheckSpec:
         PARITY,
         asset=keys.reconciliation,
         description="Every row that could be decided equals the source. A warning: there was drift and it was"
-        " repaired; find out where it came from (rejects, rows changed by hand, a replicator that stood still). An"
+        " repaired; find out where it came from (rejects, rows changed by hand, a replicator that stood still); or some"
+        " items cannot be stored under the mapping: see `dynaurora rejects`. An"
         f" error: there is drift; launch `{keys.reconcile_job}` with `repair: true`.",
     )
 
@@ -80,10 +81,12 @@ def parity(report: ReconcileReport) -> dg.AssetCheckResult:
         description = f"{left} of {report.drift} differing rows are not repaired"
     elif report.drift:
         description = f"{report.drift} differing rows were found and repaired"
+    elif report.rejected:
+        description = f"{report.rejected} items cannot be stored as the mapping has it; all others are equal"
     else:
         description = f"{report.compared:,} rows compared, none differs"
     return dg.AssetCheckResult(
-        passed=report.drift == 0,
+        passed=report.drift == 0 and report.rejected == 0,
         check_name=PARITY,
         severity=dg.AssetCheckSeverity.ERROR if left > 0 else dg.AssetCheckSeverity.WARN,
         description=description,

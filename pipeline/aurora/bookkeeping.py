@@ -134,6 +134,7 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
             extra bigint,
             different bigint,
             repaired bigint,
+            rejected bigint,
             by_column json,
             started_at timestamptz NOT NULL DEFAULT now(),
             finished_at timestamptz

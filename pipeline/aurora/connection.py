@@ -58,6 +58,9 @@ def _set_up(connection: Connection, statement_timeout_seconds: float | None) -> 
     settings = {
         "default_transaction_isolation": "read committed",
         "TimeZone": "UTC",
+        # Keys are read back as text, and must be the texts that were sent.
+        "DateStyle": "ISO, MDY",
+        "bytea_output": "hex",
         "client_min_messages": "warning",
     }
     if statement_timeout_seconds is not None:

@@ -75,6 +75,20 @@ def lock_table(connection: Connection, table_name: str) -> None:
     )
 
 
+def keep_loads_out(connection: Connection, table_name: str) -> None:
+    """Hold the load lock shared, for as long as the connection lives: no load begins. Raises when one is running."""
+    with translating("keeping loads out", table=table_name):
+        row = connection.execute(
+            "SELECT pg_try_advisory_lock_shared(hashtext(%s), hashtext(%s))", [_LOCK_SPACE, table_name]
+        ).fetchone()
+    if not (row and row[0]):
+        raise TerminalError(
+            "reconciling: the table is being loaded, so rows are missing that are on their way",
+            table=table_name,
+            hint="wait until the load has ended, then run this again",
+        )
+
+
 def begin(
     connection: Connection,
     table_name: str,

@@ -11,8 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from psycopg import sql
+
 from pipeline.aurora.errors import translating
 from pipeline.core.errors import TerminalError
+from pipeline.core.mapping import STORAGE_SCHEMA
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -43,6 +46,7 @@ class Counts:
     extra: int = 0
     different: int = 0
     repaired: int = 0
+    rejected: int = 0
 
 
 def lock_table(connection: Connection, table_name: str) -> None:
@@ -57,6 +61,19 @@ def lock_table(connection: Connection, table_name: str) -> None:
             table=table_name,
             hint="wait for it, or end it, then run this again",
         )
+
+
+def drop_leftovers(connection: Connection, table_name: str) -> None:
+    """Drop the staging tables that earlier runs of the table left when they were killed; needs the table's lock."""
+    with translating("dropping what an earlier reconciliation left", table=table_name):
+        left = connection.execute(
+            "SELECT tablename FROM pg_tables WHERE schemaname = 'replica' AND tablename ~ '^_reconcile_[0-9]+_[0-9]+$'"
+            " AND split_part(tablename, '_', 3)::bigint IN"
+            " (SELECT id FROM replication.reconciliations WHERE table_name = %s)",
+            [table_name],
+        ).fetchall()
+        for (name,) in left:
+            connection.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(STORAGE_SCHEMA, name)))
 
 
 def begin(connection: Connection, table_name: str, *, snapshot: str, snapshot_time: datetime, as_of: datetime) -> int:
@@ -77,7 +94,8 @@ def finish(
     with translating("recording the reconciliation"), connection.transaction():
         connection.execute(
             "UPDATE replication.reconciliations SET status = 'done', finished_at = clock_timestamp(), compared = %s,"
-            " in_flight = %s, missing = %s, extra = %s, different = %s, repaired = %s, by_column = %s WHERE id = %s",
+            " in_flight = %s, missing = %s, extra = %s, different = %s, repaired = %s, rejected = %s, by_column = %s"
+            " WHERE id = %s",
             [
                 counts.compared,
                 counts.in_flight,
@@ -85,6 +103,7 @@ def finish(
                 counts.extra,
                 counts.different,
                 counts.repaired,
+                counts.rejected,
                 json.dumps(by_column),
                 run_id,
             ],

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from psycopg import sql
 
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from pipeline.aurora.connection import Connection
     from pipeline.core.change import Row
     from pipeline.core.mapping import Target
+
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,17 @@ class Staging:
         """Drop the table."""
         with translating("dropping a staging table"):
             connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(self.name))
+
+    def copy_isolating(
+        self, connection: Connection, rows: Sequence[Row], refuse: Callable[[Row, DataError], None]
+    ) -> None:
+        """COPY rows under savepoints; calls `refuse` with each that PostgreSQL refuses."""
+
+        def store(part: Sequence[Row]) -> int:
+            self.copy(connection, [part])
+            return len(part)
+
+        store_isolating(connection, rows, store, refuse)
 
     def copy(self, connection: Connection, blocks: Iterable[Sequence[Row]]) -> None:
         """COPY blocks of rows in one stream. Raises DataError when PostgreSQL refuses any of them."""
@@ -133,13 +147,13 @@ def copy_statement(target: Target, name: sql.Identifier) -> sql.Composed:
 
 def store_isolating(
     connection: Connection,
-    rows: Sequence[Row],
-    store: Callable[[Sequence[Row]], int],
-    refuse: Callable[[Row, DataError], None],
+    rows: Sequence[_T],
+    store: Callable[[Sequence[_T]], int],
+    refuse: Callable[[_T, DataError], None],
 ) -> int:
-    """Have `store` take rows under savepoints, halving at each refusal; returns how many it took.
+    """Have `store` take rows (or changes) under savepoints, halving at each refusal; returns how many it took.
 
-    Calls `refuse` with each row that PostgreSQL refuses when it stands alone. The slow way, for a file in which
+    Calls `refuse` with each one that PostgreSQL refuses when it stands alone. The slow way, for a file in which
     the fast one has met a value that only PostgreSQL finds wrong.
     """
     if not rows:

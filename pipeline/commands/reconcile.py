@@ -22,7 +22,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(session: Session, arguments: Namespace) -> Outcome:
-    """Reconcile; drift that was not repaired needs a person."""
+    """Reconcile; drift that was not repaired, and items that cannot be stored, need a person."""
     (mapping,) = session.mappings([arguments.name])
     margin = snapshots.margin(arguments)
     snapshot = snapshots.take(session, mapping, arguments)
@@ -48,6 +48,13 @@ def _lines(report: ReconcileReport) -> list[str]:
         f"{report.table}: {report.compared} keys compared with the snapshot of {report.snapshot_time:%Y-%m-%d %H:%M:%S}"
         f" UTC in {report.seconds:.1f} s, {report.in_flight} in flight",
     ]
+    if report.rejected:
+        lines.append(
+            f"  ! {report.rejected} items cannot be stored under this mapping;"
+            f" see `dynaurora rejects list {report.table}`"
+        )
+    if not report.drift and report.rejected:
+        return [*lines, "  all others are equal"]
     if not report.drift:
         return [*lines, "  equal: nothing missing, nothing extra, nothing different"]
     lines.append(

@@ -129,10 +129,8 @@ def test_the_new_table_has_what_belonged_to_the_name(connection: Connection) -> 
     connection.execute('GRANT SELECT ON public."Orders" TO PUBLIC')
     connection.execute('GRANT SELECT ("Id") ON public."Orders" TO dynaurora_reader')
     connection.execute('ALTER VIEW public."Orders" SET (security_barrier = true)')
-    connection.execute(
-        "COMMENT ON VIEW public.\"Orders\" IS 'orders''s view';"
-        " COMMENT ON TABLE replica.\"Orders\" IS '100 %s {braces}; {}'"
-    )
+    connection.execute("COMMENT ON VIEW public.\"Orders\" IS 'orders''s view'")
+    connection.execute("COMMENT ON TABLE replica.\"Orders\" IS '100 %s {braces}; {}'")
     connection.execute('COMMENT ON COLUMN replica."Orders"."Name" IS \'c\'')
     connection.execute('ALTER TABLE replica."Orders" ALTER COLUMN "Name" SET STORAGE EXTERNAL')
     connection.execute('ALTER TABLE replica."Orders" RENAME CONSTRAINT "Orders_pkey" TO "my key"')

@@ -14,6 +14,7 @@ from uuid import uuid4
 
 import pytest
 
+from pipeline.aurora import loads
 from pipeline.aurora.connection import Connection
 from pipeline.aurora.migrate import migrate
 from pipeline.core.errors import TerminalError
@@ -169,11 +170,38 @@ def test_a_repair_never_undoes_a_newer_change(
     assert view(connection)[3] == ("streamed", "NA")
 
 
-def test_an_item_that_a_target_cannot_hold_is_no_drift(source: Source, connection: Connection) -> None:
+def test_an_item_that_a_target_cannot_hold_is_no_drift_and_is_counted(source: Source, connection: Connection) -> None:
     source.put(item(3, "x" * 21))
     report = source.reconcile(repair=True)
-    assert (report.drift, report.rejected > 0) == (0, True)
+    assert (report.drift, report.rejected, report.in_flight) == (0, 1, 0)
     assert view(connection)[3] == ("name 3", "NA")
+    assert connection.execute("SELECT rejected FROM replication.reconciliations").fetchall() == [(1,)]
+
+
+def test_an_item_that_only_postgresql_refuses_stops_no_other(source: Source, connection: Connection) -> None:
+    source.put(item(3, "refused"), item(4, "good"))
+    execute(connection, """ALTER TABLE replica."Employees" ADD CHECK ("Name" <> 'refused')""")
+    report = source.reconcile(repair=True)
+    assert (report.rejected, report.repaired) == (1, 1)
+    assert view(connection)[4] == ("good", "NA")
+    assert view(connection)[3] == ("name 3", "NA")
+
+
+def test_no_load_runs_meanwhile(source: Source) -> None:
+    with closing(source.services.connect("a load")) as loading:
+        loads.lock_table(loading, source.mapping.name)
+        with pytest.raises(TerminalError, match="the table is being loaded"):
+            source.reconcile()
+
+
+def test_staging_tables_of_a_killed_run_are_dropped(source: Source, connection: Connection) -> None:
+    run_id = reconcile_module.reconciliations.begin(
+        connection, source.mapping.name, snapshot="s", snapshot_time=source.now, as_of=source.now
+    )
+    execute(connection, f"CREATE TABLE replica._reconcile_{run_id}_0 (x int)")
+    source.reconcile()
+    left = connection.execute("SELECT count(*) FROM pg_tables WHERE tablename LIKE '\\_reconcile%'").fetchone()
+    assert left == (0,)
 
 
 def test_it_waits_until_the_snapshot_is_older_than_the_margin(source: Source) -> None:
