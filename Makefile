@@ -64,7 +64,7 @@ lambda: setup  ## build build/lambda_replicator.zip (LAMBDA_PYTHON=3.12 for anot
 	@$(BIN)/python -m lambda_replicator.package --python $(LAMBDA_PYTHON)
 
 test: setup .venv-local/.ready .venv-rie/.ready  ## all tests but the long ones, against real PostgreSQL and the local AWS stack
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist worksteal
 
 stress: setup  ## the ordering contract over thousands of generated histories, and every mutation of it
 	$(BIN)/python -m tests.stress $(STRESS)
