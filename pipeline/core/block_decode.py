@@ -75,8 +75,7 @@ class BlockDecoder:
         `file` and `first_line`, the number of the block's first line, are for that error's message.
         """
         if self._carries:  # not written out: elements are converted the general way
-            rows, failures = decode_full(block, self.rows, file=file, first_line=first_line)
-            return Decoded(copy_text(rows), len(rows), failures)
+            return self._decode_generally(block, file, first_line)
         lines = block.split(b"\n")
         lines.pop()
         written: list[str] = []
@@ -88,17 +87,21 @@ class BlockDecoder:
                 )
             else:
                 self._decode_mixed(lines, written, slow)
-        except _UNREADABLE:
-            written, slow = [], list(range(len(lines)))
+        except _UNREADABLE:  # the general way names the line that is at fault
+            return self._decode_generally(block, file, first_line)
         failures: list[Failure] = []
         text = "\n".join([*written, ""]).encode() if written else b""
         count = len(written)
-        for index in slow:
+        for index in sorted(slow):
             rows, failed = decode_full(lines[index] + b"\n", self.rows, file=file, first_line=first_line + index)
             text += copy_text(rows)
             count += len(rows)
             failures += failed
         return Decoded(text, count, failures)
+
+    def _decode_generally(self, block: bytes, file: str, first_line: int) -> Decoded:
+        rows, failures = decode_full(block, self.rows, file=file, first_line=first_line)
+        return Decoded(copy_text(rows), len(rows), failures)
 
     def _decode_mixed(self, lines: list[bytes], written: list[str], slow: list[int]) -> None:
         """Part the lines: without a backslash, with one, and with the escape that can spell any character."""
