@@ -15,9 +15,11 @@ from dagster_project.forms import reconcile_form
 from dagster_project.graph import reconciliation_spec
 from dagster_project.keys import TableKeys
 from dagster_project.resources import ServicesResource
+from dagster_project.unmapped_check import judge_unmapped, unmapped_spec
 from pipeline.core.mapping import TableMapping
 from pipeline.jobs.reconcile import DriftSample, ReconcileReport, reconcile
 from pipeline.jobs.snapshot import take_snapshot
+from pipeline.jobs.unmapped import unmapped
 
 PARITY = "parity"
 _SHOWN = 20
@@ -32,7 +34,7 @@ def reconciliation_asset(mapping: TableMapping) -> dg.AssetsDefinition:
         name=keys.reconcile_op,
         specs=[reconciliation_spec(mapping)],
         config_schema=form.to_fields_dict(),
-        check_specs=[parity_spec(keys)],
+        check_specs=[parity_spec(keys), unmapped_spec(keys)],
         pool=keys.reconcile_pool,
     )
     def reconciliation(
@@ -55,8 +57,11 @@ def reconciliation_asset(mapping: TableMapping) -> dg.AssetsDefinition:
                 margin=timedelta(seconds=choice.margin_seconds),
                 on_progress=context.log.info,
             )
+            landed = unmapped(dynaurora.services, mapping)
         yield dg.MaterializeResult(
-            asset_key=keys.reconciliation, metadata=_metadata(report), check_results=[parity(report)]
+            asset_key=keys.reconciliation,
+            metadata=_metadata(report),
+            check_results=[parity(report), judge_unmapped(keys, landed)],
         )
 
     return reconciliation

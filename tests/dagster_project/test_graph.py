@@ -43,7 +43,7 @@ PINNED = {
         "parents": ["employees/aurora_table"],
         "kinds": ["postgres"],
         "external": False,
-        "checks": ["parity"],
+        "checks": ["parity", "unmapped_attributes"],
     },
 }
 

@@ -53,8 +53,13 @@ def sourced(
     return code
 
 
+def evaluation(result: dg.ExecuteInProcessResult, name: str) -> dg.AssetCheckEvaluation:
+    (found,) = (check for check in result.get_asset_check_evaluations() if check.check_name == name)
+    return found
+
+
 def parity(code: Code, result: dg.ExecuteInProcessResult) -> tuple[bool, dg.AssetCheckSeverity]:
-    (check,) = result.get_asset_check_evaluations()
+    check = evaluation(result, PARITY.name)
     record = code.instance.event_log_storage.get_latest_asset_check_execution_by_key([PARITY])[PARITY]
     assert asyncio.run(record.targets_latest_materialization(LoadingContextForTest(code.instance)))
     return check.passed, check.severity
@@ -83,3 +88,19 @@ def test_a_load_then_drift_then_repair(sourced: Code) -> None:
     proven = sourced.run("employees_reconcile", {"margin_seconds": 1})
     assert parity(sourced, proven)[0]
     assert sourced.query('SELECT count(*), min("Name") FILTER (WHERE "Id" = 7) FROM "Employees"') == [(40, "name 7")]
+
+
+def test_the_attributes_without_a_column_are_shown_and_those_that_wait_for_promotion_warn(sourced: Code) -> None:
+    with psycopg.connect(sourced.database, autocommit=True) as connection:
+        connection.execute(
+            'INSERT INTO replica."Employees" ("Id", attributes, _as_of)'
+            """ VALUES (999, '{"badge": 7, "empName": "x"}', '2020-01-01')"""
+        )
+    sourced.run("employees_full_load", {"margin_seconds": 1})
+    check = evaluation(sourced.run("employees_reconcile", {"margin_seconds": 1}), "unmapped_attributes")
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
+    table = check.metadata["attributes"]
+    assert isinstance(table, dg.TableMetadataValue)
+    shown = {record.data["attribute"]: record.data for record in table.records}
+    assert (shown["badge"]["state"], shown["empName"]["state"]) == ("new", "waiting")
+    assert str(shown["badge"]["line"]).startswith("badge:")

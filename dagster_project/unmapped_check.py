@@ -1,0 +1,71 @@
+"""The check that shows which attributes have no column: since when, in how many rows, with the lines to take them up.
+
+Invariant: it warns only where somebody has to do something: an attribute that the mapping has a column for, and that
+still waits in the jsonb column. Attributes that are merely kept there are shown, and are as the mapping wants it.
+"""
+
+# No `from __future__ import annotations`: Dagster reads the annotations of what is defined in a function.
+import dagster as dg
+
+from dagster_project.keys import TableKeys
+from pipeline.jobs.unmapped import State, UnmappedAttribute, UnmappedReport
+
+UNMAPPED = "unmapped_attributes"
+
+
+def unmapped_spec(keys: TableKeys) -> dg.AssetCheckSpec:
+    """Describe the check."""
+    return dg.AssetCheckSpec(
+        UNMAPPED,
+        asset=keys.reconciliation,
+        description="Every attribute that the mapping has a column for is in its column. A warning: some wait in the"
+        f" jsonb column since before the mapping had one; run `dynaurora promote {keys.name}`. The attributes that no"
+        " column takes are listed, with the line that would take each; they are kept, exactly.",
+    )
+
+
+def judge_unmapped(keys: TableKeys, reports: list[UnmappedReport]) -> dg.AssetCheckResult:
+    """Judge what is in the jsonb columns of a table's targets."""
+    found = [attribute for report in reports for attribute in report.attributes]
+    waiting = [attribute for attribute in found if attribute.state is State.WAITING]
+    kept = len(found) - len(waiting)
+    metadata: dict[str, dg.MetadataValue] = {"unmapped": dg.MetadataValue.int(kept)}
+    if found:
+        metadata["attributes"] = dg.MetadataValue.table([_record(attribute) for attribute in found], _SCHEMA)
+    return dg.AssetCheckResult(
+        passed=not waiting,
+        asset_key=keys.reconciliation,
+        check_name=UNMAPPED,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"{len(waiting)} attributes wait to be promoted"
+        if waiting
+        else f"{kept} attributes have no column",
+        metadata=metadata,
+    )
+
+
+_SCHEMA = dg.TableSchema(
+    [
+        dg.TableColumn("view"),
+        dg.TableColumn("attribute"),
+        dg.TableColumn("state", description="new: no column; in part: a column takes a part; waiting: run promote"),
+        dg.TableColumn("rows", type="int"),
+        dg.TableColumn("since", description="at least so old"),
+        dg.TableColumn("types"),
+        dg.TableColumn("line", description="for the columns of the mapping"),
+    ]
+)
+
+
+def _record(attribute: UnmappedAttribute) -> dg.TableRecord:
+    return dg.TableRecord(
+        {
+            "view": attribute.target,
+            "attribute": attribute.attribute,
+            "state": attribute.state.value,
+            "rows": attribute.rows,
+            "since": f"{attribute.since:%Y-%m-%d %H:%M:%S} UTC",
+            "types": ", ".join(f"{kind}: {rows}" for kind, rows in attribute.types.items()),
+            "line": attribute.line or "",
+        }
+    )
