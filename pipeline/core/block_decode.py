@@ -1,9 +1,10 @@
 """From a block of a full export's lines to COPY text, by a function written for one target: the load's fast way.
 
 Invariant: the result is that of the general way, `decode_full` and `copy_text`, line by line, failures included; only
-the order of rows may differ. What is written out here are the cases that most values are: an attribute of the
-expected type whose text needs no change. Whatever else a column meets goes to that column's general converter, and a
-line in which anything at all goes wrong goes to the general way whole, which then decides and says why.
+the order of rows may differ, and of several malformed lines another may be named. What is written out here are the
+cases that most values are: an attribute of the expected type whose text needs no change. Whatever else a column meets
+goes to that column's general converter, and a line in which anything at all goes wrong goes to the general way whole,
+which then decides and says why. Lines of texts and numbers alone are not even parsed (`pipeline.core.line_shapes`).
 
 Two facts make the plain cases plain. A line of JSON without a backslash has no quote, control character or lone
 surrogate in any text, so that neither JSON nor arrays nor COPY text need escapes. And `join` refuses whatever is not a
