@@ -1,9 +1,10 @@
 """From a block of a full export's lines to COPY text, by a function written for one target: the load's fast way.
 
 Invariant: the result is that of the general way, `decode_full` and `copy_text`, line by line, failures included; only
-the order of rows may differ. What is written out here are the cases that most values are: an attribute of the
-expected type whose text needs no change. Whatever else a column meets goes to that column's general converter, and a
-line in which anything at all goes wrong goes to the general way whole, which then decides and says why.
+the order of rows may differ, and of several malformed lines another may be named. What is written out here are the
+cases that most values are: an attribute of the expected type whose text needs no change. Whatever else a column meets
+goes to that column's general converter, and a line in which anything at all goes wrong goes to the general way whole,
+which then decides and says why. Lines of texts and numbers alone are not even parsed (`pipeline.core.line_shapes`).
 
 Two facts make the plain cases plain. A line of JSON without a backslash has no quote, control character or lone
 surrogate in any text, so that neither JSON nor arrays nor COPY text need escapes. And `join` refuses whatever is not a
@@ -24,8 +25,11 @@ from pipeline.core.captures import capture_converter
 from pipeline.core.conversion import array_literal, converter
 from pipeline.core.copy_text import copy_text, escape, field
 from pipeline.core.decode import LONGEST_KEY_BYTES, RowDecoder
-from pipeline.core.export_lines import decode_full
+from pipeline.core.errors import TerminalError
+from pipeline.core.export_lines import Failure, decode_full
+from pipeline.core.line_shapes import Shapes
 from pipeline.core.mapping import OnError
+from pipeline.core.plain_texts import MOST_BYTES, NUMBER, plain_pattern
 from pipeline.core.routing import captured
 
 if TYPE_CHECKING:
@@ -34,20 +38,14 @@ if TYPE_CHECKING:
 
     from pipeline.core.attributes import AttributeValue
     from pipeline.core.conversion import Converter
-    from pipeline.core.export_lines import Failure
     from pipeline.core.mapping import Column, Target
 
 
-# DynamoDB's numbers have at most 126 digits before the point and 167 after it; longer ones are for the converter.
-_NUMBER = re.compile(r"-?(?:0|[1-9]\d{0,199})(?:\.\d{1,199})?", re.ASCII)
-_is_number = _NUMBER.fullmatch
+_is_number = re.compile(NUMBER, re.ASCII).fullmatch
 # Digits that a float holds exactly, so that they sort as numbers do.
 _EXACT_AS_FLOAT = 15
-# A character takes four bytes in UTF-8 at most, and escapes only make a text longer.
-_MOST_BYTES = 4
-# Digits that fit whatever their value; longer numbers go to the converter, which compares.
-_INTEGER_DIGITS = {"smallint": 4, "integer": 9, "bigint": 18}
-_UUID = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+# What is parsed at a time: its objects, ten times its size, then stay in the processor's cache.
+PIECE_BYTES = 64 << 10
 # What parsing a block in one go raises when it is not what it should be; the general way then finds the line.
 _UNREADABLE = (KeyError, RecursionError, TypeError, ValueError)
 
@@ -68,6 +66,7 @@ class BlockDecoder:
         self.rows = RowDecoder(target, settled)
         self._carries = bool(target.children)
         self.source, self._plain, self._escaped = _compile(target)
+        self._shapes = Shapes(target)
 
     def decode(self, block: bytes, *, file: str, first_line: int = 1) -> Decoded:
         """Convert a block of whole lines. Raises TerminalError for a line that is not of the form.
@@ -75,33 +74,58 @@ class BlockDecoder:
         `file` and `first_line`, the number of the block's first line, are for that error's message.
         """
         if self._carries:  # not written out: elements are converted the general way
-            return self._decode_generally(block, file, first_line)
+            rows, failures = decode_full(block, self.rows, file=file, first_line=first_line)
+            return Decoded(copy_text(rows), len(rows), failures)
+        texts: list[bytes] = []
+        rows, failures, line, start = 0, list[Failure](), first_line, 0
+        while start < len(block):
+            end = block.find(b"\n", start + PIECE_BYTES) + 1 or len(block)
+            piece = block[start:end]
+            count = piece.count(b"\n")
+            decoded = self._decode_by_shape(piece, count) or self._decode_parsing(piece, file, line)
+            texts.append(decoded.text)
+            rows += decoded.rows
+            failures += decoded.failures
+            line += count
+            start = end
+        return Decoded(b"".join(texts), rows, failures)
+
+    def _decode_by_shape(self, piece: bytes, count: int) -> Decoded | None:
+        """Convert without parsing; None when that is not for these lines, or one of them is not of the form."""
+        try:
+            text = piece.decode()
+            rows, rest = self._shapes.read(text, count)
+            if not rows:
+                return None
+            # A rest keeps no count of its lines: should one of them be malformed, the whole piece tells which.
+            others = self._decode_parsing(rest.encode(), "", 1) if rest else Decoded(b"", 0, [])
+        except (TerminalError, UnicodeDecodeError):
+            return None
+        return Decoded("\n".join([*rows, ""]).encode() + others.text, len(rows) + others.rows, others.failures)
+
+    def _decode_parsing(self, block: bytes, file: str, first_line: int) -> Decoded:
+        """Convert by the function written for the target, and what that leaves by the general way."""
         lines = block.split(b"\n")
         lines.pop()
         written: list[str] = []
         slow: list[int] = []
         try:
             if b"\\" not in block:
-                _write(
-                    self._plain, block.decode().removesuffix("\n").replace("\n", ","), None, len(lines), written, slow
-                )
+                parsable = block.decode().removesuffix("\n").replace("\n", ",")
+                _write(self._plain, parsable, None, len(lines), written, slow)
             else:
                 self._decode_mixed(lines, written, slow)
-        except _UNREADABLE:  # the general way names the line that is at fault
-            return self._decode_generally(block, file, first_line)
+        except _UNREADABLE:
+            written, slow = [], list(range(len(lines)))
         failures: list[Failure] = []
         text = "\n".join([*written, ""]).encode() if written else b""
         count = len(written)
-        for index in sorted(slow):
+        for index in slow:
             rows, failed = decode_full(lines[index] + b"\n", self.rows, file=file, first_line=first_line + index)
             text += copy_text(rows)
             count += len(rows)
             failures += failed
         return Decoded(text, count, failures)
-
-    def _decode_generally(self, block: bytes, file: str, first_line: int) -> Decoded:
-        rows, failures = decode_full(block, self.rows, file=file, first_line=first_line)
-        return Decoded(copy_text(rows), len(rows), failures)
 
     def _decode_mixed(self, lines: list[bytes], written: list[str], slow: list[int]) -> None:
         """Part the lines: without a backslash, with one, and with the escape that can spell any character."""
@@ -173,7 +197,7 @@ def _compile(target: Target) -> tuple[str, Any, Any]:
     if RowDecoder(target).limits_key:
         names["too_long"] = ValueError("a key that may be too long")
         key = [f"len(c{names_of.index(name)})" for name in target.primary_key]
-        body.append(f"if {' + '.join(key)} > {LONGEST_KEY_BYTES // _MOST_BYTES}: raise too_long")
+        body.append(f"if {' + '.join(key)} > {LONGEST_KEY_BYTES // MOST_BYTES}: raise too_long")
     source = _HEAD + "".join(f"{' ' * 12}{line}\n" for line in body) + _TAIL.format(fields=", ".join(fields))
     plain = {**names, "text": _same, "text_array": _plain_array, "jsonb": _plain_json}
     escaped = {**names, "text": escape, "text_array": _escaped_array, "jsonb": _escaped_json}
@@ -218,7 +242,7 @@ def _plain_case(  # noqa: PLR0911  one return a type reads best
 ) -> tuple[str, list[str]]:
     """Return the tag of a column's plain case and the statements for it; none where there is no such case."""
     kind, value, general = column.type.name, f"c{position}", f"general{position}(a)"
-    pattern = _pattern(column, is_key=is_key)
+    pattern = plain_pattern(column, is_key=is_key)
     if pattern:
         tag = "S" if kind == "uuid" else "N"
         names[f"match{position}"] = re.compile(pattern, re.ASCII).fullmatch
@@ -241,28 +265,6 @@ def _plain_case(  # noqa: PLR0911  one return a type reads best
     if kind == "jsonb":
         return "jsonb", [f"{value} = jsonb(a)"]
     return "", []
-
-
-def _pattern(column: Column, *, is_key: bool) -> str | None:  # noqa: PLR0911  one return a type reads best
-    """Return the pattern of texts that the column takes as they are."""
-    kind, params = column.type.name, column.type.params
-    if kind in _INTEGER_DIGITS:
-        return rf"-?[1-9]\d{{0,{_INTEGER_DIGITS[kind] - 1}}}|0"
-    if kind == "uuid":
-        return _UUID
-    if kind == "double precision" or (kind == "numeric" and not params and not is_key):
-        return _NUMBER.pattern
-    if kind != "numeric":
-        return None
-    if is_key and not params:
-        return r"-?[1-9]\d{0,199}|0"
-    precision, scale = params[0], params[1] if len(params) == 2 else 0
-    whole = precision - scale
-    if not whole:
-        return None
-    fraction = rf"(?:\.\d{{1,{scale}}})?" if scale and not is_key else ""
-    digits = rf"[1-9]\d{{0,{whole - 1}}}"
-    return rf"-?{digits}|0" if is_key else rf"-?(?:0|{digits}){fraction}"
 
 
 def _general(convert: Converter) -> Callable[[AttributeValue | None], str]:

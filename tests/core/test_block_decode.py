@@ -116,8 +116,18 @@ def outcome(target: Target, block: bytes, *, general: bool) -> tuple[Any, ...]:
         else:
             text, count, failures = BlockDecoder(target, settled).decode(block, file="f", first_line=7)
     except TerminalError as error:
-        return ("error", str(error))
+        return ("error", str(error) if malformed_lines(target, block) == 1 else "")
     return sorted(text.split(b"\n")), count, sorted((line, str(error)) for line, error in failures), dict(settled)
+
+
+def malformed_lines(target: Target, block: bytes) -> int:
+    count = 0
+    for line in block.split(b"\n")[:-1]:
+        try:
+            decode_full(line + b"\n", RowDecoder(target), file="f")
+        except TerminalError:
+            count += 1
+    return count
 
 
 escapings = st.lists(st.booleans(), min_size=4, max_size=4)

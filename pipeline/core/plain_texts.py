@@ -1,0 +1,42 @@
+"""Texts that a column takes as they are, as patterns: what the fast ways of decoding look for.
+
+Invariant: whatever a pattern matches whole, the column's converter returns unchanged. What it does not match may still
+be right; the converter then decides.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.core.mapping import Column
+
+# DynamoDB's numbers have at most 126 digits before the point and 167 after it; longer ones are for the converter.
+NUMBER = r"-?(?:0|[1-9]\d{0,199})(?:\.\d{1,199})?"
+# A character takes four bytes in UTF-8 at most, and escapes only make a text longer.
+MOST_BYTES = 4
+# Digits that fit whatever their value; longer numbers go to the converter, which compares.
+_INTEGER_DIGITS = {"smallint": 4, "integer": 9, "bigint": 18}
+_UUID = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+
+
+def plain_pattern(column: Column, *, is_key: bool) -> str | None:  # noqa: PLR0911  one return a type reads best
+    """Return the pattern of texts that the column takes as they are."""
+    kind, params = column.type.name, column.type.params
+    if kind in _INTEGER_DIGITS:
+        return rf"-?[1-9]\d{{0,{_INTEGER_DIGITS[kind] - 1}}}|0"
+    if kind == "uuid":
+        return _UUID
+    if kind == "double precision" or (kind == "numeric" and not params and not is_key):
+        return NUMBER
+    if kind != "numeric":
+        return None
+    if is_key and not params:
+        return r"-?[1-9]\d{0,199}|0"
+    precision, scale = params[0], params[1] if len(params) == 2 else 0
+    whole = precision - scale
+    if not whole:
+        return None
+    fraction = rf"(?:\.\d{{1,{scale}}})?" if scale and not is_key else ""
+    digits = rf"[1-9]\d{{0,{whole - 1}}}"
+    return rf"-?{digits}|0" if is_key else rf"-?(?:0|{digits}){fraction}"
