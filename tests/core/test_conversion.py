@@ -229,3 +229,31 @@ def test_unmapped_attributes_that_cannot_be_held() -> None:
     settled: Counter[str] = Counter()
     assert unmapped_json(rest, "rest", OnError.NULL, settled) == '{"good":1.50,"bad":null,"s":null}'
     assert settled == {"rest": 1}
+
+
+def test_two_uuid_keys_that_differ_in_case_never_become_one() -> None:
+    column = Column("c", "c", ("c",), SqlType("uuid"))
+    lower = "0f8fad5b-d9cb-469f-a165-70867728950e"
+    key, value = converter(column, is_key=True), converter(column)
+    assert key({"S": lower}) == value({"S": lower.upper()}) == lower
+    with pytest.raises(ConversionError, match="is a UUID in upper case"):
+        key({"S": lower.upper()})
+
+
+@pytest.mark.parametrize(
+    ("unit", "text", "time"),
+    [
+        ("seconds", "1767225600", "2026-01-01T00:00:00+00:00"),
+        ("seconds", "1767225600.5", "2026-01-01T00:00:00.500000+00:00"),
+        ("milliseconds", "1767225600123", "2026-01-01T00:00:00.123000+00:00"),
+        ("milliseconds", "-1", "1969-12-31T23:59:59.999000+00:00"),
+    ],
+)
+def test_epoch_times_are_read_in_their_unit(unit: str, text: str, time: str) -> None:
+    assert convert("timestamptz", {"N": text}, epoch=unit) == time
+
+
+@pytest.mark.parametrize(("one", "other"), [("1.50", "1.5"), ("-0", "0"), ("1E+2", "100")])
+def test_equal_number_keys_are_equal_texts(one: str, other: str) -> None:
+    key = converter(Column("c", "c", ("c",), SqlType("numeric")), is_key=True)
+    assert key({"N": one}) == key({"N": other})
