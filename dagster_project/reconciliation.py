@@ -74,7 +74,7 @@ def parity_spec(keys: TableKeys) -> dg.AssetCheckSpec:
         asset=keys.reconciliation,
         description="Every row that could be decided equals the source. A warning: there was drift and it was"
         " repaired; find out where it came from (rejects, rows changed by hand, a replicator that stood still); or some"
-        " items cannot be stored under the mapping: see `dynaurora rejects`. An"
+        " items cannot be stored under the mapping: see `dynaurora rejects list`. An"
         f" error: there is drift; launch `{keys.reconcile_job}` with `repair: true`.",
     )
 

@@ -45,7 +45,7 @@ def check_specs(mapping: TableMapping) -> list[dg.AssetCheckSpec]:
         dg.AssetCheckSpec(
             REJECTS,
             asset=keys.replication,
-            description="No record waits that could not be converted. When some do: `dynaurora rejects"
+            description="No record waits that could not be converted. When some do: `dynaurora rejects list"
             f" {mapping.name}` shows the reasons; mend the mapping, then replay them.",
         ),
     ]

@@ -101,7 +101,7 @@ def load(
         raise ConfigurationError(
             f"loading {location}: it is an incremental export",
             table=mapping.name,
-            hint="use `dynaurora catch-up` for it",
+            hint="give a full export; `dynaurora load` without an ARN or manifest requests one",
         )
     position = snapshot_position(manifest.snapshot_time, mapping.margin if margin is None else margin)
     with services.connect("dynaurora load") as connection:
