@@ -256,20 +256,24 @@ class _Run:
 
     def race(self) -> None:
         self.world.counts.races += 1
-        first, second = self.racer(), self.racer()
-        self.world.system.race(first, second, commit=self.random.random() < 0.8)
+        (first, batch), (second, _) = self.racer(), self.racer()
+        commit = self.random.random() < 0.8
+        self.world.system.race(first, second, commit=commit)
+        if not commit:  # a batch that was rolled back is delivered again; it may hold records never seen before
+            self.deliver(batch)
 
-    def racer(self) -> Callable[[int], None]:
+    def racer(self) -> tuple[Callable[[int], None], list[int]]:
+        """Return what one of two writers does, and the batch that it delivers, if it does."""
         world, draw = self.world, self.random.random()
         if draw < 0.3 and world.snapshots:
             snapshot, file = self.random.choice(world.snapshots), self.random.randrange(3)
-            return lambda lane: world.merge(snapshot, file, lane)
+            return lambda lane: world.merge(snapshot, file, lane), []
         if draw < 0.45:
             through = self.purge_time()
             world.unsettled |= {r.key for r in world.source.records if r.created <= through}
-            return lambda lane: world.purge(through, lane)
+            return lambda lane: world.purge(through, lane), []
         batch = self.old_records()
-        return lambda lane: self.deliver(batch, lane)
+        return lambda lane: self.deliver(batch, lane), batch
 
     def some_delivered(self) -> list[list[int]]:
         return self.shuffled_batches([i for i in sorted(self.world.delivered) if self.random.random() < 0.5])
