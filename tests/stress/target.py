@@ -28,7 +28,7 @@ from pipeline.aurora.connection import Connection, connect
 from pipeline.aurora.loads import OlderSnapshotError
 from pipeline.aurora.staging import Staging
 from pipeline.core.change import Change
-from pipeline.core.mapping import Column, TableMapping, Target
+from pipeline.core.mapping import VERSION, Column, TableMapping, Target
 from pipeline.core.ordering import Position
 from pipeline.core.sql_types import SqlType
 from pipeline.core.stream_records import DecodedBatch, StreamDecoder, stream_source
@@ -201,6 +201,19 @@ class TargetSystem:
             dict(
                 self.watching.execute(
                     sql.SQL('SELECT "Id", COALESCE("Name", \'(null)\') FROM {}').format(tables.view(target))
+                ).fetchall()
+            )
+            for target in self.mapping.targets
+        ]
+
+    def streamed(self) -> list[dict[int, str | None]]:
+        """Of the stored rows, tombstones included, those that the stream brought: each key's state."""
+        return [
+            dict(
+                self.watching.execute(
+                    sql.SQL('SELECT "Id", "Name" FROM {} WHERE {} IS NOT NULL').format(
+                        tables.storage(target), sql.Identifier(VERSION)
+                    )
                 ).fetchall()
             )
             for target in self.mapping.targets

@@ -3,6 +3,8 @@
 Invariants checked:
 - at every step each view shows, for each key, a state that the source really had, and its source time never goes
   back by more than the contract allows (`BACKWARD_BOUND`): no resurrection, no regression;
+- a snapshot takes the place of a streamed row only if it is newer in truth: the margin covers what clocks, whole
+  seconds and an export's blur can be off by;
 - when every record has been delivered, every key whose records all counted equals the source;
 - when the stream lost records, one snapshot and the removal of what it lacks make every key equal;
 - delivering, loading and applying everything again changes no key whose records all counted;
@@ -77,11 +79,13 @@ class World:
     latest_snapshot: int = NEVER
     _seen: int = 0
     _shown: list[dict[int, str]] = field(default_factory=list[dict[int, str]])
+    _streamed: list[dict[int, str | None]] = field(default_factory=list[dict[int, "str | None"]])
     _reached: list[dict[int, int]] = field(default_factory=list[dict[int, int]])
 
     def __post_init__(self) -> None:
         self.system.reset(self.mapping)
         self._shown = [{} for _ in self.mapping.targets]
+        self._streamed = [{} for _ in self.mapping.targets]
         self._reached = [dict.fromkeys(self.source.keys, NEVER) for _ in self.mapping.targets]
 
     # The stream.
@@ -163,12 +167,14 @@ class World:
     def check_step(self) -> None:
         """Each view shows states that were true, none older than the contract allows."""
         self.counts.steps += 1
-        for number, shown in enumerate(self.system.shown()):
+        for number, (shown, streamed) in enumerate(zip(self.system.shown(), self.system.streamed(), strict=True)):
             before = self._shown[number]
             for key in before.keys() | shown.keys():
                 if before.get(key) != shown.get(key):
                     self._check_moved(number, key, shown.get(key))
-            self._shown[number] = shown
+            for key in self._streamed[number].keys() & (shown.keys() - streamed.keys()):
+                self._check_replaced(number, key, self._streamed[number][key], shown[key])
+            self._shown[number], self._streamed[number] = shown, streamed
 
     def settle(self, mixes: Callable[[], bool] = lambda: False) -> None:
         """Deliver the rest, and check every key that the stream could bring to the source's state."""
@@ -280,12 +286,23 @@ class World:
 
     def _check_moved(self, number: int, key: int, state: str | None) -> None:
         reached = self._reached[number]
-        starts = [time for time, had in self.source.timeline[key] if had == state]
-        allowed = [time for time in starts if time >= reached[key] - BACKWARD_BOUND]
+        spans = self._spans(key, state)
+        allowed = [start for start, end in spans if end >= reached[key] - BACKWARD_BOUND]
         if not allowed:
-            what = "never had" if not starts else "had long before"
+            what = "never had" if not spans else "had long before"
             raise Unequal(f"target {number} shows key {key} as {state}, a state the source {what}")
         reached[key] = max(reached[key], min(allowed))
+
+    def _check_replaced(self, number: int, key: int, streamed: str | None, state: str) -> None:
+        since = min(start for start, _ in self._spans(key, streamed))
+        if max(end for _, end in self._spans(key, state)) < since:
+            raise Unequal(f"target {number}: an older snapshot, {state}, replaced the streamed {streamed} of key {key}")
+
+    def _spans(self, key: int, state: str | None) -> list[tuple[int, int]]:
+        """From when until when the source had this state: none or one, for an absent item maybe more."""
+        timeline = self.source.timeline[key]
+        ends = [time for time, _ in timeline[1:]] + [self.source.now]
+        return [(start, end) for (start, had), end in zip(timeline, ends, strict=True) if had == state]
 
     def _check_equal(self, *, except_keys: set[int], when: str) -> None:
         for number, shown in enumerate(self.system.shown()):
