@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 UV_VERSION := 0.13.9
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test stress bench lambda demo ui clean lock format
+.PHONY: help setup check test stress bench exam lambda demo ui clean lock format
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -68,6 +68,9 @@ test: setup .venv-local/.ready .venv-rie/.ready  ## all tests but the long ones,
 
 stress: setup  ## the ordering contract over thousands of generated histories, and every mutation of it
 	$(BIN)/python -m tests.stress $(STRESS)
+
+exam: setup .venv-local/.ready  ## does reconciliation find every fault and call nothing else one? (QUIET=1: half an hour without any)
+	$(BIN)/python -m tests.exam $(if $(QUIET),--quiet) $(EXAM)
 
 bench: setup  ## a column promoted over a million rows while changes arrive: build/promote.json (BENCH="--rows 200000")
 	$(BIN)/python -m tests.bench_promote $(BENCH)

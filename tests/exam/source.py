@@ -1,0 +1,233 @@
+"""The source of the exam: the local stack with a big table, a writer that never stops, and a replicator beside it.
+
+Invariant: writer and replicator are processes of their own, as in life; the replicator reads the stream through an
+event source mapping and hands events to the handler's own `Replicator`.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+from collections.abc import Generator, Iterable
+from contextlib import closing, contextmanager
+from itertools import count, islice
+from multiprocessing.process import BaseProcess
+from multiprocessing.synchronize import Event
+from pathlib import Path
+from typing import Any, Self
+
+from pipeline.aurora.migrate import migrate
+from pipeline.dynamodb.client import client
+from pipeline.jobs.replicate import Replicator
+from pipeline.jobs.services import Services
+from pipeline.local.mapping_delivery import MappingSettings
+from pipeline.local.mapping_poller import MappingPoller
+from pipeline.local.mapping_source import DynamoDbStream
+from pipeline.local.mapping_targets import in_process
+from pipeline.local.ministack import REGION
+from pipeline.local.raw_aws import RawAws
+from pipeline.local.stack import LocalStack
+from pipeline.mappings import load_mappings
+from pipeline.settings import Settings
+from tests.exam import ledger
+
+BUCKET = "dynaurora-exam"
+_BATCH_ITEMS = 25  # BatchWriteItem's limit
+_FILLERS = 2
+# The writer updates and deletes items of these Ids only, and inserts from here: what is damaged is left alone by it.
+HOT_EVERY = 10
+FIRST_NEW_ID = 1_000_000_000
+
+
+def is_hot(identifier: int) -> bool:
+    """Whether the writer may touch the item."""
+    return identifier % HOT_EVERY == 0 or identifier >= FIRST_NEW_ID
+
+
+class Source:
+    """A running stack with the table in it and the database migrated. Use as a context manager."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.folder = run_dir / "tables"
+        self.stack = LocalStack(run_dir, fresh=True, durable=False)
+
+    def __enter__(self) -> Self:
+        self.stack.start()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "ledger.yaml").write_text(ledger.MAPPING)
+        (self.mapping,) = load_mappings(self.folder)
+        self.services = Services(Settings.from_environment(self._environment()))
+        os.environ.update(self._environment())
+        self.aws = RawAws(int(self.stack.ministack.port), "test", REGION)
+        self.front = RawAws(int(self.stack.endpoint_url.rpartition(":")[2]), "test", REGION)
+        with closing(self.services.connect("exam migrate")) as connection:
+            migrate(connection, [self.mapping])
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stack.stop()
+
+    def fill(self, rows: int) -> None:
+        """Create the table with `rows` items, then its stream and point-in-time recovery."""
+        self.aws.dynamodb(
+            "CreateTable",
+            {
+                "TableName": ledger.TABLE,
+                "KeySchema": [{"AttributeName": "Id", "KeyType": "HASH"}],
+                "AttributeDefinitions": [{"AttributeName": "Id", "AttributeType": "N"}],
+                "BillingMode": "PAY_PER_REQUEST",
+            },
+        )
+        context = multiprocessing.get_context("spawn")
+        fillers = [
+            context.Process(target=_fill, args=(self.aws.port, range(1 + number, rows + 1, _FILLERS)))
+            for number in range(_FILLERS)
+        ]
+        for filler in fillers:
+            filler.start()
+        for filler in fillers:
+            filler.join()
+            if filler.exitcode:
+                raise RuntimeError(f"filling the table failed with {filler.exitcode}")
+        stream = {"StreamEnabled": True, "StreamViewType": "NEW_AND_OLD_IMAGES"}
+        self.aws.dynamodb("UpdateTable", {"TableName": ledger.TABLE, "StreamSpecification": stream})
+        recovery = {"PointInTimeRecoveryEnabled": True}
+        self.front.dynamodb(
+            "UpdateContinuousBackups",
+            {"TableName": ledger.TABLE, "PointInTimeRecoverySpecification": recovery},
+        )
+        client("s3", endpoint_url=self.stack.endpoint_url).create_bucket(Bucket=BUCKET)
+
+    @contextmanager
+    def replicating(self) -> Generator[BaseProcess]:
+        """A replicator at work; the process is yielded, so that it can be halted."""
+        arn: str = self.aws.dynamodb("DescribeTable", {"TableName": ledger.TABLE})["Table"]["LatestStreamArn"]
+        with _process(_replicate, (self.aws, arn, self.services, self.folder)) as process:
+            yield process
+
+    @contextmanager
+    def writing(self, rows: int, rate: float) -> Generator[Any]:
+        """A writer at work; yields the shared number of its writes so far."""
+        written = multiprocessing.get_context("spawn").Value("q", 0)
+        with _process(_write, (self.aws.port, rows, rate, written)):
+            yield written
+
+    def wait_until_applied(self, limit_seconds: float = 120.0) -> None:
+        """Return when an item written now is in the view: the local stream has one shard."""
+        marker = FIRST_NEW_ID * 3 + time.time_ns() // 1_000_000 % 10**9
+        self.put([ledger.item(marker, 0)])
+        deadline = time.monotonic() + limit_seconds
+        with closing(self.services.connect("exam wait")) as connection:
+            while connection.execute('SELECT FROM public."Ledger" WHERE "Id" = %s', [marker]).fetchone() is None:
+                if time.monotonic() > deadline:
+                    raise RuntimeError(f"a write was not in the view after {limit_seconds:.0f} s")
+                time.sleep(0.1)
+
+    def put(self, items: Iterable[dict[str, Any]]) -> None:
+        """Put items, over the network as an application does."""
+        _send(self.aws.port, ({"PutRequest": {"Item": item}} for item in items))
+
+    def delete(self, identifiers: Iterable[int]) -> None:
+        """Delete items."""
+        _send(self.aws.port, ({"DeleteRequest": {"Key": {"Id": {"N": str(i)}}}} for i in identifiers))
+
+    def _environment(self) -> dict[str, str]:
+        return {
+            **self.stack.environment(),
+            "DYNAURORA_TABLES": str(self.folder.absolute()),
+            "DYNAURORA_EXPORT_BUCKET": BUCKET,
+        }
+
+
+@contextmanager
+def _process(work: Any, arguments: tuple[Any, ...]) -> Generator[BaseProcess]:  # noqa: ANN401 - a function of a process
+    context = multiprocessing.get_context("spawn")
+    stop = context.Event()
+    process = context.Process(target=work, args=(*arguments, stop), daemon=True)
+    process.start()
+    try:
+        yield process
+    finally:
+        stop.set()
+        process.join(60)
+        if process.is_alive():
+            process.kill()
+    if process.exitcode:
+        raise RuntimeError(f"{work.__name__.strip('_')} ended with {process.exitcode}: see its traceback above")
+
+
+def _replicate(aws: RawAws, arn: str, services: Services, folder: Path, stop: Event) -> None:
+    """Run the handler's replicator behind an event source mapping, with the batch size of the template."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    replicator = Replicator(load_mappings(folder), lambda: services.connect("dynaurora replicator"), writer="exam")
+
+    def handle(event: Any, context: Any) -> None:  # noqa: ANN401 - as Lambda calls a handler
+        replicator.replicate(event, deadline=time.monotonic() + context.get_remaining_time_in_millis() / 1000)
+
+    settings = MappingSettings(batch_size=1_000)
+    with closing(replicator), MappingPoller(DynamoDbStream(aws, arn), in_process(handle), settings):
+        stop.wait()
+
+
+def _fill(port: int, identifiers: Iterable[int]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _send(port, ({"PutRequest": {"Item": ledger.item(identifier, 0)}} for identifier in identifiers))
+
+
+def _write(port: int, rows: int, rate: float, written: Any, stop: Event) -> None:  # noqa: ANN401 - a shared number
+    """Insert, update and delete among the hot items, `rate` a second, until told to stop."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    choose = random.Random(4711)
+    live, fresh = list(range(HOT_EVERY, rows + 1, HOT_EVERY)), count(FIRST_NEW_ID)
+    started = time.monotonic()
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+        while not stop.is_set():
+            draw = choose.random()
+            if draw < 0.3 or len(live) < 10:
+                live.append(next(fresh))
+                _put_one(connection, live[-1], written.value + 1)
+            elif draw < 0.8:
+                _put_one(connection, choose.choice(live), written.value + 1)
+            else:
+                position = choose.randrange(len(live))
+                live[position], live[-1] = live[-1], live[position]
+                key = {"Id": {"N": str(live.pop())}}
+                _call(connection, "DeleteItem", {"TableName": ledger.TABLE, "Key": key})
+            written.value += 1
+            ahead = written.value / rate - (time.monotonic() - started)
+            if ahead > 0:
+                stop.wait(ahead)
+
+
+def _put_one(connection: http.client.HTTPConnection, identifier: int, version: int) -> None:
+    _call(connection, "PutItem", {"TableName": ledger.TABLE, "Item": ledger.item(identifier, version)})
+
+
+def _send(port: int, requests: Iterable[dict[str, Any]]) -> None:
+    """Send write requests in batches, what comes back unprocessed again."""
+    waiting = iter(requests)
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+        while batch := list(islice(waiting, _BATCH_ITEMS)):
+            while batch:
+                answer = _call(connection, "BatchWriteItem", {"RequestItems": {ledger.TABLE: batch}})
+                batch = answer.get("UnprocessedItems", {}).get(ledger.TABLE, [])
+
+
+def _call(connection: http.client.HTTPConnection, operation: str, request: dict[str, Any]) -> dict[str, Any]:
+    headers = {
+        "X-Amz-Target": f"DynamoDB_20120810.{operation}",
+        "Content-Type": "application/x-amz-json-1.0",
+        "Authorization": f"AWS4-HMAC-SHA256 Credential=test/20200101/{REGION}/dynamodb/aws4_request,"
+        " SignedHeaders=host, Signature=local",
+    }
+    connection.request("POST", "/", json.dumps(request).encode(), headers)
+    response = connection.getresponse()
+    body = response.read()
+    if response.status != http.HTTPStatus.OK:
+        raise RuntimeError(f"{operation} answered {response.status}")
+    return json.loads(body or b"{}")
