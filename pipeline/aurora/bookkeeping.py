@@ -186,6 +186,83 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
             'an unfinished promotion goes on behind this key; it saves time, for every promotion ends with a full pass';
         """,
     ),
+    (
+        "0004 probes, lost history",
+        """
+        CREATE TABLE replication.probes (
+            table_name text PRIMARY KEY REFERENCES replication.tables,
+            ticks bigint NOT NULL DEFAULT 1,
+            stream_label text,
+            ticked_at timestamptz NOT NULL,
+            caught_up_through timestamptz,
+            unread_until timestamptz,
+            read_whole boolean NOT NULL,
+            waiting int NOT NULL,
+            oldest_waiting timestamptz,
+            shards int NOT NULL,
+            calls int NOT NULL,
+            records int NOT NULL
+        );
+        COMMENT ON TABLE replication.probes IS
+            'what the last tick of the probe found: one row a table';
+        COMMENT ON COLUMN replication.probes.caught_up_through IS
+            'no change that the source made before this time is still on its way; NULL when not known';
+        COMMENT ON COLUMN replication.probes.unread_until IS
+            'the probe passed records made before this time by without reading them';
+
+        CREATE TABLE replication.probe_shards (
+            table_name text NOT NULL REFERENCES replication.tables,
+            stream_label text NOT NULL,
+            shard_id text NOT NULL,
+            parent_id text,
+            sequence_number numeric,
+            iterator text,
+            iterator_at timestamptz,
+            read_through timestamptz,
+            finished boolean NOT NULL DEFAULT false,
+            PRIMARY KEY (table_name, stream_label, shard_id)
+        );
+        COMMENT ON TABLE replication.probe_shards IS
+            'how far the probe has read each shard: behind the sequence number, or where the iterator points';
+
+        CREATE TABLE replication.probe_waiting (
+            table_name text NOT NULL REFERENCES replication.tables,
+            target text NOT NULL,
+            key text[] NOT NULL,
+            version numeric NOT NULL,
+            as_of timestamptz NOT NULL,
+            shard_id text NOT NULL,
+            PRIMARY KEY (table_name, target, key)
+        );
+        COMMENT ON TABLE replication.probe_waiting IS
+            'changes that the probe has read from the stream and has not found applied yet';
+
+        CREATE TABLE replication.source_states (
+            table_name text PRIMARY KEY REFERENCES replication.tables,
+            seen_at timestamptz NOT NULL,
+            stream_label text,
+            streamed_at timestamptz,
+            mapping_ids text[],
+            mapped_at timestamptz
+        );
+        COMMENT ON TABLE replication.source_states IS
+            'the stream and the event source mappings as they were last seen at work';
+
+        CREATE TABLE replication.losses (
+            table_name text NOT NULL REFERENCES replication.tables,
+            kind text NOT NULL,
+            since timestamptz NOT NULL,
+            until timestamptz NOT NULL,
+            found_at timestamptz NOT NULL DEFAULT now(),
+            healed_at timestamptz,
+            PRIMARY KEY (table_name, kind, since)
+        );
+        COMMENT ON TABLE replication.losses IS
+            'spans of time whose changes may never have been applied, until a load or a catch-up has covered them';
+
+        CREATE INDEX rejects_by_version ON replication.rejects (table_name, position_version);
+        """,
+    ),
 )
 
 
