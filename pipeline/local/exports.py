@@ -8,7 +8,7 @@ restorable one), and proxies the rest.
 Invariant: a full export holds the table of exactly its ExportTime while writes go on, an incremental one
 exactly the changes written in [from, to); where that cannot be proven the request is refused or the export
 fails, never approximated. `snapshot` says how; the one price is that the answer to a request without
-ExportTime comes after a scan, since the moment lies behind it.
+ExportTime comes after a scan, where the stream carries no old images, since the moment lies behind it.
 
 Departures from AWS, all of them: exports take seconds; the shortest window is a setting; KMS keys are
 recorded, not used; Ion and FilterSpecification are refused; the stream's 24 hours, not 35 days, bound what
@@ -33,7 +33,7 @@ from pipeline.local.history import PastChange, UnprovableError, changes_between,
 from pipeline.local.http_messages import Head
 from pipeline.local.proxy import WriteGate
 from pipeline.local.raw_aws import AwsError, Json, RawAws
-from pipeline.local.snapshot import StreamTail, Table, cut_now, describe_table, past_changes
+from pipeline.local.snapshot import StreamTail, Table, cut_now, describe_table, past_changes, rewindable_cut
 
 CREDENTIAL = re.compile(rb"Credential=([^/]+)/[^/]+/([^/]+)/")
 ERROR_PREFIX = "com.amazonaws.dynamodb.v20120810#"
@@ -198,16 +198,25 @@ class ExportService:
         )
         if description["ExportType"] == "INCREMENTAL_EXPORT":
             return self._prepare_incremental(aws, table, export, to)
-        if export.request.get("ExportTime") is None:
-            cut = cut_now(aws, table, self._held)
-            at_ms, items = cut.at_ms, cut.items
-            description["StartTime"] = at_ms / 1000
-        else:
-            at_ms = self._past_moment(table, export.request["ExportTime"], "ExportTime")
-            items = self._items_at(aws, table, at_ms)
+        at_ms, items = self._full(aws, table, export)
         description["ExportTime"] = at_ms / 1000
         started = int(description["StartTime"] * 1000)
-        return lambda: write_full(aws, to, table, items, (started, _now_ms(), at_ms))
+        return lambda: write_full(aws, to, table, items(), (started, _now_ms(), at_ms))
+
+    def _full(self, aws: RawAws, table: Table, export: Export) -> tuple[int, Callable[[], dict[str, str]]]:
+        """The moment of a full export, and what tells the items of it."""
+        asked = export.request.get("ExportTime")
+        if asked is not None:
+            at_ms = self._past_moment(table, asked, "ExportTime")
+            past = self._items_at(aws, table, at_ms)
+            return at_ms, lambda: past
+        if table.has_old_images:
+            at_ms, items = rewindable_cut(aws, table, self._held)
+        else:
+            cut = cut_now(aws, table, self._held)
+            at_ms, items = cut.at_ms, lambda: cut.items
+        export.description["StartTime"] = at_ms / 1000
+        return at_ms, items
 
     def _prepare_incremental(self, aws: RawAws, table: Table, export: Export, to: Destination) -> Callable[[], Written]:
         asked: Json = export.request.get("IncrementalExportSpecification") or {}

@@ -3,13 +3,15 @@
 Invariant: the items returned are those of one moment, to which the returned time belongs: every write
 answered before it is in, every write begun after it is not.
 
-How: note the end of the stream; scan, which takes its time and so mixes moments; then hold writes at the
-proxy for the few milliseconds it takes to read the rest of the stream, and roll the scanned items forward by
-what the stream recorded since before the scan. A key with a record since then takes its last new image; a key
-without one did not change during the scan. New images are all this needs, so it holds for view types
-NEW_IMAGE and NEW_AND_OLD_IMAGES alike (rewinding would need old images). Rolling forward puts the moment
-after the scan, which is why the service answers an export request only then. For a table without a stream, or
-with one that carries no new images, writes are held for the whole scan.
+How, where the stream carries old and new images: hold writes for a moment, which is the export's; then scan at
+leisure, and rewind every key that the stream saw change since. The export's time is known at once.
+
+How, where it carries new images alone: note the end of the stream; scan, which takes its time and so mixes
+moments; then hold writes at the proxy for the few milliseconds it takes to read the rest of the stream, and roll
+the scanned items forward by what the stream recorded since before the scan. A key with a record since then takes
+its last new image; a key without one did not change during the scan. Rolling forward puts the moment after the
+scan, which is why the service answers such a request only then. For a table without a stream, or with one that
+carries no new images, writes are held for the whole scan.
 
 Earlier moments are proven from the stream's records (see `history`), or refused.
 """
@@ -19,7 +21,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
-from pipeline.local.history import PastChange, key_text, past_change, roll_forward, to_json
+from pipeline.local.history import PastChange, key_text, past_change, roll_forward, state_at, to_json
 from pipeline.local.raw_aws import STREAM_PAGE, AwsError, Json, RawAws
 
 Hold = Callable[[], AbstractContextManager[None]]
@@ -36,6 +38,7 @@ class Table:
     created_ms: int
     stream_arn: str | None
     has_new_images: bool
+    has_old_images: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ def describe_table(aws: RawAws, name: str) -> Table:
         created_ms=int(table["CreationDateTime"] * 1000),
         stream_arn=table.get("LatestStreamArn") if stream.get("StreamEnabled") else None,
         has_new_images=stream.get("StreamViewType") in ("NEW_IMAGE", "NEW_AND_OLD_IMAGES"),
+        has_old_images=stream.get("StreamViewType") == "NEW_AND_OLD_IMAGES",
     )
 
 
@@ -118,6 +122,22 @@ class StreamTail:
         if records:
             self._last[shard_id] = records[-1]["dynamodb"]["SequenceNumber"]
         return records
+
+
+def rewindable_cut(aws: RawAws, table: Table, hold: Hold) -> tuple[int, Callable[[], dict[str, str]]]:
+    """Fix a moment now; the function returned scans and rewinds to it. Needs old and new images."""
+    if table.stream_arn is None or not table.has_old_images:
+        raise ValueError(f"the stream of {table.name} carries no old images")
+    tail = StreamTail(aws, table.stream_arn, "LATEST")
+    tail.open()
+    with hold():
+        at_ms = _moment_ms()
+
+    def items() -> dict[str, str]:
+        scanned = _scan(aws, table)
+        return state_at(scanned, past_changes(table, tail.read()), at_ms)
+
+    return at_ms, items
 
 
 def cut_now(aws: RawAws, table: Table, hold: Hold) -> Cut:
