@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from base64 import b64encode
 from collections import Counter
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -117,7 +119,39 @@ def outcome(target: Target, block: bytes, *, general: bool) -> tuple[Any, ...]:
             text, count, failures = BlockDecoder(target, settled).decode(block, file="f", first_line=7)
     except TerminalError as error:
         return ("error", str(error) if malformed_lines(target, block) == 1 else "")
-    return sorted(text.split(b"\n")), count, sorted((line, str(error)) for line, error in failures), dict(settled)
+    rows = sorted((read_row(target, line) for line in text.split(b"\n")[:-1]), key=repr)
+    return rows, count, sorted((line, str(error)) for line, error in failures), dict(settled)
+
+
+_COPY_ESCAPES = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "\\": "\\", '"': '"'}
+
+
+def read_row(target: Target, line: bytes) -> list[Any]:
+    """Read a row as PostgreSQL would: values that are one to it are one here, however they are spelt."""
+    fields = line.decode("utf-8", "surrogatepass").split("\t")
+    types = [*(column.type.name for column in target.columns), *(["jsonb"] if target.unmapped else [])]
+    return [read_field(sql_type, text) for sql_type, text in zip(types, fields, strict=True)]
+
+
+def as_number(text: str) -> tuple[str, str]:
+    """A number is not its digits' text."""
+    return "number", text
+
+
+def read_field(sql_type: str, text: str) -> object:
+    if text == r"\N":
+        return None
+    assert "\r" not in text
+    text = re.sub(r"\\(.)", lambda escape: _COPY_ESCAPES[escape[1]], text)
+    if sql_type == "jsonb":
+        try:
+            return sql_type, json.loads(text, parse_int=as_number, parse_float=as_number)
+        except ValueError:  # a default, which is not checked here
+            return text
+    try:
+        return datetime.fromisoformat(text) if sql_type == "timestamptz" else text
+    except ValueError:
+        return text
 
 
 def malformed_lines(target: Target, block: bytes) -> int:
