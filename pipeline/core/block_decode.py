@@ -80,13 +80,15 @@ class BlockDecoder:
         """Convert without parsing; None when that is not for these lines, or one of them is not of the form."""
         try:
             read = self._lines.read(block)
-            if read is None or not read.others:
-                return read and Decoded(read.text, read.rows, [])
-            # The others keep no count of their lines: should one be malformed, the whole piece tells which.
+            if read is None:
+                return None
+            if not read.others:
+                return Decoded(b"".join(read.texts), read.rows, [])
+            # The others keep no count of their lines: should one be malformed, the whole block tells which.
             others = self._decode_parsing(b"\n".join([*read.others, b""]), "", 1)
         except (TerminalError, UnicodeDecodeError):
             return None
-        return Decoded(read.text + others.text, read.rows + others.rows, others.failures)
+        return Decoded(b"".join([*read.texts, others.text]), read.rows + others.rows, others.failures)
 
     def _decode_parsing(self, block: bytes, file: str, first_line: int) -> Decoded:
         """Convert by the function written for the target, a piece at a time."""

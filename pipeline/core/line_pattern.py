@@ -32,12 +32,17 @@ if TYPE_CHECKING:
     from pipeline.core.mapping import Column, Target
 
 
-def spelt(name: str) -> str:
-    """Return an attribute's name in the plain spelling. Raises ValueError where it has none."""
-    bare = plain(json.dumps(name)[1:-1].encode())
-    if UNREADABLE in bare:
-        raise ValueError("a name that only the general way can read")
-    return bare.decode()
+def spelt_name(name: str) -> str | None:
+    """Return an attribute's name in the plain spelling; None where it has none."""
+    spelt = plain(json.dumps(name)[1:-1].encode())
+    return None if UNREADABLE in spelt else spelt.decode()
+
+
+def _spelt(name: str) -> str:
+    spelt = spelt_name(name)
+    if spelt is None:
+        raise ValueError("an attribute with a name that only the general way can read")
+    return spelt
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +89,9 @@ class LinePattern:
         self._fields = self._add_columns(target)
         if self._rest is not None:
             for name, deep in rest.items():
-                self._rest.append(self._named(name, self._add(spelt(name), f"({any_value() if deep else any_value(0)})")))
+                self._rest.append(self._named(name, self._add(name, f"({any_value() if deep else any_value(0)})")))
         else:
-            known = "|".join(re.escape(spelt(name)) for name in dict.fromkeys(str(c.path[0]) for c in target.columns))
+            known = "|".join(re.escape(_spelt(name)) for name in dict.fromkeys(str(c.path[0]) for c in target.columns))
             self._alternatives.append(rf'(?!(?:{known})"){TEXT}":{any_value()}')
         keys = {column.name for column in target.key_columns}
         required = [source.group for source, column in zip(self._fields, target.columns, strict=True) if column.name in keys]
@@ -122,11 +127,11 @@ class LinePattern:
             alone = len(columns) == 1 and len(first.path) == 1
             value = column_value(first, is_key=is_key, longest_bytes=share if is_key else None) if alone else ""
             if value:
-                sources[first.name] = self._captured(first, self._add(spelt(name), value))
+                sources[first.name] = self._captured(first, self._add(name, value))
                 continue
             if share and any(column.name in keys and column.type.name in LONG_TYPES for column in columns):
                 raise ValueError("a key that has to be measured and is not captured")
-            group = self._add(spelt(name), f"({any_value()})")
+            group = self._add(name, f"({any_value()})")
             for column in columns:
                 convert = converter(replace(column, on_error=OnError.REJECT), is_key=column.name in keys)
                 sources[column.name] = _Converted(group, column, convert)
@@ -144,9 +149,9 @@ class LinePattern:
     def _add(self, name: str, value: str) -> int:
         """Add the alternative of an attribute; returns the number of its first group, from 0."""
         group = self._groups
-        self._alternatives.append(f'{re.escape(name)}":(?({group + 1})(?!)|){value}')
+        self._alternatives.append(f'{re.escape(_spelt(name))}":(?({group + 1})(?!)|){value}')
         self._groups += re.compile(value).groups
         return group
 
     def _named(self, name: str, group: int) -> tuple[bytes, int]:
-        return f'"{spelt(name)}":'.encode(), group
+        return f'"{_spelt(name)}":'.encode(), group

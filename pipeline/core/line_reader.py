@@ -1,16 +1,19 @@
-"""Lines read by the pattern of their target: what it learns from lines that it does not match, and when it gives up.
+"""Lines read by the shape or the pattern of their target: what it learns from other lines, and when it gives up.
 
-Invariant: every line of a piece is either in the text that is returned, as the general way would write it, or handed
+Invariant: every line of a block is either in the text that is returned, as the general way would write it, or handed
 back.
 """
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
 
+from pipeline.core.decode import RowDecoder
 from pipeline.core.errors import ConversionError
-from pipeline.core.line_pattern import LinePattern
+from pipeline.core.line_pattern import LinePattern, spelt_name
+from pipeline.core.line_shape import LineShape, shape_of
 from pipeline.core.plain_spelling import UNREADABLE, plain
 
 if TYPE_CHECKING:
@@ -24,96 +27,95 @@ PIECE_BYTES = 64 << 10
 MOST_NAMES = 100
 # Lines handed back of which the names are learnt.
 _SAMPLE = 100
-# Pieces in a row of which most lines were handed back, until the pattern is no longer tried.
+# Blocks or pieces in a row that something was no use for, until it is no longer tried.
 _PATIENCE = 3
 # What writing raises for a value that only the general way can judge.
 _UNSURE = (ConversionError, AttributeError, KeyError, RecursionError, TypeError, ValueError)
 
 
-class Read(NamedTuple):
+@dataclass(slots=True)
+class Reading:
     """Rows as COPY text, how many, and the lines that are for another way."""
 
-    text: bytes
-    rows: int
-    others: list[bytes]
+    texts: list[bytes] = field(default_factory=list[bytes])
+    rows: int = 0
+    others: list[bytes] = field(default_factory=list[bytes])
+
+    def add(self, text: bytes, rows: int) -> None:
+        """Take rows up."""
+        self.texts.append(text)
+        self.rows += rows
 
 
 class LineReader:
-    """Reads pieces for one target, with what it has learnt from those before."""
+    """Reads blocks for one target, with what it has learnt from those before."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
-        self._rest: dict[str, bool] = {}
-        self._pattern = _pattern(target)
         self._columns = {column.path[0] for column in target.columns}
+        self._names: dict[str, bool] = {}
+        try:
+            self._pattern: LinePattern | None = LinePattern(target, self._names)
+        except ValueError:
+            self._pattern = None
+        self._shape: LineShape | None = None
+        # Where a key has to be measured, the pattern does it.
+        self._useless_shapes = _PATIENCE if RowDecoder(target).limits_key else 0
         self._useless = 0
         self._mixed = False
 
-    def read(self, block: bytes) -> Read | None:
-        """Read a block of whole lines; None when nothing in it is for the pattern. Raises UnicodeDecodeError."""
+    def read(self, block: bytes) -> Reading | None:
+        """Read a block of whole lines; None when nothing in it can be read so. Raises UnicodeDecodeError."""
         if self._pattern is None:
             return None
         if not block.isascii():
             block.decode()
-        texts: list[bytes] = []
-        rows, others = 0, list[bytes]()
+        reading = Reading()
         for part, escaped in _parted(block):
             for piece in pieces(part):
-                read = self._read_learning(piece, escaped=escaped)
-                texts.append(read.text)
-                rows += read.rows
-                others += read.others
-        self._useless = self._useless + 1 if len(others) > rows else 0
+                self._read_piece(self._pattern, piece, reading, escaped=escaped)
+        self._useless = self._useless + 1 if len(reading.others) > reading.rows else 0
         if self._useless == _PATIENCE:
             self._pattern = None
-        return Read(b"".join(texts), rows, others) if rows else None
+        return reading if reading.rows else None
 
-    def _read_learning(self, piece: bytes, *, escaped: bool) -> Read:
-        read = self._read(piece, escaped=escaped)
-        if read.others and self._learn(read.others):
-            again = self._read(b"\n".join([*read.others, b""]), escaped=escaped)
-            read = Read(read.text + again.text, read.rows + again.rows, again.others)
-        self._mixed = bool(read.others)
-        return read
+    def _read_piece(self, pattern: LinePattern, piece: bytes, reading: Reading, *, escaped: bool) -> None:
+        spelt = plain(piece)
+        if UNREADABLE not in spelt:
+            if not escaped and self._useless_shapes < _PATIENCE:
+                spelt = piece = self._read_by_shape(piece, reading)
+            if not piece or (not self._mixed and _read_whole(pattern, spelt, reading, escaped=escaped)):
+                return
+        others = _read_each(pattern, piece, spelt, reading, escaped=escaped)
+        if others and self._learn(others):
+            self._pattern = pattern = LinePattern(self._target, self._names)
+            rest = b"\n".join([*others, b""])
+            others = _read_each(pattern, rest, plain(rest), reading, escaped=escaped)
+        reading.others += others
+        self._mixed = bool(others)
 
-    def _read(self, piece: bytes, *, escaped: bool) -> Read:
-        pattern, spelt = self._pattern, plain(piece)
-        if pattern is None:
-            return Read(b"", 0, piece.split(b"\n")[:-1])
-        if not self._mixed and UNREADABLE not in spelt:
-            found = pattern.find_all(spelt)
-            # A match that spans lines, as one with a bare line end in a text would, makes them fewer.
-            if len(found) == spelt.count(b"\n"):
-                try:
-                    return Read(pattern.write(found, escaped=escaped), len(found), [])
-                except _UNSURE:
-                    pass
-        return _read_each(pattern, piece, spelt, escaped=escaped)
+    def _read_by_shape(self, piece: bytes, reading: Reading) -> bytes:
+        """Read the lines that have the shape of the first one, or of an earlier one; returns the others."""
+        shape = self._shape = self._shape or shape_of(piece[: piece.index(b"\n")], self._target)
+        text, rows, rest = shape.read(piece) if shape else (b"", 0, piece)
+        reading.add(text, rows)
+        if rest.count(b"\n") > rows:
+            self._shape = None
+            self._useless_shapes += 1
+        return rest
 
     def _learn(self, lines: Sequence[bytes]) -> bool:
         """Note the names in some lines that the pattern did not match; whether there was a new one."""
-        known = dict(self._rest)
+        known = dict(self._names)
         if self._target.unmapped:
             for line in lines[:_SAMPLE]:
                 for name, attribute in _attributes(line).items():
-                    if name not in self._columns and (name in known or len(known) < MOST_NAMES):
+                    if name not in self._columns and (name in known or len(known) < MOST_NAMES) and spelt_name(name):
                         known[name] = known.get(name, False) or "M" in attribute or "L" in attribute
-        if known == self._rest:
+        if known == self._names:
             return False
-        self._rest, self._pattern = known, LinePattern(self._target, known)
+        self._names = known
         return True
-
-
-def _parted(block: bytes) -> Iterable[tuple[bytes, bool]]:
-    """Part the lines without a backslash, mostly nearly all, from those with one, which cost more."""
-    if b"\\" not in block:
-        return ((block, False),)
-    lines = block.split(b"\n")
-    plain_lines = [line for line in lines if b"\\" not in line]  # the empty one after the last line end is the last
-    return (
-        (b"\n".join(plain_lines), False),
-        (b"\n".join([*[line for line in lines if b"\\" in line], b""]), True),
-    )
 
 
 def pieces(block: bytes) -> Iterator[bytes]:
@@ -125,22 +127,43 @@ def pieces(block: bytes) -> Iterator[bytes]:
         start = end
 
 
-def _pattern(target: Target) -> LinePattern | None:
-    try:
-        return LinePattern(target, {})
-    except ValueError:
-        return None
+def _parted(block: bytes) -> Iterable[tuple[bytes, bool]]:
+    """Part the lines without a backslash, mostly nearly all, from those with one, which cost more."""
+    if b"\\" not in block:
+        return ((block, False),)
+    lines = block.split(b"\n")
+    unescaped = [line for line in lines if b"\\" not in line]  # the empty one after the last line end is its last
+    return (
+        (b"\n".join(unescaped), False),
+        (b"\n".join([*[line for line in lines if b"\\" in line], b""]), True),
+    )
 
 
-def _attributes(line: bytes) -> dict[str, Any]:
+def _attributes(line: bytes) -> dict[str, dict[str, Any]]:
     try:
-        item: dict[str, Any] = json.loads(line)["Item"]
+        item = cast("dict[str, Any]", json.loads(line)["Item"])
         return {name: attribute for name, attribute in item.items() if isinstance(attribute, dict)}
     except _UNSURE:
         return {}
 
 
-def _read_each(pattern: LinePattern, piece: bytes, spelt: bytes, *, escaped: bool) -> Read:
+def _read_whole(pattern: LinePattern, spelt: bytes, reading: Reading, *, escaped: bool) -> bool:
+    """Read a piece of which the pattern matches every line; False, with nothing read, when it does not."""
+    found = pattern.find_all(spelt)
+    # A match that spans lines, as one with a bare line end in a text would, makes them fewer.
+    if len(found) < spelt.count(b"\n"):
+        return False
+    try:
+        reading.add(pattern.write(found, escaped=escaped), len(found))
+    except _UNSURE:
+        return False
+    return True
+
+
+def _read_each(
+    pattern: LinePattern, piece: bytes, spelt: bytes, reading: Reading, *, escaped: bool
+) -> list[bytes]:
+    """Read the lines that the pattern matches; returns the others."""
     found: list[tuple[bytes, ...]] = []
     lines: list[bytes] = []
     others: list[bytes] = []
@@ -152,25 +175,27 @@ def _read_each(pattern: LinePattern, piece: bytes, spelt: bytes, *, escaped: boo
             lines.append(line)
         else:
             others.append(line)
-    texts = _write(pattern, found, lines, others, escaped=escaped) if found else []
-    return Read(b"".join(texts), piece.count(b"\n") - len(others), others)
+    if found:
+        _write(pattern, found, lines, reading, others, escaped=escaped)
+    return others
 
 
 def _write(
     pattern: LinePattern,
     found: list[tuple[bytes, ...]],
     lines: list[bytes],
+    reading: Reading,
     others: list[bytes],
     *,
     escaped: bool,
-) -> list[bytes]:
+) -> None:
     """Write what was found, in halves where a value is refused, so that its line alone goes to the others."""
     try:
-        return [pattern.write(found, escaped=escaped)]
+        reading.add(pattern.write(found, escaped=escaped), len(found))
     except _UNSURE:
         if len(found) == 1:
             others += lines
-            return []
-    middle = len(found) // 2
-    first = _write(pattern, found[:middle], lines[:middle], others, escaped=escaped)
-    return first + _write(pattern, found[middle:], lines[middle:], others, escaped=escaped)
+            return
+        half = len(found) // 2
+        _write(pattern, found[:half], lines[:half], reading, others, escaped=escaped)
+        _write(pattern, found[half:], lines[half:], reading, others, escaped=escaped)

@@ -26,6 +26,7 @@ DEPTH = 8
 LONG_TYPES = frozenset({"text", "varchar", "bytea"})
 
 _NULL = r'NULL":true'
+_BOOLEAN = r'BOOL":([tf])(?:(?<=t)rue|(?<=f)alse)'
 _DAY = (
     r"(?:(?:0[13578]|1[02])-(?:0[1-9]|[12]\d|3[01])|(?:0[469]|11)-(?:0[1-9]|[12]\d|30)|02-(?:0[1-9]|1\d|2[0-8]))"
 )
@@ -59,13 +60,12 @@ def column_value(column: Column, *, is_key: bool, longest_bytes: int | None) -> 
     """
     kind = column.type.name
     null = "" if is_key else f"|{_NULL}" if column.default is None else '|NULL":(true)'
-    pattern = plain_pattern(column, is_key=is_key)
-    if pattern:
-        return rf'\{{"(?:{"S" if kind == "uuid" else "N"}":"({pattern})"{null})\}}'
-    if kind in {"text", "varchar"}:
-        return rf'\{{"(?:S":("{_text(column, longest_bytes)})"{null})\}}'
+    tagged = _tagged(column, is_key=is_key, longest_bytes=longest_bytes)
+    if tagged:
+        start = '("' if kind in {"text", "varchar"} else '"('
+        return rf'\{{"(?:{tagged[0]}":{start}{tagged[1]})"{null})\}}'
     if kind == "boolean":
-        return rf'\{{"(?:BOOL":([tf])(?:(?<=t)rue|(?<=f)alse){null})\}}'
+        return rf'\{{"(?:{_BOOLEAN}{null})\}}'
     if kind == "bytea":
         most = "*+" if longest_bytes is None else f"{{0,{longest_bytes // 3 * 4}}}+"
         return rf'\{{"(?:B":("[A-Za-z0-9+/=]{most})"{null})\}}'
@@ -75,9 +75,31 @@ def column_value(column: Column, *, is_key: bool, longest_bytes: int | None) -> 
         return rf'\{{"(?:NS":\[({_elements(NUMBER)})\]{null})\}}'
     if kind == "jsonb":
         return ("((?!..S\")" if column.json == "parse" else "(") + any_value() + ")"
-    if kind == "date" or (kind == "timestamptz" and column.epoch is None):
-        return rf'\{{"(?:S":"({_DATE if kind == "date" else _TIMESTAMP})"{null})\}}'
     return ""
+
+
+def plain_value(column: Column, *, is_key: bool) -> str:
+    """Return the pattern of an attribute value whose text is the column's field; "" where there is none.
+
+    Its one group is the text, without a quote. Keys that have to be measured are none.
+    """
+    if column.type.name == "boolean":
+        return rf'\{{"{_BOOLEAN}\}}'
+    tagged = _tagged(column, is_key=is_key, longest_bytes=None)
+    return rf'\{{"{tagged[0]}":"({tagged[1]})"\}}' if tagged else ""
+
+
+def _tagged(column: Column, *, is_key: bool, longest_bytes: int | None) -> tuple[str, str] | None:
+    """Return the tag and the pattern of the texts that are the column's field as they stand."""
+    kind = column.type.name
+    pattern = plain_pattern(column, is_key=is_key)
+    if pattern:
+        return ("S" if kind == "uuid" else "N"), pattern
+    if kind in {"text", "varchar"}:
+        return "S", _text(column, longest_bytes)
+    if kind == "date" or (kind == "timestamptz" and column.epoch is None):
+        return "S", _DATE if kind == "date" else _TIMESTAMP
+    return None
 
 
 def _text(column: Column, longest_bytes: int | None) -> str:
