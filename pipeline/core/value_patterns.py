@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from pipeline.core.mapping import Column
 
 TEXT = '[^"]*+'
+# numeric, double precision and jsonb read an exponent, and make of it what the plain notation is.
+_NUMBER = rf"{NUMBER}(?:[eE][+-]?\d{{1,3}})?"
 # Repeats that do not backtrack are faster by half; before 3.11.5 Python got those of groups wrong (its issue 106052).
 REPEAT = "*+" if sys.version_info >= (3, 11, 5) else "*"
 # Maps and lists within each other that are still read by pattern.
@@ -40,8 +42,8 @@ def any_value(depth: int = DEPTH) -> str:
     Commas and closing brackets are not looked at closely: they stay as they are in the JSON that is made of the value,
     so that PostgreSQL refuses the one where it would refuse the other.
     """
-    texts, numbers = _elements(TEXT), _elements(NUMBER)
-    kinds = rf'S":"{TEXT}"|N":"{NUMBER}"|BOOL":(?:true|false)|{_NULL}|B":"{TEXT}"|[SB]S":\[{texts}\]|NS":\[{numbers}\]'
+    texts, numbers = _elements(TEXT), _elements(_NUMBER)
+    kinds = rf'S":"{TEXT}"|N":"{_NUMBER}"|BOOL":(?:true|false)|{_NULL}|B":"{TEXT}"|[SB]S":\[{texts}\]|NS":\[{numbers}\]'
     if depth:
         member = rf'(?:"{TEXT}":)?{any_value(depth - 1)},?'
         kinds += rf'|(?:L":\[|M":\{{)(?:{member}){REPEAT}[\]}}]'
@@ -72,7 +74,7 @@ def column_value(column: Column, *, is_key: bool, longest_bytes: int | None) -> 
     if kind == "text[]":
         return rf'\{{"(?:SS":\[({_elements(TEXT)})\]{null})\}}'
     if kind == "numeric[]":
-        return rf'\{{"(?:NS":\[({_elements(NUMBER)})\]{null})\}}'
+        return rf'\{{"(?:NS":\[({_elements(_NUMBER)})\]{null})\}}'
     if kind == "jsonb":
         return ("((?!..S\")" if column.json == "parse" else "(") + any_value() + ")"
     return ""
@@ -94,7 +96,7 @@ def _tagged(column: Column, *, is_key: bool, longest_bytes: int | None) -> tuple
     kind = column.type.name
     pattern = plain_pattern(column, is_key=is_key)
     if pattern:
-        return ("S" if kind == "uuid" else "N"), pattern
+        return ("S" if kind == "uuid" else "N"), _NUMBER if pattern == NUMBER else pattern
     if kind in {"text", "varchar"}:
         return "S", _text(column, longest_bytes)
     if kind == "date" or (kind == "timestamptz" and column.epoch is None):

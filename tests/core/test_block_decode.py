@@ -7,6 +7,7 @@ import re
 from base64 import b64encode
 from collections import Counter
 from datetime import datetime
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import pytest
@@ -135,7 +136,7 @@ def read_row(target: Target, line: bytes) -> list[Any]:
 
 def as_number(text: str) -> tuple[str, str]:
     """A number is not its digits' text."""
-    return "number", text
+    return "number", f"{Decimal(text):f}"
 
 
 def read_field(sql_type: str, text: str) -> object:
@@ -149,8 +150,12 @@ def read_field(sql_type: str, text: str) -> object:
         except ValueError:  # a default, which is not checked here
             return text
     try:
+        if sql_type in {"numeric", "double precision"}:
+            return f"{Decimal(text):f}"
+        if sql_type == "numeric[]":
+            return [f"{Decimal(number):f}" for number in text[2:-2].split('","') if number]
         return datetime.fromisoformat(text) if sql_type == "timestamptz" else text
-    except ValueError:
+    except (InvalidOperation, ValueError):
         return text
 
 
