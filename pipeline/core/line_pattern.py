@@ -83,6 +83,8 @@ class LinePattern:
         """`rest` names attributes that no column takes, and tells which of them may be lists or maps."""
         if target.match or target.children:
             raise ValueError("parts of keys and elements are no values of their own")
+        if any(mark in (column.default or "") for column in target.columns for mark in "\x01\x02\x03"):
+            raise ValueError("a default that would be taken for the plain spelling's marks")
         self._alternatives: list[str] = []
         self._groups = 0
         self._rest: list[tuple[bytes, int]] | None = [] if target.unmapped else None
@@ -140,11 +142,8 @@ class LinePattern:
         return [sources[column.name] for column in target.columns]
 
     def _captured(self, column: Column, group: int) -> _Captured:
-        missing = field(column.default).encode()
-        if any(code in missing for code in (1, 2, 3)):
-            raise ValueError("a default that would be taken for the plain spelling's marks")
         null_group = group + 1 if self._groups == group + 2 else None
-        return _Captured(group, null_group, missing, column_texts.writer(column))
+        return _Captured(group, null_group, field(column.default).encode(), column_texts.writer(column))
 
     def _add(self, name: str, value: str) -> int:
         """Add the alternative of an attribute; returns the number of its first group, from 0."""

@@ -1,9 +1,9 @@
 r"""From attribute values as they stand in an export to the JSON that `attributes.to_json` writes, without parsing them.
 
 Every value of a column at once: type tags are cut out of one long text, a kind of tag at a time. The values are of the
-form of `value_patterns.any_value`, their texts without quotes; so a tag's text can be nothing but a tag. Only the
-closing brackets `}}` and `]}` could also be within a text. Then they are more than the tags that open them, and the
-values are written one by one.
+form of `value_patterns.any_value`, their texts without quotes; so what opens a tagged value can be nothing else. Only
+what closes it, `"}`, `]}` or `}}`, could also be part of a text. Then it is there more often than what opens, and the
+values are written one by one, such a one by parsing it.
 
 Invariant: the JSON is that of `to_json`, sets sorted, every digit kept.
 """
@@ -43,22 +43,32 @@ def _write(text: bytes) -> bytes | None:
         text = text.replace(b'{"NULL":true}', b"null")
     if b'{"BOOL":' in text:
         text = text.replace(b'{"BOOL":true}', b"true").replace(b'{"BOOL":false}', b"false")
-    sets = 0
+    sets = binaries = 0
     if b'S":[' in text:
         text, sets = _sort_sets(text)
+    start = b'"'
     if b'{"B":"' in text:
-        text = text.replace(b'{"S":"', _MARK + b'"').replace(b'{"B":"', _MARK + b'"')
-    else:
-        text = text.replace(b'{"S":"', b'"')
-    # Of what is left, only texts and binary end in a quote and a bracket.
-    text = text.replace(b'"}', b'"')
-    for opening, closing, more in ((b'{"L":[', b"]}", sets), (b'{"M":{', b"}}", 0)):
-        opened = text.replace(opening, opening[-1:])
-        count = (len(text) - len(opened)) // 5
-        text = opened.replace(closing, closing[:1])
-        if len(opened) - len(text) != count + more:
-            return None
+        start = _MARK + start
+        text, binaries = _replaced(text, b'{"B":"', start)
+    text, texts = _replaced(text, b'{"S":"', start)
+    text, closed = _replaced(text, b'"}', b'"')
+    if closed != texts + binaries:
+        return None
+    text, lists = _replaced(text, b'{"L":[', b"[")
+    text, closed = _replaced(text, b"]}", b"]")
+    if closed != lists + sets:
+        return None
+    text, maps = _replaced(text, b'{"M":{', b"{")
+    text, closed = _replaced(text, b"}}", b"}")
+    if closed != maps:
+        return None
     return text.replace(_MARK, b"") if _MARK in text else text
+
+
+def _replaced(text: bytes, old: bytes, new: bytes) -> tuple[bytes, int]:
+    """Replace, and count, what is cheaper by the lengths than by looking again."""
+    replaced = text.replace(old, new)
+    return replaced, (len(text) - len(replaced)) // (len(old) - len(new))
 
 
 def _sort_sets(text: bytes) -> tuple[bytes, int]:

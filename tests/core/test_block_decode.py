@@ -105,6 +105,11 @@ def targets(draw: st.DrawFn) -> Target:
     return Target("public", "t", ("key",), tuple(columns), draw(st.sampled_from([None, "rest"])), on_error)
 
 
+def line_of(item: Any, *, ascii_only: bool = True) -> str:  # noqa: ANN401
+    """A line as DynamoDB writes it: without spaces."""
+    return json.dumps({"Item": item}, ensure_ascii=ascii_only, separators=(",", ":"))
+
+
 def written(lines: list[str]) -> bytes:
     return "".join(line + "\n" for line in lines).encode("utf-8", "surrogatepass")
 
@@ -194,7 +199,7 @@ def test_the_generated_way_gives_what_the_general_way_gives(
     ),
 )
 def test_what_dynamodb_never_writes_is_refused_alike(target: Target, some: list[Any], junk: str | None) -> None:
-    lines = [json.dumps({"Item": item}) for item in some]
+    lines = [line_of(item) for item in some]
     block = written(lines if junk is None else [*lines, junk])
     assert outcome(target, block, general=False) == outcome(target, block, general=True)
 
@@ -222,7 +227,7 @@ def test_keys_too_long_for_the_index_are_refused_alike(
     character: str, length: int, size: int, ascii_only: bool
 ) -> None:
     item = {"pk": {"S": character * length}, "sk": {"B": b64encode(bytes(size)).decode()}}
-    block = written([json.dumps({"Item": item}, ensure_ascii=ascii_only)])
+    block = written([line_of(item, ascii_only=ascii_only)])
     general = outcome(LONG_KEYS, block, general=True)
     assert outcome(LONG_KEYS, block, general=False) == general
     assert (general[1] == 1) == (len(character.encode()) * length + size <= 2600)
