@@ -27,7 +27,7 @@ from pipeline.core.copy_text import copy_text, escape, field
 from pipeline.core.decode import LONGEST_KEY_BYTES, RowDecoder
 from pipeline.core.errors import TerminalError
 from pipeline.core.export_lines import Failure, decode_full
-from pipeline.core.line_shapes import Shapes
+from pipeline.core.line_reader import LineReader, pieces
 from pipeline.core.mapping import OnError
 from pipeline.core.plain_texts import MOST_BYTES, NUMBER, plain_pattern
 from pipeline.core.routing import captured
@@ -44,8 +44,6 @@ if TYPE_CHECKING:
 _is_number = re.compile(NUMBER, re.ASCII).fullmatch
 # Digits that a float holds exactly, so that they sort as numbers do.
 _EXACT_AS_FLOAT = 15
-# What is parsed at a time: its objects, ten times its size, then stay in the processor's cache.
-PIECE_BYTES = 64 << 10
 # What parsing a block in one go raises when it is not what it should be; the general way then finds the line.
 _UNREADABLE = (KeyError, RecursionError, TypeError, ValueError)
 
@@ -66,7 +64,7 @@ class BlockDecoder:
         self.rows = RowDecoder(target, settled)
         self._carries = bool(target.children)
         self.source, self._plain, self._escaped = _compile(target)
-        self._shapes = Shapes(target)
+        self._lines = LineReader(target)
 
     def decode(self, block: bytes, *, file: str, first_line: int = 1) -> Decoded:
         """Convert a block of whole lines. Raises TerminalError for a line that is not of the form.
@@ -76,34 +74,35 @@ class BlockDecoder:
         if self._carries:  # not written out: elements are converted the general way
             rows, failures = decode_full(block, self.rows, file=file, first_line=first_line)
             return Decoded(copy_text(rows), len(rows), failures)
+        return self._decode_by_pattern(block) or self._decode_parsing(block, file, first_line)
+
+    def _decode_by_pattern(self, block: bytes) -> Decoded | None:
+        """Convert without parsing; None when that is not for these lines, or one of them is not of the form."""
+        try:
+            read = self._lines.read(block)
+            if read is None:
+                return None
+            if not read.others:
+                return Decoded(b"".join(read.texts), read.rows, [])
+            # The others keep no count of their lines: should one be malformed, the whole block tells which.
+            others = self._decode_parsing(b"\n".join([*read.others, b""]), "", 1)
+        except (TerminalError, UnicodeDecodeError):
+            return None
+        return Decoded(b"".join([*read.texts, others.text]), read.rows + others.rows, others.failures)
+
+    def _decode_parsing(self, block: bytes, file: str, first_line: int) -> Decoded:
+        """Convert by the function written for the target, a piece at a time."""
         texts: list[bytes] = []
-        rows, failures, line, start = 0, list[Failure](), first_line, 0
-        while start < len(block):
-            end = block.find(b"\n", start + PIECE_BYTES) + 1 or len(block)
-            piece = block[start:end]
-            count = piece.count(b"\n")
-            decoded = self._decode_by_shape(piece, count) or self._decode_parsing(piece, file, line)
+        rows, failures = 0, list[Failure]()
+        for piece in pieces(block):
+            decoded = self._decode_piece(piece, file, first_line)
             texts.append(decoded.text)
             rows += decoded.rows
             failures += decoded.failures
-            line += count
-            start = end
+            first_line += piece.count(b"\n")
         return Decoded(b"".join(texts), rows, failures)
 
-    def _decode_by_shape(self, piece: bytes, count: int) -> Decoded | None:
-        """Convert without parsing; None when that is not for these lines, or one of them is not of the form."""
-        try:
-            text = piece.decode()
-            rows, rest = self._shapes.read(text, count)
-            if not rows:
-                return None
-            # A rest keeps no count of its lines: should one of them be malformed, the whole piece tells which.
-            others = self._decode_parsing(rest.encode(), "", 1) if rest else Decoded(b"", 0, [])
-        except (TerminalError, UnicodeDecodeError):
-            return None
-        return Decoded("\n".join([*rows, ""]).encode() + others.text, len(rows) + others.rows, others.failures)
-
-    def _decode_parsing(self, block: bytes, file: str, first_line: int) -> Decoded:
+    def _decode_piece(self, block: bytes, file: str, first_line: int) -> Decoded:
         """Convert by the function written for the target, and what that leaves by the general way."""
         lines = block.split(b"\n")
         lines.pop()

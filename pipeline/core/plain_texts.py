@@ -15,16 +15,20 @@ if TYPE_CHECKING:
 NUMBER = r"-?(?:0|[1-9]\d{0,199})(?:\.\d{1,199})?"
 # A character takes four bytes in UTF-8 at most, and escapes only make a text longer.
 MOST_BYTES = 4
-# Digits that fit whatever their value; longer numbers go to the converter, which compares.
-_INTEGER_DIGITS = {"smallint": 4, "integer": 9, "bigint": 18}
+# Digits that fit whatever their value, and what first digit one more may have; the converter compares the others.
+_INTEGERS = {
+    "smallint": r"-?(?:[12]\d{4}|[1-9]\d{0,3})|0",
+    "integer": r"-?(?:1\d{9}|[1-9]\d{0,8})|0",
+    "bigint": r"-?(?:[1-8]\d{18}|[1-9]\d{0,17})|0",
+}
 _UUID = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 
 
 def plain_pattern(column: Column, *, is_key: bool) -> str | None:  # noqa: PLR0911  one return a type reads best
     """Return the pattern of texts that the column takes as they are."""
     kind, params = column.type.name, column.type.params
-    if kind in _INTEGER_DIGITS:
-        return rf"-?[1-9]\d{{0,{_INTEGER_DIGITS[kind] - 1}}}|0"
+    if kind in _INTEGERS:
+        return _INTEGERS[kind]
     if kind == "uuid":
         return _UUID
     if kind == "double precision" or (kind == "numeric" and not params and not is_key):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from base64 import b64encode
 from collections import Counter
+from datetime import datetime
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import pytest
@@ -102,6 +105,11 @@ def targets(draw: st.DrawFn) -> Target:
     return Target("public", "t", ("key",), tuple(columns), draw(st.sampled_from([None, "rest"])), on_error)
 
 
+def line_of(item: Any, *, ascii_only: bool = True) -> str:  # noqa: ANN401
+    """A line as DynamoDB writes it: without spaces."""
+    return json.dumps({"Item": item}, ensure_ascii=ascii_only, separators=(",", ":"))
+
+
 def written(lines: list[str]) -> bytes:
     return "".join(line + "\n" for line in lines).encode("utf-8", "surrogatepass")
 
@@ -117,7 +125,43 @@ def outcome(target: Target, block: bytes, *, general: bool) -> tuple[Any, ...]:
             text, count, failures = BlockDecoder(target, settled).decode(block, file="f", first_line=7)
     except TerminalError as error:
         return ("error", str(error) if malformed_lines(target, block) == 1 else "")
-    return sorted(text.split(b"\n")), count, sorted((line, str(error)) for line, error in failures), dict(settled)
+    rows = sorted((read_row(target, line) for line in text.split(b"\n")[:-1]), key=repr)
+    return rows, count, sorted((line, str(error)) for line, error in failures), dict(settled)
+
+
+_COPY_ESCAPES = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "\\": "\\", '"': '"'}
+
+
+def read_row(target: Target, line: bytes) -> list[Any]:
+    """Read a row as PostgreSQL would: values that are one to it are one here, however they are spelt."""
+    fields = line.decode("utf-8", "surrogatepass").split("\t")
+    types = [*(column.type.name for column in target.columns), *(["jsonb"] if target.unmapped else [])]
+    return [read_field(sql_type, text) for sql_type, text in zip(types, fields, strict=True)]
+
+
+def as_number(text: str) -> tuple[str, str]:
+    """A number is not its digits' text."""
+    return "number", f"{Decimal(text):f}"
+
+
+def read_field(sql_type: str, text: str) -> object:
+    if text == r"\N":
+        return None
+    assert "\r" not in text
+    text = re.sub(r"\\(.)", lambda escape: _COPY_ESCAPES[escape[1]], text)
+    if sql_type == "jsonb":
+        try:
+            return sql_type, json.loads(text, parse_int=as_number, parse_float=as_number)
+        except ValueError:  # a default, which is not checked here
+            return text
+    try:
+        if sql_type in {"numeric", "double precision"}:
+            return f"{Decimal(text):f}"
+        if sql_type == "numeric[]":
+            return [f"{Decimal(number):f}" for number in text[2:-2].split('","') if number]
+        return datetime.fromisoformat(text) if sql_type == "timestamptz" else text
+    except (InvalidOperation, ValueError):
+        return text
 
 
 def malformed_lines(target: Target, block: bytes) -> int:
@@ -155,7 +199,7 @@ def test_the_generated_way_gives_what_the_general_way_gives(
     ),
 )
 def test_what_dynamodb_never_writes_is_refused_alike(target: Target, some: list[Any], junk: str | None) -> None:
-    lines = [json.dumps({"Item": item}) for item in some]
+    lines = [line_of(item) for item in some]
     block = written(lines if junk is None else [*lines, junk])
     assert outcome(target, block, general=False) == outcome(target, block, general=True)
 
@@ -183,7 +227,7 @@ def test_keys_too_long_for_the_index_are_refused_alike(
     character: str, length: int, size: int, ascii_only: bool
 ) -> None:
     item = {"pk": {"S": character * length}, "sk": {"B": b64encode(bytes(size)).decode()}}
-    block = written([json.dumps({"Item": item}, ensure_ascii=ascii_only)])
+    block = written([line_of(item, ascii_only=ascii_only)])
     general = outcome(LONG_KEYS, block, general=True)
     assert outcome(LONG_KEYS, block, general=False) == general
     assert (general[1] == 1) == (len(character.encode()) * length + size <= 2600)

@@ -1,0 +1,103 @@
+"""A column's values, as captured from many lines, written as COPY fields: all of a column in one go.
+
+Values come in the plain spelling (`pipeline.core.plain_spelling`), b"" for an item without the attribute, and fields
+go out in it: what its two marks stand for is put in when the rows are whole, except where they are part of JSON or of
+an array, which `escaped` says may be.
+
+Invariant: a field is what the column's converter and `copy_text.field` write, or another spelling of the same value.
+"""
+
+from __future__ import annotations
+
+import json
+from binascii import a2b_base64, hexlify
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, cast
+
+from pipeline.core import plain_json
+from pipeline.core.attributes import find
+from pipeline.core.copy_text import field
+from pipeline.core.plain_json import sorted_numbers, text_order
+from pipeline.core.plain_spelling import as_array_copy_text, as_json, as_quoted_copy_text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pipeline.core.conversion import Converter
+    from pipeline.core.mapping import Column
+
+Values = list[bytes] | tuple[bytes, ...]
+Writer = Callable[[Values, bytes, bool], Values]
+"""Writes values, with the field of an item without the attribute, and whether there are escapes."""
+
+_decode_base64 = partial(a2b_base64, strict_mode=True)
+
+
+def writer(column: Column) -> Writer:
+    """Return what writes a column's values. It raises ValueError for what only the converter can judge."""
+    kind = column.type.name
+    if kind in {"text", "varchar"}:
+        return _texts
+    return {"bytea": _binaries, "text[]": _text_arrays, "numeric[]": _number_arrays, "jsonb": _documents}.get(
+        kind, _as_they_are
+    )
+
+
+def _as_they_are(values: Values, missing: bytes, _: bool) -> Values:  # noqa: FBT001  a Writer
+    return [value or missing for value in values] if b"" in values else values
+
+
+def _texts(values: Values, missing: bytes, _: bool) -> Values:  # noqa: FBT001  a Writer
+    """Cut off the quote that tells an empty text from none."""
+    return [value[1:] if value else missing for value in values]
+
+
+def _binaries(values: Values, missing: bytes, _: bool) -> Values:  # noqa: FBT001  a Writer
+    return [rb"\\x" + hexlify(_decode_base64(value[1:])) if value else missing for value in values]
+
+
+def _text_arrays(values: Values, missing: bytes, escaped: bool) -> Values:  # noqa: FBT001  a Writer
+    if escaped:
+        return [_escaped_text_array(value) if value else missing for value in values]
+    return [b'{"' + b'","'.join(sorted(value[1:-1].split(b'","'))) + b'"}' if value else missing for value in values]
+
+
+def _escaped_text_array(value: bytes) -> bytes:
+    elements = sorted(value[1:-1].split(b'","'), key=text_order(value))
+    return as_array_copy_text(b'{"' + b'","'.join(elements) + b'"}')
+
+
+def _number_arrays(values: Values, missing: bytes, _: bool) -> Values:  # noqa: FBT001  a Writer
+    return [
+        b'{"' + b'","'.join(sorted_numbers(value[1:-1].split(b'","'))) + b'"}' if value else missing
+        for value in values
+    ]
+
+
+def _documents(values: Values, missing: bytes, escaped: bool) -> Values:  # noqa: FBT001  a Writer
+    return _as_they_are(documents(values, escaped=escaped), missing, escaped)
+
+
+def documents(values: Values, *, escaped: bool) -> list[bytes]:
+    """Write attribute values as JSON in COPY text."""
+    written = plain_json.write(values)
+    return (as_quoted_copy_text(written) if escaped else written).split(b"\n")
+
+
+def members(columns: Sequence[Values], names: Sequence[tuple[bytes, int]], count: int, *, escaped: bool) -> Values:
+    """Write the attributes that no column takes as one JSON object an item; `names` has each one's name and group."""
+    if not names:
+        return [b"{}"] * count
+    named = [[name + value if value else b"" for value in columns[group]] for name, group in names]
+    return documents([b'{"M":{' + b",".join(filter(None, row)) + b"}}" for row in zip(*named, strict=True)], escaped=escaped)
+
+
+def converted(values: Values, column: Column, convert: Converter, *, escaped: bool) -> list[bytes]:
+    """Convert what the column's path reaches in each attribute, the general way. Raises ConversionError."""
+    name = cast("str", column.path[0])
+    fields: list[bytes] = []
+    for value in values:
+        item = {name: json.loads(as_json(value) if escaped else value)} if value else {}
+        fields.append(field(convert(find(item, column.path))).encode())
+    return fields

@@ -1,0 +1,156 @@
+r"""One pattern for the lines of a full export, made for a target: attributes in any order, read without parsing.
+
+A line is matched whole. Each attribute that the target knows has its own alternative, whose group captures the value
+where it is one that the column takes (`pipeline.core.value_patterns`). Attributes that no column takes have one as
+well, by the names met so far, where the target keeps them.
+
+Invariant: a line that the pattern matches, and that `write` does not refuse, is one that the general way would
+convert, to the same row. An attribute that stands twice is no match: JSON takes the last. Lines, patterns and rows are
+in the plain spelling (`pipeline.core.plain_spelling`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
+
+from pipeline.core import column_texts
+from pipeline.core.conversion import converter
+from pipeline.core.copy_text import field
+from pipeline.core.decode import RowDecoder
+from pipeline.core.mapping import OnError
+from pipeline.core.plain_spelling import UNREADABLE, as_copy_text, plain
+from pipeline.core.value_patterns import LONG_TYPES, REPEAT, TEXT, any_value, column_value, key_share
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pipeline.core.column_texts import Values, Writer
+    from pipeline.core.conversion import Converter
+    from pipeline.core.mapping import Column, Target
+
+
+def spelt_name(name: str) -> str | None:
+    """Return an attribute's name in the plain spelling; None where it has none."""
+    spelt = plain(json.dumps(name)[1:-1].encode())
+    return None if UNREADABLE in spelt else spelt.decode()
+
+
+def _spelt(name: str) -> str:
+    spelt = spelt_name(name)
+    if spelt is None:
+        raise ValueError("an attribute with a name that only the general way can read")
+    return spelt
+
+
+@dataclass(frozen=True, slots=True)
+class _Captured:
+    """A column whose group captures the value that it takes."""
+
+    group: int
+    null_group: int | None
+    """Captures where the attribute is NULL, for a column with a default: that is for a missing one."""
+    missing: bytes
+    write: Writer
+
+    def fields(self, columns: Sequence[Values], *, escaped: bool) -> Values:
+        fields = self.write(columns[self.group], self.missing, escaped)
+        if self.null_group is None or not any(columns[self.null_group]):
+            return fields
+        nulls = columns[self.null_group]
+        values = columns[self.group]
+        return [rb"\N" if nulls[n] and not values[n] else fields[n] for n in range(len(fields))]
+
+
+@dataclass(frozen=True, slots=True)
+class _Converted:
+    """A column whose group captures the attribute, to be parsed and converted."""
+
+    group: int
+    column: Column
+    convert: Converter
+
+    def fields(self, columns: Sequence[Values], *, escaped: bool) -> Values:
+        return column_texts.converted(columns[self.group], self.column, self.convert, escaped=escaped)
+
+
+class LinePattern:
+    """The pattern, and what makes rows of its matches. Raises ValueError for a target that it is not for."""
+
+    def __init__(self, target: Target, rest: Mapping[str, bool]) -> None:
+        """`rest` names attributes that no column takes, and tells which of them may be lists or maps."""
+        if target.match or target.children:
+            raise ValueError("parts of keys and elements are no values of their own")
+        if any(mark in (column.default or "") for column in target.columns for mark in "\x01\x02\x03"):
+            raise ValueError("a default that would be taken for the plain spelling's marks")
+        self._alternatives: list[str] = []
+        self._groups = 0
+        self._rest: list[tuple[bytes, int]] | None = [] if target.unmapped else None
+        self._fields = self._add_columns(target)
+        if self._rest is not None:
+            for name, deep in rest.items():
+                self._rest.append(self._named(name, self._add(name, f"({any_value() if deep else any_value(0)})")))
+        else:
+            known = "|".join(re.escape(_spelt(name)) for name in dict.fromkeys(str(c.path[0]) for c in target.columns))
+            self._alternatives.append(rf'(?!(?:{known})"){TEXT}":{any_value()}')
+        keys = {column.name for column in target.key_columns}
+        required = [source.group for source, column in zip(self._fields, target.columns, strict=True) if column.name in keys]
+        present = "".join(f"(?({group + 1})|(?!))" for group in required)
+        one = "()" if self._groups == 1 else ""  # with one group `findall` would give texts, and with two tuples
+        lines = rf'^\{{"Item":\{{(?:"(?:{"|".join(self._alternatives)})(?:,(?=")|(?=\}}\}}$))){REPEAT}{present}\}}\}}$'
+        pattern = re.compile(f"{lines}{one}".encode(), re.MULTILINE)
+        self.find_all = pattern.findall
+        self.match = pattern.fullmatch
+
+    def write(self, found: Sequence[tuple[bytes, ...]], *, escaped: bool) -> bytes:
+        """Return the rows of what was found in lines (there are some), `escaped` if there is an escape in any.
+
+        Raises ValueError and its like, or ConversionError, when a value is one that only the general way can judge.
+        """
+        columns = list(zip(*found, strict=True))
+        fields = [source.fields(columns, escaped=escaped) for source in self._fields]
+        if self._rest is not None:
+            fields.append(column_texts.members(columns, self._rest, len(found), escaped=escaped))
+        text = b"\n".join(map(b"\t".join, zip(*fields, strict=True)))
+        return (as_copy_text(text) if escaped else text) + b"\n"
+
+    def _add_columns(self, target: Target) -> list[_Captured | _Converted]:
+        by_attribute: dict[str, list[Column]] = {}
+        for column in target.columns:
+            by_attribute.setdefault(cast("str", column.path[0]), []).append(column)
+        keys = set(target.primary_key)
+        long_keys = sum(column.type.name in LONG_TYPES for column in target.key_columns)
+        share = key_share(long_keys) if RowDecoder(target).limits_key else None
+        sources: dict[str, _Captured | _Converted] = {}
+        for name, columns in by_attribute.items():
+            first, is_key = columns[0], columns[0].name in keys
+            alone = len(columns) == 1 and len(first.path) == 1
+            value = column_value(first, is_key=is_key, longest_bytes=share if is_key else None) if alone else ""
+            if value:
+                sources[first.name] = self._captured(first, self._add(name, value))
+                continue
+            if share and any(column.name in keys and column.type.name in LONG_TYPES for column in columns):
+                raise ValueError("a key that has to be measured and is not captured")
+            group = self._add(name, f"({any_value()})")
+            for column in columns:
+                convert = converter(replace(column, on_error=OnError.REJECT), is_key=column.name in keys)
+                sources[column.name] = _Converted(group, column, convert)
+            if self._rest is not None and all(len(column.path) > 1 for column in columns):
+                self._rest.append(self._named(name, group))
+        return [sources[column.name] for column in target.columns]
+
+    def _captured(self, column: Column, group: int) -> _Captured:
+        null_group = group + 1 if self._groups == group + 2 else None
+        return _Captured(group, null_group, field(column.default).encode(), column_texts.writer(column))
+
+    def _add(self, name: str, value: str) -> int:
+        """Add the alternative of an attribute; returns the number of its first group, from 0."""
+        group = self._groups
+        self._alternatives.append(f'{re.escape(_spelt(name))}":(?({group + 1})(?!)|){value}')
+        self._groups += re.compile(value).groups
+        return group
+
+    def _named(self, name: str, group: int) -> tuple[bytes, int]:
+        return f'"{_spelt(name)}":'.encode(), group

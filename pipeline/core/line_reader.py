@@ -1,0 +1,201 @@
+"""Lines read by the shape or the pattern of their target: what it learns from other lines, and when it gives up.
+
+Invariant: every line of a block is either in the text that is returned, as the general way would write it, or handed
+back.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+from pipeline.core.decode import RowDecoder
+from pipeline.core.errors import ConversionError
+from pipeline.core.line_pattern import LinePattern, spelt_name
+from pipeline.core.line_shape import LineShape, shape_of
+from pipeline.core.plain_spelling import UNREADABLE, plain
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from pipeline.core.mapping import Target
+
+# What is read at a time: what it becomes, several times its size, then stays in the processor's cache.
+PIECE_BYTES = 64 << 10
+# Names of attributes that no column takes which a pattern has alternatives for.
+MOST_NAMES = 100
+# Lines handed back of which the names are learnt.
+_SAMPLE = 100
+# Blocks or pieces in a row that something was no use for, until it is no longer tried.
+_PATIENCE = 3
+# What writing raises for a value that only the general way can judge.
+_UNSURE = (ConversionError, AttributeError, KeyError, RecursionError, TypeError, ValueError)
+
+
+@dataclass(slots=True)
+class Reading:
+    """Rows as COPY text, how many, and the lines that are for another way."""
+
+    texts: list[bytes] = field(default_factory=list[bytes])
+    rows: int = 0
+    others: list[bytes] = field(default_factory=list[bytes])
+
+    def add(self, text: bytes, rows: int) -> None:
+        """Take rows up."""
+        self.texts.append(text)
+        self.rows += rows
+
+
+class LineReader:
+    """Reads blocks for one target, with what it has learnt from those before."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._columns = {column.path[0] for column in target.columns}
+        self._names: dict[str, bool] = {}
+        try:
+            self._pattern: LinePattern | None = LinePattern(target, self._names)
+        except ValueError:
+            self._pattern = None
+        self._shape: LineShape | None = None
+        # Where a key has to be measured, the pattern does it.
+        self._useless_shapes = _PATIENCE if RowDecoder(target).limits_key else 0
+        self._useless = 0
+        self._mixed = False
+
+    def read(self, block: bytes) -> Reading | None:
+        """Read a block of whole lines; None when nothing in it can be read so. Raises UnicodeDecodeError."""
+        if self._pattern is None:
+            return None
+        if not block.isascii():
+            block.decode()
+        reading = Reading()
+        for part, escaped in _parted(block):
+            for piece in pieces(part):
+                self._read_piece(self._pattern, piece, reading, escaped=escaped)
+        self._useless = self._useless + 1 if len(reading.others) > reading.rows else 0
+        if self._useless == _PATIENCE:
+            self._pattern = None
+        return reading if reading.rows else None
+
+    def _read_piece(self, pattern: LinePattern, piece: bytes, reading: Reading, *, escaped: bool) -> None:
+        spelt = plain(piece)
+        if UNREADABLE not in spelt:
+            if not escaped and self._useless_shapes < _PATIENCE:
+                spelt = piece = self._read_by_shape(piece, reading)
+            if not piece or (not self._mixed and _read_whole(pattern, spelt, reading, escaped=escaped)):
+                return
+        others = _read_each(pattern, piece, spelt, reading, escaped=escaped)
+        if others and self._learn(others):
+            self._pattern = pattern = LinePattern(self._target, self._names)
+            rest = b"\n".join([*others, b""])
+            others = _read_each(pattern, rest, plain(rest), reading, escaped=escaped)
+        reading.others += others
+        self._mixed = bool(others)
+
+    def _read_by_shape(self, piece: bytes, reading: Reading) -> bytes:
+        """Read the lines that have the shape of the first one, or of an earlier one; returns the others."""
+        shape = self._shape = self._shape or shape_of(piece[: piece.index(b"\n")], self._target)
+        text, rows, rest = shape.read(piece) if shape else (b"", 0, piece)
+        reading.add(text, rows)
+        if rest.count(b"\n") > rows:
+            self._shape = None
+            self._useless_shapes += 1
+        return rest
+
+    def _learn(self, lines: Sequence[bytes]) -> bool:
+        """Note the names in some lines that the pattern did not match; whether there was a new one."""
+        known = dict(self._names)
+        if self._target.unmapped:
+            for line in lines[:_SAMPLE]:
+                for name, attribute in _attributes(line).items():
+                    if name not in self._columns and (name in known or len(known) < MOST_NAMES) and spelt_name(name):
+                        known[name] = known.get(name, False) or "M" in attribute or "L" in attribute
+        if known == self._names:
+            return False
+        self._names = known
+        return True
+
+
+def pieces(block: bytes) -> Iterator[bytes]:
+    """Cut a block at line ends into pieces of that size."""
+    start = 0
+    while start < len(block):
+        end = block.find(b"\n", start + PIECE_BYTES) + 1 or len(block)
+        yield block[start:end]
+        start = end
+
+
+def _parted(block: bytes) -> Iterable[tuple[bytes, bool]]:
+    """Part the lines without a backslash, mostly nearly all, from those with one, which cost more."""
+    if b"\\" not in block:
+        return ((block, False),)
+    lines = block.split(b"\n")
+    unescaped = [line for line in lines if b"\\" not in line]  # the empty one after the last line end is its last
+    return (
+        (b"\n".join(unescaped), False),
+        (b"\n".join([*[line for line in lines if b"\\" in line], b""]), True),
+    )
+
+
+def _attributes(line: bytes) -> dict[str, dict[str, Any]]:
+    try:
+        item = cast("dict[str, Any]", json.loads(line)["Item"])
+        return {name: attribute for name, attribute in item.items() if isinstance(attribute, dict)}
+    except _UNSURE:
+        return {}
+
+
+def _read_whole(pattern: LinePattern, spelt: bytes, reading: Reading, *, escaped: bool) -> bool:
+    """Read a piece of which the pattern matches every line; False, with nothing read, when it does not."""
+    found = pattern.find_all(spelt)
+    # A match that spans lines, as one with a bare line end in a text would, makes them fewer.
+    if len(found) < spelt.count(b"\n"):
+        return False
+    try:
+        reading.add(pattern.write(found, escaped=escaped), len(found))
+    except _UNSURE:
+        return False
+    return True
+
+
+def _read_each(
+    pattern: LinePattern, piece: bytes, spelt: bytes, reading: Reading, *, escaped: bool
+) -> list[bytes]:
+    """Read the lines that the pattern matches; returns the others."""
+    found: list[tuple[bytes, ...]] = []
+    lines: list[bytes] = []
+    others: list[bytes] = []
+    match = pattern.match
+    for line, spelt_line in zip(piece.split(b"\n")[:-1], spelt.split(b"\n")[:-1], strict=True):
+        matched = match(spelt_line) if UNREADABLE not in spelt_line else None
+        if matched:
+            found.append(matched.groups(b""))
+            lines.append(line)
+        else:
+            others.append(line)
+    if found:
+        _write(pattern, found, lines, reading, others, escaped=escaped)
+    return others
+
+
+def _write(
+    pattern: LinePattern,
+    found: list[tuple[bytes, ...]],
+    lines: list[bytes],
+    reading: Reading,
+    others: list[bytes],
+    *,
+    escaped: bool,
+) -> None:
+    """Write what was found, in halves where a value is refused, so that its line alone goes to the others."""
+    try:
+        reading.add(pattern.write(found, escaped=escaped), len(found))
+    except _UNSURE:
+        if len(found) == 1:
+            others += lines
+            return
+        half = len(found) // 2
+        _write(pattern, found[:half], lines[:half], reading, others, escaped=escaped)
+        _write(pattern, found[half:], lines[half:], reading, others, escaped=escaped)

@@ -1,0 +1,119 @@
+r"""Attribute values as they stand in a line of an export, as patterns: what the fast way of decoding looks for.
+
+Texts are in their plain spelling (`pipeline.core.plain_spelling`): no quote, so that a value cannot reach past its end.
+
+Invariant: what a column's pattern captures is a value that its converter takes, and that `pipeline.core.column_texts`
+writes as the converter does, or in another spelling that PostgreSQL reads as the same value. What it does not match
+may still be right; the converter then decides.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from pipeline.core.decode import LONGEST_KEY_BYTES
+from pipeline.core.plain_texts import NUMBER, plain_pattern
+
+if TYPE_CHECKING:
+    from pipeline.core.mapping import Column
+
+TEXT = '[^"]*+'
+# numeric, double precision and jsonb read an exponent, and make of it what the plain notation is.
+_NUMBER = rf"{NUMBER}(?:[eE][+-]?\d{{1,3}})?"
+# Repeats that do not backtrack are faster by half; before 3.11.5 Python got those of groups wrong (its issue 106052).
+REPEAT = "*+" if sys.version_info >= (3, 11, 5) else "*"
+# Maps and lists within each other that are still read by pattern.
+DEPTH = 8
+LONG_TYPES = frozenset({"text", "varchar", "bytea"})
+
+_NULL = r'NULL":true'
+_BOOLEAN = r'BOOL":([tf])(?:(?<=t)rue|(?<=f)alse)'
+_DAY = (
+    r"(?:(?:0[13578]|1[02])-(?:0[1-9]|[12]\d|3[01])|(?:0[469]|11)-(?:0[1-9]|[12]\d|30)|02-(?:0[1-9]|1\d|2[0-8]))"
+)
+_DATE = rf"(?!0000)\d{{4}}-{_DAY}"
+_TIMESTAMP = rf"{_DATE}T(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{{1,6}})?Z"
+
+
+def any_value(depth: int = DEPTH) -> str:
+    """Return the pattern, without groups, of an attribute value of any type, `depth` lists or maps deep.
+
+    Commas and closing brackets are not looked at closely: they stay as they are in the JSON that is made of the value,
+    so that PostgreSQL refuses the one where it would refuse the other.
+    """
+    texts, numbers = _elements(TEXT), _elements(_NUMBER)
+    kinds = rf'S":"{TEXT}"|N":"{_NUMBER}"|BOOL":(?:true|false)|{_NULL}|B":"{TEXT}"|[SB]S":\[{texts}\]|NS":\[{numbers}\]'
+    if depth:
+        member = rf'(?:"{TEXT}":)?{any_value(depth - 1)},?'
+        kinds += rf'|(?:L":\[|M":\{{)(?:{member}){REPEAT}[\]}}]'
+    return rf'\{{"(?:{kinds})\}}'
+
+
+def _elements(element: str) -> str:
+    return rf'"{element}"(?:,"{element}"){REPEAT}'
+
+
+def column_value(column: Column, *, is_key: bool, longest_bytes: int | None) -> str:  # noqa: PLR0911  one return a type
+    """Return the pattern of an attribute value that the column takes; "" where there is none.
+
+    Its one group is of text with the quote before it, so that an empty text is not taken for none; else of the bare
+    value. `longest_bytes` is what the column may add to a key that is measured.
+    """
+    kind = column.type.name
+    null = "" if is_key else f"|{_NULL}" if column.default is None else '|NULL":(true)'
+    tagged = _tagged(column, is_key=is_key, longest_bytes=longest_bytes)
+    if tagged:
+        start = '("' if kind in {"text", "varchar"} else '"('
+        return rf'\{{"(?:{tagged[0]}":{start}{tagged[1]})"{null})\}}'
+    if kind == "boolean":
+        return rf'\{{"(?:{_BOOLEAN}{null})\}}'
+    if kind == "bytea":
+        most = "*+" if longest_bytes is None else f"{{0,{longest_bytes // 3 * 4}}}+"
+        return rf'\{{"(?:B":("[A-Za-z0-9+/=]{most})"{null})\}}'
+    if kind == "text[]":
+        return rf'\{{"(?:SS":\[({_elements(TEXT)})\]{null})\}}'
+    if kind == "numeric[]":
+        return rf'\{{"(?:NS":\[({_elements(_NUMBER)})\]{null})\}}'
+    if kind == "jsonb":
+        return ("((?!..S\")" if column.json == "parse" else "(") + any_value() + ")"
+    return ""
+
+
+def plain_value(column: Column, *, is_key: bool) -> str:
+    """Return the pattern of an attribute value whose text is the column's field; "" where there is none.
+
+    Its one group is the text, without a quote. Keys that have to be measured are none.
+    """
+    if column.type.name == "boolean":
+        return rf'\{{"{_BOOLEAN}\}}'
+    tagged = _tagged(column, is_key=is_key, longest_bytes=None)
+    return rf'\{{"{tagged[0]}":"({tagged[1]})"\}}' if tagged else ""
+
+
+def _tagged(column: Column, *, is_key: bool, longest_bytes: int | None) -> tuple[str, str] | None:
+    """Return the tag and the pattern of the texts that are the column's field as they stand."""
+    kind = column.type.name
+    pattern = plain_pattern(column, is_key=is_key)
+    if pattern:
+        return ("S" if kind == "uuid" else "N"), _NUMBER if pattern == NUMBER else pattern
+    if kind in {"text", "varchar"}:
+        return "S", _text(column, longest_bytes)
+    if kind == "date" or (kind == "timestamptz" and column.epoch is None):
+        return "S", _DATE if kind == "date" else _TIMESTAMP
+    return None
+
+
+def _text(column: Column, longest_bytes: int | None) -> str:
+    most = column.type.params[0] if column.type.params else None
+    if longest_bytes is not None:
+        return f'[^"]{{0,{min(longest_bytes, most or longest_bytes)}}}+'
+    if most is None:
+        return TEXT
+    # Characters are counted one by one only where the bytes, the first and fast alternative, are too many.
+    return rf'(?:[^"]{{0,{most}}}+(?=")|(?:[^"\x80-\xbf][\x80-\xbf]*+){{0,{most}}}(?="))'
+
+
+def key_share(count: int) -> int:
+    """Return the bytes that each of a key's columns may have where the key is measured."""
+    return LONGEST_KEY_BYTES // count

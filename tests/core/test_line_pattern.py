@@ -1,0 +1,316 @@
+"""Lines read without parsing against the general way: hostile texts and names, every type, what is nearly right."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from pipeline.core.attributes import parse_path
+from pipeline.core.block_decode import BlockDecoder
+from pipeline.core.line_pattern import LinePattern
+from pipeline.core.line_reader import MOST_NAMES, PIECE_BYTES, LineReader
+from pipeline.core.line_shape import shape_of
+from pipeline.core.mapping import Column, OnError, Target
+from pipeline.core.sql_types import parse_sql_type
+from tests.core.test_block_decode import line_of, outcome, read_row, written
+
+# Names that are type tags, or that would end a text, a pattern or an object if they were taken at their word.
+NAMES = ("S", "N", "M", "L", "SS", "BOOL", "NULL", "a.b", 'q"', "b\\", "}}", "]}", '{"M":{', "ü", "(", "t\tb", "Item")
+PIECES = ('"', "\\", "/", "{", "}", "[", "]", ",", ":", "}}", "]}", '"}', '{"S":"', '{"N":"1"}', "\n", "\t", "\r", "\b",
+          "\f", "\x00", "\x01", "\x02", "\x03", "\x04", "\x1f", "\x7f", "\\u0041", "\\n", "\\N", "é", "日本", "😀",
+          "\ud83d", "\ude00", "\u2028", "a", "NULL", "%s", "")  # fmt: skip
+
+texts = st.lists(st.sampled_from(PIECES), max_size=4).map("".join) | st.text(max_size=5)
+plain_texts = st.sampled_from(["", "a", "Zoë", "😀😀", "100%", "{x}", "}", "[,]", "name: value", "\x7f", "a}}", "]}"])
+numbers = st.sampled_from(
+    ["0", "-0", "1", "-17", "12.50", "1E+5", "-1.2E-7", "1e100", "32767", "29999", "2147483647", "1999999999",
+     "8999999999999999999", "9223372036854775807", "9223372036854775808", "9" * 38, "0." + "1" * 38, "007", "1E1000"]
+)  # fmt: skip
+binaries = st.binary(max_size=7).map(lambda value: b64encode(value).decode())
+SCALARS: dict[str, st.SearchStrategy[Any]] = {
+    "S": plain_texts | texts,
+    "N": numbers,
+    "B": binaries,
+    "BOOL": st.booleans(),
+    "NULL": st.just(True),
+    "SS": st.lists(plain_texts | texts, min_size=1, max_size=4),
+    "NS": st.lists(numbers, min_size=1, max_size=4),
+    "BS": st.lists(binaries, min_size=1, max_size=3),
+}
+names = st.sampled_from(NAMES)
+scalars = st.one_of([values.map(lambda value, tag=tag: {tag: value}) for tag, values in SCALARS.items()])
+nested: st.SearchStrategy[dict[str, Any]] = st.recursive(
+    scalars,
+    lambda inner: (
+        st.lists(inner, max_size=3).map(lambda value: {"L": value})
+        | st.dictionaries(names, inner, max_size=3).map(lambda value: {"M": value})
+    ),
+    max_leaves=8,
+)
+TYPES = {
+    "S": ["text", "varchar(3)", "varchar(40)", "jsonb", "uuid", "date", "timestamptz"],
+    "N": ["smallint", "integer", "bigint", "numeric", "numeric(4,2)", "double precision", "timestamptz", "jsonb"],
+    "B": ["bytea", "jsonb"],
+    "BOOL": ["boolean", "jsonb"],
+    "NULL": ["text", "bigint", "jsonb", "text[]"],
+    "SS": ["text[]", "jsonb"],
+    "NS": ["numeric[]", "jsonb"],
+    "BS": ["bytea[]", "jsonb"],
+    "M": ["jsonb"],
+}
+SPECIAL = st.sampled_from(
+    ["2026-01-31", "2026-02-29", "2024-02-29", "0000-01-01", "2026-01-31T23:59:59Z", "2026-01-31T24:00:00Z",
+     "2026-04-31T00:00:00Z", "2026-01-31T12:00:00.123Z", "2026-01-31T12:00:00.1234567Z", "2026-01-31 12:00:00+02",
+     "0f8fad5b-d9cb-469f-a165-70867728950e", "0F8FAD5B-D9CB-469F-A165-70867728950E"]
+)  # fmt: skip
+
+
+def values_of(tag: str) -> st.SearchStrategy[dict[str, Any]]:
+    if tag == "M":
+        return nested
+    return (SCALARS[tag] | SPECIAL if tag == "S" else SCALARS[tag]).map(lambda value: {tag: value})
+
+
+@st.composite
+def typed_lines(draw: st.DrawFn) -> tuple[Target, list[str]]:
+    """A target, and lines of items that mostly are what its columns expect, each with its attributes in any order."""
+    tags = {name: draw(st.sampled_from(sorted(TYPES))) for name in draw(st.lists(names, unique=True, max_size=5))}
+    columns = [Column("key", "key", ("key",), parse_sql_type(draw(st.sampled_from(["text", "varchar(9)"]))))]
+    for number, (name, tag) in enumerate(tags.items()):
+        if draw(st.integers(0, 3)):
+            columns.append(
+                Column(
+                    f"c{number}",
+                    name,
+                    (name,) if draw(st.integers(0, 7)) else (name, *parse_path("S.N")),
+                    parse_sql_type(draw(st.sampled_from(TYPES[tag]))),
+                    default=draw(st.sampled_from([None, None, "x\t%", "\x01"])),
+                    on_error=draw(st.sampled_from([OnError.REJECT, OnError.NULL])),
+                    epoch=draw(st.sampled_from([None, "seconds"])),
+                    json=draw(st.sampled_from([None, "parse"])),
+                )
+            )
+    if len(columns) > 1 and draw(st.integers(0, 9)) == 0:  # one attribute, two columns
+        columns.append(Column("again", columns[1].attribute, columns[1].path[:1], parse_sql_type("jsonb")))
+    target = Target("public", "t", ("key",), tuple(draw(st.permutations(columns))), draw(st.sampled_from([None, "r"])))
+    lines: list[str] = []
+    for number in range(draw(st.integers(1, 5))):
+        item: dict[str, Any] = {"key": {"S": f"k{number}"}}
+        for name, tag in tags.items():
+            kind = draw(st.integers(0, 11))
+            if kind:
+                item[name] = {"NULL": True} if kind == 1 else draw(values_of(tag) if kind > 2 else nested)
+        order = draw(st.permutations(list(item)))
+        lines.append(line_of({name: item[name] for name in order}, ascii_only=draw(st.booleans())))
+    return target, lines
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=300)
+@given(typed_lines())
+def test_lines_read_by_pattern_give_what_the_general_way_gives(made: tuple[Target, list[str]]) -> None:
+    target, lines = made
+    block = written(lines)
+    assert outcome(target, block, general=False) == outcome(target, block, general=True)
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=200)
+@given(
+    typed_lines(),
+    st.integers(0, 10_000),
+    st.sampled_from(['"', "\\", "{", "}", "[", "]", ",", ":", "\t", "\r", "\x01", "\x03", "N", "\n", '"}', '{"S":"x"}', " "]),
+    st.booleans(),
+)
+def test_a_damaged_line_is_refused_alike(made: tuple[Target, list[str]], place: int, junk: str, insert: bool) -> None:
+    """One character more, or another in one's place, anywhere: no way takes for right what another refuses."""
+    target, lines = made
+    text = lines[0]
+    place %= len(text) + 1
+    lines[0] = text[:place] + junk + text[place + (not insert) :]
+    block = written(lines)
+    assert outcome(target, block, general=False) == outcome(target, block, general=True)
+
+
+def column(name: str, sql_type: str, **more: Any) -> Column:  # noqa: ANN401 - Column's own
+    return Column(name, name, (name,), parse_sql_type(sql_type), **more)
+
+
+EVERY_TYPE = Target(
+    "public",
+    "t",
+    ("pk",),
+    (
+        column("pk", "text"),
+        column("name", "varchar(6)", default="NA"),
+        column("at", "timestamptz"),
+        column("day", "date"),
+        column("id", "uuid"),
+        column("n", "bigint"),
+        column("exact", "numeric"),
+        column("on", "boolean"),
+        column("bytes", "bytea"),
+        column("tags", "text[]"),
+        column("sizes", "numeric[]"),
+        column("list", "jsonb"),
+        column("map", "jsonb"),
+        column("none", "text"),
+    ),
+    "rest",
+)
+ITEM: dict[str, Any] = {
+    "pk": {"S": "k"},
+    "name": {"S": "Мария"},
+    "at": {"S": "2026-01-31T12:00:00.123Z"},
+    "day": {"S": "2026-12-31"},
+    "id": {"S": "0f8fad5b-d9cb-469f-a165-70867728950e"},
+    "n": {"N": "-4611686018427387904"},
+    "exact": {"N": "1.5E-30"},
+    "on": {"BOOL": False},
+    "bytes": {"B": "AAECAwQ="},
+    "tags": {"SS": ["b", "a", "b}", "é"]},
+    "sizes": {"NS": ["10", "-2.5", "1E3", "12345678901234567890.1"]},
+    "list": {"L": [{"S": "x"}, {"N": "1.50"}, {"BOOL": True}, {"NULL": True}, {"L": []}, {"M": {}}, {"B": "AA=="}]},
+    "map": {"M": {"S": {"B": "AA=="}, "L": {"SS": ["z", "y"]}, "M": {"M": {"N": {"N": "7"}}}, "B": {"S": "t"}}},
+    "none": {"NULL": True},
+    "x": {"NS": ["2", "1"]},
+    "y": {"M": {"deep": {"L": [{"L": [{"M": {"er": {"S": ""}}}]}]}}},
+}
+
+
+def only_by_pattern(target: Target) -> BlockDecoder:
+    decoder = BlockDecoder(target)
+    decoder._plain = decoder._escaped = decoder.rows = None  # type: ignore[assignment]  # all other ways
+    return decoder
+
+
+@settings(deadline=None)
+@given(st.permutations(list(ITEM)), st.sets(st.sampled_from([name for name in ITEM if name != "pk"])), st.booleans())
+@example(list(ITEM), set(), True)
+def test_items_of_every_type_never_leave_the_pattern(order: list[str], absent: set[str], ascii_only: bool) -> None:
+    """In any order, with any of them missing, escaped or not: else it would be right and slow."""
+    item = {name: ITEM[name] for name in order if name not in absent}
+    item["esc"] = {"S": 'a "quote", a \\, a /, a line\nand a\ttab'}
+    block = written([line_of(item, ascii_only=ascii_only)] * 3)
+    text, rows, failures = only_by_pattern(EVERY_TYPE).decode(block, file="f")
+    assert (rows, failures) == (3, [])
+    general = outcome(EVERY_TYPE, block, general=True)[0]
+    assert [read_row(EVERY_TYPE, line) for line in text.splitlines()] == general
+
+
+@pytest.mark.parametrize("text", ["a}}b", "]}", "{{name}}", "[[1],[2]]}", "}}}}", "]}}}"])
+def test_texts_with_brackets_in_nested_values_are_told_from_brackets(text: str) -> None:
+    item = {"pk": {"S": "k"}, "map": {"M": {text: {"L": [{"S": text}, {"SS": [text, "a"]}]}, "x": {"M": {}}}}}
+    block = written([line_of(item), line_of({"pk": {"S": "l"}}), line_of({"pk": {"S": "m"}, "map": {"M": {}}})])
+    decoded = only_by_pattern(EVERY_TYPE).decode(block, file="f")
+    assert decoded.rows == 3
+    assert outcome(EVERY_TYPE, block, general=False) == outcome(EVERY_TYPE, block, general=True)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ['{"Item":{"pk":{"S":"k"},"pk":{"S":"l"}}}', '{"Item":{"pk":{"S":"k"},"name":{"S":"a"},"name":{"NULL":true}}}',
+     '{"Item":{"pk":{"S":"k"},"none":{"NULL":true},"none":{"S":"a"}}}', '{"Item":{"pk":{"S":"k"},"x":{"N":"1"},"x":{"N":"2"}}}',
+     '{"Item":{"pk":{"S":"k"},"map":{"M":{"a":{"S":"x"},"a":{"N":"2"}}}}}', '{"Item":{"p\\u006b":{"S":"\\u006b\\/"}}}',
+     '{"Item":{"pk":{"S":"k"},"name":{"NULL":true},"name":{"S":"a"}}}'],
+)  # fmt: skip
+def test_names_that_stand_twice_or_are_spelt_otherwise(line: str) -> None:
+    block = written([line])
+    assert outcome(EVERY_TYPE, block, general=False) == outcome(EVERY_TYPE, block, general=True)
+
+
+def test_what_is_nested_too_deep_for_the_pattern_is_converted_all_the_same() -> None:
+    value: dict[str, Any] = {"S": "deep"}
+    for _ in range(31):
+        value = {"L": [value]}
+    block = written([line_of({"pk": {"S": "k"}, "list": value})])
+    assert outcome(EVERY_TYPE, block, general=False) == outcome(EVERY_TYPE, block, general=True)
+
+
+def test_a_refused_value_hands_back_its_line_alone() -> None:
+    lines = [line_of({**ITEM, "pk": {"S": str(n)}, "bytes": {"B": "A=" if n == 5 else "AAAA"}}) for n in range(9)]
+    reading = LineReader(EVERY_TYPE).read(written(lines))
+    assert reading is not None
+    assert (reading.rows, reading.others) == (8, [lines[5].encode()])
+
+
+def test_a_table_that_the_pattern_is_no_use_for_is_given_up() -> None:
+    reader = LineReader(EVERY_TYPE)
+    useless = written([line_of({"pk": {"N": "1"}})])
+    for _ in range(3):
+        assert reader.read(useless) is None
+    assert reader.read(written([line_of(ITEM)])) is None
+
+
+def test_only_so_many_names_are_learnt() -> None:
+    reader = LineReader(EVERY_TYPE)
+    lines = [line_of({"pk": {"S": "k"}, f"name {n}": {"S": "x"}}) for n in range(MOST_NAMES + 10)]
+    read = 0
+    for _ in range(3):
+        reading = reader.read(written(lines))
+        assert reading is not None
+        read = reading.rows
+        assert read + len(reading.others) == len(lines)
+    assert read == MOST_NAMES
+
+
+def test_parts_of_keys_and_elements_have_no_pattern() -> None:
+    child = Target("public", "c", ("pk", "n"), (), parent="public.t", explode=("list",))
+    with pytest.raises(ValueError, match="parts of keys"):
+        LinePattern(Target("public", "t", ("pk",), (column("pk", "text"),), children=(child,)), {})
+
+
+PLAIN = Target(
+    "public",
+    "t",
+    ("Id",),
+    (column("Name", "varchar(5)"), column("Id", "bigint"), column("On", "boolean", default="f")),
+    "rest",
+)
+PLAIN_LINE = '{"Item":{"Id":{"N":"%d"},"Name":{"S":"Zoë"},"On":{"BOOL":true}}}'
+
+
+def test_a_shape_reads_its_lines_and_hands_back_the_others() -> None:
+    shape = shape_of((PLAIN_LINE % 1).encode(), PLAIN)
+    assert shape is not None
+    other = '{"Item":{"Id":{"N":"3"},"Name":{"S":"longer than 5"},"On":{"BOOL":true}}}'
+    found = shape.read(written([PLAIN_LINE % 1, other, PLAIN_LINE % 2]))
+    assert found == ("Zoë\t1\tt\t{}\nZoë\t2\tt\t{}\n".encode(), 2, written([other]))
+    assert shape.read(written([other])) == (b"", 0, written([other]))
+
+
+@pytest.mark.parametrize(
+    "line",
+    ['{"Item":{"Id":{"N":"1"},"Name":{"S":"a"}}}', '{"Item":{"Id":{"N":"1"},"Name":{"S":"a"},"On":{"BOOL":true},"x":{"S":""}}}',
+     '{"Item":[]}', "5", "{", '{"Item":5}'],
+)  # fmt: skip
+def test_what_has_no_shape(line: str) -> None:
+    assert shape_of(line.encode(), PLAIN) is None
+
+
+def test_lines_of_one_shape_are_read_by_it_whatever_stands_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = only_by_pattern(PLAIN)
+    monkeypatch.setattr(LinePattern, "match", property(lambda _: None), raising=False)
+    lines = [PLAIN_LINE % number for number in range(2 * PIECE_BYTES // len(PLAIN_LINE))]
+    block = written(lines)
+    text, rows, failures = decoder.decode(block, file="f")
+    assert (text.count(b"\n"), rows, failures) == (len(lines), len(lines), [])
+
+
+def test_a_line_end_within_a_text_is_no_match_of_two_lines() -> None:
+    torn = (PLAIN_LINE % 1).replace("Zoë", "Z\noë")
+    for lines in ([torn], [torn, PLAIN_LINE % 2], [PLAIN_LINE % 2, torn, PLAIN_LINE % 3]):
+        block = written(lines)
+        assert outcome(PLAIN, block, general=False) == outcome(PLAIN, block, general=True)
+
+
+def test_a_pattern_is_soon_made() -> None:
+    """A hundred names, all of them nested, are alternatives in one pattern of bounded size."""
+    target = Target("public", "t", ("pk",), (column("pk", "text"),), "rest")
+    pattern = LinePattern(target, {f"attribute {n}": True for n in range(MOST_NAMES)})
+    item = {"pk": {"S": "k"}, "attribute 99": {"M": {"x": {"S": "y"}}}}
+    found = pattern.find_all(written([line_of(item)]))
+    assert json.loads(pattern.write(found, escaped=False).split(b"\t")[1]) == {"attribute 99": {"x": "y"}}
