@@ -196,6 +196,7 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
             ticked_at timestamptz NOT NULL,
             caught_up_through timestamptz,
             unread_until timestamptz,
+            newest_read timestamptz,
             read_whole boolean NOT NULL,
             waiting int NOT NULL,
             oldest_waiting timestamptz,
@@ -231,9 +232,14 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
             key text[] NOT NULL,
             version numeric NOT NULL,
             as_of timestamptz NOT NULL,
+            since timestamptz NOT NULL,
             shard_id text NOT NULL,
-            PRIMARY KEY (table_name, target, key)
+            PRIMARY KEY (table_name, target, version)
         );
+        COMMENT ON COLUMN replication.probe_waiting.key IS
+            'primary key of the row it is for; empty for a record that only a reject can settle';
+        COMMENT ON COLUMN replication.probe_waiting.since IS
+            'creation time of the oldest change of the key that was not found applied';
         COMMENT ON TABLE replication.probe_waiting IS
             'changes that the probe has read from the stream and has not found applied yet';
 

@@ -17,6 +17,8 @@ from pipeline.dynamodb.objects import FolderObjects, S3Objects
 
 if TYPE_CHECKING:
     from types_boto3_dynamodb.client import DynamoDBClient
+    from types_boto3_dynamodbstreams.client import DynamoDBStreamsClient
+    from types_boto3_lambda.client import LambdaClient
 
     from pipeline.dynamodb.objects import ObjectStore
     from pipeline.settings import Settings
@@ -52,6 +54,16 @@ class Services:
     def dynamodb(self) -> DynamoDBClient:
         """Client of DynamoDB."""
         return client("dynamodb", endpoint_url=self.settings.endpoint_url)
+
+    @cached_property
+    def streams(self) -> DynamoDBStreamsClient:
+        """Client of DynamoDB Streams."""
+        return client("dynamodbstreams", endpoint_url=self.settings.endpoint_url)
+
+    @cached_property
+    def functions(self) -> LambdaClient:
+        """Client of Lambda."""
+        return client("lambda", endpoint_url=self.settings.endpoint_url)
 
     def store(self, location: str) -> ObjectStore:
         """Where a location's objects lie: a folder for file://, S3 otherwise."""
