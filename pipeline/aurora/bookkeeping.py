@@ -255,14 +255,15 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
             'the stream and the event source mappings as they were last seen at work';
 
         CREATE TABLE replication.losses (
+            id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
             table_name text NOT NULL REFERENCES replication.tables,
             kind text NOT NULL,
             since timestamptz NOT NULL,
             until timestamptz NOT NULL,
             found_at timestamptz NOT NULL DEFAULT now(),
-            healed_at timestamptz,
-            PRIMARY KEY (table_name, kind, since)
+            healed_at timestamptz
         );
+        CREATE UNIQUE INDEX losses_open ON replication.losses (table_name, kind) WHERE healed_at IS NULL;
         COMMENT ON TABLE replication.losses IS
             'spans of time whose changes may never have been applied, until a load or a catch-up has covered them';
 

@@ -83,8 +83,6 @@ class ProbeState:
     """By name, those of the stream `last.stream_label`."""
     waiting: list[Waiting] = field(default_factory=list[Waiting])
     purged_through: datetime | None = None
-    loaded_through: datetime | None = None
-    """`as_of` of the newest full export that was loaded whole."""
     applied_label: str | None = None
     """The stream that a change was last applied from."""
     applied_through: datetime | None = None
@@ -109,7 +107,7 @@ def read_state(connection: Connection, table_name: str) -> ProbeState:
     with translating("reading the probe", table=table_name), connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         last = read_tick(connection, table_name)
-        row = connection.execute(_FACTS, {"table": table_name}).fetchone() or (0, None, None, None, None)
+        row = connection.execute(_FACTS, {"table": table_name}).fetchone() or (0, None, None, None)
         with connection.cursor(row_factory=class_row(ShardProgress)) as cursor:
             shards = cursor.execute(
                 literal(
@@ -130,10 +128,7 @@ def read_state(connection: Connection, table_name: str) -> ProbeState:
 
 
 _FACTS = """
-SELECT p.ticks, t.purged_through,
-       (SELECT max(as_of) FROM replication.exports AS e
-         WHERE e.table_name = t.name AND e.kind = 'full' AND e.status = 'loaded'),
-       w.stream_label, w.as_of
+SELECT p.ticks, t.purged_through, w.stream_label, w.as_of
   FROM replication.tables AS t
   LEFT JOIN replication.probes AS p ON p.table_name = t.name
   LEFT JOIN LATERAL (

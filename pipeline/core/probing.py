@@ -112,19 +112,16 @@ def caught_up(
     *,
     waiting: Iterable[Waiting],
     unread_until: datetime | None,
-    loaded_through: datetime | None,
     now: datetime,
 ) -> datetime | None:
     """Return the time before which no change is still on its way; None when not known.
 
-    `unread_until`: changes made before it were passed by unread. They count as settled once a full load holds all
-    of that time, or once the stream cannot hold them any more. A change that has waited so long that its record is
-    gone is lost, not on its way.
+    `unread_until`: changes made before it were passed by unread. They count as settled once the stream cannot hold
+    them any more. (A load would not settle them: a removal that is on its way leaves no trace in a snapshot.) A
+    change that has waited so long that its record is gone is lost, not on its way.
     """
-    if unread_until is not None:
-        loaded = loaded_through is not None and loaded_through >= unread_until
-        if not loaded and now < unread_until + GONE_AFTER:
-            read = None
+    if unread_until is not None and now < unread_until + GONE_AFTER:
+        read = None
     proven = max((time for time in (previous, read) if time is not None), default=None)
     coming = [change.since for change in waiting if change.as_of > now - GONE_AFTER]
     if proven is None or not coming:

@@ -179,7 +179,6 @@ def _conclude(state: ProbeState, found: _Found, waiting: Sequence[Waiting], now:
             read,
             waiting=waiting,
             unread_until=unread_until,
-            loaded_through=state.loaded_through,
             now=now,
         ),
         unread_until=unread_until,

@@ -47,7 +47,13 @@ class World:
         return datetime.fromtimestamp(self.clock, UTC)
 
     def write(
-        self, shard: str, number: int, event: str = "MODIFY", *, ago: float = 0.0, **image: Any
+        self,
+        shard: str,
+        number: int,
+        event: str = "MODIFY",
+        *,
+        ago: float = 0.0,
+        **image: Any,  # noqa: ANN401 - attribute values
     ) -> dict[str, Any]:
         return self.stream.write(shard, number, self.clock - ago, event, **image)
 
@@ -286,28 +292,6 @@ def test_a_shard_too_busy_to_read_is_passed_by_and_claims_wait_until_nothing_unr
     assert world.through == world.settled
     assert unread is not None
     assert world.settled > unread
-
-
-def test_a_full_load_settles_what_was_passed_by(world: World, connection: Connection) -> None:
-    world.tick()
-    world.limits = {"pages": 1}
-    for number in range(100):
-        world.write("a", number, ago=5000 - number / 100)
-    world.tick()
-    connection.execute(
-        """INSERT INTO replica."Employees" ("Id", _as_of) SELECT n, %s FROM generate_series(0, 99) AS n""",
-        [world.now()],
-    )
-    claimed = world.through
-    assert claimed is not None
-    for seconds, moved in ((-1, False), (1, True)):
-        connection.execute(
-            "INSERT INTO replication.exports (table_name, kind, location, snapshot_time, as_of, item_count, file_count,"
-            " size_bytes, status) VALUES (%s, 'full', %s, now(), %s, 0, 0, 0, 'loaded')",
-            [world.mapping.name, f"s3://x/{seconds}", world.now() + timedelta(seconds=seconds)],
-        )
-        world.tick(after=0)
-        assert (world.through == world.settled) == moved
 
 
 def test_a_backlog_that_can_be_read_in_time_is_read(world: World, apply: Apply) -> None:
