@@ -197,6 +197,7 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
             caught_up_through timestamptz,
             unread_until timestamptz,
             newest_read timestamptz,
+            hole_since timestamptz,
             read_whole boolean NOT NULL,
             waiting int NOT NULL,
             oldest_waiting timestamptz,
@@ -210,6 +211,9 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
             'no change that the source made before this time is still on its way; NULL when not known';
         COMMENT ON COLUMN replication.probes.unread_until IS
             'the probe passed records made before this time by without reading them';
+
+        COMMENT ON COLUMN replication.probes.hole_since IS
+            'from here on the stream dropped changes unread, while others waited; NULL again once none waits';
 
         CREATE TABLE replication.probe_shards (
             table_name text NOT NULL REFERENCES replication.tables,

@@ -56,6 +56,8 @@ class Tick:
     """Changes made before this time were passed by without being read."""
     newest_read: datetime | None
     """Creation time of the newest record read in any tick."""
+    hole_since: datetime | None
+    """From here on the stream dropped changes before the probe read them, and others have waited ever since."""
     read_whole: bool
     """Whether the stream is on and every shard was read to its end."""
     waiting: int

@@ -66,6 +66,15 @@ class Page:
     following: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """Where to read a shard from. `iterator` None: the shard is gone."""
+
+    iterator: str | None
+    trimmed: bool = False
+    """The place asked for is gone, and with it perhaps records behind it."""
+
+
 class LostPlaceError(Exception):
     """The iterator is older than 15 minutes, or what it points at was trimmed: open the shard again."""
 
@@ -114,10 +123,10 @@ class StreamReader:
                 return found
             more = {"ExclusiveStartShardId": description["LastEvaluatedShardId"]}
 
-    def open(self, shard_id: str, *, after: str | None = None, latest: bool = False) -> str | None:
-        """Return an iterator behind `after`, or at the end with `latest`, or at the oldest record there is.
+    def open(self, shard_id: str, *, after: str | None = None, latest: bool = False) -> Opened:
+        """Open a shard behind `after`, or at the end with `latest`, or else at the oldest record there is.
 
-        Where `after` was trimmed it is the oldest record too. None: the shard is gone.
+        Where `after` was trimmed that is the oldest record too.
         """
         request: dict[str, str] = {"ShardIteratorType": "LATEST" if latest else "TRIM_HORIZON"}
         if after is not None:
@@ -127,13 +136,13 @@ class StreamReader:
             answer = self._client.get_shard_iterator(StreamArn=self._arn, ShardId=shard_id, **request)  # type: ignore[arg-type]  # names are right
         except ClientError as error:
             if error_code(error) == "TrimmedDataAccessException" and after is not None:
-                return self.open(shard_id)
+                return Opened(self.open(shard_id).iterator, trimmed=True)
             if error_code(error) in {"ResourceNotFoundException", "TrimmedDataAccessException"}:
-                return None
+                return Opened(None, trimmed=after is not None)
             raise translate(error, f"opening the shard {shard_id}") from None
         except BotoCoreError as error:
             raise translate(error, f"opening the shard {shard_id}") from None
-        return answer.get("ShardIterator")
+        return Opened(answer.get("ShardIterator"))
 
     def page(self, iterator: str) -> Page:
         """Read a page, of up to 1,000 records or 1 MB. Raises LostPlaceError, TransientError, TerminalError."""

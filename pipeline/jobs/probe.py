@@ -76,6 +76,7 @@ class _Found:
     sightings: list[Waiting]
     at_end: bool
     passed_until: datetime | None
+    trimmed: bool
     newest: datetime | None
     calls: int
     records: int
@@ -102,6 +103,8 @@ def _read_stream(
         sightings=sightings,
         at_end=bool(readings) and all(reading.at_end for reading in readings),
         passed_until=max((r.passed_until for r in readings if r.passed_until is not None), default=None),
+        trimmed=any(reading.trimmed for reading in readings)
+        or any(not place.finished for name, place in known.items() if name not in {s.shard_id for s in listed}),
         newest=max((_second(record) for reading in readings for record in reading.records), default=None),
         calls=reader.calls + 1,
         records=sum(len(reading.records) for reading in readings),
@@ -170,6 +173,7 @@ def _conclude(state: ProbeState, found: _Found, waiting: Sequence[Waiting], now:
     unread_until = _latest(last and last.unread_until, found.passed_until, _relabelled_at(state, found.stream.label))
     newest = _latest(last and last.newest_read, found.newest)
     overlooked = _overlooked(state, found.stream.label, newest, unread_until, now)
+    whole = found.at_end and found.stream.enabled and not overlooked
     read = None if overlooked else read_through(found.shards)
     return Tick(
         stream_label=found.stream.label,
@@ -183,7 +187,8 @@ def _conclude(state: ProbeState, found: _Found, waiting: Sequence[Waiting], now:
         ),
         unread_until=unread_until,
         newest_read=newest,
-        read_whole=found.at_end and found.stream.enabled and not overlooked,
+        hole_since=_hole(state, found, now) if waiting or not whole else None,
+        read_whole=whole,
         waiting=len(waiting),
         oldest_waiting=waiting[0].since if waiting else None,
         shards=sum(not shard.finished for shard in found.shards),
@@ -199,6 +204,20 @@ def _relabelled_at(state: ProbeState, label: str) -> datetime | None:
     """
     before = state.last.stream_label if state.last else state.applied_label
     return None if before is None or before == label else label_time(label)
+
+
+def _hole(state: ProbeState, found: _Found, now: datetime) -> datetime | None:
+    """Return since when the stream has dropped changes unread, if it has.
+
+    What is behind them in their shard was applied or not: when nothing waits, the Lambda had come past them.
+    """
+    last = state.last
+    if last is None:
+        applied = state.applied_through
+        return applied - RETENTION if applied is not None and applied < now - RETENTION else None
+    if last.hole_since is not None or not found.trimmed:
+        return last.hole_since
+    return min(last.ticked_at, last.caught_up_through or last.ticked_at - RETENTION)
 
 
 def _overlooked(

@@ -56,6 +56,8 @@ class ShardReading:
     progress: ShardProgress
     records: list[KeyRecord] = field(default_factory=list["KeyRecord"])
     at_end: bool = False
+    trimmed: bool = False
+    """The stream has dropped records, perhaps, before they were read."""
     passed_until: datetime | None = None
     """Records made before this time were passed by without being read."""
 
@@ -128,11 +130,12 @@ class ShardsReader:
 
     def _open(self, reading: ShardReading) -> bool:
         """Open the shard where it was left, or at the oldest record there is; False when it is gone."""
-        iterator = self._stream.open(reading.progress.shard_id, after=reading.progress.sequence_number)
-        reading.progress = replace(reading.progress, iterator=iterator, iterator_at=self._limits.now())
-        if iterator is None:
+        opened = self._stream.open(reading.progress.shard_id, after=reading.progress.sequence_number)
+        reading.trimmed = reading.trimmed or opened.trimmed
+        reading.progress = replace(reading.progress, iterator=opened.iterator, iterator_at=self._limits.now())
+        if opened.iterator is None:
             self._finish(reading)
-        return iterator is not None
+        return opened.iterator is not None
 
     def _page(self, reading: ShardReading) -> Page | None:
         """Read a page and go on behind it; None when the shard is gone."""
@@ -179,7 +182,7 @@ class ShardsReader:
         if shard.closed:
             self._finish(reading)
         else:
-            iterator = self._stream.open(shard.shard_id, latest=True)
+            iterator = self._stream.open(shard.shard_id, latest=True).iterator
             reading.progress = replace(
                 reading.progress, iterator=iterator, iterator_at=self._limits.now(), sequence_number=None
             )

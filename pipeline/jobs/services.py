@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from types_boto3_dynamodb.client import DynamoDBClient
     from types_boto3_dynamodbstreams.client import DynamoDBStreamsClient
     from types_boto3_lambda.client import LambdaClient
+    from types_boto3_s3.client import S3Client
 
     from pipeline.dynamodb.objects import ObjectStore
     from pipeline.settings import Settings
@@ -70,8 +71,13 @@ class Services:
         return FolderObjects() if location.startswith("file:") else self._s3
 
     @cached_property
+    def s3(self) -> S3Client:
+        """Client of S3."""
+        return client("s3", endpoint_url=self.settings.endpoint_url)
+
+    @cached_property
     def _s3(self) -> ObjectStore:
-        return S3Objects(client("s3", endpoint_url=self.settings.endpoint_url))
+        return S3Objects(self.s3)
 
     def _secret_parameters(self) -> dict[str, str | int]:
         secret_id = self.settings.database_secret_id

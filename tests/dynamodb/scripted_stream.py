@@ -41,6 +41,7 @@ class ScriptedStream:
     def __init__(self, *, page_records: int = 1000, page_shards: int = 100) -> None:
         self.shards: dict[str, ScriptedShard] = {}
         self.table, self.label, self.enabled, self.view_type = "Employees", LABEL, True, "NEW_AND_OLD_IMAGES"
+        self.restorable_since: datetime | None = datetime(2026, 4, 20, tzinfo=UTC)
         self.calls: list[str] = []
         self.expired = 0
         """Iterators with a lower generation than this have expired."""
@@ -78,11 +79,24 @@ class ScriptedStream:
 
     def describe_table(self, TableName: str) -> dict[str, Any]:  # noqa: N803 - the SDK's name
         self._called("DescribeTable")
-        table: dict[str, Any] = {"TableName": TableName}
+        table: dict[str, Any] = {
+            "TableName": TableName,
+            "TableArn": f"arn:aws:dynamodb:eu-central-1:111122223333:table/{TableName}",
+            "KeySchema": [{"AttributeName": "Id", "KeyType": "HASH"}],
+            "AttributeDefinitions": [{"AttributeName": "Id", "AttributeType": "N"}],
+        }
         if self.label:
             table |= {"LatestStreamArn": self.arn, "LatestStreamLabel": self.label}
             table["StreamSpecification"] = {"StreamEnabled": self.enabled, "StreamViewType": self.view_type}
         return {"Table": table}
+
+    def describe_continuous_backups(self, TableName: str) -> dict[str, Any]:  # noqa: N803 - the SDK's name
+        self._called("DescribeContinuousBackups")
+        assert TableName == self.table
+        recovery: dict[str, Any] = {"PointInTimeRecoveryStatus": "ENABLED" if self.restorable_since else "DISABLED"}
+        if self.restorable_since:
+            recovery["EarliestRestorableDateTime"] = self.restorable_since
+        return {"ContinuousBackupsDescription": {"PointInTimeRecoveryDescription": recovery}}
 
     def describe_stream(self, StreamArn: str, ExclusiveStartShardId: str | None = None) -> dict[str, Any]:  # noqa: N803 - the SDK's names
         self._called("DescribeStream")
@@ -147,9 +161,44 @@ class ScriptedStream:
             self.calls.append(what)
 
 
+@dataclass
+class ScriptedLambda:
+    """ListEventSourceMappings, as the paginator has it."""
+
+    mappings: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    denied: bool = False
+
+    def get_paginator(self, operation: str) -> ScriptedLambda:
+        assert operation == "list_event_source_mappings"
+        return self
+
+    def paginate(self, EventSourceArn: str) -> list[dict[str, Any]]:  # noqa: N803 - the SDK's name
+        if self.denied:
+            raise aws_error("AccessDeniedException", "ListEventSourceMappings")
+        found = [mapping for mapping in self.mappings if mapping["EventSourceArn"] == EventSourceArn]
+        return [{"EventSourceMappings": found[:1]}, {"EventSourceMappings": found[1:]}]
+
+
+@dataclass
+class ScriptedBucket:
+    """ListObjectsV2, two objects a page."""
+
+    objects: dict[str, datetime] = field(default_factory=dict[str, datetime])
+    denied: bool = False
+
+    def list_objects_v2(self, Bucket: str, Prefix: str, ContinuationToken: str = "") -> dict[str, Any]:  # noqa: N803
+        if self.denied:
+            raise aws_error("AccessDenied", "ListObjectsV2")
+        assert Bucket == "given-up"
+        keys = sorted(key for key in self.objects if key.startswith(Prefix) and key > ContinuationToken)
+        page = {"Contents": [{"Key": key, "LastModified": self.objects[key]} for key in keys[:2]]}
+        return page | ({"NextContinuationToken": keys[1]} if len(keys) > 2 else {})
+
+
 class ScriptedServices(Services):
-    """Services whose stream is scripted and whose database is real."""
+    """Services whose AWS is scripted and whose database is real."""
 
     def __init__(self, settings: Settings, stream: ScriptedStream) -> None:
         super().__init__(settings)
-        self.__dict__["dynamodb"] = self.__dict__["streams"] = stream
+        self.stream, self.lambdas, self.bucket = stream, ScriptedLambda(), ScriptedBucket()
+        self.__dict__ |= {"dynamodb": stream, "streams": stream, "functions": self.lambdas, "s3": self.bucket}

@@ -390,3 +390,25 @@ def test_a_table_without_a_stream_is_told_how_to_get_one(world: World) -> None:
     world.stream.label = ""
     with pytest.raises(TerminalError, match="it has none; enable it: `aws dynamodb update-table"):
         world.tick()
+
+
+def test_what_the_stream_dropped_unread_is_a_hole_as_long_as_others_wait(world: World, apply: Apply) -> None:
+    apply(world.write("a", 1))
+    world.tick()
+    claimed = world.through
+    world.write("a", 2)
+    late = world.write("a", 3)
+    world.stream.shards["a"].trimmed = 2
+    assert world.tick(after=80_000).hole_since == claimed
+    assert world.tick().hole_since == claimed
+    apply(late)
+    assert world.tick().hole_since is None
+
+
+def test_what_was_dropped_while_the_lambda_kept_up_is_no_hole(world: World, apply: Apply) -> None:
+    apply(world.write("a", 1))
+    world.tick()
+    apply(world.write("a", 2))
+    apply(world.write("a", 3))
+    world.stream.shards["a"].trimmed = 2
+    assert world.tick(after=80_000).hole_since is None
