@@ -38,9 +38,9 @@ class ScriptedShard:
 class ScriptedStream:
     """The calls of DynamoDB Streams that the probe makes, and DescribeTable."""
 
-    def __init__(self, *, page_records: int = 1000, page_shards: int = 100) -> None:
+    def __init__(self, *, label: str = LABEL, page_records: int = 1000, page_shards: int = 100) -> None:
         self.shards: dict[str, ScriptedShard] = {}
-        self.table, self.label, self.enabled, self.view_type = "Employees", LABEL, True, "NEW_AND_OLD_IMAGES"
+        self.table, self.label, self.enabled, self.view_type = "Employees", label, True, "NEW_AND_OLD_IMAGES"
         self.restorable_since: datetime | None = datetime(2026, 4, 20, tzinfo=UTC)
         self.calls: list[str] = []
         self.expired = 0
@@ -167,6 +167,21 @@ class ScriptedLambda:
 
     mappings: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     denied: bool = False
+
+    def add(self, stream_arn: str, uuid: str = "esm-1", state: str = "Enabled", start: str = "TRIM_HORIZON") -> None:
+        """Map a stream to a function, in the place of what there was."""
+        destination = {"OnFailure": {"Destination": "arn:aws:s3:::given-up"}}
+        function = "arn:aws:lambda:eu-central-1:111122223333:function:r"
+        self.mappings = [
+            {
+                "UUID": uuid,
+                "State": state,
+                "EventSourceArn": stream_arn,
+                "FunctionArn": function,
+                "StartingPosition": start,
+                "DestinationConfig": destination,
+            }
+        ]
 
     def get_paginator(self, operation: str) -> ScriptedLambda:
         assert operation == "list_event_source_mappings"

@@ -40,16 +40,7 @@ class World:
         return finding
 
     def map(self, uuid: str = "esm-1", state: str = "Enabled", start: str = "TRIM_HORIZON") -> None:
-        self.services.lambdas.mappings = [
-            {
-                "UUID": uuid,
-                "State": state,
-                "EventSourceArn": self.services.stream.arn,
-                "FunctionArn": "arn:aws:lambda:eu-central-1:111122223333:function:r",
-                "StartingPosition": start,
-                "DestinationConfig": {"OnFailure": {"Destination": "arn:aws:s3:::given-up"}},
-            }
-        ]
+        self.services.lambdas.add(self.services.stream.arn, uuid, state, start)
 
     def probed(
         self, *, through: datetime | None, waiting: datetime | None = None, hole: datetime | None = None
