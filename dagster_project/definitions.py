@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from dagster_project.broken import broken_definitions
+from dagster_project.history_sensor import history_sensor
 from dagster_project.resources import ServicesResource
 from dagster_project.sensors import progress_sensor
 from dagster_project.table import table_definitions
@@ -40,7 +41,8 @@ def build(folder: Path, services: ServicesResource | None = None) -> dg.Definiti
         else:
             usable.append(mapping)
     shared = dg.Definitions(
-        sensors=[progress_sensor(usable, broken)], resources={RESOURCE: services or ServicesResource()}
+        sensors=[progress_sensor(usable, broken), history_sensor(usable)],
+        resources={RESOURCE: services or ServicesResource()},
     )
     return dg.Definitions.merge(shared, broken_definitions(broken), *tables)
 

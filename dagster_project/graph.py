@@ -72,8 +72,8 @@ def replication_spec(mapping: TableMapping) -> dg.AssetSpec:
         mapping,
         keys.replication,
         f"Changes of `{mapping.table}` applied by the replicator Lambda from the table's stream. It is reported while"
-        " it applies changes and is caught up; no report means that nothing was written to the table, or that the"
-        " replicator stands still: look at its errors and its iterator age in CloudWatch.",
+        " every change has arrived, also when nothing is written; no report means that changes wait, or that this could"
+        " not be seen: the check `lag` says which.",
         deps=[keys.dynamodb_table],
         freshness_policy=freshness.policy,
     )

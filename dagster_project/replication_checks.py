@@ -1,31 +1,62 @@
 """Checks of replication: is it behind, and does anything wait for a person.
 
-Invariant: they are judged from the bookkeeping alone, the same way by the progress sensor and when launched by hand.
+Invariant: they are judged from one look, the same way by the progress sensor and when launched by hand: what the
+bookkeeping says, and what a tick of the probe found in the stream and in Aurora.
 """
 
 # No `from __future__ import annotations`: Dagster reads the annotations of what is defined in a function.
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import dagster as dg
 
 from dagster_project.freshness import Freshness
 from dagster_project.keys import TableKeys
 from dagster_project.resources import ServicesResource
+from pipeline.aurora.probes import Tick
 from pipeline.aurora.status import TableStatus
+from pipeline.core.errors import ReplicationError
 from pipeline.core.mapping import TableMapping
+from pipeline.jobs.probe import probe
+from pipeline.jobs.probe_shards import Limits
+from pipeline.jobs.services import Services
 from pipeline.jobs.status import status
 
 LAG, REJECTS = "lag", "rejects_waiting"
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What is seen of a table's replication at one time."""
+
+    found: TableStatus
+    tick: Tick | None
+    """What the probe found; None when it could not run."""
+    problem: str = ""
+    """Why it could not."""
+
+    @property
+    def lag_seconds(self) -> float | None:
+        """Age of the oldest change that has not arrived, 0 when all have; None when that is not known."""
+        return self.tick.lag_seconds if self.tick else None
+
+
+def look(services: Services, mapping: TableMapping, found: TableStatus, limits: Limits | None = None) -> Look:
+    """Run a tick of the probe. A source that cannot be read is part of what is seen: it fails no other table's look."""
+    try:
+        return Look(found, probe(services, mapping, limits=limits))
+    except ReplicationError as error:
+        return Look(found, None, str(error))
+
+
 def replication_checks(mapping: TableMapping) -> dg.AssetChecksDefinition:
-    """Define both checks as one step that reads the status once."""
+    """Define both checks as one step that looks once."""
     keys = TableKeys(mapping.name)
 
     @dg.multi_asset_check(name=f"{mapping.name}__replication_checks", specs=check_specs(mapping))
     def checks(dynaurora: ServicesResource) -> Iterator[dg.AssetCheckResult]:
         (found,) = status(dynaurora.services, [mapping])
-        yield from judge(keys, Freshness.of(mapping), found)
+        yield from judge(keys, Freshness.of(mapping), look(dynaurora.services, mapping, found))
 
     return checks
 
@@ -37,10 +68,12 @@ def check_specs(mapping: TableMapping) -> list[dg.AssetCheckSpec]:
         dg.AssetCheckSpec(
             LAG,
             asset=keys.replication,
-            description=f"The newest change was applied within {_span(freshness.warn.total_seconds())} of being made"
-            f" (an error beyond {_span(freshness.fail.total_seconds())}). When late: look at the replicator's errors,"
-            " throttles and iterator age in CloudWatch, and at the load of the database. Of a replicator that stands"
-            " still the freshness of this asset tells.",
+            description="Every change that is in the table's stream has arrived in Aurora within"
+            f" {_span(freshness.warn.total_seconds())} of being made (an error beyond"
+            f" {_span(freshness.fail.total_seconds())}). It is measured from the stream and the stored rows, so it is"
+            " true when the replicator stands still, and when nothing is written. When late: look at the replicator's"
+            " errors, throttles and iterator age in CloudWatch, at its event source mapping, and at the load of the"
+            " database.",
         ),
         dg.AssetCheckSpec(
             REJECTS,
@@ -51,27 +84,44 @@ def check_specs(mapping: TableMapping) -> list[dg.AssetCheckSpec]:
     ]
 
 
-def judge(keys: TableKeys, freshness: Freshness, found: TableStatus) -> list[dg.AssetCheckResult]:
-    """Judge a table's status; lag first, then rejects."""
-    return [_lag(keys, freshness, found), _rejects(keys, found)]
+def judge(keys: TableKeys, freshness: Freshness, seen: Look) -> list[dg.AssetCheckResult]:
+    """Judge what is seen of a table; lag first, then rejects."""
+    return [_lag(keys, freshness, seen), _rejects(keys, seen.found)]
 
 
-def _lag(keys: TableKeys, freshness: Freshness, found: TableStatus) -> dg.AssetCheckResult:
-    lag, warn, fail = found.lag_seconds, freshness.warn.total_seconds(), freshness.fail.total_seconds()
+def _lag(keys: TableKeys, freshness: Freshness, seen: Look) -> dg.AssetCheckResult:
+    lag, warn, fail = seen.lag_seconds, freshness.warn.total_seconds(), freshness.fail.total_seconds()
     metadata: dict[str, dg.MetadataValue] = {}
-    if lag is None:
-        description = "no change has been applied yet; deploy the replicator, or write to the table"
-    else:
-        description = f"the newest change was applied {_span(lag)} after it was made"
+    if seen.tick is not None:
+        metadata = {
+            "waiting": dg.MetadataValue.int(seen.tick.waiting),
+            "open_shards": dg.MetadataValue.int(seen.tick.shards),
+        }
+        if seen.tick.caught_up_through is not None:
+            metadata["caught_up_through"] = dg.MetadataValue.timestamp(seen.tick.caught_up_through)
+    if lag is not None:
         metadata["lag_seconds"] = dg.MetadataValue.float(round(lag, 3))
     return dg.AssetCheckResult(
         passed=lag is not None and lag <= warn,
         asset_key=keys.replication,
         check_name=LAG,
         severity=dg.AssetCheckSeverity.ERROR if lag is not None and lag > fail else dg.AssetCheckSeverity.WARN,
-        description=description,
+        description=_told(seen),
         metadata=metadata,
     )
+
+
+def _told(seen: Look) -> str:
+    if seen.tick is None:
+        return f"the lag is not known: {seen.problem}"
+    if seen.lag_seconds is None:
+        return "the lag is not known: the stream is off, or was not read to its end; the next look may tell"
+    if seen.tick.waiting:
+        return (
+            f"{seen.tick.waiting} keys have changes that have not arrived, the oldest made"
+            f" {_span(seen.lag_seconds)} ago"
+        )
+    return "every change in the stream has arrived"
 
 
 def _rejects(keys: TableKeys, found: TableStatus) -> dg.AssetCheckResult:

@@ -1,4 +1,4 @@
-"""The progress sensor: one for all tables, one query a tick.
+"""The progress sensor: one for all tables, one query for their status, one look with the probe at each.
 
 Invariant: its cursor is all it remembers, so a restart neither repeats reports nor leaves one out for long. When the
 bookkeeping cannot be read the tick fails with the reason, and freshness runs out: silence is never taken for health.
@@ -8,6 +8,7 @@ bookkeeping cannot be read the tick fails with the reason, and freshness runs ou
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import dagster as dg
@@ -16,13 +17,18 @@ from dagster_project.broken import report_broken
 from dagster_project.freshness import Freshness
 from dagster_project.keys import TableKeys
 from dagster_project.progress import Event, Memory, report
+from dagster_project.replication_checks import Look, look
 from dagster_project.resources import ServicesResource
 from pipeline.core.mapping import TableMapping
 from pipeline.core.yaml_fields import Problem
+from pipeline.jobs.probe import TICK_SECONDS
+from pipeline.jobs.probe_shards import Limits
 from pipeline.jobs.status import status
 
 PROGRESS = "replication_progress"
 INTERVAL_SECONDS = 30
+# Dagster gives a tick 60 s (DAGSTER_SENSOR_GRPC_TIMEOUT_SECONDS).
+LOOKING_SECONDS = 40.0
 
 
 def progress_sensor(mappings: Sequence[TableMapping], problems: Sequence[Problem]) -> dg.SensorDefinition:
@@ -32,8 +38,8 @@ def progress_sensor(mappings: Sequence[TableMapping], problems: Sequence[Problem
         name=PROGRESS,
         minimum_interval_seconds=INTERVAL_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Reads how far replication is and reports it on each table's `replication`: freshness, lag,"
-        " counters, rejects. Starts no run.",
+        description="Reads each table's stream beside the Lambda, asks Aurora what has arrived, and reports it on the"
+        " table's `replication`: freshness, lag, counters, rejects. Starts no run.",
     )
     def replication_progress(context: dg.SensorEvaluationContext, dynaurora: ServicesResource) -> dg.SensorResult:
         cursor: dict[str, Any] = json.loads(context.cursor or "{}")
@@ -50,11 +56,22 @@ def progress_sensor(mappings: Sequence[TableMapping], problems: Sequence[Problem
 
 
 def _report_all(mappings: Sequence[TableMapping], dynaurora: ServicesResource, memories: dict[str, Any]) -> list[Event]:
+    """Look at the tables, those looked at longest ago first; those that the time does not suffice for come next."""
     events: list[Event] = []
-    now = time.time()
-    for mapping, found in zip(mappings, status(dynaurora.services, mappings), strict=True):
-        memory = Memory.of(memories.get(mapping.name, {}))
-        new, memory = report(TableKeys(mapping.name), Freshness.of(mapping), found, memory, now)
+    statuses = status(dynaurora.services, mappings)
+    end = time.monotonic() + LOOKING_SECONDS
+    waiting = sorted(
+        zip(mappings, statuses, strict=True), key=lambda pair: memories.get(pair[0].name, {}).get("looked_at", 0.0)
+    )
+    for mapping, found in waiting:
+        left = end - time.monotonic()
+        if left <= 0:
+            break
+        limits = Limits(time.monotonic() + min(TICK_SECONDS, left))
+        seen: Look = look(dynaurora.services, mapping, found, limits)
+        now = time.time()
+        memory = replace(Memory.of(memories.get(mapping.name, {})), looked_at=now)
+        new, memory = report(TableKeys(mapping.name), Freshness.of(mapping), seen, memory, now)
         events += new
         memories[mapping.name] = memory.stored()
     return events

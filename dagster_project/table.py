@@ -11,6 +11,7 @@ import dagster as dg
 
 from dagster_project.forms import full_load_form, job_form, reconcile_form
 from dagster_project.graph import replication_spec, source_spec
+from dagster_project.history_checks import history_checks
 from dagster_project.keys import TableKeys
 from dagster_project.load_assets import load_assets
 from dagster_project.reconciliation import reconciliation_asset
@@ -37,7 +38,7 @@ def table_definitions(mapping: TableMapping) -> dg.Definitions:
             replication_spec(mapping),
             reconciliation_asset(mapping),
         ],
-        asset_checks=[replication_checks(mapping)],
+        asset_checks=[replication_checks(mapping), history_checks(mapping)],
         jobs=jobs,
         schedules=_schedules(mapping, jobs[1]),
     )

@@ -100,6 +100,7 @@ def test_status_before_and_after_work(environment: dict[str, str], capsys: pytes
         "employees  Employees → public.Employees\n"
         "  load            none yet\n"
         "  replication     no change applied yet\n"
+        "  lag             not probed yet; add --probe\n"
         "  rejects         none waiting\n"
         "  reconciliation  none yet\n"
     )
@@ -111,14 +112,18 @@ def test_status_before_and_after_work(environment: dict[str, str], capsys: pytes
     assert (table["writers"], table["records"], table["lag_seconds"]) == (2, 30, 2.5)
     assert table["applied_at"] == "2026-01-02T00:01:02.500000+00:00"
     assert table["rejects_waiting"] == 1
+    assert table["probe"]["lag_seconds"] == 3600
     assert table["attention"] == [
         "1 rejects wait; see `dynaurora rejects list employees`",
         "2 drifted rows were not repaired; run `dynaurora reconcile employees --repair`",
+        "changes of 2026-01-02 00:00:00 UTC have not arrived; look at the errors and the iterator age of the table's"
+        " Lambda function, and run `dynaurora status employees --probe` again",
     ]
     assert main(["status"], environment) == 1
     told = capsys.readouterr().out
     assert "  load            loading: full snapshot of 2026-01-01 00:00:00 UTC, 7 of 20 items, 1 of 3 files\n" in told
     assert "  replication     last batch at 2026-01-02 00:01:02 UTC, 2.5 s after it was made; 30 records by 2" in told
+    assert "  lag             3600.0 s at 2026-01-02 01:00:00 UTC, 4 keys have changes that have not" in told
     assert "  rejects         1 waiting, the oldest since 2026-01-03 00:00:00 UTC\n" in told
     assert "5 compared, 1 in flight, 1 missing, 0 extra, 2 different, 1 repaired\n" in told
     assert "  ! 1 rejects wait" in told
@@ -132,6 +137,9 @@ SELECT id, 'f', 7, 50, 7, 0, 0 FROM replication.exports;
 INSERT INTO replication.watermarks (table_name, writer, as_of, applied_at, records, applied) VALUES
  ('employees', 'a', '2026-01-02 00:00:00Z', '2026-01-02 00:00:09Z', 10, 10),
  ('employees', 'b', '2026-01-02 00:01:00Z', '2026-01-02 00:01:02.5Z', 20, 20);
+INSERT INTO replication.probes (table_name, ticked_at, caught_up_through, read_whole, waiting, oldest_waiting, shards,
+ calls, records, stream_label) VALUES
+ ('employees', '2026-01-02 01:00:00Z', '2026-01-02Z', true, 4, '2026-01-02Z', 1, 4, 9, '');
 INSERT INTO replication.rejects (table_name, target, digest, reason, source, record, rejected_at, replayed_at) VALUES
  ('employees', 't', '1', 'r', 's', '{}', '2026-01-03Z', NULL),
  ('employees', 't', '2', 'r', 's', '{}', '2026-01-02Z', now());

@@ -196,6 +196,8 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
             ticked_at timestamptz NOT NULL,
             caught_up_through timestamptz,
             unread_until timestamptz,
+            newest_read timestamptz,
+            hole_since timestamptz,
             read_whole boolean NOT NULL,
             waiting int NOT NULL,
             oldest_waiting timestamptz,
@@ -209,6 +211,9 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
             'no change that the source made before this time is still on its way; NULL when not known';
         COMMENT ON COLUMN replication.probes.unread_until IS
             'the probe passed records made before this time by without reading them';
+
+        COMMENT ON COLUMN replication.probes.hole_since IS
+            'from here on the stream dropped changes unread, while others waited; NULL again once none waits';
 
         CREATE TABLE replication.probe_shards (
             table_name text NOT NULL REFERENCES replication.tables,
@@ -231,9 +236,14 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
             key text[] NOT NULL,
             version numeric NOT NULL,
             as_of timestamptz NOT NULL,
+            since timestamptz NOT NULL,
             shard_id text NOT NULL,
-            PRIMARY KEY (table_name, target, key)
+            PRIMARY KEY (table_name, target, version)
         );
+        COMMENT ON COLUMN replication.probe_waiting.key IS
+            'primary key of the row it is for; empty for a record that only a reject can settle';
+        COMMENT ON COLUMN replication.probe_waiting.since IS
+            'creation time of the oldest change of the key that was not found applied';
         COMMENT ON TABLE replication.probe_waiting IS
             'changes that the probe has read from the stream and has not found applied yet';
 
@@ -249,14 +259,15 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
             'the stream and the event source mappings as they were last seen at work';
 
         CREATE TABLE replication.losses (
+            id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
             table_name text NOT NULL REFERENCES replication.tables,
             kind text NOT NULL,
             since timestamptz NOT NULL,
             until timestamptz NOT NULL,
             found_at timestamptz NOT NULL DEFAULT now(),
-            healed_at timestamptz,
-            PRIMARY KEY (table_name, kind, since)
+            healed_at timestamptz
         );
+        CREATE UNIQUE INDEX losses_open ON replication.losses (table_name, kind) WHERE healed_at IS NULL;
         COMMENT ON TABLE replication.losses IS
             'spans of time whose changes may never have been applied, until a load or a catch-up has covered them';
 

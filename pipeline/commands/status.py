@@ -3,64 +3,97 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
+from pipeline.aurora.probes import Tick, read_tick
 from pipeline.aurora.status import TableStatus, read_status
 from pipeline.commands.session import Outcome, add_names
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
-    from datetime import datetime
+    from collections.abc import Sequence
 
     from pipeline.commands.session import Session
     from pipeline.core.mapping import TableMapping
 
+_LATE = timedelta(minutes=30)  # where the mapping's `freshness` does not say
 _NOT_MIGRATED = "not in the database yet; run `dynaurora migrate`"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add this verb's arguments."""
     add_names(parser)
+    parser.add_argument(
+        "--probe",
+        action="store_true",
+        help="read the tables' streams first, and ask Aurora for what has arrived: the lag of this moment",
+    )
 
 
 def run(session: Session, arguments: Namespace) -> Outcome:
     """Read the status of the mappings' tables."""
     mappings = session.mappings(arguments.names)
+    if arguments.probe:
+        _probe(session, mappings)
     with session.connect("status") as connection:
         found = read_status(connection, mappings)
+        ticks = {name: read_tick(connection, name) for name in found}
     lines: list[str | Text] = []
     documents: list[dict[str, Any]] = []
     for mapping in mappings:
         status = found.get(mapping.name)
-        attention = status.attention if status else (_NOT_MIGRATED,)
-        documents.append(_document(mapping, status, attention))
+        tick = ticks.get(mapping.name)
+        attention = (*status.attention, *_late(mapping, tick)) if status else (_NOT_MIGRATED,)
+        documents.append(_document(mapping, status, tick, attention))
         lines.append(Text.assemble((mapping.name, "bold"), f"  {mapping.table} → {_views(mapping)}"))
-        lines += [f"  {line}" for line in (_lines(status) if status else ())]
+        lines += [f"  {line}" for line in (_lines(status, tick) if status else ())]
         lines += [Text(f"  ! {what}", style="yellow") for what in attention]
     return Outcome({"tables": documents}, lines, needs_person=any(document["attention"] for document in documents))
+
+
+def _probe(session: Session, mappings: Sequence[TableMapping]) -> None:
+    from pipeline.jobs.probe import probe  # noqa: PLC0415 - without --probe there is no need of the AWS SDK
+
+    for mapping in mappings:
+        probe(session.services, mapping)
+
+
+def _late(mapping: TableMapping, tick: Tick | None) -> tuple[str, ...]:
+    late = mapping.freshness.get("fail", _LATE)
+    if tick is None or tick.oldest_waiting is None or datetime.now(UTC) - tick.oldest_waiting <= late:
+        return ()
+    return (
+        f"changes of {_time(tick.oldest_waiting)} have not arrived; look at the errors and the iterator age of the"
+        f" table's Lambda function, and run `dynaurora status {mapping.name} --probe` again",
+    )
 
 
 def _views(mapping: TableMapping) -> str:
     return ", ".join(target.view_name for target in mapping.tables)
 
 
-def _document(mapping: TableMapping, status: TableStatus | None, attention: tuple[str, ...]) -> dict[str, Any]:
+def _document(
+    mapping: TableMapping, status: TableStatus | None, tick: Tick | None, attention: tuple[str, ...]
+) -> dict[str, Any]:
     return {
         "name": mapping.name,
         "source_table": mapping.table,
         "views": [target.view_name for target in mapping.tables],
         "migrated": status is not None,
         **({name: value for name, value in asdict(status).items() if name != "name"} if status else {}),
+        "probe": {**asdict(tick), "lag_seconds": tick.lag_seconds} if tick else None,
         "attention": list(attention),
     }
 
 
-def _lines(status: TableStatus) -> list[str]:
+def _lines(status: TableStatus, tick: Tick | None) -> list[str]:
     return [
         f"load            {_load(status)}",
         f"replication     {_replication(status)}",
+        f"lag             {_lag(tick)}",
         f"rejects         {_rejects(status)}",
         f"reconciliation  {_reconciliation(status)}",
     ]
@@ -85,6 +118,16 @@ def _replication(status: TableStatus) -> str:
         f" {status.applied:,} applied ({status.deleted:,} deletes, {status.expired:,} of them expired),"
         f" {status.stale:,} stale, {status.rejected:,} rejected"
     )
+
+
+def _lag(tick: Tick | None) -> str:
+    if tick is None:
+        return "not probed yet; add --probe"
+    lag, through = tick.lag_seconds, tick.caught_up_through
+    known = "not known: the stream was not read to its end" if lag is None else f"{lag:.1f} s"
+    waiting = f", {tick.waiting:,} keys have changes that have not arrived" if tick.waiting else ""
+    proven = f"; nothing made before {_time(through)} is on its way" if through else ""
+    return f"{known} at {_time(tick.ticked_at)}{waiting}{proven}"
 
 
 def _rejects(status: TableStatus) -> str:

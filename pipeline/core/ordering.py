@@ -97,6 +97,11 @@ def stream_version(stream_label: str, sequence_number: str) -> int:
     return _label_milliseconds(stream_label) * _SEQUENCE_NUMBER_SPACE + int(sequence_number)
 
 
+def label_time(stream_label: str) -> datetime:
+    """Return when the stream was made, to the millisecond. Raises TerminalError when the label is no time."""
+    return datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=_label_milliseconds(stream_label))
+
+
 def _label_milliseconds(stream_label: str) -> int:
     try:
         created = datetime.fromisoformat(stream_label)

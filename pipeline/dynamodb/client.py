@@ -13,10 +13,11 @@ from pipeline.dynamodb.errors import translating
 if TYPE_CHECKING:
     from types_boto3_dynamodb.client import DynamoDBClient
     from types_boto3_dynamodbstreams.client import DynamoDBStreamsClient
+    from types_boto3_lambda.client import LambdaClient
     from types_boto3_s3.client import S3Client
     from types_boto3_secretsmanager.client import SecretsManagerClient
 
-Service = Literal["dynamodb", "dynamodbstreams", "s3", "secretsmanager"]
+Service = Literal["dynamodb", "dynamodbstreams", "lambda", "s3", "secretsmanager"]
 
 
 @overload
@@ -24,12 +25,14 @@ def client(service: Literal["dynamodb"], endpoint_url: str | None = None) -> Dyn
 @overload
 def client(service: Literal["dynamodbstreams"], endpoint_url: str | None = None) -> DynamoDBStreamsClient: ...
 @overload
+def client(service: Literal["lambda"], endpoint_url: str | None = None) -> LambdaClient: ...
+@overload
 def client(service: Literal["s3"], endpoint_url: str | None = None) -> S3Client: ...
 @overload
 def client(service: Literal["secretsmanager"], endpoint_url: str | None = None) -> SecretsManagerClient: ...
 def client(
     service: Service, endpoint_url: str | None = None
-) -> DynamoDBClient | DynamoDBStreamsClient | S3Client | SecretsManagerClient:
+) -> DynamoDBClient | DynamoDBStreamsClient | LambdaClient | S3Client | SecretsManagerClient:
     """Make a client, which threads may share. Raises ConfigurationError where the SDK finds no Region."""
     # Here and not above: the SDK costs half a second, which a load's workers that read a folder need not wait for.
     import boto3.session  # noqa: PLC0415
@@ -47,5 +50,5 @@ def client(
     )
     # A session of its own: boto3's default one is not safe to share between threads that make clients.
     with translating(f"making a client for {service}"):
-        session: Any = boto3.session.Session()  # typed for every AWS service at once, of which we have four
+        session: Any = boto3.session.Session()  # typed for every AWS service at once, of which we have five
         return session.client(service, endpoint_url=endpoint_url, config=config)

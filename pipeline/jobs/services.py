@@ -17,6 +17,9 @@ from pipeline.dynamodb.objects import FolderObjects, S3Objects
 
 if TYPE_CHECKING:
     from types_boto3_dynamodb.client import DynamoDBClient
+    from types_boto3_dynamodbstreams.client import DynamoDBStreamsClient
+    from types_boto3_lambda.client import LambdaClient
+    from types_boto3_s3.client import S3Client
 
     from pipeline.dynamodb.objects import ObjectStore
     from pipeline.settings import Settings
@@ -53,13 +56,28 @@ class Services:
         """Client of DynamoDB."""
         return client("dynamodb", endpoint_url=self.settings.endpoint_url)
 
+    @cached_property
+    def streams(self) -> DynamoDBStreamsClient:
+        """Client of DynamoDB Streams."""
+        return client("dynamodbstreams", endpoint_url=self.settings.endpoint_url)
+
+    @cached_property
+    def functions(self) -> LambdaClient:
+        """Client of Lambda."""
+        return client("lambda", endpoint_url=self.settings.endpoint_url)
+
     def store(self, location: str) -> ObjectStore:
         """Where a location's objects lie: a folder for file://, S3 otherwise."""
         return FolderObjects() if location.startswith("file:") else self._s3
 
     @cached_property
+    def s3(self) -> S3Client:
+        """Client of S3."""
+        return client("s3", endpoint_url=self.settings.endpoint_url)
+
+    @cached_property
     def _s3(self) -> ObjectStore:
-        return S3Objects(client("s3", endpoint_url=self.settings.endpoint_url))
+        return S3Objects(self.s3)
 
     def _secret_parameters(self) -> dict[str, str | int]:
         secret_id = self.settings.database_secret_id

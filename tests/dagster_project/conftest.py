@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,9 @@ from pipeline.core.attributes import Item
 from pipeline.core.mapping import TableMapping
 from pipeline.jobs.replicate import Replicator
 from pipeline.mappings import load_mappings
+from pipeline.settings import Settings
 from tests.dynamodb.export_fixture import ExportFactory, WrittenExport
+from tests.dynamodb.scripted_stream import ScriptedServices, ScriptedShard, ScriptedStream
 
 MAPPING = """
 name: employees
@@ -36,7 +38,17 @@ targets:
       City: {attribute: address.city, type: text, description: where the desk is}
     unmapped: attributes
 """
-LABEL = "2024-05-14T11:14:20.608"
+
+
+class ScriptedResource(ServicesResource):
+    """The services of a test: a real database, a scripted AWS. Dagster copies resources, so these are found by name."""
+
+    @property
+    def services(self) -> ScriptedServices:
+        return SERVICES[self.database_url or ""]
+
+
+SERVICES: dict[str, ScriptedServices] = {}
 
 
 def items(count: int) -> list[Item]:
@@ -53,7 +65,10 @@ class Code:
     exports: ExportFactory
     definitions: dg.Definitions
     resource: ServicesResource
-    sequence: int = field(default=10**20)
+
+    @property
+    def services(self) -> ScriptedServices:
+        return SERVICES[self.database]
 
     @property
     def mapping(self) -> TableMapping:
@@ -75,20 +90,13 @@ class Code:
         with psycopg.connect(self.database, autocommit=True) as connection:
             migrate(connection, load_mappings(self.folder))
 
-    def replicate(self, *images: Item, age: timedelta = timedelta(0)) -> None:
-        """Apply changes as the Lambda does, made `age` ago."""
+    def replicate(self, *images: Item, age: timedelta = timedelta(0), dead: bool = False) -> None:
+        """Write changes, made `age` ago, and apply them as the Lambda does, unless that one is dead."""
         made = int((datetime.now(UTC) - age).timestamp())
-        records: list[dict[str, Any]] = []
-        for image in images:
-            self.sequence += 1
-            change = {
-                "ApproximateCreationDateTime": made,
-                "Keys": {"Id": image["Id"]},
-                "NewImage": image,
-                "SequenceNumber": str(self.sequence),
-            }
-            arn = f"arn:aws:dynamodb:eu-central-1:111122223333:table/Employees/stream/{LABEL}"
-            records.append({"eventName": "MODIFY", "eventSourceARN": arn, "dynamodb": change})
+        stream = self.services.stream
+        records = [stream.write("s", int(str(image["Id"]["N"])), made, "MODIFY", **image) for image in images]
+        if dead:
+            return
         replicator = Replicator([self.mapping], lambda: psycopg.connect(self.database, autocommit=True), writer="test")
         replicator.replicate({"Records": records}, deadline=1e12)
         replicator.close()
@@ -112,5 +120,9 @@ def instance() -> Iterator[dg.DagsterInstance]:
 @pytest.fixture
 def code(folder: Path, database: str, instance: dg.DagsterInstance, tmp_path: Path) -> Code:
     """The code location, its database empty: no table, no bookkeeping."""
-    resource = ServicesResource(database_url=database)
+    stream = ScriptedStream(label=f"{datetime.now(UTC) - timedelta(hours=1):%Y-%m-%dT%H:%M:%S.000}")
+    stream.shards["s"] = ScriptedShard()
+    SERVICES[database] = services = ScriptedServices(Settings.from_environment({"DATABASE_URL": database}), stream)
+    services.lambdas.add(stream.arn)
+    resource = ScriptedResource(database_url=database)
     return Code(folder, database, instance, ExportFactory.in_folder(tmp_path / "s3"), build(folder, resource), resource)

@@ -20,7 +20,12 @@ from pipeline.mappings import load_mappings
 from tests.dagster_project.conftest import MAPPING
 
 PINNED = {
-    "employees/dynamodb_table": {"parents": [], "kinds": ["aws", "dynamodb"], "external": True, "checks": []},
+    "employees/dynamodb_table": {
+        "parents": [],
+        "kinds": ["aws", "dynamodb"],
+        "external": True,
+        "checks": ["lost_history", "on_failure_waiting", "source_configuration"],
+    },
     "employees/s3_export": {
         "parents": ["employees/dynamodb_table"],
         "kinds": ["aws", "s3"],
@@ -77,7 +82,7 @@ def test_the_graph_of_a_table_is_pinned(folder: Path) -> None:
         ("employees_reconcile_schedule", "0 3 * * *", "Europe/Berlin")
     ]
     assert [s.default_status for s in repository.schedule_defs] == [dg.DefaultScheduleStatus.RUNNING]
-    assert [s.name for s in repository.sensor_defs] == ["replication_progress"]
+    assert [s.name for s in repository.sensor_defs] == ["lost_history", "replication_progress"]
     assert all(graph.get(key).description for key in graph.get_all_asset_keys())
     limits = {name: definitions.resolve_job_def(name).tags["dagster/max_runtime"] for name in ("employees_full_load",)}
     assert limits == {"employees_full_load": str(3 * 24 * 3600)}

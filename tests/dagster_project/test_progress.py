@@ -12,6 +12,8 @@ import dagster as dg
 from dagster_project.freshness import Freshness
 from dagster_project.keys import TableKeys
 from dagster_project.progress import Event, Memory, report
+from dagster_project.replication_checks import Look
+from pipeline.aurora.probes import Tick
 from pipeline.aurora.status import TableStatus
 
 KEYS = TableKeys("employees")
@@ -42,13 +44,32 @@ STATUS = TableStatus(
 )
 
 
-def day(changing: bool, lag: float) -> Counter[str]:
+def seen(lag: float | None, *, rejects: int = 0, rows: int | None = None, problem: str = "") -> Look:
+    """A look at a table whose oldest change that has not arrived is so old; None: it could not be told."""
+    now = datetime.fromtimestamp(START, UTC)
+    tick = Tick(
+        stream_label="",
+        ticked_at=now,
+        caught_up_through=now,
+        unread_until=None,
+        newest_read=None,
+        hole_since=None,
+        read_whole=lag is not None,
+        waiting=3 if lag else 0,
+        oldest_waiting=now - timedelta(seconds=lag) if lag else None,
+        shards=1,
+        calls=4,
+        records=0,
+    )
+    found = replace(STATUS, rejects_waiting=rejects, rows_estimate=rows)
+    return Look(found, None if problem else tick, problem)
+
+
+def day(lag: float | None) -> Counter[str]:
     """Count the events of a day of ticks, one each 30 s."""
-    memory, counts, status = Memory(), Counter[str](), replace(STATUS, lag_seconds=lag)
+    memory, counts = Memory(), Counter[str]()
     for tick in range(24 * 120):
-        if changing:
-            status = replace(status, records=status.records + 5, applied=status.applied + 5)
-        events, memory = report(KEYS, FRESHNESS, status, memory, START + tick * 30)
+        events, memory = report(KEYS, FRESHNESS, seen(lag), memory, START + tick * 30)
         counts.update(type(event).__name__ for event in events)
     return counts
 
@@ -59,30 +80,22 @@ def checks(events: list[Event]) -> dict[str, tuple[bool, dg.AssetCheckSeverity]]
 
 
 def test_events_a_day_are_as_few_as_stated() -> None:
-    assert day(changing=True, lag=1.0) == {"AssetMaterialization": 480, "AssetCheckEvaluation": 960}
-    idle = day(changing=False, lag=1.0)
-    assert idle == {"AssetMaterialization": 1, "AssetCheckEvaluation": 2, "AssetObservation": 23}
-    late = day(changing=True, lag=400.0)
-    assert late == {"AssetObservation": 480, "AssetCheckEvaluation": 2}
+    assert day(lag=0.0) == day(lag=1.0) == {"AssetMaterialization": 480, "AssetCheckEvaluation": 960}
+    assert day(lag=400.0) == {"AssetObservation": 480, "AssetCheckEvaluation": 2}
+    assert day(lag=None) == {"AssetObservation": 24, "AssetCheckEvaluation": 2}
 
 
-def test_a_table_that_changes_and_is_caught_up_is_never_longer_unreported_than_it_may_be() -> None:
-    memory, status, reported = Memory(), STATUS, [START]
+def test_a_table_that_is_caught_up_is_never_longer_unreported_than_it_may_be() -> None:
+    memory, reported = Memory(), [START]
     for tick in range(400):
-        status = replace(status, records=status.records + 1)
-        events, memory = report(KEYS, FRESHNESS, status, memory, START + tick * 30)
+        events, memory = report(KEYS, FRESHNESS, seen(0.0), memory, START + tick * 30)
         reported += [START + tick * 30 for event in events if isinstance(event, dg.AssetMaterialization)]
     gaps = [later - earlier for earlier, later in pairwise(reported)]
     assert max(gaps) + 30 < FRESHNESS.warn.total_seconds()
 
 
-def test_nothing_is_said_before_the_first_change() -> None:
-    never = replace(STATUS, applied_at=None, lag_seconds=None, newest_change=None)
-    assert report(KEYS, FRESHNESS, never, Memory(), START) == ([], Memory())
-
-
 def test_a_materialization_comes_with_both_checks_after_it() -> None:
-    events, _ = report(KEYS, FRESHNESS, STATUS, Memory(), START)
+    events, _ = report(KEYS, FRESHNESS, seen(0.5), Memory(), START)
     assert [type(event) for event in events] == [
         dg.AssetMaterialization,
         dg.AssetCheckEvaluation,
@@ -96,34 +109,43 @@ def test_a_materialization_comes_with_both_checks_after_it() -> None:
     assert isinstance(first, dg.AssetMaterialization)
     assert "dagster/data_version" not in (first.tags or {})
     assert first.metadata["applied_since_last_report"].value == 90
+    assert first.metadata["lag_seconds"].value == 0.5
 
 
 def test_a_check_that_changes_its_outcome_is_reported_at_once_and_only_once() -> None:
-    _, memory = report(KEYS, FRESHNESS, STATUS, Memory(), START)
+    _, memory = report(KEYS, FRESHNESS, seen(0.0), Memory(), START)
     steps = [(301.0, dg.AssetCheckSeverity.WARN, False), (1801.0, dg.AssetCheckSeverity.ERROR, False)]
     for number, (lag, severity, passed) in enumerate(steps):
-        late = replace(STATUS, records=101, lag_seconds=lag)
-        events, memory = report(KEYS, FRESHNESS, late, memory, START + 60 * (number + 1))
+        events, memory = report(KEYS, FRESHNESS, seen(lag), memory, START + 60 * (number + 1))
         assert checks(events) == {"lag": (passed, severity)}
-        events, memory = report(KEYS, FRESHNESS, late, memory, START + 60 * (number + 1) + 30)
+        events, memory = report(KEYS, FRESHNESS, seen(lag), memory, START + 60 * (number + 1) + 30)
         assert checks(events) == {}
-    waiting = replace(STATUS, records=101, rejects_waiting=2)
-    events, memory = report(KEYS, FRESHNESS, waiting, memory, START + 170)
+    events, memory = report(KEYS, FRESHNESS, seen(0.0, rejects=2), memory, START + 170)
     assert checks(events) == {
         "lag": (True, dg.AssetCheckSeverity.WARN),
         "rejects_waiting": (False, dg.AssetCheckSeverity.WARN),
     }
 
 
+def test_one_look_that_could_not_tell_is_no_news_and_many_are() -> None:
+    _, memory = report(KEYS, FRESHNESS, seen(0.0), Memory(), START)
+    events, memory = report(KEYS, FRESHNESS, seen(None), memory, START + 290)
+    assert events == []
+    events, memory = report(KEYS, FRESHNESS, seen(None, problem="no stream"), memory, START + 310)
+    assert checks(events) == {"lag": (False, dg.AssetCheckSeverity.WARN)}
+    (told,) = [event for event in events if isinstance(event, dg.AssetCheckEvaluation)]
+    assert told.description == "the lag is not known: no stream"
+
+
 def test_the_estimated_rows_are_observed_on_the_table_hourly() -> None:
-    memory, seen = Memory(), 0
+    memory, found = Memory(), 0
     for tick in range(240):
-        events, memory = report(KEYS, FRESHNESS, replace(STATUS, rows_estimate=tick), memory, START + tick * 30)
-        seen += sum(isinstance(e, dg.AssetObservation) and e.asset_key == KEYS.aurora_table for e in events)
-    assert seen == 2
+        events, memory = report(KEYS, FRESHNESS, seen(0.0, rows=tick), memory, START + tick * 30)
+        found += sum(isinstance(e, dg.AssetObservation) and e.asset_key == KEYS.aurora_table for e in events)
+    assert found == 2
 
 
 def test_what_is_remembered_survives_another_release() -> None:
-    memory = Memory(records=5, outcomes={"lag": "passed"})
+    memory = Memory(applied=5, outcomes={"lag": "passed"})
     assert Memory.of({**memory.stored(), "field_of_another_release": 1}) == memory
     assert Memory.of({}) == Memory()

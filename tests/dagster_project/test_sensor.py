@@ -1,4 +1,4 @@
-"""Real ticks of the progress sensor over real bookkeeping, and what an instance makes of them."""
+"""Real ticks of the progress sensor over a scripted stream and real bookkeeping, and what an instance makes of them."""
 
 from __future__ import annotations
 
@@ -37,36 +37,68 @@ def materializations(code: Code) -> int:
     return len(code.instance.fetch_materializations(REPLICATION, limit=50).records)
 
 
-def test_ticks_report_what_was_applied_and_the_cursor_survives_a_restart(code: Code, folder: Path) -> None:
+def lag_check(code: Code) -> tuple[bool, dg.AssetCheckSeverity, str]:
+    key = dg.AssetCheckKey(REPLICATION, "lag")
+    record = code.instance.event_log_storage.get_latest_asset_check_execution_by_key([key])[key]
+    evaluation = record.evaluation
+    assert evaluation is not None
+    return evaluation.passed, evaluation.severity, evaluation.description or ""
+
+
+def test_ticks_report_that_all_has_arrived_and_the_cursor_survives_a_restart(code: Code, folder: Path) -> None:
     code.migrate()
-    result, cursor = tick(code)
-    assert result.skip_reason is not None
-    assert materializations(code) == 0
     code.replicate(PERSON)
-    result, cursor = tick(code, cursor)
+    _, cursor = tick(code)
     assert materializations(code) == 1
     record = code.instance.get_latest_materialization_event(REPLICATION)
     assert record is not None
     found = record.asset_materialization
     assert found is not None
-    assert 0 <= float(str(found.metadata["lag_seconds"].value)) < 60
+    assert found.metadata["lag_seconds"].value == 0.0
     assert found.metadata["applied"].value == 1
     code.definitions = build(folder, code.resource)
     result, cursor = tick(code, cursor)
     assert result.asset_events == []
+    assert result.skip_reason is not None
     assert materializations(code) == 1
 
 
-def test_a_late_table_is_observed_and_its_lag_check_fails(code: Code) -> None:
+def test_an_idle_table_is_fresh(code: Code) -> None:
     code.migrate()
-    code.replicate(PERSON, age=timedelta(minutes=21))
     tick(code)
-    assert materializations(code) == 0
-    key = dg.AssetCheckKey(REPLICATION, "lag")
+    assert materializations(code) == 1
+    assert lag_check(code)[0]
+
+
+def test_a_dead_lambda_is_seen_and_its_lag_check_fails(code: Code) -> None:
+    code.migrate()
+    code.replicate(PERSON)
+    _, cursor = tick(code)
+    code.replicate(PERSON, age=timedelta(minutes=5), dead=True)
+    _, cursor = tick(code, cursor)
+    passed, severity, told = lag_check(code)
+    assert (passed, severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert told.startswith("1 keys have changes that have not arrived, the oldest made 5")
+    code.replicate({"Id": {"N": "2"}}, age=timedelta(minutes=21), dead=True)
+    tick(code, cursor)
+    assert lag_check(code)[:2] == (False, dg.AssetCheckSeverity.ERROR)
+    assert materializations(code) == 1
+
+
+def test_a_table_without_a_stream_keeps_no_other_from_being_reported(code: Code, folder: Path) -> None:
+    (folder / "other.yaml").write_text(MAPPING.replace("Employees", "Others").replace("employees", "others"))
+    code.definitions = build(folder, code.resource)
+    code.migrate()
+    stream = code.services.stream
+    describe = stream.describe_table
+    stream.describe_table = lambda TableName: {"Table": {}} if TableName == "Others" else describe(TableName)  # type: ignore[method-assign]  # noqa: N803
+    tick(code)
+    assert materializations(code) == 1
+    key = dg.AssetCheckKey(dg.AssetKey(["others", "replication"]), "lag")
     record = code.instance.event_log_storage.get_latest_asset_check_execution_by_key([key])[key]
-    evaluation = record.evaluation
-    assert evaluation is not None
-    assert (evaluation.passed, evaluation.severity) == (False, dg.AssetCheckSeverity.ERROR)
+    assert record.evaluation is not None
+    assert not record.evaluation.passed
+    assert "enable it: `aws dynamodb update-table --table-name Others" in (record.evaluation.description or "")
 
 
 def test_check_results_count_for_the_materialization_that_came_with_them(code: Code) -> None:

@@ -1,0 +1,85 @@
+"""The lost-history sensor: looks at every table's source now and then, and reports what it finds as checks.
+
+Invariant: its cursor is all it remembers, so a restart repeats no report. A table that cannot be looked at is reported
+as such and keeps no other from being looked at. It starts no run: the result names the command that mends.
+"""
+
+# No `from __future__ import annotations`: Dagster reads the annotations of what is defined in a function.
+import json
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import dagster as dg
+
+from dagster_project.history_checks import CONFIGURED, judge_history
+from dagster_project.keys import TableKeys
+from dagster_project.progress import evaluation
+from dagster_project.resources import ServicesResource
+from pipeline.core.errors import ReplicationError
+from pipeline.core.mapping import TableMapping
+from pipeline.jobs.lost_history import lost_history_report
+from pipeline.jobs.services import Services
+
+LOST_HISTORY = "lost_history"
+INTERVAL_SECONDS = 600
+# An outcome that does not change is told again this often, so that a number has a history: 4 times a day.
+REPEAT_SECONDS = 6 * 3600.0
+LOOKING_SECONDS = 40.0
+
+
+def history_sensor(mappings: Sequence[TableMapping]) -> dg.SensorDefinition:
+    """Define the sensor over every mapping."""
+
+    @dg.sensor(  # pyright: ignore[reportUnknownMemberType]  # dagster leaves a parameter of PathLike out
+        name=LOST_HISTORY,
+        minimum_interval_seconds=INTERVAL_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Looks at each table's stream, event source mapping, point-in-time recovery and given-up batches,"
+        " and reports on its `dynamodb_table` what was lost or could be, with the remedy. Starts no run.",
+    )
+    def lost_history(context: dg.SensorEvaluationContext, dynaurora: ServicesResource) -> dg.SensorResult:
+        cursor: dict[str, Any] = json.loads(context.cursor or "{}")
+        events: list[dg.AssetCheckEvaluation] = []
+        end = time.monotonic() + LOOKING_SECONDS
+        for mapping in sorted(mappings, key=lambda one: cursor.get(one.name, {}).get("looked_at", 0.0)):
+            if time.monotonic() >= end:
+                break
+            memory = cursor.setdefault(mapping.name, {})
+            events += _news(memory, _results(dynaurora.services, mapping), time.time())
+        return dg.SensorResult(
+            asset_events=events,
+            skip_reason=None if events else dg.SkipReason("nothing new to report"),
+            cursor=json.dumps(cursor),
+        )
+
+    return lost_history
+
+
+def _results(services: Services, mapping: TableMapping) -> list[dg.AssetCheckResult]:
+    keys = TableKeys(mapping.name)
+    try:
+        return judge_history(keys, lost_history_report(services, mapping))
+    except ReplicationError as error:
+        return [
+            dg.AssetCheckResult(
+                passed=False,
+                asset_key=keys.dynamodb_table,
+                check_name=CONFIGURED,
+                severity=dg.AssetCheckSeverity.WARN,
+                description=f"the source could not be looked at: {error}",
+            )
+        ]
+
+
+def _news(memory: dict[str, Any], results: Sequence[dg.AssetCheckResult], now: float) -> list[dg.AssetCheckEvaluation]:
+    """Return the results that differ from what was told last, or that were told long ago; and remember them."""
+    told: dict[str, list[Any]] = memory.setdefault("told", {})
+    news: list[dg.AssetCheckEvaluation] = []
+    for result in results:
+        name, outcome = result.check_name or "", f"{result.passed} {result.severity.value} {result.description}"
+        if told.get(name, [None])[0] != outcome or now - told[name][1] >= REPEAT_SECONDS:
+            told[name] = [outcome, now]
+            news.append(evaluation(result))
+    memory["looked_at"] = now
+    return news

@@ -1,0 +1,321 @@
+"""Which changes may never arrive, and what could come to lose some: judged from what is seen of a source. Pure.
+
+Two kinds of findings. A *condition* lasts as long as it is seen (the stream is off, no Lambda reads it). A *loss* is a
+span of time whose changes may never have been applied; it stays until a catch-up or a reconciliation has covered it.
+
+Invariant: a finding says since when, and the remedy in the words to type. Where the beginning is not proven, the span
+begins earlier: catching up over more costs little, over less leaves the replica wrong.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from pipeline.core.ordering import label_time
+from pipeline.core.probing import RETENTION
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# What is not applied after this long is about to be trimmed.
+ABOUT_TO_BE_LOST = timedelta(hours=18)
+NEW_IMAGES = frozenset({"NEW_IMAGE", "NEW_AND_OLD_IMAGES"})
+
+
+class Severity(StrEnum):
+    """How bad a finding is."""
+
+    ERROR = "error"
+    """Changes are lost, or are being lost."""
+    WARN = "warn"
+    """What would heal a loss is missing."""
+    UNKNOWN = "unknown"
+    """It could not be looked at."""
+
+
+class Kind(StrEnum):
+    """What was found."""
+
+    STREAM_OFF = "stream_off"
+    VIEW_TYPE = "view_type"
+    NO_MAPPING = "no_mapping"
+    MAPPING_OFF = "mapping_off"
+    MAPPING_UNKNOWN = "mapping_unknown"
+    NO_RECOVERY = "no_recovery"
+    ABOUT_TO_BE_LOST = "about_to_be_lost"
+    STREAM_REMADE = "stream_remade"
+    MAPPING_REMADE = "mapping_remade"
+    TRIMMED = "trimmed"
+
+
+LOSSES = frozenset({Kind.STREAM_REMADE, Kind.MAPPING_REMADE, Kind.TRIMMED})
+CONFIGURATION = frozenset(
+    {Kind.STREAM_OFF, Kind.VIEW_TYPE, Kind.NO_MAPPING, Kind.MAPPING_OFF, Kind.MAPPING_UNKNOWN, Kind.NO_RECOVERY}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing found. `since` None: not known."""
+
+    kind: Kind
+    severity: Severity
+    what: str
+    since: datetime | None
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A span of time whose changes may never have been applied."""
+
+    kind: Kind
+    since: datetime
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """An event source mapping, as far as it matters here."""
+
+    mapping_id: str
+    enabled: bool
+    from_trim_horizon: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """The source as it was last seen at work."""
+
+    stream_label: str | None = None
+    streamed_at: datetime | None = None
+    """When the stream was last seen enabled."""
+    mapping_ids: tuple[str, ...] = ()
+    mapped_at: datetime | None = None
+    """When one of these event source mappings was last seen enabled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What is seen of a table's source, and how far it is applied."""
+
+    name: str
+    """The mapping's."""
+    table: str
+    stream_label: str | None
+    stream_enabled: bool
+    view_type: str | None
+    recovery_enabled: bool
+    earliest_restorable: datetime | None
+    readers: Sequence[Reader] | None
+    """The stream's event source mappings; None: this process may not list them."""
+    margin: timedelta
+    remembered: Remembered = Remembered()
+    proven_through: datetime | None = None
+    """The probe's `caught_up_through`."""
+    applied_through: datetime | None = None
+    """Creation time of the newest change applied."""
+    applied_label: str | None = None
+    """The stream it came from."""
+    oldest_waiting: datetime | None = None
+    """Creation time of the oldest change that the probe has not found applied."""
+    hole_since: datetime | None = None
+    """From here on the stream dropped changes that the probe had not read, while the replicator was behind."""
+
+    @property
+    def applied_for_certain(self) -> datetime | None:
+        """A time before which every change is applied, as far as is known.
+
+        Without a probe: a stream's length before the newest change applied, because one shard of several may be
+        behind the others.
+        """
+        proven = self.hole_since or self.proven_through
+        if proven is None and self.applied_through is not None:
+            return self.applied_through - RETENTION
+        return proven
+
+
+def new_losses(source: Source, now: datetime) -> list[Loss]:
+    """Return the spans of time that this look at the source shows to be, perhaps, lost."""
+    return [
+        loss
+        for loss in (_stream_remade(source), _mapping_remade(source, now), _trimmed(source, now))
+        if loss is not None
+    ]
+
+
+def _stream_remade(source: Source) -> Loss | None:
+    before = source.remembered.stream_label or source.applied_label
+    if before is None or source.stream_label is None or before == source.stream_label:
+        return None
+    made = label_time(source.stream_label)
+    since = source.applied_for_certain
+    if since is None or since >= made:  # proven of the new stream: it says nothing of the one before
+        since = (
+            label_time(before) if source.remembered.streamed_at is None else source.remembered.streamed_at - RETENTION
+        )
+    return Loss(Kind.STREAM_REMADE, min(since, made), made)
+
+
+def _mapping_remade(source: Source, now: datetime) -> Loss | None:
+    known, readers = set(source.remembered.mapping_ids), source.readers
+    if not known or not readers or known & {reader.mapping_id for reader in readers}:
+        return None
+    since = source.applied_for_certain or source.remembered.mapped_at or now - RETENTION
+    if any(reader.from_trim_horizon for reader in readers) and since > now - RETENTION:
+        return None  # it began with what its predecessor had left
+    return Loss(Kind.MAPPING_REMADE, min(since, now), now)
+
+
+def _trimmed(source: Source, now: datetime) -> Loss | None:
+    oldest = source.oldest_waiting
+    if source.hole_since is None and (oldest is None or oldest > now - RETENTION + timedelta(minutes=5)):
+        return None
+    times = [time for time in (oldest, source.applied_for_certain) if time is not None]
+    return Loss(Kind.TRIMMED, min(times), now)
+
+
+def conditions(source: Source, now: datetime) -> list[Finding]:
+    """Return what is wrong with the source as long as it is."""
+    found = [_stream(source), *_readers(source), _recovery(source), _about_to_be_lost(source, now)]
+    return [finding for finding in found if finding is not None]
+
+
+def _stream(source: Source) -> Finding | None:
+    since = source.remembered.streamed_at
+    if not source.stream_enabled:
+        return Finding(
+            Kind.STREAM_OFF,
+            Severity.ERROR,
+            f"the stream of {source.table} is off: what is written is recorded nowhere",
+            since,
+            f"enable it (`aws dynamodb update-table --table-name {source.table} --stream-specification"
+            " StreamEnabled=true,StreamViewType=NEW_AND_OLD_IMAGES`), deploy the replicator on the new stream, then"
+            " close the gap that this check will name",
+        )
+    if source.view_type not in NEW_IMAGES:
+        return Finding(
+            Kind.VIEW_TYPE,
+            Severity.ERROR,
+            f"the stream of {source.table} has the view type {source.view_type}, without new images: nothing of it can"
+            " be applied",
+            since,
+            f"disable it (`aws dynamodb update-table --table-name {source.table} --stream-specification"
+            " StreamEnabled=false`), enable it again with the view type NEW_AND_OLD_IMAGES, deploy the replicator on"
+            " the new stream, then close the gap that this check will name",
+        )
+    return None
+
+
+def _readers(source: Source) -> list[Finding]:
+    readers, since = source.readers, source.remembered.mapped_at
+    if readers is None:
+        return [
+            Finding(
+                Kind.MAPPING_UNKNOWN,
+                Severity.UNKNOWN,
+                "not known whether a Lambda reads the stream: this process may not list event source mappings",
+                None,
+                "grant it lambda:ListEventSourceMappings",
+            )
+        ]
+    if not source.stream_enabled:
+        return []
+    if not readers:
+        return [
+            Finding(
+                Kind.NO_MAPPING,
+                Severity.ERROR,
+                "no Lambda reads the stream: it has no event source mapping",
+                since,
+                "deploy the replicator with the table's latest stream, and the starting position TRIM_HORIZON, within"
+                " 24 hours of the oldest change that was not applied",
+            )
+        ]
+    if any(reader.enabled for reader in readers):
+        return []
+    commands = " and ".join(
+        f"`aws lambda update-event-source-mapping --uuid {reader.mapping_id} --enabled`" for reader in readers
+    )
+    what = "no Lambda reads the stream: its event source mapping is disabled"
+    return [
+        Finding(Kind.MAPPING_OFF, Severity.ERROR, what, since, f"enable it, it goes on where it stopped: {commands}")
+    ]
+
+
+def _recovery(source: Source) -> Finding | None:
+    if source.recovery_enabled:
+        return None
+    return Finding(
+        Kind.NO_RECOVERY,
+        Severity.WARN,
+        f"point-in-time recovery of {source.table} is off, so a gap could not be caught up from exports",
+        None,
+        f"enable it: `aws dynamodb update-continuous-backups --table-name {source.table}"
+        " --point-in-time-recovery-specification PointInTimeRecoveryEnabled=true`",
+    )
+
+
+def _about_to_be_lost(source: Source, now: datetime) -> Finding | None:
+    oldest = source.oldest_waiting
+    if oldest is None or oldest > now - ABOUT_TO_BE_LOST or oldest <= now - RETENTION + timedelta(minutes=5):
+        return None
+    return Finding(
+        Kind.ABOUT_TO_BE_LOST,
+        Severity.ERROR,
+        f"changes of {_time(oldest)} have not been applied, and the stream drops them at {_time(oldest + RETENTION)}",
+        oldest,
+        "see to it that the table's Lambda function runs before that: its errors and its log say what it fails on",
+    )
+
+
+def told(loss: Loss, source: Source) -> Finding:
+    """Return a loss with its remedy."""
+    what = {
+        Kind.STREAM_REMADE: "the stream was disabled and enabled again: what was written between is in no stream",
+        Kind.MAPPING_REMADE: "the event source mapping was made anew, and passes by what the one before had left",
+        Kind.TRIMMED: "the stream has dropped changes before they were applied",
+    }[loss.kind]
+    span = f"changes made from {_time(loss.since)} to {_time(loss.until)} may be missing"
+    return Finding(loss.kind, Severity.ERROR, f"{what}; {span}", loss.since, _remedy(loss, source))
+
+
+def _remedy(loss: Loss, source: Source) -> str:
+    start, end = loss.since - source.margin, loss.until + source.margin
+    earliest = source.earliest_restorable
+    if source.recovery_enabled and earliest is not None and earliest <= start:
+        return f"run `dynaurora catch-up {source.name} --from {_iso(start)} --to {_iso(end, up=True)}`"
+    why = (
+        f"point-in-time recovery reaches back to {_time(earliest)} only"
+        if source.recovery_enabled and earliest is not None
+        else "point-in-time recovery is off"
+    )
+    scan = "" if source.recovery_enabled else " --scan"
+    return (
+        f"{why}, so it cannot be caught up: run a full load, `dynaurora load {source.name}{scan}`, then"
+        f" `dynaurora reconcile {source.name}{scan} --repair`, which also removes what was deleted meanwhile"
+    )
+
+
+def remember(source: Source, now: datetime) -> Remembered:
+    """Return what to remember of the source after this look."""
+    before = source.remembered
+    label, streamed_at = before.stream_label, before.streamed_at
+    if source.stream_enabled and source.stream_label is not None:
+        label, streamed_at = source.stream_label, now
+    ids, mapped_at = before.mapping_ids, before.mapped_at
+    if source.readers and any(reader.enabled for reader in source.readers):
+        ids, mapped_at = tuple(sorted(reader.mapping_id for reader in source.readers)), now
+    return Remembered(label, streamed_at, ids, mapped_at)
+
+
+def _iso(time: datetime, *, up: bool = False) -> str:
+    whole = time.replace(microsecond=0) + timedelta(seconds=1 if up and time.microsecond else 0)
+    return f"{whole:%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _time(time: datetime | None) -> str:
+    return f"{time:%Y-%m-%d %H:%M:%S} UTC" if time else "an unknown time"

@@ -1,0 +1,107 @@
+"""The event source mappings that hand a stream to Lambda, and what waits where they put batches they gave up.
+
+Invariant: it reads only, and a permission that is missing is told (None), never taken for an empty answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from pipeline.dynamodb.errors import error_code, translate
+
+if TYPE_CHECKING:
+    from types_boto3_lambda.client import LambdaClient
+    from types_boto3_s3.client import S3Client
+
+_DENIED = {"AccessDenied", "AccessDeniedException"}
+_BUCKET_ARN = ":s3:::"
+# 1,000 objects a page.
+_MOST_PAGES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class EventSourceMapping:
+    """One mapping of a stream to a function."""
+
+    mapping_id: str
+    state: str
+    """Creating, Enabling, Enabled, Disabling, Disabled, Updating, Deleting."""
+    function_arn: str
+    starting_position: str
+    """Where it began when it was made: TRIM_HORIZON, LATEST."""
+    modified_at: datetime | None
+    """When it was made, or last altered, or changed its state."""
+    on_failure: str
+    """ARN of where batches go that it gave up; empty: they are lost."""
+
+    @property
+    def on_failure_bucket(self) -> str | None:
+        """The bucket they go to; None when they go elsewhere."""
+        return self.on_failure.partition(_BUCKET_ARN)[2] or None
+
+    @property
+    def on_failure_prefix(self) -> str:
+        """What the keys of its objects begin with (Lambda guide, errors of DynamoDB event sources)."""
+        return f"aws/lambda/{self.mapping_id}/"
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingObjects:
+    """Objects below a prefix. `more`: there are more than were counted."""
+
+    count: int
+    oldest: datetime | None
+    more: bool
+
+
+def event_source_mappings(client: LambdaClient, stream_arn: str) -> list[EventSourceMapping] | None:
+    """Return the mappings of a stream; None when this process may not list them."""
+    doing = f"listing the event source mappings of {stream_arn}"
+    try:
+        pages = client.get_paginator("list_event_source_mappings").paginate(EventSourceArn=stream_arn)
+        return [_mapping(found) for page in pages for found in page["EventSourceMappings"]]
+    except ClientError as error:
+        if error_code(error) in _DENIED:
+            return None
+        raise translate(error, doing) from None
+    except BotoCoreError as error:
+        raise translate(error, doing) from None
+
+
+def _mapping(found: Any) -> EventSourceMapping:  # noqa: ANN401 - the stubs take every member for optional
+    modified: datetime | float | None = found.get("LastModified")
+    return EventSourceMapping(
+        mapping_id=found["UUID"],
+        state=found.get("State", ""),
+        function_arn=found.get("FunctionArn", ""),
+        starting_position=found.get("StartingPosition", ""),
+        modified_at=modified if isinstance(modified, datetime) else None,
+        on_failure=found.get("DestinationConfig", {}).get("OnFailure", {}).get("Destination", ""),
+    )
+
+
+def waiting_objects(client: S3Client, bucket: str, prefix: str) -> WaitingObjects | None:
+    """Count the objects below a prefix, up to 10,000; None when this process may not list them."""
+    count, oldest, token = 0, None, ""
+    for _ in range(_MOST_PAGES):
+        more: dict[str, Any] = {"ContinuationToken": token} if token else {}
+        try:
+            answer = client.list_objects_v2(Bucket=bucket, Prefix=prefix, **more)
+        except ClientError as error:
+            if error_code(error) in _DENIED:
+                return None
+            raise translate(error, f"listing s3://{bucket}/{prefix}") from None
+        except BotoCoreError as error:
+            raise translate(error, f"listing s3://{bucket}/{prefix}") from None
+        for found in answer.get("Contents", []):
+            count += 1
+            written = found.get("LastModified")
+            oldest = written if oldest is None or (written and written < oldest) else oldest
+        token = answer.get("NextContinuationToken", "")
+        if not token:
+            return WaitingObjects(count, oldest, more=False)
+    return WaitingObjects(count, oldest, more=True)

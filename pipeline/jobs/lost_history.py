@@ -1,0 +1,113 @@
+"""Lost history: whether changes were lost on their way, are about to be, or could be; and what mends it.
+
+It looks at the table's stream and point-in-time recovery, at the event source mappings that read the stream, at where
+those put what they gave up, and at what the probe knows. Five calls of AWS for a table, and as many statements.
+
+Invariant: what it may not look at it reports as not known. It starts nothing: each finding names the command.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from pipeline.aurora import losses, probes
+from pipeline.core import lost_history
+from pipeline.core.lost_history import Finding, Reader, Source
+from pipeline.dynamodb import tables
+from pipeline.dynamodb.event_sources import event_source_mappings, waiting_objects
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pipeline.aurora.connection import Connection
+    from pipeline.core.mapping import TableMapping
+    from pipeline.dynamodb.event_sources import EventSourceMapping
+    from pipeline.dynamodb.tables import SourceTable
+    from pipeline.jobs.services import Services
+
+_STATEMENT_SECONDS = 20.0
+_AT_WORK = frozenset({"Enabled", "Enabling", "Creating", "Updating"})
+
+
+@dataclass(frozen=True, slots=True)
+class OnFailure:
+    """What waits where batches go that were given up. `count` None: not known, for the reason given."""
+
+    count: int | None
+    oldest: datetime | None
+    where: str
+    """`s3://bucket/prefix`, or why it is not known."""
+    more: bool = False
+    """There are more than were counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryReport:
+    """What was found of one table, the worst first."""
+
+    table: str
+    findings: list[Finding]
+    on_failure: OnFailure
+
+
+def lost_history_report(
+    services: Services, mapping: TableMapping, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+) -> HistoryReport:
+    """Look at a table's source once and keep what was found. Raises TransientError, TerminalError."""
+    table = tables.describe(services.dynamodb, mapping.table)
+    mappings = event_source_mappings(services.functions, table.stream_arn) if table.stream_arn else []
+    on_failure = _on_failure(services, mappings)
+    at = now()
+    with services.connect("dynaurora lost history", statement_timeout_seconds=_STATEMENT_SECONDS) as connection:
+        source = _source(connection, mapping, table, mappings)
+        new = lost_history.new_losses(source, at)
+        kept = losses.keep(connection, mapping.name, lost_history.remember(source, at), new, at)
+    found = [lost_history.told(loss, source) for loss in kept] + lost_history.conditions(source, at)
+    order = list(lost_history.Severity)
+    return HistoryReport(mapping.name, sorted(found, key=lambda finding: order.index(finding.severity)), on_failure)
+
+
+def _source(
+    connection: Connection, mapping: TableMapping, table: SourceTable, mappings: Sequence[EventSourceMapping] | None
+) -> Source:
+    state = probes.read_state(connection, mapping.name)
+    return Source(
+        name=mapping.name,
+        table=mapping.table,
+        stream_label=table.stream_label,
+        stream_enabled=table.stream_enabled,
+        view_type=table.stream_view_type,
+        recovery_enabled=table.pitr_enabled,
+        earliest_restorable=table.earliest_restorable,
+        readers=None if mappings is None else [_reader(found) for found in mappings],
+        margin=mapping.margin,
+        remembered=losses.recall(connection, mapping.name),
+        proven_through=state.last.caught_up_through if state.last else None,
+        applied_through=state.applied_through,
+        applied_label=state.applied_label,
+        oldest_waiting=state.waiting[0].since if state.waiting else None,
+        hole_since=state.last.hole_since if state.last else None,
+    )
+
+
+def _reader(found: EventSourceMapping) -> Reader:
+    return Reader(found.mapping_id, found.state in _AT_WORK, found.starting_position == "TRIM_HORIZON")
+
+
+def _on_failure(services: Services, mappings: Sequence[EventSourceMapping] | None) -> OnFailure:
+    if mappings is None:
+        return OnFailure(None, None, "this process may not list event source mappings (lambda:ListEventSourceMappings)")
+    buckets = [(found.on_failure_bucket, found.on_failure_prefix) for found in mappings if found.on_failure_bucket]
+    if not buckets:
+        kept = any(found.on_failure for found in mappings)
+        return OnFailure(None, None, "they go to a queue or a topic, not to S3" if kept else "none is kept")
+    count, oldest, more = 0, None, False
+    for bucket, prefix in buckets:
+        found = waiting_objects(services.s3, bucket or "", prefix)
+        if found is None:
+            return OnFailure(None, None, f"this process may not list s3://{bucket}/{prefix} (s3:ListBucket)")
+        count, more = count + found.count, more or found.more
+        oldest = min((time for time in (oldest, found.oldest) if time is not None), default=None)
+    return OnFailure(count, oldest, ", ".join(f"s3://{bucket}/{prefix}" for bucket, prefix in buckets), more)

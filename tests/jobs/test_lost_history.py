@@ -1,0 +1,226 @@
+"""The detector of lost history: every way to lose changes, what it says of it, and when it stops to say so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from pipeline.aurora.connection import Connection
+from pipeline.core.lost_history import Finding, Kind, Severity
+from pipeline.core.mapping import TableMapping
+from pipeline.jobs.lost_history import HistoryReport, lost_history_report
+from pipeline.jobs.services import Services
+from tests.dynamodb.scripted_stream import ScriptedServices, ScriptedStream
+
+NOW = datetime(2026, 5, 20, 12, tzinfo=UTC)
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+
+
+@dataclass
+class World:
+    """A table whose source is scripted, and the detector on it."""
+
+    services: ScriptedServices
+    mapping: TableMapping
+    connection: Connection
+    now: datetime = NOW
+
+    def look(self, after: timedelta = timedelta(minutes=10)) -> HistoryReport:
+        self.now += after
+        return lost_history_report(self.services, self.mapping, now=lambda: self.now)
+
+    def kinds(self) -> list[Kind]:
+        return [finding.kind for finding in self.look().findings]
+
+    def only(self) -> Finding:
+        (finding,) = self.look().findings
+        return finding
+
+    def map(self, uuid: str = "esm-1", state: str = "Enabled", start: str = "TRIM_HORIZON") -> None:
+        self.services.lambdas.add(self.services.stream.arn, uuid, state, start)
+
+    def probed(
+        self, *, through: datetime | None, waiting: datetime | None = None, hole: datetime | None = None
+    ) -> None:
+        """Make the bookkeeping say what a probe has found."""
+        name, label = self.mapping.name, self.services.stream.label
+        self.connection.execute("DELETE FROM replication.probe_waiting")
+        self.connection.execute(
+            "INSERT INTO replication.probes (table_name, stream_label, ticked_at, caught_up_through, hole_since,"
+            " read_whole, waiting, oldest_waiting, shards, calls, records) VALUES (%s, %s, %s, %s, %s, true, 0, %s, 1,"
+            " 1, 1) ON CONFLICT (table_name) DO UPDATE SET caught_up_through = excluded.caught_up_through,"
+            " hole_since = excluded.hole_since",
+            [name, label, self.now, through, hole, waiting],
+        )
+        if waiting is not None:
+            self.connection.execute(
+                "INSERT INTO replication.probe_waiting VALUES (%s, 'public.Employees', '{1}', 1, %s, %s, 's')",
+                [name, waiting, waiting],
+            )
+
+
+@pytest.fixture
+def world(services: Services, employees: TableMapping, connection: Connection) -> World:
+    made = World(ScriptedServices(services.settings, ScriptedStream()), employees, connection)
+    made.map()
+    return made
+
+
+def test_a_source_at_work_gives_no_finding(world: World) -> None:
+    assert world.kinds() == world.kinds() == []
+
+
+def test_a_stream_that_is_off(world: World) -> None:
+    world.look()
+    seen = world.now
+    world.services.stream.enabled = False
+    finding = world.only()
+    assert (finding.kind, finding.severity, finding.since) == (Kind.STREAM_OFF, Severity.ERROR, seen)
+    assert "`aws dynamodb update-table --table-name Employees --stream-specification" in finding.remedy
+
+
+def test_a_view_type_without_new_images(world: World) -> None:
+    world.services.stream.view_type = "KEYS_ONLY"
+    assert world.kinds() == [Kind.VIEW_TYPE]
+
+
+def test_a_stream_made_anew_is_a_loss_until_catch_ups_cover_it(world: World) -> None:
+    world.look()
+    world.probed(through=world.now - HOUR)
+    applied = world.now - HOUR
+    world.services.stream.label = "2026-05-20T13:00:00.000"
+    world.map("esm-2")
+    finding = world.only()
+    assert (finding.kind, finding.severity, finding.since) == (Kind.STREAM_REMADE, Severity.ERROR, applied)
+    assert finding.remedy == (
+        "run `dynaurora catch-up employees --from 2026-05-20T11:05:00Z --to 2026-05-20T13:05:00Z`"
+    )
+    assert world.only().remedy == finding.remedy, "it stays"
+    world.connection.execute("ALTER TABLE replication.exports ADD COLUMN IF NOT EXISTS from_time timestamptz")
+    for start, end, left in ((-10, 30, 1), (31, 90, 1), (25, 60, 1), (60, 200, 0)):
+        world.connection.execute(
+            "INSERT INTO replication.exports (table_name, kind, location, snapshot_time, as_of, from_time, item_count,"
+            " file_count, size_bytes, status) VALUES (%s, 'incremental', %s, %s, now(), %s, 0, 0, 0, 'loaded')",
+            ["employees", f"s3://b/{start}", applied + timedelta(minutes=end), applied + timedelta(minutes=start)],
+        )
+        assert len(world.look().findings) == left
+
+
+def test_a_reconciliation_that_left_no_drift_closes_a_loss_and_a_load_does_not(world: World) -> None:
+    world.look()
+    world.services.stream.label = "2026-05-20T13:00:00.000"
+    world.map("esm-2")
+    world.connection.execute(
+        "INSERT INTO replication.exports (table_name, kind, location, snapshot_time, as_of, item_count, file_count,"
+        " size_bytes, status) VALUES ('employees', 'full', 's3://b/f', now(), %s, 0, 0, 0, 'loaded')",
+        [world.now + DAY],
+    )
+    assert world.kinds() == [Kind.STREAM_REMADE]
+    for as_of, repaired, left in (
+        (world.now, 3, [Kind.STREAM_REMADE]),
+        (world.now + DAY, 2, [Kind.STREAM_REMADE]),
+        (world.now + DAY, 3, []),
+    ):
+        world.connection.execute(
+            "INSERT INTO replication.reconciliations (table_name, snapshot, snapshot_time, as_of, status, missing,"
+            " extra, different, repaired) VALUES ('employees', 's', now(), %s, 'done', 1, 1, 1, %s)",
+            [as_of, repaired],
+        )
+        assert world.kinds() == left
+
+
+def test_a_loss_beyond_point_in_time_recovery_asks_for_a_load_and_a_reconciliation(world: World) -> None:
+    world.look()
+    world.probed(through=world.now - HOUR)
+    world.services.stream.label = "2026-05-20T13:00:00.000"
+    world.services.stream.restorable_since = world.now - timedelta(minutes=30)
+    world.map("esm-2")
+    remedy = world.only().remedy
+    assert remedy.startswith("point-in-time recovery reaches back to 2026-05-20 11:40:00 UTC only")
+    assert "`dynaurora load employees`, then `dynaurora reconcile employees --repair`" in remedy
+    world.services.stream.restorable_since = None
+    loss, recovery = world.look().findings
+    assert "`dynaurora load employees --scan`, then `dynaurora reconcile employees --scan --repair`" in loss.remedy
+    assert (recovery.kind, recovery.severity) == (Kind.NO_RECOVERY, Severity.WARN)
+
+
+def test_a_mapping_that_is_missing_disabled_or_unknown(world: World) -> None:
+    world.look()
+    seen = world.now
+    world.map(state="Disabled")
+    finding = world.only()
+    assert (finding.kind, finding.severity, finding.since) == (Kind.MAPPING_OFF, Severity.ERROR, seen)
+    assert "`aws lambda update-event-source-mapping --uuid esm-1 --enabled`" in finding.remedy
+    world.services.lambdas.mappings = []
+    assert world.only().kind == Kind.NO_MAPPING
+    world.services.lambdas.denied = True
+    report = world.look()
+    (finding,) = report.findings
+    assert (finding.kind, finding.severity) == (Kind.MAPPING_UNKNOWN, Severity.UNKNOWN)
+    assert finding.remedy == "grant it lambda:ListEventSourceMappings"
+    assert (report.on_failure.count, "lambda:List" in report.on_failure.where) == (None, True)
+
+
+def test_a_mapping_made_anew_loses_what_it_does_not_start_from(world: World) -> None:
+    world.look()
+    world.probed(through=world.now - HOUR)
+    world.map("esm-2", start="TRIM_HORIZON")
+    assert world.kinds() == [], "it began with all that the stream still held"
+    world.map("esm-3", start="LATEST")
+    finding = world.only()
+    assert (finding.kind, finding.since) == (Kind.MAPPING_REMADE, NOW - HOUR + timedelta(minutes=10))
+    world.connection.execute("UPDATE replication.losses SET healed_at = now()")
+    world.probed(through=world.now - 2 * DAY)
+    world.map("esm-4", start="TRIM_HORIZON")
+    assert world.kinds() == [Kind.MAPPING_REMADE], "what was not applied two days ago the stream holds no more"
+
+
+def test_what_waits_is_told_before_it_is_dropped_and_after(world: World) -> None:
+    waiting = world.now - timedelta(hours=17)
+    world.probed(through=waiting, waiting=waiting)
+    assert world.kinds() == []
+    world.now += HOUR
+    finding = world.only()
+    assert (finding.kind, finding.since) == (Kind.ABOUT_TO_BE_LOST, waiting)
+    assert "the stream drops them at 2026-05-20 19:00:00 UTC" in finding.what
+    world.now += 6 * HOUR
+    finding = world.only()
+    assert (finding.kind, finding.since) == (Kind.TRIMMED, waiting)
+    assert "--from 2026-05-19T18:55:00Z --to 2026-05-20T19:35:00Z" in finding.remedy
+    world.now += DAY
+    assert "--from 2026-05-19T18:55:00Z --to 2026-05-21T19:45:00Z" in world.only().remedy, "it grows while it lasts"
+    world.probed(through=world.now)
+    assert world.kinds() == [Kind.TRIMMED], "what was applied since does not bring back what was lost"
+
+
+def test_what_was_dropped_while_no_probe_ran_begins_where_the_last_proof_ends(world: World) -> None:
+    world.probed(through=world.now - HOUR, waiting=world.now - HOUR, hole=world.now - 3 * DAY)
+    finding = world.only()
+    assert (finding.kind, finding.since) == (Kind.TRIMMED, NOW - 3 * DAY)
+
+
+def test_objects_that_wait_where_batches_go_that_were_given_up(world: World) -> None:
+    assert world.look().on_failure.count == 0
+    world.services.bucket.objects = {f"aws/lambda/esm-1/shardId-1/2026/05/20/{n}": NOW - n * HOUR for n in range(5)} | {
+        "aws/lambda/esm-other/shardId-1/x": NOW - DAY
+    }
+    found = world.look().on_failure
+    assert (found.count, found.oldest, found.where) == (5, NOW - 4 * HOUR, "s3://given-up/aws/lambda/esm-1/")
+    world.services.bucket.denied = True
+    assert world.look().on_failure.where == "this process may not list s3://given-up/aws/lambda/esm-1/ (s3:ListBucket)"
+    world.services.lambdas.mappings[0]["DestinationConfig"] = {"OnFailure": {"Destination": "arn:aws:sqs:q"}}
+    assert world.look().on_failure.where == "they go to a queue or a topic, not to S3"
+    del world.services.lambdas.mappings[0]["DestinationConfig"]
+    assert world.look().on_failure.where == "none is kept"
+
+
+def test_a_first_look_finds_the_stream_that_changes_were_applied_from(world: World) -> None:
+    mark: list[Any] = ["employees", "w", "2026-05-10T10:00:00.000", NOW - 9 * DAY]
+    world.connection.execute(
+        "INSERT INTO replication.watermarks (table_name, writer, stream_label, as_of) VALUES (%s, %s, %s, %s)", mark
+    )
+    finding = world.only()
+    assert (finding.kind, finding.since) == (Kind.STREAM_REMADE, NOW - 10 * DAY)
