@@ -1,17 +1,13 @@
 """Promotion at size: a column filled over a million rows while changes arrive, and what it held up.
 
-`python -m tests.bench_promote [--rows N] [--rate CHANGES_A_SECOND]` writes build/promote.json, and exits 0 only if
-no value was lost. The changes go through the replicator: with the old mapping until the column has been added, with
-the new one from then on, as a deployment has it.
+`python -m tests.bench --only promote` writes build/promote.json, and exits 0 only if no value was lost. The changes go
+through the replicator: with the old mapping until the column has been added, with the new one from then on, as a
+deployment has it.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
-import sys
-import tempfile
 import threading
 import time
 from contextlib import closing
@@ -25,11 +21,10 @@ from pipeline.core.mapping_file import read_mapping
 from pipeline.jobs.promote import LONGEST_LOCK_SECONDS, PromoteReport, promote
 from pipeline.jobs.replicate import Replicator
 from pipeline.jobs.services import Services
-from pipeline.local.postgres import PostgresServer
 from pipeline.settings import Settings
 from tests.jobs.conftest import CREATED, record
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 COLUMN = "      City: {attribute: city, type: text}\n"
 
 
@@ -84,22 +79,6 @@ class Changes:
         self.cities[number] = city
         image: dict[str, Any] = {"city": {"S": city}} if city else {}
         return record(number, self.written, "MODIFY", at=CREATED, empName={"S": "n"}, level={"N": "7"}, **image)
-
-
-def main() -> int:
-    """Run it."""
-    parser = argparse.ArgumentParser(description="promote a column while changes arrive")
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--rate", type=float, default=100.0)
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="dynaurora-bench-") as folder:
-        Path(folder).chmod(0o711)
-        with PostgresServer(Path(folder) / "postgres") as server:
-            found = measure(server.url, arguments.rows, arguments.rate)
-    (ROOT / "build").mkdir(exist_ok=True)
-    (ROOT / "build/promote.json").write_text(json.dumps(found, indent=2) + "\n")
-    sys.stdout.write(json.dumps(found, indent=2) + "\n")
-    return 0 if found["lost"] == 0 and found["finished"] else 1
 
 
 def measure(url: str, rows: int, rate: float) -> dict[str, Any]:
@@ -168,7 +147,3 @@ def _lost(stored: list[tuple[Any, ...]], rows: int, changes: Changes) -> int:
         wanted.pop(number, None)
     view = dict(stored)
     return sum(wanted.get(n, "absent") != view.get(n, "absent") for n in wanted.keys() | view.keys())
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,62 @@
+"""Runs a contestant in its process and says what it took: time, both sides' processor, memory."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tests.bench import processes
+
+if TYPE_CHECKING:
+    from tests.bench.contest import Spec
+
+ROOT = Path(__file__).parents[2]
+OURS_PYTHON = ROOT / ".venv/bin/python"
+RIVALS_PYTHON = ROOT / ".venv-bench/bin/python"
+
+
+class ContestantError(Exception):
+    """A contestant did not finish; the text says why."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one run took. Memory is that of the largest of the contestant's processes."""
+
+    wall_seconds: float
+    client_seconds: float
+    server_seconds: float
+    rss_mb: float
+    figures: dict[str, Any] = field(default_factory=dict[str, Any])
+    """What else the contestant stated."""
+
+
+def run(module: str, spec: Spec, *, server_pid: int, python: Path) -> Measurement:
+    """Run a contestant once. Raises ContestantError with the end of what it said."""
+    command = [str(python), "-m", "tests.bench.contest", module, spec.to_json()]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        if process.stdin is None or process.stdout is None:  # pragma: no cover - both were asked for
+            raise ContestantError(f"{module}: no pipes")
+        if process.stdout.readline() == "ready\n":
+            before = processes.cpu_seconds(server_pid)
+            with processes.PeakMemory(process.pid) as memory:
+                process.stdin.write("go\n")
+                process.stdin.flush()
+                answer = process.stdout.readline()
+            if answer:
+                server_seconds = processes.cpu_seconds(server_pid) - before
+                return _measurement(json.loads(answer), server_seconds, memory.largest_mb)
+        _, told = process.communicate()
+    reason = told.strip().splitlines()[-1] if told.strip() else f"it ended with status {process.returncode}"
+    raise ContestantError(f"{module.rpartition('.')[2]}: {reason}")
+
+
+def _measurement(found: dict[str, Any], server_seconds: float, rss_mb: float) -> Measurement:
+    client = found.pop("client_user_seconds") + found.pop("client_system_seconds")
+    server_seconds = found.pop("server_seconds", server_seconds)
+    return Measurement(found.pop("wall_seconds"), client, server_seconds, rss_mb, found)

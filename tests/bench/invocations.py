@@ -1,0 +1,29 @@
+"""Hands events to a handler as Lambda does, one after the other, each from its JSON to its answer."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.bench.contest import Work, cpu_seconds
+
+
+def invocations(handler: Callable[[dict[str, Any], Any], Any], context: Any, events: Path) -> Work:  # noqa: ANN401 - as Lambda's
+    """Return the work of handling the events of a file, one a line. The first one warms up and is not counted."""
+    warm, *lines = events.read_bytes().splitlines()
+
+    def work() -> dict[str, float]:
+        handler(json.loads(warm), context)
+        cpu, began = cpu_seconds(), time.perf_counter()
+        for line in lines:
+            handler(json.loads(line), context)
+        return {
+            "wall_seconds": time.perf_counter() - began,
+            "client_user_seconds": cpu_seconds() - cpu,
+            "client_system_seconds": 0.0,
+        }
+
+    return work

@@ -1,0 +1,208 @@
+"""The load and the reconciliation, against what others do and against the limits of COPY."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+
+from pipeline.aurora import tables
+from pipeline.aurora.connection import connect
+from pipeline.aurora.migrate import migrate
+from pipeline.core.mapping_file import read_mapping
+from tests.bench.contest import Spec
+from tests.bench.contestant import OURS_PYTHON, RIVALS_PYTHON, ContestantError, run
+from tests.bench.export import Data, generate
+from tests.bench.rounds import EXACT, Entry, Outcome, Run, Say, interleave
+from tests.bench.server import BenchServer
+from tests.bench.shapes import LOADED, SHAPES, Shape
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many items of one shape each kind of contestant gets: the slow ones fewer, as the report says."""
+
+    items: int
+    slow: int
+    duckdb: int
+
+
+FULL = {"narrow": Sizes(1_000_000, 50_000, 1_000_000), "wide": Sizes(200_000, 10_000, 20_000)}
+QUICK = {"narrow": Sizes(100_000, 10_000, 100_000), "wide": Sizes(10_000, 1_000, 2_000)}
+MEMORY_ITEMS = {"full": (100_000, 400_000, 2_000_000), "quick": (20_000, 100_000)}
+WORKERS = (1, 2, 4)
+
+
+class LoadRace:
+    """The contest of one shape on one server."""
+
+    def __init__(self, server: BenchServer, folder: Path, shape: str, sizes: Sizes) -> None:
+        self._server, self._folder, self._shape, self._sizes = server, folder, SHAPES[shape], sizes
+        self._wanted: dict[int, tuple[str, ...]] = {}
+
+    def rounds(self, rounds: int, say: Say) -> dict[str, Outcome]:
+        """Run every contestant in every round."""
+        sizes = self._sizes
+        entries = [
+            self._limit("copy_then_index", "psql \\copy of ready text, key built after", key_after=True),
+            self._limit("copy_indexed", "psql \\copy of ready text, key first", key_after=False),
+            *(self._ours(workers) for workers in WORKERS),
+            self._reconciliation(),
+            self._rival("boto3_executemany", "boto3 TypeDeserializer, executemany", sizes.slow),
+            self._rival("pandas_to_sql", "pandas to_sql", sizes.slow),
+            self._rival("pandas_copy", "pandas, COPY of CSV", sizes.slow),
+            self._rival("duckdb_adbc", "DuckDB, Arrow, ADBC", sizes.duckdb),
+        ]
+        return interleave(entries, rounds, say)
+
+    def by_size(self, counts: tuple[int, ...], say: Say) -> list[dict[str, object]]:
+        """Load exports of several sizes once: the rate, and the most memory that one process had."""
+        found: list[dict[str, object]] = []
+        for count in counts:
+            run = self._run_ours(2, count)
+            rate, rss = round(count / run.measured.wall_seconds), round(run.measured.rss_mb, 1)
+            say(f"  {count:,} {self._shape.name} items: {rate:,}/s, {rss} MB, {run.verdict}")
+            found.append({"items": count, "items_per_s": rate, "rss_mb": rss, "verdict": run.verdict})
+        return found
+
+    def _limit(self, key: str, label: str, *, key_after: bool) -> Entry:
+        def contest() -> Run:
+            data = self._data(self._sizes.items)
+            url, relation = self._storage("bench_limit", data, keyed=not key_after)
+            spec = self._spec(data, url, table=relation, options={"key_after": key_after})
+            return self._judged("tests.bench.rivals.psql_copy", spec, data, relation, OURS_PYTHON)
+
+        return Entry(key, label, "limit", contest)
+
+    def _rival(self, key: str, label: str, count: int) -> Entry:
+        def contest() -> Run:
+            if not RIVALS_PYTHON.exists():
+                raise ContestantError("not installed: `make bench` sets up .venv-bench first")
+            data, url = self._data(count), self._server.fresh("bench_rival")
+            with psycopg.connect(url) as connection:
+                connection.execute(self._shape.create("rival").encode())
+            return self._judged(f"tests.bench.rivals.{key}", self._spec(data, url), data, "rival", RIVALS_PYTHON)
+
+        return Entry(key, label, "rival", contest)
+
+    def _ours(self, workers: int) -> Entry:
+        label = f"dynaurora load, {workers} worker{'s' if workers > 1 else ''}"
+        return Entry(f"load_{workers}", label, "ours", lambda: self._run_ours(workers, self._sizes.items))
+
+    def _run_ours(self, workers: int, count: int) -> Run:
+        data = self._data(count)
+        url, _ = self._storage("bench_ours", data, keyed=True)
+        found = self._judged("tests.bench.ours.load", self._spec(data, url, workers=workers), data, self._view())
+        self._server.drop("bench_ours")
+        return found
+
+    def _reconciliation(self) -> Entry:
+        loaded: list[str] = []
+
+        def contest() -> Run:
+            data = self._data(self._sizes.items)
+            if not loaded:
+                url, _ = self._storage("bench_reconcile", data, keyed=True)
+                self._judged("tests.bench.ours.load", self._spec(data, url, workers=2), data, self._view())
+                loaded.append(url)
+            self._server.settle()
+            spec = self._spec(data, loaded[0], workers=2)
+            measured = run("tests.bench.ours.reconcile", spec, server_pid=self._server.pid, python=OURS_PYTHON)
+            found = (measured.figures["compared"], measured.figures["drift"])
+            return Run(data.count, measured, EXACT if found == (data.count, 0) else f"wrong: compared, drift = {found}")
+
+        return Entry("reconcile_2", "dynaurora reconcile, 2 workers", "ours", contest)
+
+    def _data(self, count: int) -> Data:
+        return generate(self._folder, self._shape.name, count)
+
+    def _spec(
+        self,
+        data: Data,
+        url: str,
+        *,
+        table: str = "rival",
+        workers: int = 1,
+        options: dict[str, bool] | None = None,
+    ) -> Spec:
+        return Spec(
+            url,
+            self._shape.name,
+            table,
+            data.files,
+            data.location,
+            data.text_path,
+            self._server.psql,
+            workers,
+            dict(options or {}),
+        )
+
+    def _view(self) -> str:
+        return f'public."{self._shape.table}"'
+
+    def _storage(self, database: str, data: Data, *, keyed: bool) -> tuple[str, str]:
+        """Make the product's own table in a fresh database; without its key where that is built after."""
+        url = self._server.fresh(database)
+        mapping = read_mapping(self._shape.mapping, "bench.yaml")
+        (target,) = mapping.targets
+        with connect(url, application_name="bench") as connection:
+            migrate(connection, [mapping])
+            table = tables.storage(target)
+            if data.text_path and database == "bench_limit":
+                connection.execute(sql.SQL("ALTER TABLE {} ALTER _as_of SET DEFAULT '2024-05-14'").format(table))
+            if not keyed:
+                name = sql.Identifier(f"{target.storage_name}_pkey")
+                connection.execute(sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(table, name))
+            return url, table.as_string(connection)
+
+    def _judged(self, module: str, spec: Spec, data: Data, relation: str, python: Path = OURS_PYTHON) -> Run:
+        wanted = self._reference(data)
+        self._server.settle()
+        measured = run(module, spec, server_pid=self._server.pid, python=python)
+        return Run(data.count, measured, _verdict(_checksum(spec.url, self._shape, relation), wanted))
+
+    def _reference(self, data: Data) -> tuple[str, ...]:
+        """Return the checksum of what the reference says the table must hold."""
+        if data.count not in self._wanted:
+            url = self._server.fresh("bench_reference")
+            with psycopg.connect(url) as connection:
+                connection.execute(self._shape.create("reference", keyed=False).encode())
+                if self._shape.unmapped:
+                    connection.execute(f'ALTER TABLE reference ADD "{self._shape.unmapped}" jsonb'.encode())
+            copy = f"\\copy reference FROM '{data.text_path}'"
+            subprocess.run([self._server.psql, "-X", "-q", url, "-c", copy], check=True)
+            self._wanted[data.count] = _checksum(url, self._shape, "reference")
+            self._server.drop("bench_reference")
+        return self._wanted[data.count]
+
+
+def _checksum(url: str, shape: Shape, relation: str) -> tuple[str, ...]:
+    with psycopg.connect(url) as connection:
+        row = connection.execute(shape.checksum(relation).encode()).fetchone()
+    return tuple(row) if row else ()
+
+
+def _verdict(found: tuple[str, ...], wanted: tuple[str, ...]) -> str:
+    names = ("count", "scalar values", "nested values and arrays")
+    wrong = [name for name, mine, its in zip(names, found, wanted, strict=True) if mine != its]
+    return f"wrong: {', '.join(wrong)}" if wrong else EXACT
+
+
+def races(
+    server: BenchServer, folder: Path, *, quick: bool, rounds: int, say: Say
+) -> dict[str, Callable[[], dict[str, object]]]:
+    """Return the parts of the suite that load, by name."""
+
+    def part(shape: str) -> dict[str, object]:
+        race = LoadRace(server, folder, shape, (QUICK if quick else FULL)[shape])
+        outcomes = race.rounds(rounds, say)
+        found: dict[str, object] = {"outcomes": [outcome.to_json() for outcome in outcomes.values()]}
+        if shape == "narrow":
+            found["by_size"] = race.by_size(MEMORY_ITEMS["quick" if quick else "full"], say)
+        return found
+
+    return {f"load-{shape}": lambda shape=shape: part(shape) for shape in LOADED}

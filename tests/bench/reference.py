@@ -1,0 +1,88 @@
+r"""What a load must end in: the items as text for COPY, by code that shares nothing with the product's.
+
+Invariant: written for being plainly right, from the standard library's JSON and Decimal. Its file is both what every
+result is compared with and the ready-made text that `psql \copy` is measured with.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any, cast
+
+from tests.bench.items import Item
+from tests.bench.shapes import Field, Shape
+
+_ESCAPES = str.maketrans({"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"})
+
+
+def copy_line(shape: Shape, item: Item) -> str:
+    """Return one line for COPY of the shape's columns, then `{}` where it keeps unmapped attributes."""
+    defaults = dict(shape.defaults)
+    texts = [_text(field, item.get(field.attribute), defaults.get(field.column)) for field in shape.fields]
+    if shape.unmapped:
+        texts.append("{}")
+    return "\t".join("\\N" if text is None else text.translate(_ESCAPES) for text in texts) + "\n"
+
+
+def _text(field: Field, attribute: dict[str, Any] | None, default: str | None) -> str | None:
+    if attribute is None:
+        return default
+    if "NULL" in attribute:
+        return None
+    if field.nul_is_null and holds_nul(attribute):
+        return None
+    return _WRITERS[field.tag](attribute[field.tag])
+
+
+def holds_nul(value: Any) -> bool:  # noqa: ANN401 - any part of an item
+    """Whether any text in the value holds U+0000."""
+    if isinstance(value, dict):
+        members = cast("dict[str, Any]", value)
+        return any(holds_nul(name) or holds_nul(member) for name, member in members.items())
+    if isinstance(value, list):
+        return any(map(holds_nul, cast("list[Any]", value)))
+    return isinstance(value, str) and "\x00" in value
+
+
+def plain(attribute: dict[str, Any]) -> Any:  # noqa: ANN401 - any JSON value
+    """Return an attribute value as plain Python: numbers as Decimal."""
+    ((tag, value),) = attribute.items()
+    if tag == "N":
+        return Decimal(value)
+    if tag == "L":
+        return [plain(element) for element in value]
+    if tag == "M":
+        return {name: plain(member) for name, member in value.items()}
+    return None if tag == "NULL" else value
+
+
+def to_json(value: Any) -> str:  # noqa: ANN401 - any JSON value
+    """Write plain Python as JSON with every digit of its numbers."""
+    if isinstance(value, Decimal):
+        return f"{value:f}"
+    if isinstance(value, dict):
+        members = cast("dict[str, Any]", value)
+        return "{" + ", ".join(f"{json.dumps(name)}: {to_json(member)}" for name, member in members.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(to_json, cast("list[Any]", value))) + "]"
+    return json.dumps(value)
+
+
+def text_array(values: list[str]) -> str:
+    """Write texts as an array literal."""
+    quoted = ['"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"' for value in values]
+    return "{" + ",".join(quoted) + "}"
+
+
+_WRITERS: dict[str, Callable[[Any], str]] = {
+    "S": str,
+    "N": lambda value: f"{Decimal(value):f}",
+    "B": lambda value: "\\x" + base64.b64decode(value).hex(),
+    "BOOL": lambda value: "t" if value else "f",
+    "SS": lambda value: text_array(sorted(value)),
+    "L": lambda value: to_json(plain({"L": value})),
+    "M": lambda value: to_json(plain({"M": value})),
+}

@@ -1,0 +1,235 @@
+"""docs/benchmarks.md out of the runs: the newest in full, and the ratios of the last three side by side."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.bench.contestant import RIVALS_PYTHON
+from tests.bench.rounds import EXACT, Say
+
+RUNS_SHOWN = 3
+PLOTS = "docs/images/benchmarks.svg"
+_Run = dict[str, Any]
+_RATIOS = {
+    "ratio_to_copy_then_index": "`psql \\copy`, key after",
+    "ratio_to_copy_indexed": "`psql \\copy`, key first",
+    "ratio_to_boto3_executemany": "boto3, executemany",
+    "ratio_to_pandas": "pandas",
+    "ratio_to_duckdb_adbc": "DuckDB, ADBC",
+    "ratio_to_load": "load",
+    "ratio_to_seed": "the seed's handler",
+    "ratio_to_seed_silent": "the same, its logging off",
+    "ratio_to_seed_without_select": "without its SELECT",
+    "ratio_to_seed_silent_without_select": "without SELECT and logging",
+    "ratio_to_100000_rows": "100,000 rows",
+}
+
+
+def newest_runs(build: Path) -> list[_Run]:
+    """Return the newest full runs that were kept, the newest first."""
+    paths = sorted(build.glob("benchmarks-2*.json"), reverse=True)[:RUNS_SHOWN]
+    return [json.loads(path.read_text()) for path in paths]
+
+
+def write_report(root: Path, runs: Sequence[_Run], say: Say) -> None:
+    """Write the document, and its plots where matplotlib is installed."""
+    (root / "docs/benchmarks.md").write_text(_document(runs))
+    newest = root / "build/benchmarks-newest.json"
+    newest.write_text(json.dumps(runs[0]))
+    if not RIVALS_PYTHON.exists():
+        say("no plots: `make bench` sets up .venv-bench, which has matplotlib")
+        return
+    (root / PLOTS).parent.mkdir(exist_ok=True)
+    command = [str(RIVALS_PYTHON), "-m", "tests.bench.plots", str(newest), str(root / PLOTS)]
+    done = subprocess.run(command, cwd=root, check=False, capture_output=True, text=True)
+    if done.returncode:
+        say(f"no plots: {done.stderr.strip().splitlines()[-1]}")
+
+
+def _document(runs: Sequence[_Run]) -> str:
+    newest, machine = runs[0], runs[0]["machine"]
+    parts: dict[str, dict[str, Any]] = newest["parts"]
+    lines = [
+        "# Benchmarks",
+        "",
+        "Written by `make bench`, which makes its data, starts its own PostgreSQL, and runs everybody interleaved, in"
+        f" {newest['rounds']} rounds. Rates are medians of the rounds, memory is the largest of a contestant's"
+        " processes. Every result is compared, value for value, with what a loader written apart says it must be; a"
+        " wrong one is shown as wrong. Ratios are what is worth quoting: programs on one machine, in one run.",
+        "",
+        f"The newest run: {newest['date'][:10]}, {newest['seconds'] / 60:.0f} minutes, {machine['cores']} cores"
+        f" ({machine['architecture']}), {machine['memory_gb']} GB, PostgreSQL {machine['postgresql']} on the same"
+        f" machine, Python {machine['python']}. PostgreSQL is durable, with "
+        + ", ".join(f"`{name} = {value}`" for name, value in machine["postgresql_settings"].items())
+        + "; a checkpoint is made before each measurement.",
+        "",
+        f"![How cost grows]({PLOTS.removeprefix('docs/')})",
+        "",
+        *_ratio_tables(runs),
+        *_load_tables(parts),
+        *_apply_tables(parts),
+        *_cold_start(parts.get("cold-start", {})),
+        *_promotion(parts.get("promote", {})),
+        *_profiles(parts.get("profile", {})),
+    ]
+    if newest["problems"]:
+        lines += ["## What went wrong in this run", "", *(f"- {problem}" for problem in newest["problems"]), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _ratio_tables(runs: Sequence[_Run]) -> list[str]:
+    lines = ["## Ratios", ""]
+    dates = ", ".join(run["date"][:16].replace("T", " ") for run in runs)
+    lines += [f"How many times faster than each, in each of the last {len(runs)} runs ({dates} UTC, newest first).", ""]
+    cases = [(mine["path"], mine["case"]) for mine in runs[0]["ours"]]
+    rows = [["Path and case", "against", *(f"run {number + 1}" for number in range(len(runs)))]]
+    for path, case in cases:
+        found = [_case(run, path, case) for run in runs]
+        for name, label in _RATIOS.items():
+            if found[0].get(name) is not None:
+                rows.append([f"{path} {case}", label, *(_number(mine.get(name)) for mine in found)])
+    return [*lines, *_table(rows), ""]
+
+
+def _case(run: _Run, path: str, case: str) -> dict[str, Any]:
+    found: list[dict[str, Any]] = [mine for mine in run["ours"] if (mine["path"], mine["case"]) == (path, case)]
+    return found[0] if found else {}
+
+
+_LOAD_HEAD = ["", "items", "items/s", "client µs/item", "server µs/item", "RSS MB", "result"]
+
+
+def _load_tables(parts: dict[str, dict[str, Any]]) -> list[str]:
+    lines = ["## Load and reconcile", ""]
+    lines += [
+        "Items in random order of their keys, in 8 gzip files of the documented export layout, from a local folder."
+        " Rivals get a plain table with its key; the limits get our own table. Slow rivals get fewer items, which is"
+        " in their favour. *Client* is processor time of the loader's processes, *server* that of PostgreSQL's.",
+        "",
+    ]
+    for shape, title in (
+        ("narrow", "Narrow: `Employees`, three attributes"),
+        ("wide", "Wide: 20 attributes of all types, 1.1 KB"),
+    ):
+        outcomes = parts.get(f"load-{shape}", {}).get("outcomes", [])
+        rows = [_LOAD_HEAD, *(_row(outcome) for outcome in sorted(outcomes, key=_fastest_first))]
+        lines += [f"### {title}", "", *_table(rows), ""]
+    if sizes := parts.get("load-narrow", {}).get("by_size"):
+        rows = [["narrow items, 2 workers", "items/s", "RSS MB of the largest process"]]
+        rows += [[f"{size['items']:,}", f"{size['items_per_s']:,}", str(size["rss_mb"])] for size in sizes]
+        lines += ["### Memory by the size of the export", "", *_table(rows), ""]
+    return lines
+
+
+def _fastest_first(outcome: dict[str, Any]) -> float:
+    return -(outcome["items_per_s"] or 0)
+
+
+def _row(outcome: dict[str, Any]) -> list[str]:
+    label = f"**{outcome['label']}**" if outcome["kind"] == "ours" else outcome["label"]
+    if outcome["failure"]:
+        return [label, "", "", "", "", "", f"did not finish: {outcome['failure']}"]
+    numbers = (outcome["client_us_per_item"], outcome["server_us_per_item"], outcome["rss_mb"])
+    verdict = outcome["verdict"] if outcome["verdict"] == EXACT else f"**{outcome['verdict']}**"
+    return [label, f"{outcome['items']:,}", f"{outcome['items_per_s']:,.0f}", *map(_number, numbers), verdict]
+
+
+def _apply_tables(parts: dict[str, dict[str, Any]]) -> list[str]:
+    lines = ["## Apply", ""]
+    lines += [
+        "From an event's JSON to its commit, through the Lambda's own handler with all that it logs and counts; the"
+        " seed's handler likewise, rebuilt with the same behaviour. A proxy puts the network's round trip before the"
+        " server. The first batch warms up and is not counted; the seed's handler connects for each batch, as it does.",
+        "",
+    ]
+    for name, title in (
+        ("apply", "The seed's table: three columns"),
+        ("apply-wider", "Six columns, with a number of up to 38 digits and a map"),
+    ):
+        part = parts.get(name, {})
+        network: dict[str, Any] = part.get("network", {})
+        rows = [["", "events/s", "client µs/event", "server µs/event", "round trips a batch", "RSS MB", "result"]]
+        for outcome in part.get("outcomes", []):
+            items, rate, client, server, rss, verdict = _row(outcome)[1:]
+            del items
+            trips = _number(outcome.get("round_trips_per_batch")) if "no delay" not in outcome["label"] else ""
+            rows.append([_row(outcome)[0], rate, client, server, trips, rss, verdict])
+        added = f"Added round trip as measured: {network.get('added_ms')} ms; of it the proxy itself"
+        lines += [f"### {title}", "", f"{added} {network.get('proxy_itself_ms')} ms.", "", *_table(rows), ""]
+    return lines
+
+
+def _cold_start(part: dict[str, Any]) -> list[str]:
+    if "import_ms" not in part:
+        return []
+    rows = [["Import of the handler", "ms"]]
+    rows += [[name, _number(taken)] for name, taken in part["import_ms"].items()]
+    rows.append(["**all**", _number(part["import_total_ms"])])
+    sizes = [["The zip", "kB"]]
+    sizes += [[name, f"{size / 1000:,.0f}"] for name, size in part["zip_shares_bytes"].items()]
+    sizes.append(["**the file**", f"{part['zip_bytes'] / 1000:,.0f}"])
+    return [
+        "## Cold start",
+        "",
+        "The packaged zip under AWS's Runtime Interface Emulator, with nothing on its path but the runtime client and"
+        " boto3; no compiled bytecode lies beside its sources, as on Lambda. The first invocation starts Python,"
+        " imports, reads the secret, connects and applies 100 records; each module's own time is `-X importtime`'s.",
+        "",
+        f"First invocation: {part['first_invocation_ms']} ms; the second: {part['second_invocation_ms']} ms."
+        f" Processor time of the import: {part['import_cpu_ms']} ms.",
+        "",
+        *_table(rows),
+        "",
+        *_table(sizes),
+        "",
+    ]
+
+
+def _promotion(part: dict[str, Any]) -> list[str]:
+    if "rows" not in part:
+        return []
+    return [
+        "## Promote",
+        "",
+        f"A column filled over {part['rows']:,} rows while {part['changes_a_second']:.0f} changes a second arrive:"
+        f" {part['promote_seconds']} s, the longest lock {part['longest_lock_seconds']} s, the slowest batch"
+        f" {part['slowest_batch_seconds']} s (before it {part['slowest_batch_before_seconds']} s), values lost:"
+        f" {part['lost']}.",
+        "",
+    ]
+
+
+def _profiles(part: dict[str, Any]) -> list[str]:
+    lines = ["## Where the time goes", ""]
+    lines += [
+        "Each path with one worker, without a network. What neither side computes is waiting: for the disk, or for the"
+        " other. The functions are cProfile's, by their own processor time (`python -m tests.bench --profile PATH`).",
+        "",
+    ]
+    paths: dict[str, dict[str, Any]] = {name: value for name, value in part.items() if isinstance(value, dict)}
+    rows = [["µs an item", "wall", "client", "server"]]
+    for path, found in paths.items():
+        times = (found["wall_us_per_item"], found["client_us_per_item"], found["server_us_per_item"])
+        rows.append([path, *map(_number, times)])
+    lines += [*_table(rows), ""]
+    for path, found in paths.items():
+        functions = [[f"{path}: function", "% of the client's"]]
+        functions += [[f"`{share['where']}`", f"{share['percent']:.1f}"] for share in found["functions"]]
+        lines += [*_table(functions), ""]
+    return lines
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    head, *body = [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows]
+    return [head, f"| --- |{' ---: |' * (len(rows[0]) - 1)}", *body]
+
+
+def _number(value: float | None) -> str:
+    """Write a number with about three digits that say something."""
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"

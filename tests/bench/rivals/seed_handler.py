@@ -1,0 +1,94 @@
+"""The widely copied handler, rebuilt with the same behaviour: a connection for each invocation, a statement for each
+record, the whole table read at the end, every record logged.
+
+`spec.options`: `select` keeps the reading of the whole table (with its line of log), `log` keeps the logging. Its
+secret is given instead of read from Secrets Manager, which Powertools caches: in the original's favour. For a table
+of more columns than its three, the same statements with more columns.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from aws_lambda_powertools import Logger
+
+from tests.bench.contest import Spec, Work
+from tests.bench.invocations import invocations
+from tests.bench.reference import plain, to_json
+from tests.bench.shapes import SHAPES, STAFF, Shape
+
+psycopg2 = importlib.import_module("psycopg2")
+Handler = Callable[[dict[str, Any], Any], None]
+
+CONTEXT = SimpleNamespace(
+    function_name="replicator",
+    memory_limit_in_mb=256,
+    invoked_function_arn="arn:aws:lambda:eu-central-1:111122223333:function:replicator",
+    aws_request_id="6f1a0c9e-0000-4000-8000-000000000001",
+)
+
+
+def make_handler(url: str, shape: Shape, *, select: bool, log: bool) -> Handler:
+    """Return the handler."""
+    logger = Logger(service="seed", level=logging.INFO if log else logging.CRITICAL)
+    marks, assigned = ",".join(["%s"] * len(shape.fields)), ", ".join(f"{name} = %s" for name in shape.columns[1:])
+    insert = f'INSERT INTO public."Employees" VALUES ({marks})'
+    update = f'UPDATE public."Employees" SET {assigned} WHERE "Id" = %s'
+    values_of = _six_columns if shape is STAFF else _three_columns
+
+    def apply(cursor: Any, record: dict[str, Any]) -> None:  # noqa: ANN401 - psycopg2 has no types here
+        change = record.get("dynamodb", {})
+        key, image = int(change.get("Keys", {}).get("Id", {}).get("N")), change.get("NewImage", {})
+        if record["eventName"] == "INSERT":
+            logger.info("Inserting record", extra={"record": record})
+            cursor.execute(insert, (key, *values_of(image)))
+            logger.info("Record inserted successfully into Employees table")
+        elif record["eventName"] == "MODIFY":
+            logger.info("Modifying record", extra={"record": record})
+            cursor.execute(update, (*values_of(image), key))
+            logger.info("Record modified successfully into Employees table")
+        elif record["eventName"] == "REMOVE":
+            logger.info("Removing record", extra={"record": record})
+            cursor.execute('DELETE FROM public."Employees" WHERE "Id" = %s', (key,))
+            logger.info("Record removed successfully from Employees table")
+
+    @logger.inject_lambda_context(log_event=log)
+    def lambda_handler(event: dict[str, Any], context: Any) -> None:  # noqa: ANN401, ARG001 - as Lambda calls it
+        try:
+            database = psycopg2.connect(url)
+            cursor = database.cursor()
+            for record in event["Records"]:
+                apply(cursor, record)
+            records = None
+            if select:
+                cursor.execute('SELECT * FROM public."Employees"')
+                records = cursor.fetchall()
+            cursor.close()
+            database.commit()
+            if select:
+                logger.info("Received event: ", extra={"records": records})
+            database.close()
+        except Exception:
+            logger.exception("Error while fetching data from PostgreSQL")
+
+    return lambda_handler
+
+
+def _three_columns(image: dict[str, Any]) -> tuple[Any, ...]:
+    return image.get("empName", {}).get("S", "NA"), image.get("empDepartment", {}).get("S", "NA")
+
+
+def _six_columns(image: dict[str, Any]) -> tuple[Any, ...]:
+    attrs = to_json(plain(image["attrs"]))
+    return (*_three_columns(image), image["salary"]["N"], image["active"]["BOOL"], attrs)
+
+
+def prepare(spec: Spec) -> Work:
+    """Read the events; the first one is applied to warm up."""
+    handler = make_handler(spec.url, SHAPES[spec.shape], select=spec.options["select"], log=spec.options["log"])
+    return invocations(handler, CONTEXT, Path(spec.text_path))

@@ -1,0 +1,75 @@
+"""The PostgreSQL that is measured on: one server, a database for each contest."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+
+from pipeline.local.postgres import PostgresServer
+
+# As a small instance would be set, and such that no checkpoint falls into a measurement: one is made before each.
+# Durable: a commit waits for the disk, as everywhere.
+SETTINGS = {
+    "shared_buffers": "2GB",
+    "max_wal_size": "16GB",
+    "checkpoint_timeout": "1h",
+    "maintenance_work_mem": "256MB",
+}
+
+
+class BenchServer:
+    """The server, and what contests do with it."""
+
+    def __init__(self, postgres: PostgresServer) -> None:
+        self.postgres = postgres
+
+    @property
+    def pid(self) -> int:
+        """The postmaster's process id."""
+        return self.postgres.pid
+
+    @property
+    def psql(self) -> str:
+        """The path of psql."""
+        return self.postgres.psql_path
+
+    def url_of(self, database: str) -> str:
+        """URL of a database."""
+        return self.postgres.url_of(database)
+
+    def fresh(self, database: str) -> str:
+        """Make an empty database in place of the one of this name; returns its URL."""
+        self.drop(database)
+        with psycopg.connect(self.postgres.url, autocommit=True) as connection:
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(database)))
+        return self.url_of(database)
+
+    def drop(self, database: str) -> None:
+        """Drop a database, if it is there."""
+        with psycopg.connect(self.postgres.url, autocommit=True) as connection:
+            connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database)))
+
+    def settle(self) -> None:
+        """Write out what is waiting to be written, so that the next one does not pay for it."""
+        with psycopg.connect(self.postgres.url, autocommit=True) as connection:
+            connection.execute("CHECKPOINT")
+
+    def version(self) -> str:
+        """Version of the server."""
+        with psycopg.connect(self.postgres.url) as connection:
+            row = connection.execute("SHOW server_version").fetchone()
+        return str(row[0]) if row else "unknown"
+
+
+@contextmanager
+def running() -> Generator[BenchServer]:
+    """Start a server of our own in a temporary folder."""
+    with tempfile.TemporaryDirectory(prefix="dynaurora-bench-") as folder:
+        Path(folder).chmod(0o711)  # PostgreSQL may have to run as another user
+        with PostgresServer(Path(folder) / "postgres", settings=SETTINGS) as postgres:
+            yield BenchServer(postgres)

@@ -1,0 +1,139 @@
+"""The shapes of item that are measured: what they hold, the table they go to, the mapping that says so.
+
+Invariant: the standard library alone, because the rivals' environment does not have ours. One name a column,
+whoever fills it, so that one checksum compares every result.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Field:
+    """One attribute: its name and DynamoDB type, its column and PostgreSQL type."""
+
+    attribute: str
+    tag: str
+    column: str
+    type: str
+    nul_is_null: bool = False
+    """Whether text with U+0000, which PostgreSQL cannot hold, becomes NULL (`on_error: null`)."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Items of one kind. The first field is the key."""
+
+    name: str
+    table: str
+    fields: tuple[Field, ...]
+    defaults: tuple[tuple[str, str], ...] = ()
+    unmapped: str | None = None
+
+    @property
+    def key(self) -> Field:
+        """The key."""
+        return self.fields[0]
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns' names, quoted, in order."""
+        return [f'"{field.column}"' for field in self.fields]
+
+    def create(self, table: str, *, keyed: bool = True) -> str:
+        """SQL that creates a plain table of these columns, as somebody without Dynaurora would have it."""
+        columns = [f'"{field.column}" {field.type}' for field in self.fields]
+        if keyed:
+            columns.append(f'PRIMARY KEY ("{self.key.column}")')
+        return f"CREATE TABLE {table} ({', '.join(columns)})"
+
+    def checksum(self, relation: str) -> str:
+        """SQL that sums up a relation's content, whatever its order: equal content, equal sums.
+
+        Numbers by value (1.50 is 1.5), everything else by its text; scalar and nested columns each have a sum.
+        """
+        scalars = [f for f in self.fields if f.tag not in {"L", "M", "SS"}]
+        nested = [f for f in self.fields if f.tag in {"L", "M", "SS"}]
+
+        def total(fields: list[Field]) -> str:
+            values = [f'trim_scale("{f.column}")' if "numeric" in f.type else f'"{f.column}"' for f in fields]
+            return f"sum(hashtextextended(row({', '.join(values)})::text, 0)::numeric)::text" if values else "'0'"
+
+        return f"SELECT count(*)::text, {total(scalars)}, {total(nested)} FROM {relation}"
+
+    @property
+    def mapping(self) -> str:
+        """The mapping file."""
+        defaults = dict(self.defaults)
+        lines = [
+            f"name: {self.name}",
+            f"source: {{table: {self.table}, key: {{{self.key.attribute}: {self.key.tag}}}}}",
+            "targets:",
+            f"  {self.table}:",
+            f"    primary_key: [{self.key.column}]",
+            "    columns:",
+        ]
+        for field in self.fields:
+            rest = f", default: {defaults[field.column]}" if field.column in defaults else ""
+            rest += ", on_error: null" if field.nul_is_null else ""
+            lines.append(f'      {field.column}: {{attribute: {field.attribute}, type: "{field.type}"{rest}}}')
+        lines.append(f"    unmapped: {self.unmapped or 'ignore'}")
+        return "\n".join(lines) + "\n"
+
+
+NARROW = Shape(
+    "narrow",
+    "Employees",
+    (
+        Field("Id", "N", "Id", "bigint"),
+        Field("empName", "S", "Name", "varchar(20)"),
+        Field("empDepartment", "S", "Department", "varchar(10)"),
+    ),
+    (("Name", "NA"), ("Department", "NA")),
+    "attributes",
+)
+
+WIDE = Shape(
+    "wide",
+    "Orders",
+    (
+        Field("pk", "S", "pk", "text"),
+        Field("email", "S", "email", "text"),
+        Field("name", "S", "name", "varchar(200)"),
+        Field("status", "S", "status", "varchar(20)"),
+        Field("city", "S", "city", "text"),
+        Field("created", "S", "created", "text"),
+        Field("descr", "S", "descr", "text", nul_is_null=True),
+        Field("ref", "S", "ref", "text"),
+        Field("qty", "N", "qty", "bigint"),
+        Field("price", "N", "price", "numeric"),
+        Field("big38", "N", "big38", "numeric"),
+        Field("sci", "N", "sci", "numeric"),
+        Field("ver", "N", "ver", "bigint"),
+        Field("active", "BOOL", "active", "boolean"),
+        Field("vip", "BOOL", "vip", "boolean"),
+        Field("blob", "B", "blob", "bytea"),
+        Field("tags", "SS", "tags", "text[]", nul_is_null=True),
+        Field("lines", "L", "lines", "jsonb"),
+        Field("profile", "M", "profile", "jsonb", nul_is_null=True),
+        Field("opt", "S", "opt", "text"),
+    ),
+)
+
+STAFF = Shape(
+    "staff",
+    "Employees",
+    (
+        Field("Id", "N", "Id", "bigint"),
+        Field("empName", "S", "Name", "varchar(100)"),
+        Field("empDepartment", "S", "Department", "text"),
+        Field("salary", "N", "salary", "numeric"),
+        Field("active", "BOOL", "active", "boolean"),
+        Field("attrs", "M", "attrs", "jsonb"),
+    ),
+)
+"""What is applied beside the seed's three columns: six, with a number of many digits, a boolean and a map."""
+
+LOADED = {shape.name: shape for shape in (NARROW, WIDE)}
+SHAPES = {**LOADED, STAFF.name: STAFF}
