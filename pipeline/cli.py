@@ -56,6 +56,7 @@ VERBS = (
     Verb("plan", "show the SQL that would bring the database to the mappings", "pipeline.commands.plan"),
     Verb("migrate", "bring the database to the mappings, never dropping data", "pipeline.commands.migrate"),
     Verb("load", "bring a full export of a table into its targets", "pipeline.commands.load"),
+    Verb("catch-up", "bring over what was written in a range of the past, deletes too", "pipeline.commands.catch_up"),
     Verb(
         "reconcile", "compare a table's targets with a snapshot, and repair on request", "pipeline.commands.reconcile"
     ),

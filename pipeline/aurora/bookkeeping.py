@@ -274,6 +274,20 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
         CREATE INDEX rejects_by_version ON replication.rejects (table_name, position_version);
         """,
     ),
+    (
+        "0006 windows of incremental exports, refused changes",
+        """
+        ALTER TABLE replication.exports ADD COLUMN from_time timestamptz;
+        COMMENT ON COLUMN replication.exports.from_time IS
+            'of an incremental export, the beginning of its window; snapshot_time is the end';
+        ALTER TABLE replication.exports ADD COLUMN is_seam boolean NOT NULL DEFAULT false;
+        COMMENT ON COLUMN replication.exports.is_seam IS
+            'an incremental export across the cut between two windows, of which only the earlier half counts';
+        ALTER TABLE replication.watermarks ADD COLUMN refused bigint NOT NULL DEFAULT 0;
+        COMMENT ON COLUMN replication.watermarks.refused IS
+            'of the stale changes, those that had no row and were as old as what was purged';
+        """,
+    ),
 )
 
 
