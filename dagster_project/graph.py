@@ -106,7 +106,7 @@ def catch_up_spec(mapping: TableMapping) -> dg.AssetSpec:
     return _spec(
         mapping,
         keys.catch_up,
-        f"What was written to `{mapping.table}` in an hour, brought over from an incremental export: proof that the hour"
+        f"What was written to `{mapping.table}` in an hour, brought over from an incremental export: proof that it"
         " is in Aurora whatever the stream lost, deletes too. Hours need it only after an outage; those without are no"
         f" failure. Launch a backfill over the hours of the outage, here or with the job `{keys.catch_up_job}`. What is"
         " older than the table's point-in-time recovery (35 days at most) needs a full load.",

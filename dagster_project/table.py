@@ -74,9 +74,7 @@ def _reconcile(mapping: TableMapping) -> UnresolvedAssetJobDefinition:
     )
 
 
-def _reconcile_schedule(
-    mapping: TableMapping, reconcile: UnresolvedAssetJobDefinition
-) -> dg.ScheduleDefinition | None:
+def _reconcile_schedule(mapping: TableMapping, reconcile: UnresolvedAssetJobDefinition) -> dg.ScheduleDefinition | None:
     """Return the schedule of reconciliation, where the mapping has one. It reports and repairs nothing, so it is on."""
     cron = mapping.schedule.get("reconcile")
     if cron is None:

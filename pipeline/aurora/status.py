@@ -64,11 +64,11 @@ class TableStatus:
     different: int | None
     repaired: int | None
     purged_through: datetime | None
-    refused: int
+    refused: int = 0
     """Of the stale changes, those without a row that were as old as what was purged."""
-    caught_up_through: datetime | None
+    caught_up_through: datetime | None = None
     """Where the newest window that was caught up counts as of."""
-    caught_up_at: datetime | None
+    caught_up_at: datetime | None = None
 
     @property
     def attention(self) -> tuple[str, ...]:

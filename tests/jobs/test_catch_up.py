@@ -4,7 +4,7 @@ The hours of these tests are made up (`tests.jobs.past_table`): every write has 
 stream's records and in the exports alike, and the exports are as the documentation has them. Aurora is real. That the
 requests are those which the export service of the local stack takes is shown in `test_catch_up_stack.py`.
 
-`DYNAURORA_HISTORIES` sets how many generated histories are healed (5 unless set).
+`CATCH_UP_HISTORIES` sets how many generated histories are healed (5 unless set).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.jobs.conftest import view
 from tests.jobs.past_table import PastServices, PastTable, records
 
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
-HISTORIES = int(os.environ.get("DYNAURORA_HISTORIES", "5"))
+HISTORIES = int(os.environ.get("CATCH_UP_HISTORIES", "5"))
 NOW = datetime.now(UTC).replace(microsecond=0)
 START = NOW - timedelta(hours=20)
 Apply = Callable[..., Any]

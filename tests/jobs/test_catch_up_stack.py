@@ -1,6 +1,6 @@
 """Catch up through the command line and the local stack's export service, killed at random moments and run again.
 
-The outage is real and short: writes go on for a moment while nothing is delivered. `DYNAURORA_KILLS` sets how many runs
+The outage is real and short: writes go on for a moment while nothing is delivered. `CATCH_UP_KILLS` sets how many runs
 are killed (3 unless set).
 """
 
@@ -31,7 +31,7 @@ from pipeline.settings import Settings
 from tests.jobs.conftest import view
 from tests.jobs.past_table import item
 
-KILLS = int(os.environ.get("DYNAURORA_KILLS", "3"))
+KILLS = int(os.environ.get("CATCH_UP_KILLS", "3"))
 MARGIN = timedelta(seconds=1)
 
 
