@@ -60,6 +60,7 @@ VERBS = (
     Verb(
         "reconcile", "compare a table's targets with a snapshot, and repair on request", "pipeline.commands.reconcile"
     ),
+    Verb("redrive", "apply the batches that the event source mapping gave up", "pipeline.commands.redrive"),
     Verb("rejects", "list, show and replay records that could not be converted", "pipeline.commands.rejects"),
     Verb("unmapped", "show the attributes that no column takes, and lines that would", "pipeline.commands.unmapped"),
     Verb("promote", "fill columns that a mapping has gained from the jsonb column", "pipeline.commands.promote"),

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
     from pipeline.aurora.connection import Connection
 
+# Writers whose rows of the watermarks say nothing of how far the stream is: batches applied late, and the sums of
+# writers that are gone.
+REDRIVE_WRITER, GONE_WRITERS = "redrive", "writers that are gone"
+WRITERS_NOT_LIVE = (REDRIVE_WRITER, GONE_WRITERS)
+
 # Each entry is one migration, applied once, never altered after a release: add a new one.
 MIGRATIONS: tuple[tuple[str, str], ...] = (
     (

@@ -6,6 +6,7 @@ counts twice. One load of a table runs at a time, held by a session's advisory l
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from pipeline.core.errors import TerminalError
 from pipeline.core.windows import Span
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
     from datetime import datetime
 
     from pipeline.aurora.connection import Connection
@@ -75,6 +77,21 @@ def lock_table(connection: Connection, table_name: str) -> None:
         table=table_name,
         hint="wait for it, or end it, then run this again; what it has loaded stays loaded",
     )
+
+
+@contextmanager
+def table_locked(connection: Connection, table_name: str) -> Generator[None]:
+    """Hold the load lock for the block. A session gives it back some time after it was closed: too late for the next.
+
+    Raises TerminalError when it is taken.
+    """
+    lock_table(connection, table_name)
+    try:
+        yield
+    finally:
+        if not connection.closed:
+            with translating("giving the load lock back", table=table_name):
+                connection.execute("SELECT pg_advisory_unlock(hashtext(%s), hashtext(%s))", [_LOCK_SPACE, table_name])
 
 
 def keep_loads_out(connection: Connection, table_name: str) -> None:

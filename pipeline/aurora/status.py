@@ -96,6 +96,7 @@ def read_status(connection: Connection, mappings: Sequence[TableMapping]) -> dic
     with translating("reading the status"), connection.cursor(row_factory=class_row(TableStatus)) as cursor:
         parameters: dict[str, Any] = {
             "names": [mapping.name for mapping in mappings],
+            "not_live": list(bookkeeping.WRITERS_NOT_LIVE),
             "owners": [mapping.name for mapping in mappings for _ in mapping.targets],
             "storage": [tables.storage(target).as_string(connection) for m in mappings for target in m.targets],
         }
@@ -117,15 +118,17 @@ SELECT t.name, l.kind AS load_kind, l.status AS load_status, l.reason AS load_re
   LEFT JOIN LATERAL (SELECT count(*) AS files, COALESCE(sum(item_count), 0)::bigint AS items
                        FROM replication.export_files AS x WHERE x.export_id = l.id) AS f ON l.id IS NOT NULL
  CROSS JOIN LATERAL (
-       SELECT count(*) AS writers, max(applied_at) AS applied_at, max(as_of) AS newest_change,
+       SELECT count(*) FILTER (WHERE live) AS writers, max(applied_at) FILTER (WHERE live) AS applied_at,
+              max(as_of) FILTER (WHERE live) AS newest_change,
               (array_agg(GREATEST(0, extract(epoch FROM applied_at - as_of))::float8 ORDER BY applied_at DESC)
-                 FILTER (WHERE as_of IS NOT NULL))[1] AS lag_seconds,
+                 FILTER (WHERE live AND as_of IS NOT NULL))[1] AS lag_seconds,
               COALESCE(sum(batches), 0)::bigint AS batches,
               COALESCE(sum(records), 0)::bigint AS records, COALESCE(sum(applied), 0)::bigint AS applied,
               COALESCE(sum(stale), 0)::bigint AS stale, COALESCE(sum(refused), 0)::bigint AS refused,
               COALESCE(sum(deleted), 0)::bigint AS deleted,
               COALESCE(sum(expired), 0)::bigint AS expired, COALESCE(sum(rejected), 0)::bigint AS rejected
-         FROM replication.watermarks AS m WHERE m.table_name = t.name) AS w
+         FROM (SELECT *, writer <> ALL (%(not_live)s) AS live FROM replication.watermarks) AS m
+        WHERE m.table_name = t.name) AS w
  CROSS JOIN LATERAL (
        SELECT count(*) AS rejects_waiting, min(rejected_at) AS oldest_reject
          FROM replication.rejects AS x WHERE x.table_name = t.name AND x.replayed_at IS NULL) AS j

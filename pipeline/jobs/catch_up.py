@@ -227,11 +227,11 @@ class _Run:
         position = snapshot_position(window.end, self.margin)
         with self.services.connect("dynaurora catch-up") as connection:
             loads.notice_lost_client(connection)
-            loads.lock_table(connection, self.mapping.name)
-            record = self._begin(connection, manifest, position, is_seam=is_seam)
-            if record.status != "loaded":
-                self._apply(connection, manifest, window, position, record)
-            counts = self._totals(connection, manifest, record)
+            with loads.table_locked(connection, self.mapping.name):
+                record = self._begin(connection, manifest, position, is_seam=is_seam)
+                if record.status != "loaded":
+                    self._apply(connection, manifest, window, position, record)
+                counts = self._totals(connection, manifest, record)
         return WindowReport(
             start=window.start,
             end=window.end,
