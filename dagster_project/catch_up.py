@@ -16,20 +16,19 @@ from dagster_project.graph import catch_up_spec
 from dagster_project.keys import TableKeys
 from dagster_project.resources import ServicesResource
 from pipeline.core.mapping import TableMapping
+from pipeline.core.windows import RECOVERY
 from pipeline.jobs.catch_up import CatchUpReport, WindowReport, catch_up
 
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-# Longest that point-in-time recovery reaches back: what is older cannot be caught up, so it has no partitions.
-_RECOVERY_DAYS = 35
 _MOST_HOURS_A_RUN = 24
 MAX_SECONDS = 24 * 3600
 
 
 def hours(now: datetime | None = None) -> dg.HourlyPartitionsDefinition:
-    """Return the hours that can still be caught up, in UTC, whole days of them."""
-    first = (now or datetime.now(UTC)) - timedelta(days=_RECOVERY_DAYS)
+    """Return the hours that can still be caught up, in UTC, whole days of them; older ones have no partition."""
+    first = (now or datetime.now(UTC)) - RECOVERY
     return dg.HourlyPartitionsDefinition(first.replace(hour=0, minute=0, second=0, microsecond=0), timezone="UTC")
 
 

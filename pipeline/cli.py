@@ -64,6 +64,7 @@ VERBS = (
     Verb("rejects", "list, show and replay records that could not be converted", "pipeline.commands.rejects"),
     Verb("unmapped", "show the attributes that no column takes, and lines that would", "pipeline.commands.unmapped"),
     Verb("promote", "fill columns that a mapping has gained from the jsonb column", "pipeline.commands.promote"),
+    Verb("purge", "remove old tombstones, and what else is left over after its time", "pipeline.commands.purge"),
     Verb("status", "show how far each table is and what waits for a person", "pipeline.commands.status"),
 )
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 # DynamoDB guide, S3DataExport_Requesting.
 SHORTEST = timedelta(minutes=15)
 LONGEST = timedelta(hours=24)
+# The most that point-in-time recovery reaches back (botocore: PointInTimeRecoveryDescription).
+RECOVERY = timedelta(days=35)
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,7 +80,7 @@ def _settle(
 
     def apply(part: Sequence[Change]) -> int:
         with translating("applying items read again", table=mapping.name):
-            _, deleted, _ = statement.apply(connection, list(part))
+            _, deleted, *_ = statement.apply(connection, list(part))
         found.removed += deleted
         return len(part)
 
