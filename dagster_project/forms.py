@@ -72,6 +72,18 @@ class ReconcileChoice(SnapshotChoice):
     margin_seconds: int = Field(ge=1, description=MARGIN_OF_RECONCILIATION)
 
 
+class CatchUpChoice(dg.Config):
+    """Bring over what was written in the hours chosen."""
+
+    margin_seconds: int = Field(ge=1, description=MARGIN_OF_LOAD)
+    workers: int = Field(
+        default=2,
+        ge=1,
+        le=MOST_WORKERS,
+        description=f"Files applied side by side, 1 to {MOST_WORKERS}; each takes one connection.",
+    )
+
+
 def full_load_form(mapping: TableMapping) -> type[FullLoadChoice]:
     """Form of a full load, with the mapping's own defaults."""
 
@@ -90,7 +102,16 @@ def reconcile_form(mapping: TableMapping) -> type[ReconcileChoice]:
     return Reconcile
 
 
-def job_form(form: type[SnapshotChoice], op: str) -> dg.ConfigMapping:
+def catch_up_form(mapping: TableMapping) -> type[CatchUpChoice]:
+    """Form of a catch-up, with the mapping's own defaults."""
+
+    class CatchUp(CatchUpChoice):
+        margin_seconds: int = Field(default=_seconds(mapping.margin), ge=1, description=MARGIN_OF_LOAD)
+
+    return CatchUp
+
+
+def job_form(form: type[dg.Config], op: str) -> dg.ConfigMapping:
     """Make a form the whole configuration of a job whose one step is `op`: checked when the run is launched."""
 
     def check(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
     dynamodb_table → s3_export → aurora_table → reconciliation
                    ↘ replication ↗
+                   ↘ catch_up
 
 Invariant: the source table and replication are external: Dagster shows them and starts neither. Replication's
 events carry no data version, so that they never make the Aurora table look out of date.
@@ -30,6 +31,7 @@ _KINDS = {
     "replication": {"aws", "lambda"},
     "aurora_table": {"aurora", "postgres"},
     "reconciliation": {"postgres"},
+    "catch_up": {"aws", "s3", "postgres"},
 }
 
 
@@ -95,6 +97,20 @@ def aurora_spec(mapping: TableMapping) -> dg.AssetSpec:
             "dagster/column_schema": target_schema(mapping),
             "dagster/column_lineage": column_lineage(mapping, keys.dynamodb_table),
         },
+    )
+
+
+def catch_up_spec(mapping: TableMapping) -> dg.AssetSpec:
+    """The hours that were caught up."""
+    keys = TableKeys(mapping.name)
+    return _spec(
+        mapping,
+        keys.catch_up,
+        f"What was written to `{mapping.table}` in an hour, brought over from an incremental export: proof that it"
+        " is in Aurora whatever the stream lost, deletes too. Hours need it only after an outage; those without are no"
+        f" failure. Launch a backfill over the hours of the outage, here or with the job `{keys.catch_up_job}`. What is"
+        " older than the table's point-in-time recovery (35 days at most) needs a full load.",
+        deps=[keys.dynamodb_table],
     )
 
 

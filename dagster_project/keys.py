@@ -42,6 +42,11 @@ class TableKeys:
         return dg.AssetKey([self.name, "reconciliation"])
 
     @property
+    def catch_up(self) -> dg.AssetKey:
+        """The hours that were brought over from incremental exports."""
+        return dg.AssetKey([self.name, "catch_up"])
+
+    @property
     def full_load_job(self) -> str:
         """Job that loads the table."""
         return f"{self.name}_full_load"
@@ -52,8 +57,13 @@ class TableKeys:
         return f"{self.name}_reconcile"
 
     @property
+    def catch_up_job(self) -> str:
+        """Job that brings over hours of the past."""
+        return f"{self.name}_catch_up"
+
+    @property
     def load_pool(self) -> str:
-        """Pool that keeps two loads of the table apart."""
+        """Pool that keeps two loads of the table apart, catch-ups among them."""
         return f"{self.name}_load"
 
     @property
@@ -70,3 +80,8 @@ class TableKeys:
     def reconcile_op(self) -> str:
         """Step of a reconciliation, as it stands in run configuration."""
         return f"{self.name}__reconcile"
+
+    @property
+    def catch_up_op(self) -> str:
+        """Step of a catch-up, as it stands in run configuration."""
+        return f"{self.name}__catch_up"

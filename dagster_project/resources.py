@@ -20,6 +20,7 @@ _VARIABLES = {
     "endpoint_url": "AWS_ENDPOINT_URL",
     "export_bucket": "DYNAURORA_EXPORT_BUCKET",
     "export_prefix": "DYNAURORA_EXPORT_PREFIX",
+    "on_failure": "DYNAURORA_ON_FAILURE",
 }
 
 
@@ -37,6 +38,11 @@ class ServicesResource(dg.ConfigurableResource[Services]):
     )
     export_prefix: str | None = Field(
         default=None, description="Prefix of exports in the bucket; else DYNAURORA_EXPORT_PREFIX, else dynaurora."
+    )
+    on_failure: str | None = Field(
+        default=None,
+        description="Where the replicator's event source mapping keeps what it gave up, s3://BUCKET/PREFIX; else"
+        " DYNAURORA_ON_FAILURE.",
     )
     _services: Services | None = PrivateAttr(default=None)
 

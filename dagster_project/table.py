@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from dagster_project.catch_up import catch_up_asset, catch_up_job, catch_up_schedule
 from dagster_project.forms import full_load_form, job_form, reconcile_form
 from dagster_project.graph import replication_spec, source_spec
 from dagster_project.history_checks import history_checks
@@ -30,17 +31,19 @@ RECONCILE_MAX_SECONDS = 24 * 3600
 
 def table_definitions(mapping: TableMapping) -> dg.Definitions:
     """Return the assets, checks, jobs and schedules of one table. Raises DagsterInvalidDefinitionError."""
-    jobs = [_full_load(mapping), _reconcile(mapping)]
+    full_load, reconcile, catch_up = _full_load(mapping), _reconcile(mapping), catch_up_job(mapping)
+    schedules = [_reconcile_schedule(mapping, reconcile), catch_up_schedule(mapping, catch_up)]
     return dg.Definitions(
         assets=[
             source_spec(mapping),
             load_assets(mapping),
             replication_spec(mapping),
             reconciliation_asset(mapping),
+            catch_up_asset(mapping),
         ],
         asset_checks=[replication_checks(mapping), history_checks(mapping)],
-        jobs=jobs,
-        schedules=_schedules(mapping, jobs[1]),
+        jobs=[full_load, reconcile, catch_up],
+        schedules=[schedule for schedule in schedules if schedule is not None],
     )
 
 
@@ -71,19 +74,17 @@ def _reconcile(mapping: TableMapping) -> UnresolvedAssetJobDefinition:
     )
 
 
-def _schedules(mapping: TableMapping, reconcile: UnresolvedAssetJobDefinition) -> list[dg.ScheduleDefinition]:
+def _reconcile_schedule(mapping: TableMapping, reconcile: UnresolvedAssetJobDefinition) -> dg.ScheduleDefinition | None:
     """Return the schedule of reconciliation, where the mapping has one. It reports and repairs nothing, so it is on."""
     cron = mapping.schedule.get("reconcile")
     if cron is None:
-        return []
-    return [
-        dg.ScheduleDefinition(
-            name=f"{reconcile.name}_schedule",
-            job=reconcile,
-            cron_schedule=cron,
-            execution_timezone=mapping.schedule.get("timezone", "UTC"),
-            default_status=dg.DefaultScheduleStatus.RUNNING,
-            description=f"Reconciles as the mapping's `schedule` says ({mapping.path}). A schedule and no automation"
-            " on change, because a table that does not change must be proven equal too.",
-        )
-    ]
+        return None
+    return dg.ScheduleDefinition(
+        name=f"{reconcile.name}_schedule",
+        job=reconcile,
+        cron_schedule=cron,
+        execution_timezone=mapping.schedule.get("timezone", "UTC"),
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description=f"Reconciles as the mapping's `schedule` says ({mapping.path}). A schedule and no automation"
+        " on change, because a table that does not change must be proven equal too.",
+    )

@@ -56,12 +56,15 @@ VERBS = (
     Verb("plan", "show the SQL that would bring the database to the mappings", "pipeline.commands.plan"),
     Verb("migrate", "bring the database to the mappings, never dropping data", "pipeline.commands.migrate"),
     Verb("load", "bring a full export of a table into its targets", "pipeline.commands.load"),
+    Verb("catch-up", "bring over what was written in a range of the past, deletes too", "pipeline.commands.catch_up"),
     Verb(
         "reconcile", "compare a table's targets with a snapshot, and repair on request", "pipeline.commands.reconcile"
     ),
+    Verb("redrive", "apply the batches that the event source mapping gave up", "pipeline.commands.redrive"),
     Verb("rejects", "list, show and replay records that could not be converted", "pipeline.commands.rejects"),
     Verb("unmapped", "show the attributes that no column takes, and lines that would", "pipeline.commands.unmapped"),
     Verb("promote", "fill columns that a mapping has gained from the jsonb column", "pipeline.commands.promote"),
+    Verb("purge", "remove old tombstones, and what else is left over after its time", "pipeline.commands.purge"),
     Verb("status", "show how far each table is and what waits for a person", "pipeline.commands.status"),
 )
 

@@ -28,6 +28,8 @@ class Settings:
     export_bucket: str | None = None
     """Bucket that exports are written to (`DYNAURORA_EXPORT_BUCKET`)."""
     export_prefix: str = "dynaurora"
+    on_failure: str | None = None
+    """Where the event source mapping keeps what it gave up: `s3://bucket/prefix` (`DYNAURORA_ON_FAILURE`)."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str], *, database: bool = True) -> Settings:
@@ -50,4 +52,5 @@ class Settings:
             endpoint_url=environment.get("AWS_ENDPOINT_URL") or None,
             export_bucket=environment.get("DYNAURORA_EXPORT_BUCKET") or None,
             export_prefix=environment.get("DYNAURORA_EXPORT_PREFIX") or "dynaurora",
+            on_failure=environment.get("DYNAURORA_ON_FAILURE") or None,
         )

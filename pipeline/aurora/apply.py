@@ -26,12 +26,16 @@ if TYPE_CHECKING:
 
 
 class Applied(NamedTuple):
-    """Counts of one batch for one target. `deleted` and `expired` (by time to live) are parts of `applied`."""
+    """Counts of one batch for one target. `deleted` and `expired` (by time to live) are parts of `applied`.
+
+    `refused` is the part of `stale` that had no row and was as old as what was purged.
+    """
 
     applied: int = 0
     stale: int = 0
     deleted: int = 0
     expired: int = 0
+    refused: int = 0
 
     def plus(self, other: Applied) -> Applied:
         """Add two counts."""
@@ -42,7 +46,7 @@ class Applied(NamedTuple):
 class ApplyStatement:
     """The apply statement of one target, composed once. `parameters` fills it for a batch.
 
-    `query` returns (applied, deleted, expired); `query_with_mark` also adds them to the writer's watermark, so
+    `query` returns (applied, deleted, expired, refused); `query_with_mark` also adds them to the writer's watermark, so
     that a batch and its mark are one statement, one round trip and one transaction.
     """
 
@@ -57,16 +61,17 @@ class ApplyStatement:
         object.__setattr__(self, "query", upsert + _COUNT.format(keys=sql.SQL("").join(keys)))
         object.__setattr__(self, "query_with_mark", upsert + bookkeeping.MARK_APPLIED + _COUNT.format(keys=sql.SQL("")))
 
-    def apply(self, connection: Connection, changes: Sequence[Change]) -> tuple[int, int, int]:
+    def apply(self, connection: Connection, changes: Sequence[Change]) -> tuple[int, int, int, int]:
         """Apply coalesced changes, children included, inside the caller's transaction.
 
-        Returns (applied, deleted, expired). The only way for a target with children: `query` alone would leave them.
+        Returns (applied, deleted, expired, refused). The only way for a target with children: `query` alone would leave
+        them.
         """
         parameters = self.parameters(changes)
-        row = connection.execute(self.query, parameters, prepare=True).fetchone() or (0, 0, 0)
+        row = connection.execute(self.query, parameters, prepare=True).fetchone() or (0, 0, 0, 0)
         if self.target.children and row[0]:
-            self._replace_children(connection, changes, parameters, row[3:])
-        return row[0], row[1], row[2]
+            self._replace_children(connection, changes, parameters, row[4:])
+        return row[0], row[1], row[2], row[3]
 
     def _replace_children(
         self,
@@ -122,7 +127,8 @@ class ApplyStatement:
 
 
 _COUNT = sql.SQL(
-    " SELECT count(*), count(*) FILTER (WHERE deleted), count(*) FILTER (WHERE expired){keys} FROM applied"
+    " SELECT count(*), count(*) FILTER (WHERE deleted), count(*) FILTER (WHERE expired),"
+    " (SELECT n FROM refused){keys} FROM applied"
 )
 
 
@@ -162,12 +168,15 @@ def _compose(target: Target, mapping_name: str) -> sql.Composed:
     )
     same_key = sql.SQL(" AND ").join(sql.SQL("k.{0} = c.{0}").format(sql.Identifier(n)) for n in target.primary_key)
     return sql.SQL(
-        "WITH applied AS ("
-        "INSERT INTO {storage} AS stored ({names}) SELECT {selected} FROM unnest({arrays}) AS c({names})"
+        # What writes comes first: it takes the stronger lock of the table. The other way round a writer would hold the
+        # weaker one while it waits for a swap, and the swap for it.
+        "WITH c ({names}) AS MATERIALIZED (SELECT * FROM unnest({arrays})), applied AS ("
+        "INSERT INTO {storage} AS stored ({names}) SELECT {selected} FROM c"
         " WHERE {admits} OR EXISTS (SELECT FROM {storage} AS k WHERE {same_key}) ORDER BY {key_order}"
         " {on_conflict}"
         " RETURNING stored.{deleted} AS deleted,"
-        " stored.{deleted} AND COALESCE(stored.{version} = ANY (%s::numeric[]), false) AS expired{keys})"
+        " stored.{deleted} AND COALESCE(stored.{version} = ANY (%s::numeric[]), false) AS expired{keys}), refused AS ("
+        "SELECT count(*) AS n FROM c WHERE NOT ({admits}) AND NOT EXISTS (SELECT FROM {storage} AS k WHERE {same_key}))"
     ).format(
         keys=sql.SQL("").join(
             sql.SQL(", stored.{}::text AS {}").format(sql.Identifier(n), sql.Identifier(f"key {i}"))

@@ -146,6 +146,6 @@ class BatchWriter:
 _Work = tuple["Target", "list[Change]", "list[Change]"]
 
 
-def _counts(row: tuple[int, int, int] | None, candidates: int) -> Applied:
-    applied, deleted, expired = row or (0, 0, 0)
-    return Applied(applied, candidates - applied, deleted, expired)
+def _counts(row: tuple[int, int, int, int] | None, candidates: int) -> Applied:
+    applied, deleted, expired, refused = row or (0, 0, 0, 0)
+    return Applied(applied, candidates - applied, deleted, expired, refused)

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
     from pipeline.aurora.connection import Connection
 
+# Writers whose rows of the watermarks say nothing of how far the stream is: batches applied late, and the sums of
+# writers that are gone.
+REDRIVE_WRITER, GONE_WRITERS = "redrive", "writers that are gone"
+WRITERS_NOT_LIVE = (REDRIVE_WRITER, GONE_WRITERS)
+
 # Each entry is one migration, applied once, never altered after a release: add a new one.
 MIGRATIONS: tuple[tuple[str, str], ...] = (
     (
@@ -274,6 +279,20 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
         CREATE INDEX rejects_by_version ON replication.rejects (table_name, position_version);
         """,
     ),
+    (
+        "0006 windows of incremental exports, refused changes",
+        """
+        ALTER TABLE replication.exports ADD COLUMN from_time timestamptz;
+        COMMENT ON COLUMN replication.exports.from_time IS
+            'of an incremental export, the beginning of its window; snapshot_time is the end';
+        ALTER TABLE replication.exports ADD COLUMN is_seam boolean NOT NULL DEFAULT false;
+        COMMENT ON COLUMN replication.exports.is_seam IS
+            'an incremental export across the cut between two windows, of which only the earlier half counts';
+        ALTER TABLE replication.watermarks ADD COLUMN refused bigint NOT NULL DEFAULT 0;
+        COMMENT ON COLUMN replication.watermarks.refused IS
+            'of the stale changes, those that had no row and were as old as what was purged';
+        """,
+    ),
 )
 
 
@@ -362,29 +381,32 @@ _KEEP_MARK = """
  as_of = GREATEST(w.as_of, excluded.as_of), applied_at = clock_timestamp(),
  batches = w.batches + 1, records = w.records + excluded.records, applied = w.applied + excluded.applied,
  stale = w.stale + excluded.stale, deleted = w.deleted + excluded.deleted, expired = w.expired + excluded.expired,
- rejected = w.rejected + excluded.rejected"""
+ rejected = w.rejected + excluded.rejected, refused = w.refused + excluded.refused"""
 
 _MARK_COLUMNS = (
     "table_name, writer, stream_label, sequence_number, as_of, applied_at, batches, records,"
-    " applied, stale, deleted, expired, rejected"
+    " applied, stale, deleted, expired, rejected, refused"
 )
 
 # A further common table expression for the apply statement: its counts go straight to the watermark.
 MARK_APPLIED = sql.SQL(
     f", m AS (SELECT %s::text t, %s::text w, %s::text l, %s::numeric s, %s::timestamptz a,"  # noqa: S608 - constants only
     f" %s::bigint r, %s::bigint c, %s::bigint j), mark AS (INSERT INTO replication.watermarks AS w ({_MARK_COLUMNS})"
-    " SELECT t, w, l, s, a, clock_timestamp(), 1, r, n.applied, c - n.applied, n.deleted, n.expired, j FROM m,"
-    " (SELECT count(*) AS applied, count(*) FILTER (WHERE deleted) AS deleted,"
-    f" count(*) FILTER (WHERE expired) AS expired FROM applied) AS n{_KEEP_MARK})"
+    " SELECT t, w, l, s, a, clock_timestamp(), 1, r, n.applied, c - n.applied, n.deleted, n.expired, j, n.refused"
+    " FROM m, (SELECT count(*) AS applied, count(*) FILTER (WHERE deleted) AS deleted,"
+    " count(*) FILTER (WHERE expired) AS expired, (SELECT n FROM refused) AS refused"
+    f" FROM applied) AS n{_KEEP_MARK})"
 )
 
 _MARK_COUNTED = sql.SQL(
     f"INSERT INTO replication.watermarks AS w ({_MARK_COLUMNS})"  # noqa: S608 - constants only
-    " VALUES (%s, %s, %s, %s, %s, clock_timestamp(), 1, %s, %s, %s, %s, %s, %s)" + _KEEP_MARK
+    " VALUES (%s, %s, %s, %s, %s, clock_timestamp(), 1, %s, %s, %s, %s, %s, %s, %s)" + _KEEP_MARK
 )
 
 
-def add_mark(connection: Connection, mark: Mark, applied: int, stale: int, deleted: int, expired: int) -> None:
+def add_mark(
+    connection: Connection, mark: Mark, applied: int, stale: int, deleted: int, expired: int, refused: int
+) -> None:
     """Add counts to a writer's watermark, inside the caller's transaction."""
     values = mark.parameters()[:6]
-    connection.execute(_MARK_COUNTED, [*values, applied, stale, deleted, expired, mark.rejected])
+    connection.execute(_MARK_COUNTED, [*values, applied, stale, deleted, expired, mark.rejected, refused])

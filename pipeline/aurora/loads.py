@@ -6,16 +6,20 @@ counts twice. One load of a table runs at a time, held by a session's advisory l
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pipeline.aurora.errors import translating
 from pipeline.core.errors import TerminalError
+from pipeline.core.windows import Span
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
     from datetime import datetime
 
     from pipeline.aurora.connection import Connection
+    from pipeline.core.windows import Window
 
 _LOCK_SPACE = "dynaurora.load"
 
@@ -75,6 +79,21 @@ def lock_table(connection: Connection, table_name: str) -> None:
     )
 
 
+@contextmanager
+def table_locked(connection: Connection, table_name: str) -> Generator[None]:
+    """Hold the load lock for the block. A session gives it back some time after it was closed: too late for the next.
+
+    Raises TerminalError when it is taken.
+    """
+    lock_table(connection, table_name)
+    try:
+        yield
+    finally:
+        if not connection.closed:
+            with translating("giving the load lock back", table=table_name):
+                connection.execute("SELECT pg_advisory_unlock(hashtext(%s), hashtext(%s))", [_LOCK_SPACE, table_name])
+
+
 def keep_loads_out(connection: Connection, table_name: str) -> None:
     """Hold the load lock shared, for as long as the connection lives: no load begins. Raises when one is running."""
     with translating("keeping loads out", table=table_name):
@@ -103,18 +122,22 @@ def begin(
     size_bytes: int,
     strategy: str = "merge",
     shape: str = "",
+    from_time: datetime | None = None,
+    is_seam: bool = False,
 ) -> ExportRecord:
     """Record that an export is being loaded, or find its record again, with the files it has loaded.
 
     `strategy` is for a load that begins; one that resumes keeps its own. `shape` is the mapping's: files loaded under
     another one do not count, or, where their rows are in the table already, the load is refused. Refuses a snapshot
-    that is not newer than what was purged, or older than one that was loaded whole: items deleted since could come
-    back.
+    of the whole table that is not newer than what was purged, or older than one that was loaded whole: items deleted
+    since could come back. An incremental export, whose window begins at `from_time`, is held to that line by line
+    (`covering`).
     """
     with translating("recording the load", table=table_name), connection.transaction():
         row = connection.execute(
             "INSERT INTO replication.exports AS e (table_name, kind, location, export_arn, snapshot_time, as_of,"
-            " item_count, file_count, size_bytes, strategy, shape) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+            " item_count, file_count, size_bytes, strategy, shape, from_time, is_seam)"
+            " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
             " ON CONFLICT (table_name, location, as_of) DO UPDATE SET reason = NULL,"
             " status = CASE WHEN e.status = 'loaded' THEN 'loaded' ELSE 'loading' END"
             " RETURNING id, status, strategy, e.shape",
@@ -130,11 +153,13 @@ def begin(
                 size_bytes,
                 strategy,
                 shape,
+                from_time,
+                is_seam,
             ],
         ).fetchone()
         if row is None:  # pragma: no cover - RETURNING of an upsert without condition always gives a row
             raise TerminalError("recording the load: no row came back", table=table_name)
-        if row[1] != "loaded":
+        if row[1] != "loaded" and kind != "incremental":
             refuse_purged(connection, table_name, as_of)
             _refuse_older(connection, table_name, as_of)
         files = connection.execute("SELECT file_key FROM replication.export_files WHERE export_id = %s", [row[0]])
@@ -193,7 +218,8 @@ def _refuse_older(connection: Connection, table_name: str, as_of: datetime) -> N
     in an older snapshot, and it would come back (docs/decisions/0002-ordering.md).
     """
     row = connection.execute(
-        "SELECT max(as_of) FROM replication.exports WHERE table_name = %s AND status = 'loaded' AND kind = 'full'",
+        "SELECT max(as_of) FROM replication.exports WHERE table_name = %s AND status = 'loaded'"
+        " AND kind <> 'incremental'",
         [table_name],
     ).fetchone()
     if row and row[0] is not None and row[0] > as_of:
@@ -210,10 +236,51 @@ def loaded_before(connection: Connection, table_name: str) -> bool:
     with translating("looking for earlier loads", table=table_name):
         return (
             connection.execute(
-                "SELECT FROM replication.exports WHERE table_name = %s AND status = 'loaded' LIMIT 1", [table_name]
+                "SELECT FROM replication.exports WHERE table_name = %s AND status = 'loaded' AND kind <> 'incremental'"
+                " LIMIT 1",
+                [table_name],
             ).fetchone()
             is not None
         )
+
+
+def covering(connection: Connection, table_name: str, as_of: datetime) -> list[Span]:
+    """Return what the snapshots that were loaded whole hold beyond an incremental export that counts as of `as_of`.
+
+    An item whose last write in the window is in one of these spans is told of by that snapshot, which ends later: its
+    row there is newer, or there is none because the item was deleted since, and then nothing may bring it back.
+    """
+    with translating("reading what was loaded", table=table_name):
+        rows = connection.execute(
+            "SELECT CASE WHEN kind = 'incremental' THEN from_time END,"
+            " CASE WHEN kind = 'incremental' THEN snapshot_time ELSE as_of END FROM replication.exports"
+            " WHERE table_name = %(table)s AND status = 'loaded' AND as_of >= %(as_of)s AND (kind <> 'incremental'"
+            " OR as_of > %(as_of)s AND from_time IS NOT NULL)",
+            {"table": table_name, "as_of": as_of},
+        ).fetchall()
+    return [Span(start, end) for start, end in rows]
+
+
+def snapshot_times(connection: Connection, table_name: str) -> list[datetime]:
+    """Return the times of the snapshots whose rows may be in the table, whole or in part; those of seams left out."""
+    with translating("reading what was loaded", table=table_name):
+        rows = connection.execute(
+            "SELECT DISTINCT snapshot_time FROM replication.exports WHERE table_name = %s AND NOT is_seam", [table_name]
+        ).fetchall()
+    return [moment for (moment,) in rows]
+
+
+def find_window(
+    connection: Connection, table_name: str, window: Window, as_of: datetime
+) -> tuple[str, str, str | None] | None:
+    """Return location, status and ARN of the export of a window, when one was begun; None otherwise."""
+    with translating("looking for the window's export", table=table_name):
+        return connection.execute(
+            "SELECT location, status, export_arn FROM replication.exports WHERE table_name = %s"
+            " AND kind = 'incremental' AND from_time = %s AND snapshot_time = %s AND as_of = %s"
+            " ORDER BY status <> 'loaded', id DESC LIMIT 1",
+            [table_name, window.start, window.end, as_of],
+        ).fetchone()
 
 
 def begin_again(connection: Connection, export_id: int, strategy: str) -> None:

@@ -55,3 +55,17 @@ def purge_chunk(
             [through, rows],
         )
         return cursor.rowcount
+
+
+def newest_whole_snapshot(connection: Connection, table_name: str) -> datetime | None:
+    """Return the `as_of` of the newest full export or scan that was loaded whole; None when none was.
+
+    A purge that goes no further overtakes nothing: whatever is older and still to come, the snapshot held its outcome.
+    """
+    with translating("looking for the newest snapshot", table=table_name):
+        row = connection.execute(
+            "SELECT max(as_of) FROM replication.exports"
+            " WHERE table_name = %s AND status = 'loaded' AND kind <> 'incremental'",
+            [table_name],
+        ).fetchone()
+    return row[0] if row else None

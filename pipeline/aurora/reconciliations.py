@@ -7,7 +7,8 @@ never by value.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -61,6 +62,18 @@ def lock_table(connection: Connection, table_name: str) -> None:
             table=table_name,
             hint="wait for it, or end it, then run this again",
         )
+
+
+@contextmanager
+def table_locked(connection: Connection, table_name: str) -> Generator[None]:
+    """Hold the reconciliation lock for the block. Raises TerminalError when it is taken."""
+    lock_table(connection, table_name)
+    try:
+        yield
+    finally:
+        if not connection.closed:
+            with translating("giving the reconciliation lock back", table=table_name):
+                connection.execute("SELECT pg_advisory_unlock(hashtext(%s), hashtext(%s))", [_LOCK_SPACE, table_name])
 
 
 def drop_leftovers(connection: Connection, table_name: str) -> None:

@@ -38,15 +38,17 @@ class Staging:
 
     target: Target
     name: sql.Identifier
+    deletes: bool = False
+    """Whether its last column says which rows are deletes: of those only the key counts."""
 
     @classmethod
-    def temporary(cls, connection: Connection, target: Target) -> Staging:
+    def temporary(cls, connection: Connection, target: Target, *, deletes: bool = False) -> Staging:
         """Create one that ends with the transaction."""
-        staging = cls(target, sql.Identifier("pg_temp", f"staging {target.storage_name}"[:63]))
+        staging = cls(target, sql.Identifier("pg_temp", f"staging {target.storage_name}"[:63]), deletes)
         with translating("creating a staging table"):
             connection.execute(
                 sql.SQL("CREATE TEMPORARY TABLE {} ({}) ON COMMIT DROP").format(
-                    sql.Identifier(f"staging {target.storage_name}"[:63]), _definitions(target)
+                    sql.Identifier(f"staging {target.storage_name}"[:63]), _definitions(target, deletes=deletes)
                 )
             )
         return staging
@@ -89,7 +91,7 @@ class Staging:
     @property
     def copy_statement(self) -> sql.Composed:
         """The COPY that takes rows as text."""
-        return copy_statement(self.target, self.name)
+        return copy_statement(self.target, self.name, deletes=self.deletes)
 
     def merge(self, connection: Connection, mapping_name: str, as_of: datetime) -> int:
         """Merge into the target's storage table as one snapshot; returns the rows taken.
@@ -100,7 +102,9 @@ class Staging:
         with translating("merging a snapshot under the ordering rule", table=mapping_name):
             if self.target.children:
                 return self._merge_with_children(connection, mapping_name, as_of)
-            cursor = connection.execute(merge_query(self.target, self.name, mapping_name), [as_of])
+            cursor = connection.execute(
+                merge_query(self.target, self.name, mapping_name, deletes=self.deletes), [as_of]
+            )
             return cursor.rowcount
 
     def _merge_with_children(self, connection: Connection, mapping_name: str, as_of: datetime) -> int:
@@ -115,7 +119,7 @@ class Staging:
         )
         cursor = connection.execute(
             sql.SQL("WITH taken AS ({} RETURNING {}) INSERT INTO {} SELECT * FROM taken").format(
-                merge_query(target, self.name, mapping_name), returned_key(target), taken
+                merge_query(target, self.name, mapping_name, deletes=self.deletes), returned_key(target), taken
             ),
             [as_of],
         )
@@ -138,11 +142,10 @@ class Staging:
         return cursor.rowcount
 
 
-def copy_statement(target: Target, name: sql.Identifier) -> sql.Composed:
+def copy_statement(target: Target, name: sql.Identifier, *, deletes: bool = False) -> sql.Composed:
     """Compose the COPY of a target's stored columns, as text, to the table `name`."""
-    return sql.SQL("COPY {} ({}) FROM STDIN").format(
-        name, tables.identifiers((*target.stored_columns, *target.carried))
-    )
+    names = (*target.stored_columns, *target.carried, *([DELETED] if deletes else []))
+    return sql.SQL("COPY {} ({}) FROM STDIN").format(name, tables.identifiers(names))
 
 
 def store_isolating(
@@ -170,14 +173,14 @@ def store_isolating(
     return first + store_isolating(connection, rows[middle:], store, refuse)
 
 
-def merge_query(target: Target, staging: sql.Identifier, mapping_name: str) -> sql.Composed:
+def merge_query(target: Target, staging: sql.Identifier, mapping_name: str, *, deletes: bool = False) -> sql.Composed:
     """Compose the merge of a staging table; its one parameter is the snapshot's `as_of`."""
     key = tables.identifiers(target.primary_key)
     same_key = sql.SQL(" AND ").join(sql.SQL("k.{0} = c.{0}").format(sql.Identifier(n)) for n in target.primary_key)
     return sql.SQL(
         "INSERT INTO {storage} AS stored ({names}) SELECT * FROM ("
         "SELECT DISTINCT ON ({key}) {values}, NULL::numeric AS {version}, %s::timestamptz AS {as_of},"
-        " false AS {deleted} FROM {staging} ORDER BY {key}{first}) AS c"
+        " {is_delete} AS {deleted} FROM {staging} ORDER BY {key}{first}) AS c"
         " WHERE {admits} OR EXISTS (SELECT FROM {storage} AS k WHERE {same_key}) {on_conflict}"
     ).format(
         storage=tables.storage(target),
@@ -189,6 +192,7 @@ def merge_query(target: Target, staging: sql.Identifier, mapping_name: str) -> s
         version=sql.Identifier(VERSION),
         as_of=sql.Identifier(AS_OF),
         deleted=sql.Identifier(DELETED),
+        is_delete=sql.Identifier(DELETED) if deletes else sql.SQL("false"),
         staging=staging,
         admits=admits_new_key("c", mapping_name),
         same_key=same_key,
@@ -201,8 +205,8 @@ def returned_key(target: Target) -> sql.Composed:
     return sql.SQL(", ").join(sql.SQL("stored.{}").format(sql.Identifier(name)) for name in target.primary_key)
 
 
-def _definitions(target: Target) -> sql.Composed:
+def _definitions(target: Target, *, deletes: bool = False) -> sql.Composed:
     return sql.SQL(", ").join(
         sql.SQL("{} {}").format(sql.Identifier(name), tables.column_type(target, name))
-        for name in (*target.stored_columns, *target.carried)
+        for name in (*target.stored_columns, *target.carried, *([DELETED] if deletes else []))
     )

@@ -64,6 +64,11 @@ class TableStatus:
     different: int | None
     repaired: int | None
     purged_through: datetime | None
+    refused: int = 0
+    """Of the stale changes, those without a row that were as old as what was purged."""
+    caught_up_through: datetime | None = None
+    """Where the newest window that was caught up counts as of."""
+    caught_up_at: datetime | None = None
 
     @property
     def attention(self) -> tuple[str, ...]:
@@ -91,6 +96,7 @@ def read_status(connection: Connection, mappings: Sequence[TableMapping]) -> dic
     with translating("reading the status"), connection.cursor(row_factory=class_row(TableStatus)) as cursor:
         parameters: dict[str, Any] = {
             "names": [mapping.name for mapping in mappings],
+            "not_live": list(bookkeeping.WRITERS_NOT_LIVE),
             "owners": [mapping.name for mapping in mappings for _ in mapping.targets],
             "storage": [tables.storage(target).as_string(connection) for m in mappings for target in m.targets],
         }
@@ -105,26 +111,33 @@ SELECT t.name, l.kind AS load_kind, l.status AS load_status, l.reason AS load_re
        w.records, w.applied, w.stale, w.deleted, w.expired, w.rejected, j.rejects_waiting, j.oldest_reject,
        r.status AS reconciliation_status, r.snapshot_time AS reconciliation_snapshot_time,
        r.finished_at AS reconciliation_finished_at, r.compared, r.in_flight, r.missing, r.extra, r.different,
-       r.repaired, t.purged_through
+       r.repaired, t.purged_through, w.refused, c.caught_up_through, c.caught_up_at
   FROM replication.tables AS t
-  LEFT JOIN LATERAL (SELECT * FROM replication.exports AS e WHERE e.table_name = t.name
+  LEFT JOIN LATERAL (SELECT * FROM replication.exports AS e WHERE e.table_name = t.name AND e.kind <> 'incremental'
                      ORDER BY e.started_at DESC, e.id DESC LIMIT 1) AS l ON true
   LEFT JOIN LATERAL (SELECT count(*) AS files, COALESCE(sum(item_count), 0)::bigint AS items
                        FROM replication.export_files AS x WHERE x.export_id = l.id) AS f ON l.id IS NOT NULL
  CROSS JOIN LATERAL (
-       SELECT count(*) AS writers, max(applied_at) AS applied_at, max(as_of) AS newest_change,
+       SELECT count(*) FILTER (WHERE live) AS writers, max(applied_at) FILTER (WHERE live) AS applied_at,
+              max(as_of) FILTER (WHERE live) AS newest_change,
               (array_agg(GREATEST(0, extract(epoch FROM applied_at - as_of))::float8 ORDER BY applied_at DESC)
-                 FILTER (WHERE as_of IS NOT NULL))[1] AS lag_seconds,
+                 FILTER (WHERE live AND as_of IS NOT NULL))[1] AS lag_seconds,
               COALESCE(sum(batches), 0)::bigint AS batches,
               COALESCE(sum(records), 0)::bigint AS records, COALESCE(sum(applied), 0)::bigint AS applied,
-              COALESCE(sum(stale), 0)::bigint AS stale, COALESCE(sum(deleted), 0)::bigint AS deleted,
+              COALESCE(sum(stale), 0)::bigint AS stale, COALESCE(sum(refused), 0)::bigint AS refused,
+              COALESCE(sum(deleted), 0)::bigint AS deleted,
               COALESCE(sum(expired), 0)::bigint AS expired, COALESCE(sum(rejected), 0)::bigint AS rejected
-         FROM replication.watermarks AS m WHERE m.table_name = t.name) AS w
+         FROM (SELECT *, writer <> ALL (%(not_live)s) AS live FROM replication.watermarks) AS m
+        WHERE m.table_name = t.name) AS w
  CROSS JOIN LATERAL (
        SELECT count(*) AS rejects_waiting, min(rejected_at) AS oldest_reject
          FROM replication.rejects AS x WHERE x.table_name = t.name AND x.replayed_at IS NULL) AS j
   LEFT JOIN LATERAL (SELECT * FROM replication.reconciliations AS c WHERE c.table_name = t.name
                      ORDER BY c.started_at DESC, c.id DESC LIMIT 1) AS r ON true
+ CROSS JOIN LATERAL (
+       SELECT max(as_of) AS caught_up_through, max(finished_at) AS caught_up_at
+         FROM replication.exports AS e
+        WHERE e.table_name = t.name AND e.kind = 'incremental' AND e.status = 'loaded') AS c
  CROSS JOIN LATERAL (
        SELECT sum(c.reltuples) FILTER (WHERE c.reltuples >= 0)::bigint AS rows_estimate
          FROM unnest(%(owners)s::text[], %(storage)s::text[]) AS s(owner, storage)

@@ -26,6 +26,11 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="LOCATION",
         help="take the export whose manifest-summary.json lies here (s3://bucket/… or file:///…)",
     )
+    add_margin_and_workers(parser)
+
+
+def add_margin_and_workers(parser: ArgumentParser) -> None:
+    """Add the margin, and how many files are worked on at once."""
     parser.add_argument(
         "--margin-seconds",
         type=float,

@@ -90,12 +90,16 @@ def _document(
 
 
 def _lines(status: TableStatus, tick: Tick | None) -> list[str]:
+    caught_up = [f"catch-up        through {_time(status.caught_up_through)}"] if status.caught_up_through else []
+    purged = [f"purged          through {_time(status.purged_through)}"] if status.purged_through else []
     return [
         f"load            {_load(status)}",
+        *caught_up,
         f"replication     {_replication(status)}",
         f"lag             {_lag(tick)}",
         f"rejects         {_rejects(status)}",
         f"reconciliation  {_reconciliation(status)}",
+        *purged,
     ]
 
 
@@ -112,11 +116,12 @@ def _load(status: TableStatus) -> str:
 def _replication(status: TableStatus) -> str:
     if status.applied_at is None:
         return "no change applied yet"
+    refused = f" ({status.refused:,} refused, as old as what was purged)" if status.refused else ""
     lag = "" if status.lag_seconds is None else f", {status.lag_seconds:.1f} s after it was made"
     return (
         f"last batch at {_time(status.applied_at)}{lag}; {status.records:,} records by {status.writers} writer(s):"
         f" {status.applied:,} applied ({status.deleted:,} deletes, {status.expired:,} of them expired),"
-        f" {status.stale:,} stale, {status.rejected:,} rejected"
+        f" {status.stale:,} stale{refused}, {status.rejected:,} rejected"
     )
 
 

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from types_boto3_lambda.client import LambdaClient
     from types_boto3_s3.client import S3Client
     from types_boto3_secretsmanager.client import SecretsManagerClient
+    from types_boto3_sqs.client import SQSClient
 
-Service = Literal["dynamodb", "dynamodbstreams", "lambda", "s3", "secretsmanager"]
+Service = Literal["dynamodb", "dynamodbstreams", "lambda", "s3", "secretsmanager", "sqs"]
 
 
 @overload
@@ -30,9 +31,11 @@ def client(service: Literal["lambda"], endpoint_url: str | None = None) -> Lambd
 def client(service: Literal["s3"], endpoint_url: str | None = None) -> S3Client: ...
 @overload
 def client(service: Literal["secretsmanager"], endpoint_url: str | None = None) -> SecretsManagerClient: ...
+@overload
+def client(service: Literal["sqs"], endpoint_url: str | None = None) -> SQSClient: ...
 def client(
     service: Service, endpoint_url: str | None = None
-) -> DynamoDBClient | DynamoDBStreamsClient | LambdaClient | S3Client | SecretsManagerClient:
+) -> DynamoDBClient | DynamoDBStreamsClient | LambdaClient | S3Client | SecretsManagerClient | SQSClient:
     """Make a client, which threads may share. Raises ConfigurationError where the SDK finds no Region."""
     # Here and not above: the SDK costs half a second, which a load's workers that read a folder need not wait for.
     import boto3.session  # noqa: PLC0415

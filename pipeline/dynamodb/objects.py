@@ -1,4 +1,4 @@
-"""Where an export's objects lie: in S3, or in a folder that holds a copy of them.
+"""Where objects lie, those of an export first: in S3, or in a folder that holds a copy of them.
 
 Invariant: `read` and `open` give the object's bytes exactly, from its first to its last, or raise. A connection
 that breaks off is taken up again where it broke; whoever reads sees no seam (the MD5 would tell of one).
@@ -15,9 +15,11 @@ from urllib.parse import unquote, urlsplit
 from botocore import exceptions as sdk
 
 from pipeline.core.errors import ConfigurationError, TerminalError, TransientError
-from pipeline.dynamodb.errors import error_code, translate
+from pipeline.dynamodb.errors import error_code, translate, translating
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from botocore.response import StreamingBody
     from types_boto3_s3.client import S3Client
 
@@ -29,6 +31,7 @@ _BROKEN_OFF = (
     ConnectionError,
 )
 _ATTEMPTS_WITHOUT_PROGRESS = 4
+_UNFINISHED = ".unfinished"
 
 
 class MissingObjectError(TerminalError):
@@ -62,6 +65,18 @@ class ObjectStore(Protocol):
 
     def open(self, bucket: str, key: str) -> ObjectBody:
         """Open an object of any size. Raises MissingObjectError."""
+        ...
+
+    def keys(self, bucket: str, prefix: str) -> Iterator[str]:
+        """Yield the keys that begin with `prefix`, in their order."""
+        ...
+
+    def write(self, bucket: str, key: str, content: bytes) -> None:
+        """Write an object whole, or not at all; one of that key is replaced."""
+        ...
+
+    def move(self, bucket: str, key: str, to: str) -> None:
+        """Give an object another key. A move that is cut short leaves it under both."""
         ...
 
 
@@ -104,6 +119,34 @@ class FolderObjects:
         except OSError as error:
             raise TerminalError(f"reading {join_location(bucket, key)}: {error.strerror}") from None
 
+    def keys(self, bucket: str, prefix: str) -> Iterator[str]:
+        """Yield the keys that begin with `prefix`, in their order."""
+        folder = Path("/", bucket, prefix.rpartition("/")[0])
+        found = (path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(_UNFINISHED))
+        yield from sorted(key for path in found if (key := str(path)[1:]).startswith(prefix))
+
+    def write(self, bucket: str, key: str, content: bytes) -> None:
+        """Write an object whole, or not at all."""
+        path = Path("/", bucket, key)
+        unfinished = path.with_name(path.name + _UNFINISHED)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            unfinished.write_bytes(content)
+            unfinished.replace(path)
+        except OSError as error:
+            raise TerminalError(f"writing {join_location(bucket, key)}: {error.strerror}") from None
+
+    def move(self, bucket: str, key: str, to: str) -> None:
+        """Give an object another key."""
+        target = Path("/", bucket, to)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            Path("/", bucket, key).replace(target)
+        except FileNotFoundError:
+            raise MissingObjectError(join_location(bucket, key)) from None
+        except OSError as error:
+            raise TerminalError(f"moving {join_location(bucket, key)}: {error.strerror}") from None
+
 
 class S3Objects:
     """Objects in S3."""
@@ -125,6 +168,24 @@ class S3Objects:
     def open(self, bucket: str, key: str) -> S3Body:
         """Open an object of any size."""
         return S3Body(self._client, bucket, key)
+
+    def keys(self, bucket: str, prefix: str) -> Iterator[str]:
+        """Yield the keys that begin with `prefix`, in their order."""
+        with translating(f"listing s3://{bucket}/{prefix}"):
+            for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+                for entry in page.get("Contents", []):
+                    yield entry.get("Key", "")
+
+    def write(self, bucket: str, key: str, content: bytes) -> None:
+        """Write an object whole, or not at all."""
+        with translating(f"writing {join_location(bucket, key)}"):
+            self._client.put_object(Bucket=bucket, Key=key, Body=content)
+
+    def move(self, bucket: str, key: str, to: str) -> None:
+        """Give an object another key: a copy, then a delete."""
+        with translating(f"moving {join_location(bucket, key)}"):
+            self._client.copy_object(Bucket=bucket, Key=to, CopySource={"Bucket": bucket, "Key": key})
+            self._client.delete_object(Bucket=bucket, Key=key)
 
 
 class S3Body:

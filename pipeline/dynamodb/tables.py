@@ -85,12 +85,18 @@ def check_source(table: SourceTable, mapping: TableMapping) -> list[str]:
             f" (`aws dynamodb update-table --table-name {table.name} --stream-specification StreamEnabled=false`),"
             f" enable it again ({_stream_command(table.name)}), then load or catch up over the gap"
         )
-    if not table.pitr_enabled:
-        problems.append(
-            f"point-in-time recovery of {table.name} is off, so it cannot be exported; enable it:"
-            f" {enable_recovery_command(table.name)} (or load by a scan: --scan)"
-        )
-    return problems
+    recovery = check_recovery(table)
+    return [*problems, f"{recovery} (or load by a scan: --scan)"] if recovery else problems
+
+
+def check_recovery(table: SourceTable) -> str | None:
+    """Return what keeps the table from being exported, with its remedy; None when it can be."""
+    if table.pitr_enabled:
+        return None
+    return (
+        f"point-in-time recovery of {table.name} is off, so it cannot be exported; enable it:"
+        f" {enable_recovery_command(table.name)}"
+    )
 
 
 def enable_recovery_command(table_name: str) -> str:

@@ -64,6 +64,10 @@ class LoadWork:
     builds: tuple[str, ...] = ()
     """Names of the tables built aside, one a target; none when files are merged into storage."""
 
+    def loader(self) -> FileLoader:
+        """Return what loads the files, one for each worker."""
+        return FileLoader(self)
+
 
 class FileLoader:
     """Loads files, one after another. Build it once a worker: its decoders are compiled then."""

@@ -21,11 +21,10 @@ from typing import TYPE_CHECKING, BinaryIO
 from pipeline.aurora import loads
 from pipeline.core import errors
 from pipeline.core.errors import ReplicationError, TerminalError
-from pipeline.jobs.load_file import FileLoader
 
 if TYPE_CHECKING:
     from pipeline.dynamodb.manifest import ExportFile
-    from pipeline.jobs.load_file import LoadWork
+    from pipeline.jobs.load_workers import Work
 
 _KINDS: tuple[type[ReplicationError], ...] = (
     errors.UnreachableError,
@@ -42,7 +41,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a person's interrupt goes to the load, which ends its workers
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # so that nothing printed can come between the answers
-    work: LoadWork = pickle.load(sys.stdin.buffer)  # noqa: S301  the load that started us wrote it
+    work: Work = pickle.load(sys.stdin.buffer)  # noqa: S301  the load that started us wrote it
     files: SimpleQueue[ExportFile] = SimpleQueue()
     threading.Thread(target=_read, args=(sys.stdin.buffer, files), daemon=True).start()
     # A block is a hundred thousand small objects without cycles: looking for cycles among them costs more than they do.
@@ -58,12 +57,12 @@ def _read(requests: BinaryIO, files: SimpleQueue[ExportFile]) -> None:
             os._exit(0)
 
 
-def _work_off(work: LoadWork, files: SimpleQueue[ExportFile], answers: BinaryIO) -> None:
+def _work_off(work: Work, files: SimpleQueue[ExportFile], answers: BinaryIO) -> None:
     def answer(*values: object) -> None:
         pickle.dump(values, answers)
         answers.flush()
 
-    loader = FileLoader(work)
+    loader = work.loader()
     try:
         with closing(work.services.connect("dynaurora load worker")) as connection:
             loads.notice_lost_client(connection)

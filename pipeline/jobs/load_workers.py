@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from pipeline.aurora import loads
 from pipeline.core.errors import TerminalError, TransientError
-from pipeline.jobs.load_file import FileLoader
 from pipeline.jobs.load_progress import TELL_SECONDS
 from pipeline.jobs.load_worker import failure_from
 
@@ -28,15 +27,38 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from pipeline.aurora.connection import Connection
+    from pipeline.aurora.loads import FileCounts
     from pipeline.dynamodb.manifest import ExportFile
-    from pipeline.jobs.load_file import LoadWork, OnLines
+    from pipeline.jobs.load_file import OnLines
     from pipeline.jobs.load_progress import Progress
+    from pipeline.jobs.services import Services
 
 _END_SECONDS = 5.0
 _START = (
     "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer);"
     " from pipeline.jobs.load_worker import main; main()"
 )
+
+
+class Loader(Protocol):
+    """Loads one file after another: those of a full export, or of an incremental one."""
+
+    def load(self, connection: Connection, file: ExportFile, on_lines: OnLines) -> FileCounts | None:
+        """Load one file; None when it was loaded already."""
+        ...
+
+
+class Work(Protocol):
+    """What all workers share, and can be pickled."""
+
+    @property
+    def services(self) -> Services:
+        """What the workers need from outside."""
+        ...
+
+    def loader(self) -> Loader:
+        """Return what loads the files, one for each worker."""
+        ...
 
 
 class _Worker(Protocol):
@@ -53,9 +75,7 @@ class _Worker(Protocol):
         ...
 
 
-def load_files(
-    work: LoadWork, files: Sequence[ExportFile], progress: Progress, *, workers: int, processes: bool
-) -> None:
+def load_files(work: Work, files: Sequence[ExportFile], progress: Progress, *, workers: int, processes: bool) -> None:
     """Load files side by side. Raises what the first of them to fail raised; the others are then rolled back."""
     progress.tell()
     if not files:
@@ -105,8 +125,8 @@ def _drive(worker: _Worker, waiting: deque[ExportFile], progress: Progress, stop
 class _Thread:
     """A worker in this process, with a connection of its own."""
 
-    def __init__(self, work: LoadWork) -> None:
-        self._work, self._loader = work, FileLoader(work)
+    def __init__(self, work: Work) -> None:
+        self._work, self._loader = work, work.loader()
         self._connection: Connection | None = None
 
     def load(self, file: ExportFile, on_lines: OnLines) -> None:
@@ -126,7 +146,7 @@ class _Thread:
 class _Process:
     """A worker in a process of its own, reached through its standard input and output."""
 
-    def __init__(self, work: LoadWork) -> None:
+    def __init__(self, work: Work) -> None:
         self._process = subprocess.Popen(  # noqa: S603  our own interpreter
             [sys.executable, "-P", "-c", _START], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )

@@ -47,6 +47,8 @@ class ReplicationReport:
     """Why the chunk that begins at `first_unprocessed` failed; it is raised when it is delivered again and fails."""
     ignored: int = 0
     """Records that match no target, where the mapping says to leave those out."""
+    refused: int = 0
+    """Of the stale changes, those without a row that were as old as what was purged."""
 
 
 class Replicator:
@@ -118,7 +120,7 @@ class Replicator:
             done = start + len(chunk)
             last_sequence_number = batch.last_sequence_number or last_sequence_number
             newest = batch.newest or newest
-        applied, stale, deleted, expired = total or (0, 0, 0, 0)
+        applied, stale, deleted, expired, refused = total or (0, 0, 0, 0, 0)
         return ReplicationReport(
             table=table.decoder.mapping.name,
             records=done,
@@ -132,6 +134,7 @@ class Replicator:
             first_unprocessed=_sequence_number(records[done]) if done < len(records) else None,
             failure=failure,
             ignored=ignored,
+            refused=refused,
         )
 
     def _mark(self, mapping: TableMapping, stream_label: str, batch: DecodedBatch, records: int) -> Mark:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from types_boto3_dynamodbstreams.client import DynamoDBStreamsClient
     from types_boto3_lambda.client import LambdaClient
     from types_boto3_s3.client import S3Client
+    from types_boto3_sqs.client import SQSClient
 
     from pipeline.dynamodb.objects import ObjectStore
     from pipeline.settings import Settings
@@ -65,6 +66,11 @@ class Services:
     def functions(self) -> LambdaClient:
         """Client of Lambda."""
         return client("lambda", endpoint_url=self.settings.endpoint_url)
+
+    @cached_property
+    def queues(self) -> SQSClient:
+        """Client of SQS."""
+        return client("sqs", endpoint_url=self.settings.endpoint_url)
 
     def store(self, location: str) -> ObjectStore:
         """Where a location's objects lie: a folder for file://, S3 otherwise."""

@@ -54,10 +54,15 @@ def take_snapshot(
     location = wait_for_export(
         services.dynamodb,
         export_arn,
-        poll_seconds=_POLL_SECONDS_LOCAL if services.settings.endpoint_url else _POLL_SECONDS,
+        poll_seconds=poll_seconds(services),
         on_poll=_Changes(say),
     )
     return _existing(services, mapping, location, export_arn)
+
+
+def poll_seconds(services: Services) -> float:
+    """Return how long to wait between two looks at an export: a stand-in for AWS takes seconds, AWS minutes."""
+    return _POLL_SECONDS_LOCAL if services.settings.endpoint_url else _POLL_SECONDS
 
 
 class _Changes:

@@ -20,6 +20,12 @@ from pipeline.mappings import load_mappings
 from tests.dagster_project.conftest import MAPPING
 
 PINNED = {
+    "employees/catch_up": {
+        "parents": ["employees/dynamodb_table"],
+        "kinds": ["aws", "postgres", "s3"],
+        "external": False,
+        "checks": [],
+    },
     "employees/dynamodb_table": {
         "parents": [],
         "kinds": ["aws", "dynamodb"],
@@ -75,6 +81,7 @@ def test_the_graph_of_a_table_is_pinned(folder: Path) -> None:
     assert {graph.get(key).group_name for key in graph.get_all_asset_keys()} == {"employees"}
     assert {job.name for job in repository.get_all_jobs()} == {
         "__ASSET_JOB",
+        "employees_catch_up",
         "employees_full_load",
         "employees_reconcile",
     }

@@ -1,0 +1,72 @@
+"""`dynaurora purge NAME`: removes old tombstones, and what else is left over after its time."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from pipeline.commands.session import Outcome
+from pipeline.core.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+
+    from pipeline.commands.session import Session
+    from pipeline.jobs.purge import PurgeReport
+
+_SPAN = re.compile(r"(\d{1,4})([hd])", re.ASCII)
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add this verb's arguments."""
+    parser.add_argument("name", metavar="NAME", help="the mapping")
+    parser.add_argument(
+        "--retention",
+        metavar="SPAN",
+        default="30d",
+        help="how long tombstones and bookkeeping are kept, such as 12h or 30d (default: 30d)",
+    )
+
+
+def run(session: Session, arguments: Namespace) -> Outcome:
+    """Purge; where no tombstone could go, a person must load first."""
+    (mapping,) = session.mappings([arguments.name])
+    retention = _span(arguments.retention)
+    from pipeline.jobs.purge import purge_table  # noqa: PLC0415 - `--help` does without
+
+    with session.connect("purge") as connection, session.progress.status(f"{mapping.name}: purging") as shown:
+        report = purge_table(
+            connection,
+            mapping,
+            retention=retention,
+            on_progress=lambda done: shown.update(f"{mapping.name}: {done:,} tombstones removed"),
+        )
+    return Outcome(asdict(report), _lines(report), needs_person=report.through is None)
+
+
+def _span(text: str) -> timedelta:
+    found = _SPAN.fullmatch(text)
+    if found is None or not int(found[1]):
+        raise ConfigurationError(f'--retention "{text}" is not a span; write a number and h or d, such as 30d')
+    return timedelta(**{{"h": "hours", "d": "days"}[found[2]]: int(found[1])})
+
+
+def _lines(report: PurgeReport) -> list[str]:
+    others = (
+        f"  {report.writers_folded:,} watermarks of writers that are gone folded into one; {report.reconciliations:,}"
+        f" reconciliations and {report.exports:,} loads forgotten"
+    )
+    if report.through is None:
+        return [
+            f"{report.table}: no tombstone removed, because no full snapshot was loaded whole",
+            others,
+            f"  ! run `dynaurora load {report.table}` first: a change that comes late is only then known to be old",
+        ]
+    why = {"retention": "by its retention", "snapshot": "by the newest snapshot that was loaded whole"}[report.bound]
+    return [
+        f"{report.table}: {report.tombstones:,} tombstones removed in {report.seconds:.1f} s, through"
+        f" {report.through:%Y-%m-%d %H:%M:%S} UTC, bounded {why}",
+        others,
+    ]

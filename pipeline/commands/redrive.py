@@ -1,0 +1,62 @@
+"""`dynaurora redrive NAME`: applies the batches that the event source mapping gave up, and marks them as done."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from pipeline.commands.session import Outcome
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+
+    from rich.text import Text
+
+    from pipeline.commands.session import Session
+    from pipeline.jobs.redrive import RedriveReport
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add this verb's arguments."""
+    parser.add_argument("name", metavar="NAME", help="the mapping whose batches to apply")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument(
+        "--prefix", metavar="LOCATION", help="where S3 keeps them, s3://BUCKET/PREFIX (default: DYNAURORA_ON_FAILURE)"
+    )
+    source.add_argument("--queue", metavar="URL", help="the SQS queue that keeps what names them")
+
+
+def run(session: Session, arguments: Namespace) -> Outcome:
+    """Redrive; batches that are left, and records that cannot be stored, need a person."""
+    mappings = session.mappings([arguments.name])
+    from pipeline.jobs.redrive import redrive  # noqa: PLC0415 - the AWS SDK costs half a second
+
+    with session.progress.status(f"{arguments.name}: redriving") as shown:
+        report = redrive(
+            session.services,
+            mappings,
+            prefix=arguments.prefix,
+            queue_url=arguments.queue,
+            on_progress=lambda seen: shown.update(f"{arguments.name}: {seen:,} batches looked at"),
+        )
+    return Outcome(asdict(report), _lines(report), needs_person=bool(report.left or report.rejected))
+
+
+def _lines(report: RedriveReport) -> list[str | Text]:
+    name = ", ".join(report.tables)
+    lines: list[str | Text] = [
+        f"{name}: {report.batches:,} batches redriven in {report.seconds:.1f} s: {report.records:,} records,"
+        f" {report.applied:,} applied ({report.deleted:,} deletes), {report.stale:,} stale because something newer is"
+        f" stored, {report.rejected:,} rejected"
+    ]
+    if report.read_again:
+        lines.append(f"  {report.read_again:,} of them were read from the stream again")
+    if report.of_other_tables:
+        lines.append(f"  {report.of_other_tables:,} batches of other tables were left alone")
+    if report.rejected:
+        lines.append(f"  ! records were rejected; see `dynaurora rejects list {name}`")
+    for left in report.left:
+        lines.append(f"  ! left: {left.location}: {left.reason}")
+        if left.next_step:
+            lines.append(f"      {left.next_step}")
+    return lines

@@ -1,0 +1,121 @@
+"""Purge: old tombstones go, and with them what else is left over after its time.
+
+Tombstones go as far as the retention allows, and no further than the newest snapshot that was loaded whole: what is as
+old as that snapshot and comes later (a redriven batch, an old export) is then refused where its key has no row, and
+rightly so, because the snapshot held its outcome. Without such a snapshot no tombstone goes. How far the stream is
+applied sets no bound of its own, for the same reason.
+
+Invariant: `purged_through` is recorded in the transaction of the first tombstone that goes, and before anything relies
+on it. A purge that is killed goes on where it was.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from pipeline.aurora import loads, purge, reconciliations, remains
+from pipeline.core.errors import ConfigurationError, TerminalError, TransientError, UnreachableError
+from pipeline.core.windows import RECOVERY
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pipeline.aurora.connection import Connection
+    from pipeline.core.mapping import TableMapping, Target
+
+DEFAULT_RETENTION = timedelta(days=30)
+_ATTEMPTS = 20
+# Between two chunks, so that writers who waited for the lock come through.
+_PAUSE_SECONDS = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class PurgeReport:
+    """What a purge removed."""
+
+    table: str
+    through: datetime | None
+    """Tombstones up to here are gone, and nothing that old makes a row; None: no tombstone could go."""
+    bound: str
+    """What set that: `retention`, `snapshot`, or `no snapshot`."""
+    tombstones: int
+    writers_folded: int
+    """Watermarks of writers silent for longer than the retention, whose counts went into one row."""
+    reconciliations: int
+    exports: int
+    seconds: float
+
+
+def purge_table(
+    connection: Connection,
+    mapping: TableMapping,
+    *,
+    retention: timedelta = DEFAULT_RETENTION,
+    now: datetime | None = None,
+    rows: int = purge.CHUNK_ROWS,
+    on_progress: Callable[[int], None] | None = None,
+) -> PurgeReport:
+    """Purge one table; `retention` is how long tombstones and bookkeeping are kept, `on_progress` is told tombstones.
+
+    Each chunk of `rows` keeps the table's writers waiting for its own short transaction. Raises TerminalError while a
+    load of the table runs, TransientError when the lock cannot be had: run it again.
+    """
+    if retention <= timedelta(0):
+        raise ConfigurationError("purging: the retention must be above 0", table=mapping.name)
+    started, now = time.monotonic(), now or datetime.now(UTC)
+    tombstones = 0
+    with loads.table_locked(connection, mapping.name):
+        through, bound = _bound(connection, mapping, now - retention)
+        if through is not None:
+            for target in mapping.targets:
+                while removed := _chunk(connection, target, mapping.name, through, rows):
+                    tombstones += removed
+                    if on_progress:
+                        on_progress(tombstones)
+                    time.sleep(_PAUSE_SECONDS)
+        # Exports of windows that can still be asked for again keep a longer retention.
+        exports = remains.drop_exports(connection, mapping.name, now - max(retention, RECOVERY))
+    return PurgeReport(
+        table=mapping.name,
+        through=through,
+        bound=bound,
+        tombstones=tombstones,
+        writers_folded=remains.fold_writers(connection, mapping.name, now - retention),
+        reconciliations=_drop_reconciliations(connection, mapping.name, now - retention),
+        exports=exports,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _bound(connection: Connection, mapping: TableMapping, by_retention: datetime) -> tuple[datetime | None, str]:
+    snapshot = purge.newest_whole_snapshot(connection, mapping.name)
+    if snapshot is None:
+        return None, "no snapshot"
+    return (by_retention, "retention") if by_retention <= snapshot else (snapshot, "snapshot")
+
+
+def _chunk(connection: Connection, target: Target, table_name: str, through: datetime, rows: int) -> int:
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            return purge.purge_chunk(connection, target, table_name, through, rows=rows)
+        except UnreachableError:
+            raise
+        except TransientError:
+            if attempt == _ATTEMPTS:
+                raise
+            time.sleep(random.uniform(0.1, 1.0))  # noqa: S311 - jitter, not a secret
+    raise AssertionError  # pragma: no cover - the last attempt returns or raises
+
+
+def _drop_reconciliations(connection: Connection, table_name: str, before: datetime) -> int:
+    """Remove old runs, and staging tables that runs which were killed have left, unless one is at work now."""
+    try:
+        with reconciliations.table_locked(connection, table_name):
+            reconciliations.drop_leftovers(connection, table_name)
+    except TerminalError:  # it is: the next purge will find what is left
+        pass
+    return remains.drop_reconciliations(connection, table_name, before)

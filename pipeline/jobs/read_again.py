@@ -1,0 +1,91 @@
+"""Reading items again by key, and bringing their rows to what DynamoDB holds now, under the ordering rule.
+
+Invariant: a row takes a state only with the position of the read that gave it, so nothing newer is undone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from pipeline.aurora.apply import ApplyStatement
+from pipeline.aurora.errors import translating
+from pipeline.aurora.staging import store_isolating
+from pipeline.aurora.suspects import untold_keys
+from pipeline.core.change import Change, coalesce
+from pipeline.core.decode import RowDecoder
+from pipeline.core.errors import ConversionError
+from pipeline.core.keys import key_attributes
+from pipeline.core.ordering import snapshot_position
+from pipeline.dynamodb.items import read_items
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import timedelta
+
+    from pipeline.aurora.connection import Connection
+    from pipeline.core.errors import DataError
+    from pipeline.core.mapping import TableMapping, Target
+    from pipeline.core.windows import Window
+    from pipeline.jobs.services import Services
+
+_KEYS_AT_ONCE = 500
+
+
+@dataclass(slots=True)
+class ReadAgain:
+    """What reading again came to."""
+
+    items: int = 0
+    removed: int = 0
+    """Rows whose item is gone."""
+    unfit: int = 0
+    """Items that their target cannot hold; their records are rejects already."""
+
+
+def read_untold(services: Services, mapping: TableMapping, told: Window, margin: timedelta) -> ReadAgain:
+    """Read again every item whose row the windows up to `told.end` should have replaced, and did not."""
+    found = ReadAgain()
+    with (
+        services.connect("dynaurora catch-up look") as looking,
+        services.connect("dynaurora catch-up settle") as settling,
+    ):
+        for target in mapping.targets:
+            keys = untold_keys(looking, target, mapping.name, told.start, told.end - margin)
+            while chunk := list(islice(keys, _KEYS_AT_ONCE)):
+                _settle(services, settling, mapping, target, chunk, margin, found)
+    return found
+
+
+def _settle(
+    services: Services,
+    connection: Connection,
+    mapping: TableMapping,
+    target: Target,
+    keys: Sequence[tuple[str, ...]],
+    margin: timedelta,
+    found: ReadAgain,
+) -> None:
+    decoder, statement = RowDecoder(target), ApplyStatement(target, mapping.name)
+    changes: list[Change] = []
+    wanted = [key_attributes(mapping, target, key) for key in keys]
+    for read in read_items(services.dynamodb, mapping.table, wanted):
+        found.items += 1
+        try:
+            row = None if read.item is None else decoder.row(read.item)
+            changes.append(Change(decoder.key(read.key), row, snapshot_position(read.read_at, margin)))
+        except ConversionError:
+            found.unfit += 1
+
+    def apply(part: Sequence[Change]) -> int:
+        with translating("applying items read again", table=mapping.name):
+            _, deleted, *_ = statement.apply(connection, list(part))
+        found.removed += deleted
+        return len(part)
+
+    def refuse(_change: Change, _error: DataError) -> None:
+        found.unfit += 1
+
+    with translating("applying items read again", table=mapping.name), connection.transaction():
+        store_isolating(connection, coalesce(changes), apply, refuse)

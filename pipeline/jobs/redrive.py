@@ -1,0 +1,234 @@
+"""Redrive: apply the batches that the replicator's event source mapping gave up, and mark them as done.
+
+Each is applied as the Lambda would have applied it, at the positions of its records, so that one that comes a week late
+changes nothing that is newer. Then it is marked: an object is moved to `done/` under the prefix, a message deleted.
+A redrive that is killed between the two applies again, which changes nothing.
+
+Invariant: what cannot be applied stays where it is and is named with its reason and the next step; the others go on.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from pipeline.aurora.bookkeeping import REDRIVE_WRITER
+from pipeline.core.errors import ConfigurationError, TerminalError, TransientError
+from pipeline.core.failed_batches import parse_failed_batch
+from pipeline.core.windows import SHORTEST
+from pipeline.dynamodb.errors import translating
+from pipeline.dynamodb.objects import MissingObjectError, join_location
+from pipeline.dynamodb.stream_ranges import TrimmedError, read_range
+from pipeline.jobs.replicate import Replicator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from pipeline.core.failed_batches import FailedBatch
+    from pipeline.core.mapping import TableMapping
+    from pipeline.core.stream_records import StreamRecord
+    from pipeline.jobs.services import Services
+
+DONE = "done"
+# Time that applying one batch may take, retries of a database that is away included.
+_BATCH_SECONDS = 120.0
+_MESSAGES_AT_ONCE = 10
+# How long a message stays hidden from others while it is worked on.
+_HIDDEN_SECONDS = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A batch that stays where it is."""
+
+    location: str
+    reason: str
+    next_step: str | None
+
+
+@dataclass(slots=True)
+class RedriveReport:
+    """What a redrive did. `records` = `applied` + `stale` + `rejected`, times targets, but for ignored ones."""
+
+    tables: tuple[str, ...]
+    batches: int = 0
+    """Batches applied, and marked as done."""
+    records: int = 0
+    applied: int = 0
+    stale: int = 0
+    deleted: int = 0
+    rejected: int = 0
+    ignored: int = 0
+    read_again: int = 0
+    """Batches whose records were read from the stream again, because only what names them was kept."""
+    of_other_tables: int = 0
+    """Batches of tables that this redrive is not for."""
+    left: list[Left] = field(default_factory=list[Left])
+    seconds: float = 0.0
+
+
+def redrive(
+    services: Services,
+    mappings: Sequence[TableMapping],
+    *,
+    prefix: str | None = None,
+    queue_url: str | None = None,
+    on_progress: Callable[[int], None] | None = None,
+) -> RedriveReport:
+    """Apply what was kept of the mappings' tables under `prefix`, the setting's unless given, or in a queue.
+
+    `on_progress` is told the number of batches looked at. Raises TransientError when the database or AWS is away; what
+    was marked until then stays done.
+    """
+    started = time.monotonic()
+    run = _Run(services, {mapping.table: mapping for mapping in mappings}, on_progress)
+    replicator = Replicator(mappings, lambda: services.connect("dynaurora redrive"), writer=REDRIVE_WRITER)
+    with closing(replicator):
+        run.replicator = replicator
+        if queue_url:
+            run.queue(queue_url)
+        else:
+            run.objects(*split_prefix(prefix or services.settings.on_failure))
+    run.report.seconds = time.monotonic() - started
+    return run.report
+
+
+def split_prefix(location: str | None) -> tuple[str, str]:
+    """Split `s3://bucket`, `s3://bucket/prefix` or `file:///folder/` into bucket and prefix."""
+    if location is None:
+        raise ConfigurationError(
+            "redriving: it is not known where the batches that were given up are kept",
+            hint="set DYNAURORA_ON_FAILURE, or give --prefix s3://BUCKET/PREFIX (the stack's on-failure bucket), or"
+            " --queue URL",
+        )
+    if location.startswith("s3://") and location != "s3://":
+        bucket, _, prefix = location.removeprefix("s3://").partition("/")
+        return bucket, prefix
+    if location.startswith("file:///"):
+        return "", location.removeprefix("file:///")
+    raise ConfigurationError(
+        f"redriving: {location} is neither s3://BUCKET/PREFIX nor file:///FOLDER/",
+        hint="give the bucket and the prefix",
+    )
+
+
+def waiting(services: Services, location: str) -> Iterator[str]:
+    """Yield the keys under a location that are not done."""
+    bucket, prefix = split_prefix(location)
+    for key in services.store(location).keys(bucket, prefix):
+        if DONE not in key[len(prefix) :].split("/")[:-1] and DONE not in prefix.split("/"):
+            yield key
+
+
+@dataclass
+class _Run:
+    """One redrive at work."""
+
+    services: Services
+    mappings: dict[str, TableMapping]
+    on_progress: Callable[[int], None] | None
+    report: RedriveReport = field(init=False)
+    replicator: Replicator = field(init=False)
+    seen: int = 0
+
+    def __post_init__(self) -> None:
+        self.report = RedriveReport(tuple(mapping.name for mapping in self.mappings.values()))
+
+    def objects(self, bucket: str, prefix: str) -> None:
+        """Work off the objects under a prefix."""
+        location = join_location(bucket, prefix)
+        store = self.services.store(location)
+        for key in waiting(self.services, location):
+            try:
+                content = store.read(bucket, key)
+            except MissingObjectError:  # another redrive has marked it
+                continue
+            if self._settle(join_location(bucket, key), content):
+                folder = prefix.rpartition("/")[0]
+                rest = key[len(folder) :].lstrip("/")
+                try:
+                    store.move(bucket, key, "/".join(part for part in (folder, DONE, rest) if part))
+                except MissingObjectError:
+                    continue
+
+    def queue(self, url: str) -> None:
+        """Work off the messages of a queue. What is left comes back when its time of being hidden is over."""
+        sqs = self.services.queues
+        while True:
+            with translating("receiving messages of the queue"):
+                answer: Any = sqs.receive_message(
+                    QueueUrl=url, MaxNumberOfMessages=_MESSAGES_AT_ONCE, VisibilityTimeout=_HIDDEN_SECONDS
+                )
+            messages: list[dict[str, Any]] = answer.get("Messages", [])
+            if not messages:
+                return
+            for message in messages:
+                if self._settle(f"message {message['MessageId']}", message["Body"].encode()):
+                    with translating("deleting a message of the queue"):
+                        sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+
+    def _settle(self, where: str, content: bytes) -> bool:
+        """Apply one batch; False when it stays. Raises TransientError."""
+        self.seen += 1
+        if self.on_progress:
+            self.on_progress(self.seen)
+        try:
+            batch = parse_failed_batch(content)
+            if batch.table not in self.mappings:
+                self.report.of_other_tables += 1
+                return False
+            self._apply(batch)
+        except TrimmedError as error:
+            self.report.left.append(Left(where, error.message, None))
+        except TerminalError as error:
+            self.report.left.append(Left(where, error.message, error.hint))
+        else:
+            self.report.batches += 1
+            return True
+        return False
+
+    def _apply(self, batch: FailedBatch) -> None:
+        records: Sequence[StreamRecord]
+        if batch.records is not None:
+            records = batch.records
+        else:
+            try:
+                records = read_range(self.services.streams, batch)
+            except TrimmedError as error:
+                raise TerminalError(error.message, hint=self._window(batch)) from None
+            self.report.read_again += 1
+        deadline = time.monotonic() + _BATCH_SECONDS
+        for done in self.replicator.replicate({"Records": list(records)}, deadline=deadline):
+            if done.failure is not None:
+                raise done.failure
+            if done.first_unprocessed is not None:
+                raise TransientError(
+                    f"redriving: a batch took longer than {_BATCH_SECONDS:.0f} s",
+                    hint="the database is slow or away; run it again: what was applied changes nothing",
+                )
+            self.report.records += done.records
+            self.report.applied += done.applied
+            self.report.stale += done.stale
+            self.report.deleted += done.deleted
+            self.report.rejected += done.rejected
+            self.report.ignored += done.ignored
+
+    def _window(self, batch: FailedBatch) -> str:
+        """Name the range to catch up, in place of records that are gone."""
+        mapping = self.mappings[batch.table]
+        if batch.first_arrived is None:
+            return f"catch up over the outage: `dynaurora catch-up {mapping.name} --from TIME`; then delete the message"
+        start = batch.first_arrived.astimezone(UTC) - mapping.margin
+        last = (batch.last_arrived or batch.first_arrived).astimezone(UTC)
+        end = max(last + 3 * mapping.margin, start + SHORTEST)
+        return (
+            f"catch up over them: `dynaurora catch-up {mapping.name} --from {_text(start)} --to {_text(end)}`; then"
+            " delete it"
+        )
+
+
+def _text(moment: datetime) -> str:
+    return f"{moment + timedelta(seconds=moment.microsecond > 0):%Y-%m-%dT%H:%M:%SZ}"

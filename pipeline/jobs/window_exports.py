@@ -1,0 +1,131 @@
+"""Incremental exports of windows: what can be exported at all, requesting it, waiting for it.
+
+Invariant: a window is asked for by a token that follows from it, so that a catch-up that was killed finds its own
+exports again (for 8 hours; for longer where it had begun to apply them, because the bookkeeping names them then).
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from pipeline.core.errors import ConfigurationError, TerminalError, TransientError
+from pipeline.core.windows import SHORTEST, shortest_range
+from pipeline.dynamodb.exports import ExportWindow, describe_export, request_export
+from pipeline.dynamodb.tables import check_recovery, describe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pipeline.core.mapping import TableMapping
+    from pipeline.core.windows import Window
+    from pipeline.dynamodb.tables import SourceTable
+    from pipeline.jobs.services import Services
+
+_NAMESPACE = uuid.UUID("6c1d0c3e-6f0c-5c4e-9d1b-5f8f3d3f7a55")
+# Failed exports of one window that were asked for within the 8 hours that a token lives.
+_MOST_FAILED = 20
+_LOOK_AGAIN_SECONDS = 15.0
+# The end of the recovery window is typically 5 minutes behind now (botocore: LatestRestorableDateTime).
+_LONGEST_WAIT = timedelta(minutes=30)
+# A stand-in for AWS, whose tables were made a minute ago, has no shortest window.
+_SHORTEST_LOCAL = timedelta(seconds=1)
+
+
+def shortest_window(services: Services) -> timedelta:
+    """Return the shortest window that can be exported."""
+    return _SHORTEST_LOCAL if services.settings.endpoint_url else SHORTEST
+
+
+def check_range(
+    services: Services, mapping: TableMapping, asked: Window, margin: timedelta, say: Callable[[str], None]
+) -> SourceTable:
+    """Return the table once all of the range can be exported; wait where its end is a few minutes too young.
+
+    Raises ConfigurationError for a range that is none, TerminalError saying what lies beyond the recovery window.
+    """
+    doing = f"catching up {asked}"
+    least = shortest_range(margin, shortest_window(services))
+    if asked.end - asked.start < least:
+        raise ConfigurationError(
+            f"{doing}: the range is shorter than {_span(least)}, the shortest that can be caught up",
+            table=mapping.name,
+            hint="begin earlier: what is applied already is not applied again",
+        )
+    if asked.end > datetime.now(UTC):
+        raise ConfigurationError(f"{doing}: the range ends in the future", table=mapping.name, hint="end it at now")
+    source = describe(services.dynamodb, mapping.table)
+    problem = check_recovery(source)
+    if problem:
+        raise TerminalError(f"{doing}: {problem}", table=mapping.name)
+    if source.earliest_restorable and asked.start < source.earliest_restorable:
+        raise _beyond(mapping, asked, source.earliest_restorable)
+    return _wait_until_restorable(services, mapping, asked, source, say)
+
+
+def _beyond(mapping: TableMapping, asked: Window, earliest: datetime) -> TerminalError:
+    from_then = (earliest + timedelta(seconds=1)).astimezone(UTC)
+    beyond = min(earliest, asked.end) - asked.start
+    first = f"catch up from {from_then:%Y-%m-%dT%H:%M:%SZ}, and " if asked.end > earliest else ""
+    return TerminalError(
+        f"catching up {asked}: what was written before {earliest.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC, the first"
+        f" {_span(beyond)} of the range, is beyond the table's point-in-time recovery (35 days at most)",
+        table=mapping.name,
+        hint=f"{first}bring what is beyond by a full load: `dynaurora load {mapping.name}`; deletes that were lost"
+        f" there need `dynaurora reconcile {mapping.name} --repair`",
+    )
+
+
+def _wait_until_restorable(
+    services: Services, mapping: TableMapping, asked: Window, source: SourceTable, say: Callable[[str], None]
+) -> SourceTable:
+    deadline = time.monotonic() + _LONGEST_WAIT.total_seconds()
+    while source.latest_restorable and source.latest_restorable < asked.end:
+        if time.monotonic() > deadline:
+            raise TransientError(
+                f"catching up {asked}: point-in-time recovery has not come as far as its end",
+                table=mapping.name,
+                hint="try again later, or end the range earlier",
+            )
+        say("waiting until point-in-time recovery has come as far as the range's end")
+        time.sleep(_LOOK_AGAIN_SECONDS)
+        source = describe(services.dynamodb, mapping.table)
+    return source
+
+
+def request_window(services: Services, mapping: TableMapping, table_arn: str, window: Window) -> str:
+    """Request the window's export, or find the one that an earlier run requested; returns its ARN.
+
+    One that failed is not waited for again: the next token follows from its ARN.
+    """
+    bucket = services.settings.export_bucket
+    if bucket is None:
+        raise ConfigurationError(
+            "requesting an export: no bucket to write it to",
+            table=mapping.name,
+            hint="set DYNAURORA_EXPORT_BUCKET to a bucket that DynamoDB may write to, or give an export that exists",
+        )
+    asked = ExportWindow(window.start, window.end)
+    prefix = services.settings.export_prefix
+    token = str(uuid.uuid5(_NAMESPACE, f"{table_arn} {window} s3://{bucket}/{prefix}"))
+    failure: str | None = None
+    for _ in range(_MOST_FAILED):
+        arn = request_export(services.dynamodb, table_arn, bucket, prefix, client_token=token, window=asked)
+        failure = describe_export(services.dynamodb, arn).failure
+        if failure is None:
+            return arn
+        token = str(uuid.uuid5(_NAMESPACE, arn))
+    raise TerminalError(
+        f"requesting an export of {window}: {_MOST_FAILED} of them failed, the last with {failure}",
+        table=mapping.name,
+        hint="mend what it names (often the bucket's policy or its KMS key), and run this again",
+    )
+
+
+def _span(length: timedelta) -> str:
+    hours, minutes = length // timedelta(hours=1), length % timedelta(hours=1) // timedelta(minutes=1)
+    if not hours and not minutes:
+        return f"{length.total_seconds():.0f} s"
+    return " ".join(text for text in (f"{hours} h" if hours else "", f"{minutes} min" if minutes else "") if text)

@@ -1,0 +1,249 @@
+"""Purge: what it may remove, what it must not, and that nothing comes back afterwards.
+
+`PURGE_KILLS` sets how many purges are killed (3 unless set).
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import time
+from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.aurora import loads
+from pipeline.aurora.connection import Connection
+from pipeline.aurora.status import read_status
+from pipeline.cli import main
+from pipeline.core.errors import ConfigurationError, TerminalError
+from pipeline.core.mapping import TableMapping
+from pipeline.jobs.load import load
+from pipeline.jobs.purge import PurgeReport, purge_table
+from pipeline.jobs.services import Services
+from tests.dynamodb.export_fixture import EXPORT_TIME, ExportFactory
+from tests.jobs.conftest import CREATED, named, record, view
+from tests.jobs.past_table import item
+
+KILLS = int(os.environ.get("PURGE_KILLS", "3"))
+DAY = timedelta(days=1)
+NOW = EXPORT_TIME + 40 * DAY
+Apply = Callable[..., Any]
+Run = Callable[..., PurgeReport]
+
+
+@pytest.fixture
+def run(connection: Connection, employees: TableMapping) -> Run:
+    def purging(now: datetime = NOW, **options: Any) -> PurgeReport:  # noqa: ANN401 - purge_table's own
+        return purge_table(connection, employees, now=now, **options)
+
+    return purging
+
+
+@pytest.fixture
+def loaded(services: Services, employees: TableMapping, exports: ExportFactory) -> datetime:
+    """A full snapshot that was loaded whole; where it counts as of."""
+    return load(services, employees, exports.full([item(n, f"name {n}") for n in range(5)]).location).as_of
+
+
+def tombstones(connection: Connection) -> list[int]:
+    return [n for (n,) in connection.execute('SELECT "Id" FROM replica."Employees" WHERE _deleted ORDER BY 1')]
+
+
+def test_without_a_snapshot_no_tombstone_goes(run: Run, apply: Apply, connection: Connection) -> None:
+    apply(record(1, 1, "REMOVE"))
+    report = run()
+    assert (report.through, report.bound, report.tombstones) == (None, "no snapshot", 0)
+    assert tombstones(connection) == [1]
+    assert connection.execute("SELECT purged_through FROM replication.tables").fetchone() == (None,)
+
+
+def test_it_goes_no_further_than_the_newest_whole_snapshot(
+    run: Run, apply: Apply, connection: Connection, loaded: datetime
+) -> None:
+    at = loaded.timestamp()
+    apply(record(11, 1, "REMOVE", at=at), record(12, 2, "REMOVE", at=at + 1), record(13, 3, "REMOVE", at=at - 1000))
+    report = run()
+    assert (report.through, report.bound, report.tombstones) == (loaded, "snapshot", 2)
+    assert tombstones(connection) == [12]
+    assert connection.execute("SELECT purged_through FROM replication.tables").fetchone() == (loaded,)
+    assert set(view(connection)) == set(range(5))
+
+
+def test_it_goes_no_further_than_its_retention(
+    run: Run, apply: Apply, connection: Connection, loaded: datetime
+) -> None:
+    apply(record(11, 1, "REMOVE", at=CREATED), record(12, 2, "REMOVE", at=CREATED + 600))
+    through = datetime.fromtimestamp(CREATED + 300, UTC)
+    assert through < loaded
+    report = run(retention=NOW - through)
+    assert (report.through, report.bound, report.tombstones) == (through, "retention", 1)
+    assert tombstones(connection) == [12]
+
+
+def test_what_comes_late_is_refused_and_counted_apart_from_stale(
+    run: Run, apply: Apply, connection: Connection, loaded: datetime, employees: TableMapping
+) -> None:
+    at = loaded.timestamp()
+    apply(record(11, 5, "REMOVE", at=at - 10), named(1, 6, "newer", at=at + 50))
+    run()
+    report = apply(
+        named(11, 4, "back again", at=at - 20), named(1, 3, "older", at=at - 30), named(12, 7, "new", at=at + 1)
+    )
+    assert (report.applied, report.stale, report.refused) == (1, 2, 1)
+    assert {n: name for n, (name, _) in view(connection).items() if n > 4} == {12: "new"}
+    status = read_status(connection, [employees])["employees"]
+    assert (status.stale, status.refused, status.purged_through) == (2, 1, loaded)
+
+
+def test_in_chunks_it_removes_as_much(run: Run, apply: Apply, connection: Connection, loaded: datetime) -> None:
+    assert loaded
+    apply(*[record(n, n, "REMOVE") for n in range(100, 200)])
+    told: list[int] = []
+    assert run(rows=30, on_progress=told.append).tombstones == 100
+    assert told == [30, 60, 90, 100]
+    assert tombstones(connection) == []
+    assert run().tombstones == 0
+
+
+def test_writers_that_are_gone_are_folded_and_the_totals_stay(
+    run: Run, connection: Connection, employees: TableMapping
+) -> None:
+    for number, days in ((1, 50), (2, 45), (3, 31), (4, 2), (5, 0)):
+        connection.execute(
+            "INSERT INTO replication.watermarks (table_name, writer, as_of, applied_at, batches, records, applied,"
+            " stale, deleted, expired, rejected, refused) VALUES ('employees', %s, %s, %s, 1, 10, 7, 3, 2, 1, 0, 1)",
+            [f"environment {number}", NOW - days * DAY, NOW - days * DAY],
+        )
+    before = read_status(connection, [employees])["employees"]
+    assert run().writers_folded == 3
+    after = read_status(connection, [employees])["employees"]
+    assert (after.writers, after.records, after.applied, after.refused) == (2, 50, 35, 5)
+    assert (after.records, after.lag_seconds, after.newest_change) == (
+        before.records,
+        before.lag_seconds,
+        before.newest_change,
+    )
+    assert run(now=NOW + 31 * DAY).writers_folded == 1  # the last one stays, however long it is silent
+    assert run(now=NOW + 99 * DAY).writers_folded == 0
+    assert read_status(connection, [employees])["employees"].records == 50
+
+
+def test_old_bookkeeping_goes_and_what_decides_stays(
+    run: Run, connection: Connection, loaded: datetime, services: Services, employees: TableMapping
+) -> None:
+    assert loaded
+    for status, days in (("done", 90), ("failed", 80), ("done", 70), ("failed", 60)):
+        connection.execute(
+            "INSERT INTO replication.reconciliations (table_name, snapshot, snapshot_time, as_of, status, started_at)"
+            " VALUES ('employees', '', now(), now(), %s, %s)",
+            [status, NOW - days * DAY],
+        )
+    connection.execute('CREATE TABLE replica."_reconcile_1_0" (n int)')
+    connection.execute('CREATE TABLE replica."_load_999_0" (n int)')
+    for kind, days, status in (
+        ("full", 400, "loaded"),
+        ("full", 300, "loading"),
+        ("incremental", 36, "loaded"),
+        ("incremental", 34, "loaded"),
+    ):
+        at = NOW - days * DAY
+        connection.execute(
+            "INSERT INTO replication.exports (table_name, kind, location, snapshot_time, as_of, item_count, file_count,"
+            " size_bytes, status, started_at) VALUES ('employees', %s, %s, %s, %s, 0, 0, 0, %s, %s)",
+            [kind, str(days), at, at, status, at],
+        )
+    connection.execute(
+        "INSERT INTO replication.builds (export_id, storage_name, build_name)"
+        " SELECT id, 'Employees', '_load_999_0' FROM replication.exports WHERE location = '300'"
+    )
+    connection.execute("UPDATE replication.exports SET started_at = %s WHERE location LIKE 'file:%%'", [NOW - 39 * DAY])
+    report = run()
+    assert (report.reconciliations, report.exports) == (2, 3)
+    rows = connection.execute("SELECT status FROM replication.reconciliations ORDER BY id").fetchall()
+    assert rows == [("done",), ("failed",)]
+    kept = [location for (location,) in connection.execute("SELECT location FROM replication.exports ORDER BY id")]
+    assert len(kept) == 2  # the newest that was loaded whole, however old, and the window that could come again
+    assert kept[1] == "34"
+    left = connection.execute("SELECT tablename FROM pg_tables WHERE tablename LIKE '\\_%'").fetchall()
+    assert left == []
+    with closing(services.connect("test")) as holder:
+        loads.lock_table(holder, employees.name)
+        with pytest.raises(TerminalError, match="another load"):
+            run()
+
+
+def test_a_retention_that_is_none_is_refused(run: Run) -> None:
+    with pytest.raises(ConfigurationError, match="above 0"):
+        run(retention=timedelta(0))
+
+
+def test_the_command_and_its_exit_codes(
+    services: Services,
+    apply: Apply,
+    employees: TableMapping,
+    exports: ExportFactory,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    environment = {
+        "DATABASE_URL": services.settings.database_url or "",
+        "DYNAURORA_TABLES": str(Path(employees.path).parent),
+    }
+    apply(record(1, 1, "REMOVE"))
+    assert main(["purge", "employees"], environment) == 1
+    assert "run `dynaurora load employees` first" in capsys.readouterr().out
+    load(services, employees, exports.full([item(2, "two")]).location)
+    assert main(["purge", "employees", "--retention", "12h", "--json"], environment) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["tombstones"], found["bound"]) == (1, "snapshot")
+    assert main(["status", "employees"], environment) == 0
+    assert "purged          through 2026-05-14 11:09:20 UTC" in capsys.readouterr().out
+    assert main(["purge", "employees", "--retention", "soon"], environment) == 2
+
+
+CHILDREN = multiprocessing.get_context("forkserver")
+CHILDREN.set_forkserver_preload([__name__])
+
+
+def purge_to_be_killed(begun: Any, services: Services, mapping: TableMapping) -> None:  # noqa: ANN401 - an event
+    with closing(services.connect("test purge")) as connection:
+        loads.notice_lost_client(connection)
+        begun.set()
+        purge_table(connection, mapping, now=NOW, rows=20)
+
+
+@pytest.mark.timeout(300)
+def test_purges_killed_at_any_moment_bring_nothing_back(
+    services: Services, employees: TableMapping, run: Run, apply: Apply, connection: Connection, loaded: datetime
+) -> None:
+    assert loaded
+    old = [named(n, n, "old", at=CREATED) for n in range(100, 900)]
+    apply(*old)
+    apply(*[record(n, n + 1000, "REMOVE", at=CREATED + 1) for n in range(100, 900)])
+    for _ in range(KILLS):
+        begun = CHILDREN.Event()
+        process = CHILDREN.Process(target=purge_to_be_killed, args=(begun, services, employees))
+        process.start()
+        assert begun.wait(60)
+        time.sleep(random.uniform(0, 0.6))
+        process.kill()
+        process.join()
+        apply(*old)
+        assert set(view(connection)) == set(range(5))
+    for _ in range(100):
+        try:
+            run()
+            break
+        except TerminalError as error:
+            if "another load" not in str(error):
+                raise
+            time.sleep(0.1)
+    apply(*old)
+    assert set(view(connection)) == set(range(5))
+    assert tombstones(connection) == []
