@@ -45,6 +45,8 @@ class RowDecoder:
         self._children = [ChildDecoder(child, settled) for child in target.children]
         self._columns = [_source(column, is_key=column.name in keys, settled=settled) for column in target.columns]
         self._key_columns = [_source(column, is_key=True) for column in target.key_columns]
+        self._plain = all(column.capture is None and len(column.path) == 1 for column in target.columns)
+        """Whether every column is a whole attribute, which is then found by its name alone."""
         names = [column.name for column in target.columns]
         self._key_positions = [names.index(name) for name in target.primary_key]
         self.limits_key = _may_exceed(target)
@@ -59,13 +61,16 @@ class RowDecoder:
         """Convert an item to the target's stored columns, and what they carry. Raises ConversionError."""
         values = self._convert(self._columns, item)
         if self.target.unmapped:
-            taken = self._taken
-            rest = {name: value for name, value in item.items() if name not in taken}
-            values.append(unmapped_json(rest, self.target.unmapped, self.target.unmapped_on_error, self._settled))
+            values.append("{}" if item.keys() <= self._taken else self._rest(item))
         if self.limits_key:
             _check_length(self.target, [values[position] or "" for position in self._key_positions])
         values += [child.rows(item) for child in self._children]
         return tuple(values)
+
+    def _rest(self, item: Mapping[str, AttributeValue]) -> str:
+        taken, name = self._taken, self.target.unmapped or ""
+        rest = {name: value for name, value in item.items() if name not in taken}
+        return unmapped_json(rest, name, self.target.unmapped_on_error, self._settled)
 
     def key_of(self, row: Row) -> tuple[str, ...]:
         """Return the primary key's texts out of a converted row."""
@@ -79,6 +84,9 @@ class RowDecoder:
         return texts
 
     def _convert(self, sources: list[_Source], item: Mapping[str, AttributeValue]) -> list[str | None]:
+        if self._plain:
+            get = item.get
+            return [convert(get(path[0])) for _, path, convert in sources]  # type: ignore[arg-type]  # names, all of them
         parts: Item = captured(self.target, item) if self.target.match else {}
         return [
             convert(parts[capture] if capture else item.get(path[0]) if len(path) == 1 else find(item, path))  # type: ignore[arg-type]

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 from pipeline.core.errors import TerminalError
 
@@ -76,8 +77,7 @@ def streamed_position(stream_label: str, sequence_number: str, approximate_creat
     seconds, a number or a quoted number. Raises TerminalError when a part is malformed.
     """
     try:
-        seconds = int(float(approximate_creation_time) // 1)
-        as_of = datetime.fromtimestamp(seconds, UTC)
+        as_of = _whole_second(int(float(approximate_creation_time) // 1))
     except (TypeError, ValueError, OverflowError, OSError):
         raise TerminalError(
             "reading a stream record: its ApproximateCreationDateTime is not a time in epoch seconds",
@@ -102,6 +102,12 @@ def label_time(stream_label: str) -> datetime:
     return datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=_label_milliseconds(stream_label))
 
 
+@lru_cache(maxsize=4_096)  # a batch's records share their seconds
+def _whole_second(seconds: int) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+@lru_cache(maxsize=64)  # all records of a stream have one label
 def _label_milliseconds(stream_label: str) -> int:
     try:
         created = datetime.fromisoformat(stream_label)

@@ -43,6 +43,7 @@ class StreamRecord(TypedDict, total=False):
 
 
 _TTL_SERVICE = "dynamodb.amazonaws.com"
+_NO_KEYS: Item = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,30 +100,39 @@ class StreamDecoder:
         self.mapping = mapping
         self._settled: list[Counter[str]] = [Counter() for _ in mapping.targets]
         self._decoders = {
-            target: RowDecoder(target, settled) for target, settled in zip(mapping.targets, self._settled, strict=True)
+            id(target): RowDecoder(target, settled)
+            for target, settled in zip(mapping.targets, self._settled, strict=True)
         }
         self._router = Router(mapping)
 
     def decode(self, records: Sequence[StreamRecord], stream_label: str) -> DecodedBatch:
         """Decode records of one stream in order. Raises ConfigurationError when they lack new images."""
         batch = DecodedBatch({target: [] for target in self.mapping.targets})
+        # By identity, for a target is hashed by all that it holds: too much for each record.
+        sinks = {id(target): changes.append for target, changes in batch.changes.items()}
+        route, newest = self._router.route, None
         for origin, record in enumerate(records):
+            change = _image_change(record)
+            targets = route(change.get("Keys", _NO_KEYS))
             try:
-                position = self._position(record, stream_label)
+                position = self._position(change, stream_label)
             except TerminalError as error:
-                targets = self._router.route(_image_change(record).get("Keys", {}))
                 names = [target.view_name for target in targets] or [NO_TARGET]
                 batch.rejects.extend(Reject(name, error.message, record, None) for name in names)
                 continue
-            self._check_images(record)
-            batch.last_sequence_number = _image_change(record).get("SequenceNumber")
-            if batch.newest is None or position.as_of >= batch.newest.as_of:
-                batch.newest = position
-            targets = self._router.route(_image_change(record).get("Keys", {}))
+            if "NewImage" not in change and record.get("eventName") != "REMOVE":
+                raise self._no_image(change)
+            batch.last_sequence_number = change.get("SequenceNumber")
+            if newest is None or position.as_of >= newest.as_of:
+                newest = position
             for target in targets:
-                self._decode_for(self._decoders[target], record, position, origin, batch)
+                try:
+                    sinks[id(target)](decode_record(self._decoders[id(target)], record, position, origin))
+                except ConversionError as error:
+                    batch.rejects.append(_reject(target, error, record, position))
             if not targets:
                 self._set_aside(record, position, batch)
+        batch.newest = newest
         for target, settled in zip(self.mapping.targets, self._settled, strict=True):
             if settled:
                 batch.settled[target.view_name] = Counter(settled)
@@ -137,36 +147,27 @@ class StreamDecoder:
         else:
             batch.ignored += 1
 
-    def _position(self, record: StreamRecord, stream_label: str) -> Position:
-        change = _image_change(record)
+    def _position(self, change: ImageChange, stream_label: str) -> Position:
         if "Keys" not in change or "SequenceNumber" not in change:
             raise TerminalError("the record lacks its keys or its sequence number")
         return streamed_position(
             stream_label, str(change["SequenceNumber"]), change.get("ApproximateCreationDateTime", "")
         )
 
-    def _check_images(self, record: StreamRecord) -> None:
-        change = _image_change(record)
-        if record.get("eventName") != "REMOVE" and "NewImage" not in change:
-            raise ConfigurationError(
-                f"reading the stream of {self.mapping.table}: its records carry no new image"
-                f" (view type {change.get('StreamViewType', 'not stated')})",
-                table=self.mapping.name,
-                sequence_number=change.get("SequenceNumber"),
-                hint="enable the stream with view type NEW_IMAGE or NEW_AND_OLD_IMAGES; a stream's view type"
-                " cannot be altered, so disable it, enable it again, and catch up over the gap",
-            )
+    def _no_image(self, change: ImageChange) -> ConfigurationError:
+        return ConfigurationError(
+            f"reading the stream of {self.mapping.table}: its records carry no new image"
+            f" (view type {change.get('StreamViewType', 'not stated')})",
+            table=self.mapping.name,
+            sequence_number=change.get("SequenceNumber"),
+            hint="enable the stream with view type NEW_IMAGE or NEW_AND_OLD_IMAGES; a stream's view type"
+            " cannot be altered, so disable it, enable it again, and catch up over the gap",
+        )
 
-    def _decode_for(
-        self, decoder: RowDecoder, record: StreamRecord, position: Position, origin: int, batch: DecodedBatch
-    ) -> None:
-        try:
-            decoded = decode_record(decoder, record, position, origin)
-        except ConversionError as error:
-            keys = _image_change(record).get("Keys", {})
-            batch.rejects.append(Reject(decoder.target.view_name, error.message, record, position, _digest(keys)))
-        else:
-            batch.changes[decoder.target].append(decoded)
+
+def _reject(target: Target, error: ConversionError, record: StreamRecord, position: Position) -> Reject:
+    digest = _digest(_image_change(record).get("Keys", _NO_KEYS))
+    return Reject(target.view_name, error.message, record, position, digest)
 
 
 def decode_record(decoder: RowDecoder, record: StreamRecord, position: Position, origin: int = 0) -> Change:

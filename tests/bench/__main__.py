@@ -52,7 +52,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small samples, one round: for daily use")
     parser.add_argument("--rounds", type=int, help="rounds of every contestant (3; quick 1)")
-    parser.add_argument("--only", help="one part: load-narrow, load-wide, apply, apply-wider, cold-start, promote")
+    parser.add_argument("--only", help="one part: load-narrow, load-wide, apply, apply-narrow, cold-start, promote")
     parser.add_argument("--profile", choices=profiles.PATHS, help="where the time of one path goes, and nothing else")
     parser.add_argument("--report", action="store_true", help="write docs/benchmarks.md from the runs there are")
     options = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""The replicator, against the seed's handler, over a network of one millisecond.
+"""The replicator, against the seed's handler, over a network of one millisecond, from batches of 100 to 10,000.
 
 Measured from an event's JSON to its commit. Each contestant has a database of its own whose history goes on from
 round to round; what its table shows is compared with the history after every run.
@@ -28,13 +28,15 @@ from tests.bench.server import BenchServer
 from tests.bench.shapes import NARROW, STAFF, Field, Shape
 
 ROUND_TRIP_MS = 1.0
-# The rows that are there before, in no order of their keys, as an export's.
-_FILL = "SELECT n, 'name ' || n, 'Dept ' || n % 999{more} FROM generate_series(1, {rows}) AS n ORDER BY hashint8(n)"
+_FILL = "SELECT n, 'name ' || n, 'Dept ' || n % 999{more} FROM generate_series(1, {rows}) AS n"
 _MORE = {
     "narrow": "",
     "staff": ", n % 90000 + 0.25, n % 5 <> 0, jsonb_build_object('city', 'Accra', 'score', n % 1000 + 0.5, 'tags',"
     " jsonb_build_array('x', n % 10))",
 }
+
+
+_ALSO = {"no-delay": "no delay", "synced": "commits wait for the disk"}
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,6 @@ class Scale:
 
 FULL = Scale({100: 100, 1_000: 30, 10_000: 6}, (100_000, 1_000_000, 10_000_000), 3, 20)
 QUICK = Scale({100: 30, 1_000: 5, 10_000: 2}, (100_000,), 1, 3)
-WIDER, WIDER_QUICK = replace(FULL, rows=(100_000,)), QUICK
 
 
 class ApplyRace:
@@ -86,7 +87,8 @@ class ApplyRace:
             ),
             *(self._ours(first, size, count) for size, count in scale.batches.items()),
             *(self._ours(rows, 100, scale.batches[100]) for rows in scale.rows[1:]),
-            self._ours(first, 100, scale.batches[100], direct=True),
+            self._ours(first, 100, scale.batches[100], also="no-delay"),
+            self._ours(first, 100, scale.batches[100], also="synced"),
         ]
         return interleave(entries, rounds, self._say)
 
@@ -109,18 +111,18 @@ class ApplyRace:
 
         return Entry(key, f"{label}, batch 100", "rival", contest)
 
-    def _ours(self, rows: int, size: int, batches: int, *, direct: bool = False) -> Entry:
-        key = (
-            f"batch-{size}" + ("" if rows == self._scale.rows[0] else f"-rows-{rows}") + ("-no-delay" if direct else "")
-        )
-        label = f"dynaurora, batch {size:,}, {rows:,} rows" + (", no delay" if direct else "")
+    def _ours(self, rows: int, size: int, batches: int, *, also: str = "") -> Entry:
+        key = f"batch-{size}" + ("" if rows == self._scale.rows[0] else f"-rows-{rows}") + (f"-{also}" if also else "")
+        label = f"dynaurora, batch {size:,}, {rows:,} rows" + (f", {_ALSO[also]}" if also else "")
 
         def contest() -> Run:
             database = f"bench_apply_{self._shape.name}_{rows}"
             if database not in self._histories:
                 self._fill(database, rows)
                 self._histories[database] = History(rows, shape=self._shape)
-            return self._contest("tests.bench.ours.apply", database, size, batches, {}, OURS_PYTHON, direct=direct)
+            direct = also == "no-delay"
+            with self._server.synced(on=also == "synced"):
+                return self._contest("tests.bench.ours.apply", database, size, batches, {}, OURS_PYTHON, direct=direct)
 
         return Entry(key, label, "ours", contest)
 
@@ -208,10 +210,10 @@ def races(
     server: BenchServer, folder: Path, *, quick: bool, rounds: int, say: Say
 ) -> dict[str, Callable[[], dict[str, Any]]]:
     """Return the parts of the suite that apply, by name."""
-    narrow, wider = (QUICK, WIDER_QUICK) if quick else (FULL, WIDER)
+    scale = QUICK if quick else FULL
 
     def part(shape: Shape, scale: Scale, suffix: str) -> dict[str, Any]:
-        with Network(server.postgres.url, ROUND_TRIP_MS) as network:
+        with server.synced(on=False), Network(server.postgres.url, ROUND_TRIP_MS) as network:
             say(f"  the network adds {network.added_ms:.2f} ms (the proxy by itself {network.overhead_ms:.2f} ms)")
             outcomes = ApplyRace(server, network, folder, shape, scale, say).rounds(rounds)
             return {
@@ -224,4 +226,7 @@ def races(
                 },
             }
 
-    return {"apply": lambda: part(NARROW, narrow, ""), "apply-wider": lambda: part(STAFF, wider, "-wider")}
+    return {
+        "apply": lambda: part(STAFF, scale, ""),
+        "apply-narrow": lambda: part(NARROW, replace(scale, rows=scale.rows[:1]), "-three-columns"),
+    }

@@ -48,9 +48,11 @@ class Network:
         self.direct_ms = _ping_ms(self._direct_url)
         self.overhead_ms = _ping_ms(self.url_of(self._direct_url)) - self.direct_ms
         delay = max(0.0, self._round_trip_ms - self.overhead_ms)
-        for _ in range(4):  # sleeping takes longer than asked for, by how much only trying tells
+        for _ in range(10):  # sleeping takes longer than asked for, by how much only trying tells
             self._tell(f"{delay / 2 * 1000:.0f}")
             self.added_ms = _ping_ms(self.url_of(self._direct_url)) - self.direct_ms
+            if abs(self.added_ms - self._round_trip_ms) < 0.03:
+                break
             delay = max(0.0, delay + self._round_trip_ms - self.added_ms)
         return self
 

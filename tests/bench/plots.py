@@ -59,11 +59,11 @@ def _load_by_size(axis: Any, sizes: list[dict[str, Any]]) -> None:  # noqa: ANN4
 
 
 def _apply_by_batch(axis: Any, ours: list[dict[str, Any]]) -> None:  # noqa: ANN401 - matplotlib's
-    lines: dict[str, Points] = {"three columns": [], "six columns": []}
+    lines: dict[str, Points] = {"six columns": [], "three columns": []}
     for mine in ours:
-        size = mine["case"].removeprefix("batch-").removesuffix("-wider")
+        size = mine["case"].removeprefix("batch-").removesuffix("-three-columns")
         if mine["path"] == "apply" and size.isdigit() and mine["items_per_s"]:
-            label = "six columns" if mine["case"].endswith("-wider") else "three columns"
+            label = "three columns" if mine["case"].endswith("-three-columns") else "six columns"
             lines[label].append((int(size), mine["items_per_s"]))
     _draw(axis, "Apply, events a second", "records in a batch", lines, logarithmic=True)
 

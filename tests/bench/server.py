@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from psycopg import sql
 from pipeline.local.postgres import PostgresServer
 
 # As a small instance would be set, and such that no checkpoint falls into a measurement: one is made before each.
-# Durable: a commit waits for the disk, as everywhere.
+# A commit waits for the disk, as it does by default, unless a part says otherwise.
 SETTINGS = {
     "shared_buffers": "2GB",
     "max_wal_size": "16GB",
@@ -58,6 +59,23 @@ class BenchServer:
         """Write out what is waiting to be written, so that the next one does not pay for it."""
         with psycopg.connect(self.postgres.url, autocommit=True) as connection:
             connection.execute("CHECKPOINT")
+
+    @contextmanager
+    def synced(self, *, on: bool) -> Generator[None]:
+        """Have commits wait for the disk, or not, for a while."""
+        before = self._set_fsync("on" if on else "off")
+        try:
+            yield
+        finally:
+            self._set_fsync(before)
+
+    def _set_fsync(self, value: str) -> str:
+        with psycopg.connect(self.postgres.url, autocommit=True) as connection:
+            row = connection.execute("SHOW fsync").fetchone()
+            connection.execute(sql.SQL("ALTER SYSTEM SET fsync = {}").format(sql.Literal(value)))
+            connection.execute("SELECT pg_reload_conf()")
+        time.sleep(0.2)  # every process reads its settings again when it next looks
+        return str(row[0]) if row else "on"
 
     def version(self) -> str:
         """Version of the server."""
