@@ -44,7 +44,7 @@ HALT_SECONDS = 20.0
 
 def exam(screen: Screen, source: Source, options: argparse.Namespace) -> dict[str, Any]:
     """Inject, reconcile with repair, compare what was said with what was done."""
-    with source.replicating():
+    with source.replicating(), source.probing():
         with source.writing(options.rows, options.rate) as written:
             _load(screen, source)
             screen.step(f"injecting {options.faults:,} faults")
@@ -122,7 +122,7 @@ def quiet(screen: Screen, source: Source, options: argparse.Namespace) -> dict[s
     """Reconcile again and again under writes without a fault: every difference called drift is a false alarm."""
     reports: list[ReconcileReport] = []
     halts = 0
-    with source.replicating() as replicator:
+    with source.replicating() as replicator, source.probing():
         with source.writing(options.rows, options.rate) as written:
             _load(screen, source)
             started, before = time.monotonic(), written.value

@@ -23,6 +23,7 @@ from typing import Any, Self
 
 from pipeline.aurora.migrate import migrate
 from pipeline.dynamodb.client import client
+from pipeline.jobs.probe import probe
 from pipeline.jobs.replicate import Replicator
 from pipeline.jobs.services import Services
 from pipeline.local.mapping_delivery import MappingSettings
@@ -37,6 +38,7 @@ from pipeline.settings import Settings
 from tests.exam import ledger
 
 BUCKET = "dynaurora-exam"
+PROBE_EVERY_SECONDS = 5.0
 _BATCH_ITEMS = 25  # BatchWriteItem's limit
 _FILLERS = 2
 # The writer updates and deletes items of these Ids only, and inserts from here: what is damaged is left alone by it.
@@ -111,6 +113,12 @@ class Source:
             yield process
 
     @contextmanager
+    def probing(self) -> Generator[BaseProcess]:
+        """The probe at work, as Dagster's sensor runs it."""
+        with _process(_probe, (self.services, self.folder)) as process:
+            yield process
+
+    @contextmanager
     def writing(self, rows: int, rate: float) -> Generator[Any]:
         """A writer at work; yields the shared number of its writes so far."""
         written = multiprocessing.get_context("spawn").Value("q", 0)
@@ -172,6 +180,13 @@ def _replicate(aws: RawAws, arn: str, services: Services, folder: Path, stop: Ev
     settings = MappingSettings(batch_size=1_000)
     with closing(replicator), MappingPoller(DynamoDbStream(aws, arn), in_process(handle), settings):
         stop.wait()
+
+
+def _probe(services: Services, folder: Path, stop: Event) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    (mapping,) = load_mappings(folder)
+    while not stop.wait(PROBE_EVERY_SECONDS):
+        probe(services, mapping)
 
 
 def _fill(port: int, identifiers: Iterable[int]) -> None:
