@@ -46,7 +46,8 @@ def history_specs(mapping: TableMapping) -> list[dg.AssetCheckSpec]:
             asset=keys.dynamodb_table,
             description="No change was lost on its way: dropped by the stream before it was applied, or made while the"
             " stream or its event source mapping was made anew. When some were: run the catch-up that the result names"
-            f" (or the load, then `{keys.reconcile_job}` with `repair: true`); the check passes again once one has"
+            f" (or launch `{mapping.name}_catch_up` over those hours; for a load: then `{keys.reconcile_job}` with"
+            " `repair: true`); the check passes again once one has"
             " covered the time.",
         ),
         dg.AssetCheckSpec(

@@ -14,7 +14,7 @@ from pipeline.core.lost_history import Kind, Loss, Remembered
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
     from pipeline.aurora.connection import Connection
 
@@ -31,11 +31,17 @@ def recall(connection: Connection, table_name: str) -> Remembered:
 
 
 def keep(
-    connection: Connection, table_name: str, remembered: Remembered, losses: Sequence[Loss], now: datetime
+    connection: Connection,
+    table_name: str,
+    remembered: Remembered,
+    losses: Sequence[Loss],
+    *,
+    now: datetime,
+    margin: timedelta,
 ) -> list[Loss]:
     """Remember the source and keep new losses, in one transaction; returns all losses that are still open.
 
-    A loss of a kind that is open already widens that one.
+    A loss of a kind that is open already widens that one. `margin` is how far beyond a loss catch-ups must reach.
     """
     with translating("keeping what may be lost", table=table_name), connection.transaction():
         for loss in losses:
@@ -59,21 +65,25 @@ def keep(
                 remembered.mapped_at,
             ],
         )
-        connection.execute(_HEAL, {"table": table_name})
+        connection.execute(_HEAL, {"table": table_name, "margin": margin})
         return open_losses(connection, table_name)
 
 
-# `from_time`, the beginning of an incremental export's window, is a column of a later migration: read by name.
+# Columns that a later migration adds are read by name, so that a database which lacks it can be looked at too: the
+# beginning of an incremental export's window, whether it only joins two windows, and what a reconciliation left open.
 _HEAL = """
 UPDATE replication.losses AS l SET healed_at = clock_timestamp()
  WHERE l.table_name = %(table)s AND l.healed_at IS NULL
    AND (EXISTS (SELECT FROM replication.reconciliations AS r
                  WHERE r.table_name = l.table_name AND r.status = 'done' AND r.as_of >= l.until
-                   AND COALESCE(r.missing + r.extra + r.different - r.repaired, 1) = 0)
+                   AND COALESCE(r.missing + r.extra + r.different - r.repaired, 1) = 0
+                   AND COALESCE((to_jsonb(r)->>'stale')::bigint, 0) = 0
+                   AND COALESCE((to_jsonb(r)->>'undecided')::bigint, 0) = 0)
         OR COALESCE((SELECT range_agg(tstzrange((to_jsonb(e)->>'from_time')::timestamptz, e.snapshot_time))
                        FROM replication.exports AS e
                       WHERE e.table_name = l.table_name AND e.kind = 'incremental' AND e.status = 'loaded'
-                        AND to_jsonb(e)->>'from_time' IS NOT NULL) @> tstzrange(l.since, l.until, '[]'), false))
+                        AND to_jsonb(e)->>'from_time' IS NOT NULL AND (to_jsonb(e)->>'is_seam') IS DISTINCT FROM 'true')
+                    @> tstzrange(l.since - %(margin)s, l.until + %(margin)s), false))
 """
 
 

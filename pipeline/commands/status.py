@@ -11,6 +11,7 @@ from rich.text import Text
 from pipeline.aurora.probes import Tick, read_tick
 from pipeline.aurora.status import TableStatus, read_status
 from pipeline.commands.session import Outcome, add_names
+from pipeline.core.errors import ConfigurationError, ReplicationError, UnreachableError
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -36,8 +37,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(session: Session, arguments: Namespace) -> Outcome:
     """Read the status of the mappings' tables."""
     mappings = session.mappings(arguments.names)
-    if arguments.probe:
-        _probe(session, mappings)
+    problems = _probe(session, mappings) if arguments.probe else {}
     with session.connect("status") as connection:
         found = read_status(connection, mappings)
         ticks = {name: read_tick(connection, name) for name in found}
@@ -46,7 +46,9 @@ def run(session: Session, arguments: Namespace) -> Outcome:
     for mapping in mappings:
         status = found.get(mapping.name)
         tick = ticks.get(mapping.name)
-        attention = (*status.attention, *_late(mapping, tick)) if status else (_NOT_MIGRATED,)
+        attention = (
+            (*problems.get(mapping.name, ()), *status.attention, *_late(mapping, tick)) if status else (_NOT_MIGRATED,)
+        )
         documents.append(_document(mapping, status, tick, attention))
         lines.append(Text.assemble((mapping.name, "bold"), f"  {mapping.table} → {_views(mapping)}"))
         lines += [f"  {line}" for line in (_lines(status, tick) if status else ())]
@@ -54,11 +56,19 @@ def run(session: Session, arguments: Namespace) -> Outcome:
     return Outcome({"tables": documents}, lines, needs_person=any(document["attention"] for document in documents))
 
 
-def _probe(session: Session, mappings: Sequence[TableMapping]) -> None:
+def _probe(session: Session, mappings: Sequence[TableMapping]) -> dict[str, tuple[str]]:
+    """Probe the tables; returns why some could not be, by name. Raises UnreachableError."""
     from pipeline.jobs.probe import probe  # noqa: PLC0415 - without --probe there is no need of the AWS SDK
 
+    problems: dict[str, tuple[str]] = {}
     for mapping in mappings:
-        probe(session.services, mapping)
+        try:
+            probe(session.services, mapping)
+        except (UnreachableError, ConfigurationError):
+            raise
+        except ReplicationError as error:
+            problems[mapping.name] = (f"the lag could not be measured: {error}",)
+    return problems
 
 
 def _late(mapping: TableMapping, tick: Tick | None) -> tuple[str, ...]:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _DENIED = {"AccessDenied", "AccessDeniedException"}
 _BUCKET_ARN = ":s3:::"
+# Folder that a redrive moves objects to.
+DONE = "done"
 # 1,000 objects a page.
 _MOST_PAGES = 10
 
@@ -85,7 +87,7 @@ def _mapping(found: Any) -> EventSourceMapping:  # noqa: ANN401 - the stubs take
 
 
 def waiting_objects(client: S3Client, bucket: str, prefix: str) -> WaitingObjects | None:
-    """Count the objects below a prefix, up to 10,000; None when this process may not list them."""
+    """Count the objects below a prefix, of the first 10,000, that are not done; None when they may not be listed."""
     count, oldest, token = 0, None, ""
     for _ in range(_MOST_PAGES):
         more: dict[str, Any] = {"ContinuationToken": token} if token else {}
@@ -98,6 +100,8 @@ def waiting_objects(client: S3Client, bucket: str, prefix: str) -> WaitingObject
         except BotoCoreError as error:
             raise translate(error, f"listing s3://{bucket}/{prefix}") from None
         for found in answer.get("Contents", []):
+            if DONE in found.get("Key", "")[len(prefix) :].split("/"):
+                continue
             count += 1
             written = found.get("LastModified")
             oldest = written if oldest is None or (written and written < oldest) else oldest

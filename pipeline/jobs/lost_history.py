@@ -63,7 +63,8 @@ def lost_history_report(
     with services.connect("dynaurora lost history", statement_timeout_seconds=_STATEMENT_SECONDS) as connection:
         source = _source(connection, mapping, table, mappings)
         new = lost_history.new_losses(source, at)
-        kept = losses.keep(connection, mapping.name, lost_history.remember(source, at), new, at)
+        seen = lost_history.remember(source, at)
+        kept = losses.keep(connection, mapping.name, seen, new, now=at, margin=mapping.margin)
     found = [lost_history.told(loss, source) for loss in kept] + lost_history.conditions(source, at)
     order = list(lost_history.Severity)
     return HistoryReport(mapping.name, sorted(found, key=lambda finding: order.index(finding.severity)), on_failure)

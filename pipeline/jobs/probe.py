@@ -11,7 +11,7 @@ Invariant: nothing is claimed that was not seen (`pipeline.core.probing`), and a
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -61,8 +61,8 @@ def probe(
         state = probes.read_state(connection, mapping.name)
         found = _read_stream(services, mapping, state, limits, settle)
         waiting = _sift(connection, mapping, state, [*state.waiting, *found.sightings])
-        tick = _conclude(state, found, waiting, limits.now())
-        if not probes.save(connection, mapping.name, state, tick, found.shards, waiting):
+        tick, shards = _conclude(state, found, waiting, limits.now())
+        if not probes.save(connection, mapping.name, state, tick, shards, waiting):
             return probes.read_tick(connection, mapping.name) or tick
     return tick
 
@@ -150,15 +150,16 @@ def _sift(
     connection: Connection, mapping: TableMapping, state: ProbeState, sightings: Sequence[Waiting]
 ) -> list[Waiting]:
     """Return what has not arrived in Aurora."""
-    if not sightings:
+    # What waited for a target that the mapping has lost, or has given another key, waits no more.
+    lengths = {target.view_name: {0, len(target.primary_key)} for target in mapping.targets} | {NO_TARGET: {0}}
+    ours = [seen for seen in sightings if len(seen.key) in lengths.get(seen.target, ())]
+    if not ours:
         return []
     stored: dict[tuple[str, tuple[str, ...]], Position] = {}
     for target in mapping.targets:
         name = target.view_name
-        keys = sorted({seen.key for seen in sightings if seen.target == name and seen.key})
+        keys = sorted({seen.key for seen in ours if seen.target == name and seen.key})
         stored |= {(name, key): at for key, at in probes.stored_positions(connection, target, keys).items()}
-    names = {target.view_name for target in mapping.targets} | {NO_TARGET}
-    ours = [seen for seen in sightings if seen.target in names]  # a target that the mapping has lost waits for nothing
     left = still_waiting(ours, stored, (), state.purged_through)
     if not left:
         return left
@@ -168,19 +169,24 @@ def _sift(
     return still_waiting(candidates, stored, rejected, state.purged_through)
 
 
-def _conclude(state: ProbeState, found: _Found, waiting: Sequence[Waiting], now: datetime) -> Tick:
+def _conclude(
+    state: ProbeState, found: _Found, waiting: Sequence[Waiting], now: datetime
+) -> tuple[Tick, list[ShardProgress]]:
+    """Return what the tick found, and the shards to go on from."""
     last = state.last
     unread_until = _latest(last and last.unread_until, found.passed_until, _relabelled_at(state, found.stream.label))
     newest = _latest(last and last.newest_read, found.newest)
     overlooked = _overlooked(state, found.stream.label, newest, unread_until, now)
     whole = found.at_end and found.stream.enabled and not overlooked
-    read = None if overlooked else read_through(found.shards)
-    return Tick(
+    shards = found.shards
+    if overlooked:  # an empty page was taken for an end, and it is not known of which shard
+        shards = [replace(shard, read_through=_known_through(state, shard)) for shard in shards]
+    tick = Tick(
         stream_label=found.stream.label,
         ticked_at=now,
         caught_up_through=caught_up(
             last and last.caught_up_through,
-            read,
+            read_through(shards),
             waiting=waiting,
             unread_until=unread_until,
             now=now,
@@ -191,10 +197,16 @@ def _conclude(state: ProbeState, found: _Found, waiting: Sequence[Waiting], now:
         read_whole=whole,
         waiting=len(waiting),
         oldest_waiting=waiting[0].since if waiting else None,
-        shards=sum(not shard.finished for shard in found.shards),
+        shards=sum(not shard.finished for shard in shards),
         calls=found.calls,
         records=found.records,
     )
+    return tick, shards
+
+
+def _known_through(state: ProbeState, shard: ShardProgress) -> datetime | None:
+    known = state.shards.get(shard.shard_id)
+    return known.read_through if known else None
 
 
 def _relabelled_at(state: ProbeState, label: str) -> datetime | None:

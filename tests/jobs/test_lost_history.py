@@ -100,7 +100,7 @@ def test_a_stream_made_anew_is_a_loss_until_catch_ups_cover_it(world: World) -> 
     )
     assert world.only().remedy == finding.remedy, "it stays"
     world.connection.execute("ALTER TABLE replication.exports ADD COLUMN IF NOT EXISTS from_time timestamptz")
-    for start, end, left in ((-10, 30, 1), (31, 90, 1), (25, 60, 1), (60, 200, 0)):
+    for start, end, left in ((-5, 30, 1), (31, 90, 1), (25, 60, 1), (90, 114, 1), (91, 115, 0)):
         world.connection.execute(
             "INSERT INTO replication.exports (table_name, kind, location, snapshot_time, as_of, from_time, item_count,"
             " file_count, size_bytes, status) VALUES (%s, 'incremental', %s, %s, now(), %s, 0, 0, 0, 'loaded')",
@@ -205,7 +205,8 @@ def test_what_was_dropped_while_no_probe_ran_begins_where_the_last_proof_ends(wo
 def test_objects_that_wait_where_batches_go_that_were_given_up(world: World) -> None:
     assert world.look().on_failure.count == 0
     world.services.bucket.objects = {f"aws/lambda/esm-1/shardId-1/2026/05/20/{n}": NOW - n * HOUR for n in range(5)} | {
-        "aws/lambda/esm-other/shardId-1/x": NOW - DAY
+        "aws/lambda/esm-other/shardId-1/x": NOW - DAY,
+        "aws/lambda/esm-1/done/y": NOW - DAY,
     }
     found = world.look().on_failure
     assert (found.count, found.oldest, found.where) == (5, NOW - 4 * HOUR, "s3://given-up/aws/lambda/esm-1/")

@@ -175,6 +175,11 @@ def test_what_the_lambda_has_applied_and_the_probe_has_not_read_denies_the_end(w
         tick = world.tick()
         assert (tick.read_whole, tick.lag_seconds) == (False, None)
         assert world.through == claimed
+    world.connection.execute("UPDATE replication.watermarks SET as_of = NULL")
+    world.stream.shards["a"].throttled = True
+    world.tick()
+    assert world.through == claimed, "what was taken for an end is not remembered as one"
+    world.stream.shards["a"].throttled = False
     assert world.tick().read_whole
     assert world.through == world.settled
 

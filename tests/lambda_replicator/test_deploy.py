@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from pipeline.core.errors import TerminalError
+from pipeline.dynamodb.event_sources import event_source_mappings, waiting_objects
 from pipeline.local.deploy import Deployment, deploy, remove
 
 Deploy = Callable[..., Deployment]
@@ -62,6 +63,15 @@ def test_what_is_written_to_the_table_arrives_in_the_view(cloud: Any, target: An
     assert (mapping["BatchSize"], mapping["StartingPosition"]) == (500, "TRIM_HORIZON")
     assert mapping["EventSourceArn"] == outputs["SourceStreamArn"]
     assert mapping["DestinationConfig"]["OnFailure"]["Destination"].endswith(outputs["OnFailureBucketName"])
+    (seen,) = event_source_mappings(cloud.client("lambda"), outputs["SourceStreamArn"]) or []
+    assert (seen.mapping_id, seen.state) == (outputs["EventSourceMappingId"], "Enabled")
+    bucket = seen.on_failure_bucket or ""
+    assert bucket == outputs["OnFailureBucketName"]
+    key = f"{seen.on_failure_prefix}shardId-1/2026/05/14/x"
+    cloud.client("s3").put_object(Bucket=bucket, Key=key, Body=b"{}")
+    waiting = waiting_objects(cloud.client("s3"), bucket, seen.on_failure_prefix)
+    assert waiting is not None
+    assert (waiting.count, waiting.oldest is not None, waiting.more) == (1, True, False)
     dynamodb = cloud.client("dynamodb")
     for number in range(1, 4):
         dynamodb.put_item(TableName="Employees", Item={"Id": {"N": str(number)}, "empName": {"S": "Akua"}})

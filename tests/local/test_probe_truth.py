@@ -45,6 +45,13 @@ def test_status_with_probe_measures_and_names_what_waits(
     assert main(["status", "--probe", "--json"], environment) == 0
     (told,) = json.loads(capsys.readouterr().out)["tables"]
     assert (told["probe"]["lag_seconds"], told["probe"]["waiting"]) == (0.0, 0)
+    other = "Gone" + table.name
+    (tmp_path / "gone.yaml").write_text(mapping_of(other))
+    assert main(["migrate"], environment) == 0
+    capsys.readouterr()
+    assert main(["status", "--probe"], environment) == 1
+    assert "  ! the lag could not be measured: describing the table Gone" in capsys.readouterr().out
+    (tmp_path / "gone.yaml").unlink()
     table.write(1)
     assert main(["status", "--json"], environment) == 0
     assert json.loads(capsys.readouterr().out)["tables"][0]["probe"]["waiting"] == 0, "the last look is shown"
