@@ -70,8 +70,7 @@ def _escaped_text_array(value: bytes) -> bytes:
 
 def _number_arrays(values: Values, missing: bytes, _: bool) -> Values:  # noqa: FBT001  a Writer
     return [
-        b'{"' + b'","'.join(sorted_numbers(value[1:-1].split(b'","'))) + b'"}' if value else missing
-        for value in values
+        b'{"' + b'","'.join(sorted_numbers(value[1:-1].split(b'","'))) + b'"}' if value else missing for value in values
     ]
 
 
@@ -90,7 +89,9 @@ def members(columns: Sequence[Values], names: Sequence[tuple[bytes, int]], count
     if not names:
         return [b"{}"] * count
     named = [[name + value if value else b"" for value in columns[group]] for name, group in names]
-    return documents([b'{"M":{' + b",".join(filter(None, row)) + b"}}" for row in zip(*named, strict=True)], escaped=escaped)
+    return documents(
+        [b'{"M":{' + b",".join(filter(None, row)) + b"}}" for row in zip(*named, strict=True)], escaped=escaped
+    )
 
 
 def converted(values: Values, column: Column, convert: Converter, *, escaped: bool) -> list[bytes]:

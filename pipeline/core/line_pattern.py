@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from pipeline.core import column_texts
 from pipeline.core.conversion import converter
@@ -22,7 +22,7 @@ from pipeline.core.copy_text import field
 from pipeline.core.decode import RowDecoder
 from pipeline.core.mapping import OnError
 from pipeline.core.plain_spelling import UNREADABLE, as_copy_text, plain
-from pipeline.core.value_patterns import LONG_TYPES, REPEAT, TEXT, any_value, column_value, key_share
+from pipeline.core.value_patterns import LONG_TYPES, NULL, REPEAT, TEXT, any_value, column_value, key_share
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -43,6 +43,11 @@ def _spelt(name: str) -> str:
     if spelt is None:
         raise ValueError("an attribute with a name that only the general way can read")
     return spelt
+
+
+def _once(name: str, group: int) -> str:
+    """Return the pattern of an attribute's name, unless its value was met before."""
+    return f'{re.escape(_spelt(name))}":(?({group + 1})(?!)|)'
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +91,7 @@ class LinePattern:
         if any(mark in (column.default or "") for column in target.columns for mark in "\x01\x02\x03"):
             raise ValueError("a default that would be taken for the plain spelling's marks")
         self._alternatives: list[str] = []
+        self._nullable: list[str] = []
         self._groups = 0
         self._rest: list[tuple[bytes, int]] | None = [] if target.unmapped else None
         self._fields = self._add_columns(target)
@@ -95,11 +101,16 @@ class LinePattern:
         else:
             known = "|".join(re.escape(_spelt(name)) for name in dict.fromkeys(str(c.path[0]) for c in target.columns))
             self._alternatives.append(rf'(?!(?:{known})"){TEXT}":{any_value()}')
+        if self._nullable:
+            self._alternatives.append(f"(?:{'|'.join(self._nullable)}){NULL}")
         keys = {column.name for column in target.key_columns}
-        required = [source.group for source, column in zip(self._fields, target.columns, strict=True) if column.name in keys]
+        required = [
+            source.group for source, column in zip(self._fields, target.columns, strict=True) if column.name in keys
+        ]
         present = "".join(f"(?({group + 1})|(?!))" for group in required)
         one = "()" if self._groups == 1 else ""  # with one group `findall` would give texts, and with two tuples
-        lines = rf'^\{{"Item":\{{(?:"(?:{"|".join(self._alternatives)})(?:,(?=")|(?=\}}\}}$))){REPEAT}{present}\}}\}}$'
+        attribute = rf'(?:,|(?<=:)\{{)"(?:{"|".join(self._alternatives)})'
+        lines = rf'^\{{"Item":(?=\{{)(?:{attribute}){REPEAT}{present}\}}\}}$'
         pattern = re.compile(f"{lines}{one}".encode(), re.MULTILINE)
         self.find_all = pattern.findall
         self.match = pattern.fullmatch
@@ -129,7 +140,10 @@ class LinePattern:
             alone = len(columns) == 1 and len(first.path) == 1
             value = column_value(first, is_key=is_key, longest_bytes=share if is_key else None) if alone else ""
             if value:
-                sources[first.name] = self._captured(first, self._add(name, value))
+                group = self._add(name, value)
+                sources[first.name] = self._captured(first, group)
+                if first.default is None and not is_key and first.type.name != "jsonb":
+                    self._nullable.append(_once(name, group))
                 continue
             if share and any(column.name in keys and column.type.name in LONG_TYPES for column in columns):
                 raise ValueError("a key that has to be measured and is not captured")
@@ -148,7 +162,7 @@ class LinePattern:
     def _add(self, name: str, value: str) -> int:
         """Add the alternative of an attribute; returns the number of its first group, from 0."""
         group = self._groups
-        self._alternatives.append(f'{re.escape(_spelt(name))}":(?({group + 1})(?!)|){value}')
+        self._alternatives.append(_once(name, group) + value)
         self._groups += re.compile(value).groups
         return group
 

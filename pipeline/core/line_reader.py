@@ -160,9 +160,7 @@ def _read_whole(pattern: LinePattern, spelt: bytes, reading: Reading, *, escaped
     return True
 
 
-def _read_each(
-    pattern: LinePattern, piece: bytes, spelt: bytes, reading: Reading, *, escaped: bool
-) -> list[bytes]:
+def _read_each(pattern: LinePattern, piece: bytes, spelt: bytes, reading: Reading, *, escaped: bool) -> list[bytes]:
     """Read the lines that the pattern matches; returns the others."""
     found: list[tuple[bytes, ...]] = []
     lines: list[bytes] = []

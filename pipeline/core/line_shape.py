@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pipeline.core.value_patterns import plain_value
 
@@ -22,11 +22,13 @@ if TYPE_CHECKING:
 
 
 class LineShape:
-    """The shape of lines with some attributes in their order. Raises ValueError where a row is not just their values."""
+    """Lines with some attributes in their order. Raises ValueError where a row is not just their values."""
 
     def __init__(self, target: Target, names: Sequence[str]) -> None:
         paths = [column.path for column in target.columns]
-        if sorted(map(repr, paths)) != sorted(repr((name,)) for name in names) or any('"' in name or "\\" in name for name in names):
+        if sorted(map(repr, paths)) != sorted(repr((name,)) for name in names) or any(
+            '"' in name or "\\" in name for name in names
+        ):
             raise ValueError("other attributes than those of the columns")
         by_name = {column.path[0]: column for column in target.columns}
         keys = set(target.primary_key)
@@ -37,7 +39,7 @@ class LineShape:
         line = rf'\{{"Item":\{{{body}\}}\}}'
         self._find = re.compile(f"^{line}$".encode(), re.MULTILINE).findall
         self._cut = re.compile(f"^{line}\n".encode(), re.MULTILINE).sub
-        order = [list(names).index(path[0]) for path in paths]
+        order = [list(names).index(cast("str", path[0])) for path in paths]
         self._select = None if order == sorted(order) else itemgetter(*order)
         self._end = b"\t{}\n" if target.unmapped else b"\n"
 

@@ -20,18 +20,16 @@ if TYPE_CHECKING:
 
 TEXT = '[^"]*+'
 # numeric, double precision and jsonb read an exponent, and make of it what the plain notation is.
-_NUMBER = rf"{NUMBER}(?:[eE][+-]?\d{{1,3}})?"
+_NUMBER = rf'{NUMBER}(?:(?=")|[eE][+-]?+\d{{1,3}}+)'
 # Repeats that do not backtrack are faster by half; before 3.11.5 Python got those of groups wrong (its issue 106052).
 REPEAT = "*+" if sys.version_info >= (3, 11, 5) else "*"
 # Maps and lists within each other that are still read by pattern.
 DEPTH = 8
 LONG_TYPES = frozenset({"text", "varchar", "bytea"})
 
-_NULL = r'NULL":true'
+NULL = r'\{"NULL":true\}'
 _BOOLEAN = r'BOOL":([tf])(?:(?<=t)rue|(?<=f)alse)'
-_DAY = (
-    r"(?:(?:0[13578]|1[02])-(?:0[1-9]|[12]\d|3[01])|(?:0[469]|11)-(?:0[1-9]|[12]\d|30)|02-(?:0[1-9]|1\d|2[0-8]))"
-)
+_DAY = r"(?:(?:0[13578]|1[02])-(?:0[1-9]|[12]\d|3[01])|(?:0[469]|11)-(?:0[1-9]|[12]\d|30)|02-(?:0[1-9]|1\d|2[0-8]))"
 _DATE = rf"(?!0000)\d{{4}}-{_DAY}"
 _TIMESTAMP = rf"{_DATE}T(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{{1,6}})?Z"
 
@@ -43,7 +41,9 @@ def any_value(depth: int = DEPTH) -> str:
     so that PostgreSQL refuses the one where it would refuse the other.
     """
     texts, numbers = _elements(TEXT), _elements(_NUMBER)
-    kinds = rf'S":"{TEXT}"|N":"{_NUMBER}"|BOOL":(?:true|false)|{_NULL}|B":"{TEXT}"|[SB]S":\[{texts}\]|NS":\[{numbers}\]'
+    kinds = (
+        rf'S":"{TEXT}"|N":"{_NUMBER}"|BOOL":(?:true|false)|NULL":true|B":"{TEXT}"|[SB]S":\[{texts}\]|NS":\[{numbers}\]'
+    )
     if depth:
         member = rf'(?:"{TEXT}":)?{any_value(depth - 1)},?'
         kinds += rf'|(?:L":\[|M":\{{)(?:{member}){REPEAT}[\]}}]'
@@ -58,26 +58,31 @@ def column_value(column: Column, *, is_key: bool, longest_bytes: int | None) -> 
     """Return the pattern of an attribute value that the column takes; "" where there is none.
 
     Its one group is of text with the quote before it, so that an empty text is not taken for none; else of the bare
-    value. `longest_bytes` is what the column may add to a key that is measured.
+    value. NULL is in it, as a second group, only for a column that makes a difference between NULL and none: else it
+    would cost every value. `longest_bytes` is what the column may add to a key that is measured.
     """
     kind = column.type.name
-    null = "" if is_key else f"|{_NULL}" if column.default is None else '|NULL":(true)'
+    null = '|NULL":(true)' if column.default is not None and not is_key else ""
     tagged = _tagged(column, is_key=is_key, longest_bytes=longest_bytes)
     if tagged:
         start = '("' if kind in {"text", "varchar"} else '"('
-        return rf'\{{"(?:{tagged[0]}":{start}{tagged[1]})"{null})\}}'
+        return _value(f'{tagged[0]}":{start}{tagged[1]})"', null)
     if kind == "boolean":
-        return rf'\{{"(?:{_BOOLEAN}{null})\}}'
+        return _value(_BOOLEAN, null)
     if kind == "bytea":
         most = "*+" if longest_bytes is None else f"{{0,{longest_bytes // 3 * 4}}}+"
-        return rf'\{{"(?:B":("[A-Za-z0-9+/=]{most})"{null})\}}'
+        return _value(f'B":("[A-Za-z0-9+/=]{most})"', null)
     if kind == "text[]":
-        return rf'\{{"(?:SS":\[({_elements(TEXT)})\]{null})\}}'
+        return _value(rf'SS":\[({_elements(TEXT)})\]', null)
     if kind == "numeric[]":
-        return rf'\{{"(?:NS":\[({_elements(_NUMBER)})\]{null})\}}'
+        return _value(rf'NS":\[({_elements(_NUMBER)})\]', null)
     if kind == "jsonb":
-        return ("((?!..S\")" if column.json == "parse" else "(") + any_value() + ")"
+        return ('((?!..S")' if column.json == "parse" else "(") + any_value() + ")"
     return ""
+
+
+def _value(tagged: str, null: str) -> str:
+    return rf'\{{"(?:{tagged}{null})\}}' if null else rf'\{{"{tagged}\}}'
 
 
 def plain_value(column: Column, *, is_key: bool) -> str:

@@ -149,19 +149,18 @@ def read_field(sql_type: str, text: str) -> object:
         return None
     assert "\r" not in text
     text = re.sub(r"\\(.)", lambda escape: _COPY_ESCAPES[escape[1]], text)
-    if sql_type == "jsonb":
-        try:
-            return sql_type, json.loads(text, parse_int=as_number, parse_float=as_number)
-        except ValueError:  # a default, which is not checked here
-            return text
     try:
+        if sql_type == "jsonb":
+            return sql_type, json.loads(text, parse_int=as_number, parse_float=as_number)
         if sql_type in {"numeric", "double precision"}:
             return f"{Decimal(text):f}"
         if sql_type == "numeric[]":
             return [f"{Decimal(number):f}" for number in text[2:-2].split('","') if number]
-        return datetime.fromisoformat(text) if sql_type == "timestamptz" else text
+        if sql_type == "timestamptz":
+            return datetime.fromisoformat(text)
     except (InvalidOperation, ValueError):
-        return text
+        pass  # a default, which is not checked here
+    return text
 
 
 def malformed_lines(target: Target, block: bytes) -> int:
