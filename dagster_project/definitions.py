@@ -14,6 +14,7 @@ import dagster as dg
 
 from dagster_project.broken import broken_definitions
 from dagster_project.history_sensor import history_sensor
+from dagster_project.redrive import redrive_job, redrive_sensor
 from dagster_project.resources import ServicesResource
 from dagster_project.sensors import progress_sensor
 from dagster_project.table import table_definitions
@@ -40,8 +41,10 @@ def build(folder: Path, services: ServicesResource | None = None) -> dg.Definiti
             broken.append(Problem(mapping.path, 1, "schedule", str(error)))
         else:
             usable.append(mapping)
+    redrive = redrive_job(usable)
     shared = dg.Definitions(
-        sensors=[progress_sensor(usable, broken), history_sensor(usable)],
+        jobs=[redrive],
+        sensors=[progress_sensor(usable, broken), history_sensor(usable), redrive_sensor(redrive)],
         resources={RESOURCE: services or ServicesResource()},
     )
     return dg.Definitions.merge(shared, broken_definitions(broken), *tables)

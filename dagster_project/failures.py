@@ -20,7 +20,7 @@ FIRST_WAIT_SECONDS = 5.0
 
 
 @contextmanager
-def explained(context: dg.AssetExecutionContext) -> Generator[None]:
+def explained(context: dg.AssetExecutionContext | dg.OpExecutionContext) -> Generator[None]:
     """Turn what the block raises into a retry or a failure. Other exceptions are defects, and pass as they are.
 
     A step that is tried again resumes: loads skip the files that are marked, reconciliations start over.

@@ -38,8 +38,16 @@ class SnapshotChoice(dg.Config):
         description=f"Location of an export's {SUMMARY_NAME} (s3://… or file:///…), in place of an ARN.",
     )
 
+    scan: bool = Field(
+        default=False,
+        description="true: scan the table, for one that cannot be exported. It reads the whole table's capacity once.",
+    )
+    read_capacity: int = Field(default=100, ge=1, description="Read capacity units a second that a scan may use.")
+
     @model_validator(mode="after")
     def _one_usable_choice(self) -> "SnapshotChoice":
+        if self.scan and (self.export_arn or self.manifest):
+            raise ValueError("scan is asked for, and an export is given; give one of them")
         if self.export_arn and self.manifest:
             raise ValueError("export_arn and manifest are both given; give one of them, or neither for a new export")
         if self.export_arn and not (self.export_arn.startswith("arn:") and "/export/" in self.export_arn):
@@ -82,6 +90,35 @@ class CatchUpChoice(dg.Config):
         le=MOST_WORKERS,
         description=f"Files applied side by side, 1 to {MOST_WORKERS}; each takes one connection.",
     )
+
+
+class PurgeChoice(dg.Config):
+    """Remove what is left over after its time."""
+
+    retention_days: int = Field(
+        default=30,
+        ge=1,
+        description="How long tombstones and bookkeeping are kept. Tombstones never go further than the newest snapshot"
+        " that was loaded whole.",
+    )
+
+
+class RedriveChoice(dg.Config):
+    """Apply the batches that event source mappings gave up."""
+
+    prefix: str = Field(
+        default="",
+        description="Where they are kept, s3://BUCKET/PREFIX. Empty: DYNAURORA_ON_FAILURE of the code location.",
+    )
+    queue: str = Field(default="", description="URL of the SQS queue that keeps what names them, in place of a prefix.")
+
+    @model_validator(mode="after")
+    def _one_usable_choice(self) -> "RedriveChoice":
+        if self.prefix and self.queue:
+            raise ValueError("prefix and queue are both given; give one of them")
+        if self.prefix and not self.prefix.startswith(("s3://", "file:///")):
+            raise ValueError("prefix is not s3://BUCKET/PREFIX")
+        return self
 
 
 def full_load_form(mapping: TableMapping) -> type[FullLoadChoice]:

@@ -62,6 +62,16 @@ class TableKeys:
         return f"{self.name}_catch_up"
 
     @property
+    def purge_job(self) -> str:
+        """Job that removes what is left over after its time."""
+        return f"{self.name}_purge"
+
+    @property
+    def purge_op(self) -> str:
+        """Step of a purge, as it stands in run configuration."""
+        return f"{self.name}__purge"
+
+    @property
     def load_pool(self) -> str:
         """Pool that keeps two loads of the table apart, catch-ups among them."""
         return f"{self.name}_load"

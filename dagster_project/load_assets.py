@@ -20,7 +20,7 @@ from dagster_project.resources import ServicesResource
 from pipeline.core.errors import ConfigurationError
 from pipeline.core.mapping import TableMapping
 from pipeline.jobs.load import LoadProgress, LoadReport, load
-from pipeline.jobs.snapshot import Snapshot, take_snapshot
+from pipeline.jobs.snapshot import ScanChoice, Snapshot, take_snapshot
 
 _LOG_EVERY_SECONDS = 2.0
 _EXPORTS_LOOKED_AT = 100
@@ -57,6 +57,7 @@ def load_assets(mapping: TableMapping) -> dg.AssetsDefinition:
                     mapping,
                     export_arn=choice.export_arn or None,
                     manifest=choice.manifest or None,
+                    scan=ScanChoice(choice.read_capacity) if choice.scan else None,
                     on_progress=context.log.info,
                 )
             location = snapshot.location

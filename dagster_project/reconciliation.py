@@ -18,7 +18,7 @@ from dagster_project.resources import ServicesResource
 from dagster_project.unmapped_check import judge_unmapped, unmapped_spec
 from pipeline.core.mapping import TableMapping
 from pipeline.jobs.reconcile import DriftSample, ReconcileReport, reconcile
-from pipeline.jobs.snapshot import take_snapshot
+from pipeline.jobs.snapshot import ScanChoice, take_snapshot
 from pipeline.jobs.unmapped import unmapped
 
 PARITY = "parity"
@@ -47,6 +47,7 @@ def reconciliation_asset(mapping: TableMapping) -> dg.AssetsDefinition:
                 mapping,
                 export_arn=choice.export_arn or None,
                 manifest=choice.manifest or None,
+                scan=ScanChoice(choice.read_capacity) if choice.scan else None,
                 on_progress=context.log.info,
             )
             report = reconcile(

@@ -15,6 +15,7 @@ from dagster_project.graph import replication_spec, source_spec
 from dagster_project.history_checks import history_checks
 from dagster_project.keys import TableKeys
 from dagster_project.load_assets import load_assets
+from dagster_project.purge import purge_job, purge_schedule
 from dagster_project.reconciliation import reconciliation_asset
 from dagster_project.replication_checks import replication_checks
 
@@ -32,7 +33,12 @@ RECONCILE_MAX_SECONDS = 24 * 3600
 def table_definitions(mapping: TableMapping) -> dg.Definitions:
     """Return the assets, checks, jobs and schedules of one table. Raises DagsterInvalidDefinitionError."""
     full_load, reconcile, catch_up = _full_load(mapping), _reconcile(mapping), catch_up_job(mapping)
-    schedules = [_reconcile_schedule(mapping, reconcile), catch_up_schedule(mapping, catch_up)]
+    purge = purge_job(mapping)
+    schedules = [
+        _reconcile_schedule(mapping, reconcile),
+        catch_up_schedule(mapping, catch_up),
+        purge_schedule(mapping, purge),
+    ]
     return dg.Definitions(
         assets=[
             source_spec(mapping),
@@ -42,7 +48,7 @@ def table_definitions(mapping: TableMapping) -> dg.Definitions:
             catch_up_asset(mapping),
         ],
         asset_checks=[replication_checks(mapping), history_checks(mapping)],
-        jobs=[full_load, reconcile, catch_up],
+        jobs=[full_load, reconcile, catch_up, purge],
         schedules=[schedule for schedule in schedules if schedule is not None],
     )
 

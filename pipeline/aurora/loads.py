@@ -79,6 +79,20 @@ def lock_table(connection: Connection, table_name: str) -> None:
     )
 
 
+def lock_scan(connection: Connection, table_name: str) -> None:
+    """Keep two scans of the table apart for as long as the connection lives. Raises TerminalError when one runs."""
+    with translating("taking the scan lock", table=table_name):
+        row = connection.execute(
+            "SELECT pg_try_advisory_lock(hashtext('dynaurora.scan'), hashtext(%s))", [table_name]
+        ).fetchone()
+    if not (row and row[0]):
+        raise TerminalError(
+            "scanning: another scan of this table is running",
+            table=table_name,
+            hint="wait for it, or end it, then run this again; what it has scanned is not scanned again",
+        )
+
+
 @contextmanager
 def table_locked(connection: Connection, table_name: str) -> Generator[None]:
     """Hold the load lock for the block. A session gives it back some time after it was closed: too late for the next.

@@ -26,6 +26,18 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="LOCATION",
         help="take the export whose manifest-summary.json lies here (s3://bucket/… or file:///…)",
     )
+    source.add_argument(
+        "--scan",
+        action="store_true",
+        help="scan the table, for one that cannot be exported (no point-in-time recovery)",
+    )
+    parser.add_argument(
+        "--read-capacity",
+        type=float,
+        metavar="UNITS",
+        help="read capacity units a second that a scan may use (default: 100)",
+    )
+    parser.add_argument("--segments", type=int, metavar="N", help="parts a scan reads side by side (default: 4)")
     add_margin_and_workers(parser)
 
 
@@ -57,7 +69,12 @@ def margin(arguments: Namespace) -> timedelta | None:
 
 def take(session: Session, mapping: TableMapping, arguments: Namespace) -> Snapshot:
     """Take the snapshot that the arguments ask for, telling how far it is."""
-    from pipeline.jobs.snapshot import take_snapshot  # noqa: PLC0415 - the AWS SDK costs half a second
+    from pipeline.jobs.snapshot import ScanChoice, take_snapshot  # noqa: PLC0415 - the AWS SDK costs half a second
+
+    asked = {"read_capacity": arguments.read_capacity, "segments": arguments.segments}
+    given = {name: value for name, value in asked.items() if value is not None}
+    if given and not arguments.scan:
+        raise ConfigurationError("--read-capacity and --segments go with --scan: an export reads no capacity")
 
     with session.progress.status(f"{mapping.name}: taking a snapshot") as shown:
         return take_snapshot(
@@ -65,5 +82,6 @@ def take(session: Session, mapping: TableMapping, arguments: Namespace) -> Snaps
             mapping,
             export_arn=arguments.export_arn,
             manifest=arguments.manifest,
+            scan=ScanChoice(**given) if arguments.scan else None,
             on_progress=lambda text: shown.update(f"{mapping.name}: {text}"),
         )

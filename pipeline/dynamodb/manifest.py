@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 _Kind = TypeVar("_Kind", str, int)
 
 SUMMARY_NAME = "manifest-summary.json"
+# A member that no export of DynamoDB has: the files come of a scan of ours.
+SCAN_MARK = "dynauroraScan"
 _VERSIONS = {"2020-06-30", "2023-08-01"}
 _KINDS: dict[str, Literal["full", "incremental"]] = {"FULL_EXPORT": "full", "INCREMENTAL_EXPORT": "incremental"}
 _CHECKSUM_SUFFIXES = (".md5", ".checksum")
@@ -69,6 +71,10 @@ class ExportManifest:
     files: tuple[ExportFile, ...]
     checksummed: bool
     """Whether the export had checksums of its manifests (they matched, or there would be no manifest)."""
+    scanned: bool = False
+    """Whether the files come of a scan, whose start is the snapshot's time."""
+    table_id: str | None = None
+    """What tells a table from another that had its name."""
 
 
 def read_manifest(store: ObjectStore, location: str, *, expected_table: str | None) -> ExportManifest:
@@ -220,6 +226,8 @@ def _build(
         billed_size_bytes=_field(summary, "billedSizeBytes", int, location),
         files=files,
         checksummed=checksummed,
+        scanned=summary.get(SCAN_MARK) is True,
+        table_id=summary.get("tableId"),
     )
 
 

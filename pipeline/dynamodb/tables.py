@@ -67,8 +67,11 @@ def describe(client: DynamoDBClient, table_name: str) -> SourceTable:
     )
 
 
-def check_source(table: SourceTable, mapping: TableMapping) -> list[str]:
-    """Return what keeps the table from being replicated under the mapping, each with its remedy; empty when fit."""
+def check_source(table: SourceTable, mapping: TableMapping, *, exported: bool = True) -> list[str]:
+    """Return what keeps the table from being replicated under the mapping, each with its remedy; empty when fit.
+
+    `exported`: whether it is to be exported, which needs point-in-time recovery.
+    """
     problems: list[str] = []
     if list(table.key.items()) != list(mapping.key.items()):
         problems.append(
@@ -85,7 +88,7 @@ def check_source(table: SourceTable, mapping: TableMapping) -> list[str]:
             f" (`aws dynamodb update-table --table-name {table.name} --stream-specification StreamEnabled=false`),"
             f" enable it again ({_stream_command(table.name)}), then load or catch up over the gap"
         )
-    recovery = check_recovery(table)
+    recovery = check_recovery(table) if exported else None
     return [*problems, f"{recovery} (or load by a scan: --scan)"] if recovery else problems
 
 

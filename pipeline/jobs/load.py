@@ -151,7 +151,7 @@ def _begin(
     return loads.begin(
         connection,
         mapping.name,
-        kind="full",
+        kind="scan" if manifest.scanned else "full",
         location=manifest.location,
         export_arn=manifest.export_arn,
         snapshot_time=manifest.snapshot_time,

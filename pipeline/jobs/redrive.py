@@ -1,7 +1,7 @@
 """Redrive: apply the batches that the replicator's event source mapping gave up, and mark them as done.
 
 Each is applied as the Lambda would have applied it, at the positions of its records, so that one that comes a week late
-changes nothing that is newer. Then it is marked: an object is moved to `done/` under the prefix, a message deleted.
+changes nothing that is newer. Then it is marked: an object is moved to `done/`, a message deleted.
 A redrive that is killed between the two applies again, which changes nothing.
 
 Invariant: what cannot be applied stays where it is and is named with its reason and the next step; the others go on.
@@ -115,6 +115,13 @@ def split_prefix(location: str | None) -> tuple[str, str]:
     )
 
 
+def _done_key(key: str, prefix: str) -> str:
+    """Return where an object goes that is done: out of the folder that Lambda writes to, `aws/lambda/`, where it is."""
+    at = key.find("aws/lambda/")
+    at = len(prefix.rpartition("/")[0]) + ("/" in prefix) if at < 0 else at
+    return f"{key[:at]}{DONE}/{key[at:]}"
+
+
 def waiting(services: Services, location: str) -> Iterator[str]:
     """Yield the keys under a location that are not done."""
     bucket, prefix = split_prefix(location)
@@ -147,10 +154,8 @@ class _Run:
             except MissingObjectError:  # another redrive has marked it
                 continue
             if self._settle(join_location(bucket, key), content):
-                folder = prefix.rpartition("/")[0]
-                rest = key[len(folder) :].lstrip("/")
                 try:
-                    store.move(bucket, key, "/".join(part for part in (folder, DONE, rest) if part))
+                    store.move(bucket, key, _done_key(key, prefix))
                 except MissingObjectError:
                     continue
 

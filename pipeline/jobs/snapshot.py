@@ -10,10 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.core.errors import ConfigurationError
+from pipeline.core.errors import ConfigurationError, ReplicationError, TerminalError
 from pipeline.dynamodb.exports import ExportStatus, request_export, wait_for_export
 from pipeline.dynamodb.manifest import ExportManifest, read_manifest
 from pipeline.dynamodb.tables import check_source, describe
+from pipeline.jobs.scan_snapshot import READ_CAPACITY, SEGMENTS, scan_snapshot
 
 if TYPE_CHECKING:
     from pipeline.core.mapping import TableMapping
@@ -31,22 +32,39 @@ class Snapshot:
     manifest: ExportManifest
 
 
+@dataclass(frozen=True, slots=True)
+class ScanChoice:
+    """How to scan: read capacity units a second over all segments, which are read side by side."""
+
+    read_capacity: float = READ_CAPACITY
+    segments: int = SEGMENTS
+
+
 def take_snapshot(
     services: Services,
     mapping: TableMapping,
     *,
     export_arn: str | None = None,
     manifest: str | None = None,
+    scan: ScanChoice | None = None,
     on_progress: Callable[[str], None] | None = None,
 ) -> Snapshot:
-    """Return the snapshot to load or to reconcile with; a new export when neither `export_arn` nor `manifest` is given.
+    """Return the snapshot to load or to reconcile with; a new export when nothing else is given.
 
+    `scan` takes it by a scan, for tables that cannot be exported.
     `manifest` is the location of a manifest-summary.json (s3:// or file://). `on_progress` gets a line of text now
     and then. Raises TerminalError, ConfigurationError, TransientError.
     """
+    if scan and (export_arn or manifest):
+        raise ConfigurationError("taking a snapshot: a scan is asked for, and an export given", hint="give one")
     if export_arn and manifest:
         raise ConfigurationError("taking a snapshot: both an export ARN and a manifest are given", hint="give one")
     say = on_progress or _say_nothing
+    if scan:
+        location = scan_snapshot(
+            services, mapping, read_capacity=scan.read_capacity, segments=scan.segments, on_progress=say
+        )
+        return _existing(services, mapping, location, None)
     if manifest:
         return _existing(services, mapping, manifest, None)
     if export_arn is None:
@@ -102,4 +120,27 @@ def _request(services: Services, mapping: TableMapping, say: Callable[[str], Non
 
 def _existing(services: Services, mapping: TableMapping, location: str, export_arn: str | None) -> Snapshot:
     manifest = read_manifest(services.store(location), location, expected_table=mapping.table)
-    return Snapshot(location, export_arn or manifest.export_arn, manifest)
+    _refuse_other_table(services, mapping, manifest)
+    arn = None if manifest.scanned else manifest.export_arn
+    return Snapshot(location, export_arn or arn, manifest)
+
+
+def _refuse_other_table(services: Services, mapping: TableMapping, manifest: ExportManifest) -> None:
+    """Raise TerminalError when the table was deleted and made again under its name since the export.
+
+    Not asked of a copy in a folder, nor where DynamoDB cannot be: an export may be loaded out of its table's reach.
+    """
+    if manifest.location.startswith("file:"):
+        return
+    try:
+        source = describe(services.dynamodb, mapping.table)
+    except ReplicationError:
+        return
+    if source.arn == manifest.table_arn and manifest.table_id and source.table_id not in {None, manifest.table_id}:
+        raise TerminalError(
+            f"reading the manifest {manifest.location}: it is of a table {mapping.table} that was deleted; the one"
+            f" of that name today is another (table id {source.table_id}, and the export's is {manifest.table_id})",
+            table=mapping.name,
+            hint=f"load the table of today: `dynaurora load {mapping.name}`; for the deleted one's items restore its"
+            " export to a table of another name, with a mapping of its own",
+        )

@@ -22,6 +22,11 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("employees_full_load", {"manifest": "s3://bucket/AWSDynamoDB/1"}, "manifest is not the location"),
     ("employees_full_load", {"manifest": "/tmp/manifest-summary.json"}, "manifest is not the location"),
     ("employees_full_load", {"export_arn": EXPORT, "manifest": SUMMARY}, "are both given"),
+    ("employees_full_load", {"scan": True, "manifest": SUMMARY}, "scan is asked for"),
+    ("employees_full_load", {"read_capacity": 0}, "read_capacity"),
+    ("employees_purge", {"retention_days": 0}, "retention_days"),
+    ("redrive", {"prefix": "bucket/prefix"}, "prefix is not s3://"),
+    ("redrive", {"prefix": "s3://b/p", "queue": "https://q"}, "are both given"),
     ("employees_reconcile", {"margin_seconds": 0}, "margin_seconds"),
     ("employees_reconcile", {"export_arn": EXPORT, "manifest": SUMMARY}, "are both given"),
 ]
@@ -48,12 +53,16 @@ def test_every_field_has_a_default_and_a_description(code: Code) -> None:
     assert {name: field.default_value for name, field in load.items()} == {
         "export_arn": "",
         "manifest": "",
+        "scan": False,
+        "read_capacity": 100,
         "margin_seconds": 60,
         "workers": 2,
     }
     assert {name: field.default_value for name, field in reconcile.items()} == {
         "export_arn": "",
         "manifest": "",
+        "scan": False,
+        "read_capacity": 100,
         "margin_seconds": 60,
         "repair": False,
     }

@@ -83,7 +83,9 @@ def test_the_graph_of_a_table_is_pinned(folder: Path) -> None:
         "__ASSET_JOB",
         "employees_catch_up",
         "employees_full_load",
+        "employees_purge",
         "employees_reconcile",
+        "redrive",
     }
     assert [(s.name, s.cron_schedule, s.execution_timezone) for s in repository.schedule_defs] == [
         ("employees_reconcile_schedule", "0 3 * * *", "Europe/Berlin")

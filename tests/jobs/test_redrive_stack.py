@@ -65,8 +65,8 @@ def test_objects_in_s3_are_applied_and_moved(
     assert (report.batches, [left.location for left in report.left]) == (3, [f"s3://{bucket}/aws/lambda/m/else"])
     assert names(connection) == {number: f"name {number}" for number in range(3)}
     keys = sorted(entry["Key"] for entry in s3.list_objects_v2(Bucket=bucket)["Contents"])
-    done = [f"aws/lambda/done/m/shardId-1/2026/05/14/{number}" for number in range(3)]
-    assert keys == [*done, "aws/lambda/m/else"]
+    done = [f"done/aws/lambda/m/shardId-1/2026/05/14/{number}" for number in range(3)]
+    assert keys == ["aws/lambda/m/else", *done]
     assert redrive(services, [employees], prefix=f"s3://{bucket}").batches == 0
 
 

@@ -1,0 +1,70 @@
+"""Purge as a job: no asset, because it makes nothing that anyone would look at; its report is in the run.
+
+Invariant: the schedule is off until a person turns it on, because what is purged cannot be brought back.
+"""
+
+# No `from __future__ import annotations`: Dagster reads the annotations of what is defined in a function.
+from contextlib import closing
+from datetime import timedelta
+
+import dagster as dg
+
+from dagster_project.failures import explained
+from dagster_project.forms import PurgeChoice, job_form
+from dagster_project.keys import TableKeys
+from dagster_project.resources import ServicesResource
+from pipeline.core.mapping import TableMapping
+from pipeline.jobs.purge import purge_table
+
+MAX_SECONDS = 12 * 3600
+_DAILY = "30 4 * * *"
+
+
+def purge_job(mapping: TableMapping) -> dg.JobDefinition:
+    """Define the job of a table."""
+    keys = TableKeys(mapping.name)
+
+    @dg.op(name=keys.purge_op, config_schema=PurgeChoice.to_fields_dict(), pool=keys.load_pool)
+    def purge(context: dg.OpExecutionContext, dynaurora: ServicesResource) -> None:
+        choice = PurgeChoice(**context.op_config)
+        with explained(context), closing(dynaurora.services.connect("dynaurora purge")) as connection:
+            report = purge_table(connection, mapping, retention=timedelta(days=choice.retention_days))
+        through = f"{report.through:%Y-%m-%d %H:%M:%S} UTC" if report.through else "nowhere: no snapshot was loaded whole"
+        context.log.info(f"purged through {through}, bounded by {report.bound}")
+        context.add_output_metadata(
+            {
+                "tombstones": report.tombstones,
+                "through": through,
+                "bound": report.bound,
+                "writers_folded": report.writers_folded,
+                "reconciliations": report.reconciliations,
+                "exports": report.exports,
+                "seconds": round(report.seconds, 3),
+            }
+        )
+
+    @dg.job(
+        name=keys.purge_job,
+        config=job_form(PurgeChoice, keys.purge_op),
+        executor_def=dg.in_process_executor,
+        tags={"dagster/max_runtime": MAX_SECONDS, "dynaurora/table": mapping.name},
+        description=f"Removes tombstones of `{mapping.table}` that are older than the retention, and what else is left"
+        " over: staging tables of runs that were killed, watermarks of writers that are gone, old bookkeeping. Changes"
+        " as old as what was purged are refused from then on where their key has no row.",
+    )
+    def purging() -> None:
+        purge()
+
+    return purging
+
+
+def purge_schedule(mapping: TableMapping, job: dg.JobDefinition) -> dg.ScheduleDefinition:
+    """Define its schedule: daily, off until it is turned on."""
+    return dg.ScheduleDefinition(
+        name=f"{job.name}_schedule",
+        job=job,
+        cron_schedule=_DAILY,
+        execution_timezone=mapping.schedule.get("timezone", "UTC"),
+        default_status=dg.DefaultScheduleStatus.STOPPED,
+        description="Purges daily with a retention of 30 days. Off: turn it on when a full load is behind you.",
+    )
