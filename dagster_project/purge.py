@@ -29,7 +29,9 @@ def purge_job(mapping: TableMapping) -> dg.JobDefinition:
         choice = PurgeChoice(**context.op_config)
         with explained(context), closing(dynaurora.services.connect("dynaurora purge")) as connection:
             report = purge_table(connection, mapping, retention=timedelta(days=choice.retention_days))
-        through = f"{report.through:%Y-%m-%d %H:%M:%S} UTC" if report.through else "nowhere: no snapshot was loaded whole"
+        through = (
+            f"{report.through:%Y-%m-%d %H:%M:%S} UTC" if report.through else "nowhere: no snapshot was loaded whole"
+        )
         context.log.info(f"purged through {through}, bounded by {report.bound}")
         context.add_output_metadata(
             {

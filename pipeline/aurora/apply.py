@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from psycopg import sql
 
@@ -20,6 +20,8 @@ from pipeline.core.conversion import array_literal
 from pipeline.core.mapping import AS_OF, DELETED, VERSION
 
 if TYPE_CHECKING:
+    from psycopg import Cursor
+
     from pipeline.aurora.connection import Connection
     from pipeline.core.change import Change
     from pipeline.core.mapping import Target
@@ -40,6 +42,14 @@ class Applied(NamedTuple):
     def plus(self, other: Applied) -> Applied:
         """Add two counts."""
         return Applied(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+
+
+class Sent(NamedTuple):
+    """An apply statement on its way, and what it was sent with."""
+
+    answer: Cursor[tuple[Any, ...]]
+    changes: Sequence[Change]
+    parameters: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -67,10 +77,18 @@ class ApplyStatement:
         Returns (applied, deleted, expired, refused). The only way for a target with children: `query` alone would leave
         them.
         """
+        return self.finish(connection, self.send(connection, changes))
+
+    def send(self, connection: Connection, changes: Sequence[Change]) -> Sent:
+        """Begin `apply`: in a pipeline nothing is waited for."""
         parameters = self.parameters(changes)
-        row = connection.execute(self.query, parameters, prepare=True).fetchone() or (0, 0, 0, 0)
+        return Sent(connection.execute(self.query, parameters, prepare=True), changes, parameters)
+
+    def finish(self, connection: Connection, sent: Sent) -> tuple[int, int, int, int]:
+        """End `apply`, in the same transaction."""
+        row = sent.answer.fetchone() or (0, 0, 0, 0)
         if self.target.children and row[0]:
-            self._replace_children(connection, changes, parameters, row[4:])
+            self._replace_children(connection, sent.changes, sent.parameters, row[4:])
         return row[0], row[1], row[2], row[3]
 
     def _replace_children(

@@ -1,14 +1,16 @@
 """Writing one decoded batch: changes of every target, rejects and watermark, in one transaction.
 
 Invariant: all of a batch or none of it. A value that only PostgreSQL finds wrong is isolated by halving under
-savepoints, and becomes a reject; the rest of the batch is applied. A batch for one target without rejects is one
-statement and one round trip.
+savepoints, and becomes a reject; the rest of the batch is applied.
+
+A batch is one statement a target, and one round trip whatever their number; rejects travel with them. Only child
+targets need a second one, because they follow what was taken of their parents.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.aurora import bookkeeping, rejects, settled
 from pipeline.aurora.apply import Applied, ApplyStatement
@@ -19,6 +21,8 @@ from pipeline.core.stream_records import Reject
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from psycopg import Cursor
 
     from pipeline.aurora.bookkeeping import Mark
     from pipeline.aurora.connection import Connection
@@ -54,36 +58,61 @@ class BatchWriter:
         doing = f"applying {len(records)} records"
         try:
             with translating(doing, table=self.mapping.name):
-                if len(work) == 1 and not (batch.rejects or batch.settled or work[0][0].children):
-                    applied = self._write_at_once(connection, work[0], mark)
+                if any(target.children for target, _, _ in work):
+                    applied = self._write_in_two_trips(connection, work, batch, mark)
                 else:
-                    applied = self._write_in_transaction(connection, work, batch, mark)
+                    applied = self._write_at_once(connection, work, batch, mark)
             return BatchResult(applied, len(batch.rejects))
         except DataError:
             with translating(doing, table=self.mapping.name), connection.transaction():
                 return self._write_isolating(connection, work, batch, records, mark)
 
-    def _write_at_once(self, connection: Connection, work: _Work, mark: Mark) -> Applied:
-        target, changes, newest = work
-        statement = self._statements[target]
-        mark = replace(mark, candidates=len(changes))
-        row = connection.execute(
-            statement.query_with_mark, [*statement.parameters(newest), *mark.parameters()], prepare=True
-        ).fetchone()
-        return _counts(row, len(changes))
+    def _write_at_once(self, connection: Connection, work: list[_Work], batch: DecodedBatch, mark: Mark) -> Applied:
+        if len(work) == 1 and not (batch.rejects or batch.settled):
+            return _counts(self._send_with_mark(connection, work[0], mark).fetchone(), len(work[0][1]))
+        # The server takes what comes before a pipeline's end for one transaction (PostgreSQL manual, pipeline mode),
+        # and nothing is fetched within, which would end it.
+        with connection.pipeline():
+            # The first statement counts the batch, the others no more than what they applied.
+            marks = [replace(mark, rejected=len(batch.rejects)), *[replace(mark, records=0, batches=0)] * len(work)]
+            sent = [self._send_with_mark(connection, part, own) for part, own in zip(work, marks, strict=False)]
+            if not work:
+                bookkeeping.add_mark(connection, marks[0], *Applied())
+            self._add_rejects(connection, batch, batch.rejects, mark)
+        total = Applied()
+        for (_, changes, _), answer in zip(work, sent, strict=True):
+            total = total.plus(_counts(answer.fetchone(), len(changes)))
+        return total
 
-    def _write_in_transaction(
+    def _send_with_mark(self, connection: Connection, work: _Work, mark: Mark) -> Cursor[tuple[Any, ...]]:
+        target, changes, newest = work
+        statement, mark = self._statements[target], replace(mark, candidates=len(changes))
+        parameters = [*statement.parameters(newest), *mark.parameters()]
+        return connection.execute(statement.query_with_mark, parameters, prepare=True)
+
+    def _write_in_two_trips(
         self, connection: Connection, work: list[_Work], batch: DecodedBatch, mark: Mark
     ) -> Applied:
         total = Applied()
-        with connection.pipeline(), connection.transaction():
-            for target, changes, newest in work:
-                counts = self._statements[target].apply(connection, newest)
-                total = total.plus(_counts(counts, len(changes)))
-            rejects.add(connection, self.mapping.name, batch.rejects, source=f"stream {mark.stream_label}")
-            settled.add(connection, self.mapping.name, batch.settled)
-            bookkeeping.add_mark(connection, replace(mark, rejected=len(batch.rejects)), *total)
+        try:
+            with connection.pipeline():
+                connection.execute("BEGIN")
+                sent = [self._statements[target].send(connection, newest) for target, _, newest in work]
+                for (target, changes, _), answer in zip(work, sent, strict=True):
+                    counts = self._statements[target].finish(connection, answer)
+                    total = total.plus(_counts(counts, len(changes)))
+                self._add_rejects(connection, batch, batch.rejects, mark)
+                bookkeeping.add_mark(connection, replace(mark, rejected=len(batch.rejects)), *total)
+                connection.execute("COMMIT")
+        except BaseException:
+            if not connection.closed:
+                connection.rollback()
+            raise
         return total
+
+    def _add_rejects(self, connection: Connection, batch: DecodedBatch, refused: list[Reject], mark: Mark) -> None:
+        rejects.add(connection, self.mapping.name, refused, source=f"stream {mark.stream_label}")
+        settled.add(connection, self.mapping.name, batch.settled)
 
     def _write_isolating(
         self,
@@ -101,8 +130,7 @@ class BatchWriter:
                 Reject(target.view_name, reason, records[change.origin], change.position, key_digest(change.key))
                 for change, reason in found
             ]
-        rejects.add(connection, self.mapping.name, refused, source=f"stream {mark.stream_label}")
-        settled.add(connection, self.mapping.name, batch.settled)
+        self._add_rejects(connection, batch, refused, mark)
         bookkeeping.add_mark(connection, replace(mark, rejected=len(refused)), *total)
         return BatchResult(total, len(refused))
 

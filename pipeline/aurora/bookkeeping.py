@@ -360,6 +360,8 @@ class Mark:
     candidates: int
     """Changes sent to the target: those not applied were stale."""
     rejected: int
+    batches: int = 1
+    """None for a further target of the batch that was counted with the first."""
 
     def parameters(self) -> list[object]:
         """Values for MARK_APPLIED, in its order."""
@@ -372,6 +374,7 @@ class Mark:
             self.records,
             self.candidates,
             self.rejected,
+            self.batches,
         ]
 
 
@@ -379,7 +382,7 @@ _KEEP_MARK = """
  ON CONFLICT (table_name, writer) DO UPDATE SET stream_label = excluded.stream_label,
  sequence_number = COALESCE(excluded.sequence_number, w.sequence_number),
  as_of = GREATEST(w.as_of, excluded.as_of), applied_at = clock_timestamp(),
- batches = w.batches + 1, records = w.records + excluded.records, applied = w.applied + excluded.applied,
+ batches = w.batches + excluded.batches, records = w.records + excluded.records, applied = w.applied + excluded.applied,
  stale = w.stale + excluded.stale, deleted = w.deleted + excluded.deleted, expired = w.expired + excluded.expired,
  rejected = w.rejected + excluded.rejected, refused = w.refused + excluded.refused"""
 
@@ -391,8 +394,9 @@ _MARK_COLUMNS = (
 # A further common table expression for the apply statement: its counts go straight to the watermark.
 MARK_APPLIED = sql.SQL(
     f", m AS (SELECT %s::text t, %s::text w, %s::text l, %s::numeric s, %s::timestamptz a,"  # noqa: S608 - constants only
-    f" %s::bigint r, %s::bigint c, %s::bigint j), mark AS (INSERT INTO replication.watermarks AS w ({_MARK_COLUMNS})"
-    " SELECT t, w, l, s, a, clock_timestamp(), 1, r, n.applied, c - n.applied, n.deleted, n.expired, j, n.refused"
+    f" %s::bigint r, %s::bigint c, %s::bigint j, %s::bigint b),"
+    f" mark AS (INSERT INTO replication.watermarks AS w ({_MARK_COLUMNS})"
+    " SELECT t, w, l, s, a, clock_timestamp(), b, r, n.applied, c - n.applied, n.deleted, n.expired, j, n.refused"
     " FROM m, (SELECT count(*) AS applied, count(*) FILTER (WHERE deleted) AS deleted,"
     " count(*) FILTER (WHERE expired) AS expired, (SELECT n FROM refused) AS refused"
     f" FROM applied) AS n{_KEEP_MARK})"

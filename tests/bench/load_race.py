@@ -48,8 +48,8 @@ class LoadRace:
         """Run every contestant in every round."""
         sizes = self._sizes
         entries = [
-            self._limit("copy_then_index", "psql \\copy of ready text, key built after", key_after=True),
-            self._limit("copy_indexed", "psql \\copy of ready text, key first", key_after=False),
+            self.limit("copy_then_index", "psql \\copy of ready text, key built after", key_after=True),
+            self.limit("copy_indexed", "psql \\copy of ready text, key first", key_after=False),
             *(self._ours(workers) for workers in WORKERS),
             self._reconciliation(),
             self._rival("boto3_executemany", "boto3 TypeDeserializer, executemany", sizes.slow),
@@ -69,7 +69,9 @@ class LoadRace:
             found.append({"items": count, "items_per_s": rate, "rss_mb": rss, "verdict": run.verdict})
         return found
 
-    def _limit(self, key: str, label: str, *, key_after: bool) -> Entry:
+    def limit(self, key: str, label: str, *, key_after: bool) -> Entry:
+        """Return the limit: ready-made text into the product's own table."""
+
         def contest() -> Run:
             data = self._data(self._sizes.items)
             url, relation = self._storage("bench_limit", data, keyed=not key_after)

@@ -37,7 +37,7 @@ def newest_runs(build: Path) -> list[_Run]:
 
 def write_report(root: Path, runs: Sequence[_Run], say: Say) -> None:
     """Write the document, and its plots where matplotlib is installed."""
-    (root / "docs/benchmarks.md").write_text(_document(runs))
+    (root / "docs/benchmarks.md").write_text(document(runs))
     newest = root / "build/benchmarks-newest.json"
     newest.write_text(json.dumps(runs[0]))
     if not RIVALS_PYTHON.exists():
@@ -50,7 +50,8 @@ def write_report(root: Path, runs: Sequence[_Run], say: Say) -> None:
         say(f"no plots: {done.stderr.strip().splitlines()[-1]}")
 
 
-def _document(runs: Sequence[_Run]) -> str:
+def document(runs: Sequence[_Run]) -> str:
+    """Return the text of the document."""
     newest, machine = runs[0], runs[0]["machine"]
     parts: dict[str, dict[str, Any]] = newest["parts"]
     lines = [

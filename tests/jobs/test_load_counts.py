@@ -5,14 +5,10 @@ Counted on the wire, from libpq's own trace of the messages sent.
 
 from __future__ import annotations
 
-import re
-import tempfile
-from collections import Counter
 from dataclasses import replace
-from typing import Any, BinaryIO, Self
+from typing import Any
 
 import pytest
-from psycopg.pq import Trace
 
 from pipeline.aurora import build_aside, loads
 from pipeline.aurora.connection import Connection
@@ -23,9 +19,7 @@ from pipeline.jobs.load import load
 from pipeline.jobs.load_file import FileLoader, LoadWork
 from pipeline.jobs.services import Services
 from tests.dynamodb.export_fixture import EXPORT_TIME, ExportFactory, Layout
-
-# Query, Sync and CopyDone are what the client waits after; CopyData is not answered.
-_SENT = re.compile(r"^F\t(\d+)\t(\w+)", re.MULTILINE)
+from tests.wire import Wire
 
 
 def item(number: int) -> dict[str, Any]:
@@ -34,31 +28,6 @@ def item(number: int) -> dict[str, Any]:
 
 def ignore(_lines: int, _size_bytes: int) -> None:
     """Progress that nobody asked for."""
-
-
-class Wire:
-    """Counts the messages that a connection sends."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 - closed below
-
-    def __enter__(self) -> Self:
-        self._connection.pgconn.trace(self._file.fileno())
-        self._connection.pgconn.set_trace_flags(Trace.SUPPRESS_TIMESTAMPS)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._connection.pgconn.untrace()
-        self._file.seek(0)
-        sent = _SENT.findall(self._file.read().decode("utf-8", "replace"))
-        self.messages = Counter(kind for _, kind in sent)
-        self.copied_bytes = sum(int(length) - 4 for length, kind in sent if kind == "CopyData")
-        self._file.close()
-
-    @property
-    def round_trips(self) -> int:
-        return self.messages["Query"] + self.messages["Sync"] + self.messages["CopyDone"]
 
 
 @pytest.fixture

@@ -1,0 +1,167 @@
+"""The benchmark's own judgement: its reference against the items, what it calls wrong, its ratios, its network."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+import sys
+import time
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from pipeline.local.postgres import PostgresServer
+from tests.bench import contestant, report, results
+from tests.bench.contest import Spec
+from tests.bench.export import generate
+from tests.bench.history import History
+from tests.bench.items import Item, items
+from tests.bench.load_race import LoadRace, Sizes
+from tests.bench.network import Network
+from tests.bench.reference import copy_line, holds_nul, plain
+from tests.bench.rounds import EXACT, Entry, Run, interleave
+from tests.bench.server import BenchServer
+from tests.bench.shapes import WIDE, Field
+
+
+def quiet(_: str) -> None:
+    """Progress that nobody asked for."""
+
+
+def test_the_reference_holds_every_value_of_the_items(postgres: PostgresServer, database: str, tmp_path: Path) -> None:
+    """Read back through psycopg's own types, not through text."""
+    made = [item for part in range(2) for item in items(WIDE, 1100, part, 2)]
+    text = tmp_path / "rows.tsv"
+    text.write_text("".join(copy_line(WIDE, item) for item in made), encoding="utf-8", newline="")
+    copy = f"\\copy wide FROM '{text}'"
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute(WIDE.create("wide").encode())
+        subprocess.run([postgres.psql_path, "-X", "-q", "-v", "ON_ERROR_STOP=1", database, "-c", copy], check=True)
+        columns = [
+            f"{name}::text" if f.type == "jsonb" else name for name, f in zip(WIDE.columns, WIDE.fields, strict=True)
+        ]
+        rows = {row[0]: row for row in connection.execute(f"SELECT {', '.join(columns)} FROM wide".encode())}
+    assert len(rows) == 1100
+    for item in made:
+        stored = rows[item["pk"]["S"]]
+        for field, value in zip(WIDE.fields, stored, strict=True):
+            assert _comparable(field, value) == _expected(field, item), (item["pk"], field.column)
+
+
+def _comparable(field: Field, value: Any) -> Any:
+    return json.loads(value, parse_float=Decimal, parse_int=Decimal) if field.type == "jsonb" and value else value
+
+
+def _expected(field: Field, item: Item) -> Any:
+    attribute = item.get(field.attribute)
+    if attribute is None or "NULL" in attribute or (field.nul_is_null and holds_nul(attribute)):
+        return None
+    if field.tag == "B":
+        return base64.b64decode(attribute["B"])
+    value = plain(attribute)
+    return sorted(value) if field.tag == "SS" else value
+
+
+def test_items_hold_what_goes_wrong_elsewhere() -> None:
+    made = list(items(WIDE, 10_000, 0, 1))
+    assert sum(holds_nul(item["descr"]) for item in made) == 1
+    assert max(len(item["big38"]["N"].strip("-").replace(".", "").lstrip("0")) for item in made) == 38
+    assert len({tuple(item) for item in made}) > 16
+    assert len({item["pk"]["S"] for item in made}) == len(made)
+    size = sum(len(json.dumps({"Item": item}, separators=(",", ":"))) for item in made) / len(made)
+    assert 1000 < size < 1200
+
+
+def test_a_load_is_judged_by_what_the_table_shows(postgres: PostgresServer, tmp_path: Path) -> None:
+    """One value changed is told, and of what kind."""
+    race = LoadRace(BenchServer(postgres), tmp_path, "narrow", Sizes(500, 500, 500))
+    data = generate(tmp_path, "narrow", 500)
+    lines = Path(data.text_path).read_text().splitlines(keepends=True)
+    entry = race.limit("copy_indexed", "psql", key_after=False)
+    assert entry.run().verdict == EXACT
+    Path(data.text_path).write_text("".join([*lines[1:], lines[0].replace("Dept", "Dipt")]))
+    assert entry.run().verdict == "wrong: scalar values"
+
+
+def test_the_history_ends_in_what_it_says() -> None:
+    history = History(100)
+    events = [record for _ in range(20) for record in json.loads(history.batch(50))["Records"]]
+    shown: dict[str, Any] = {str(number): ("",) for number in range(1, 101)}
+    for record in events:
+        change = record["dynamodb"]
+        key = change["Keys"]["Id"]["N"]
+        assert (record["eventName"] == "INSERT") == (key not in shown), "the seed's handler takes no other history"
+        if record["eventName"] == "REMOVE":
+            del shown[key]
+        else:
+            image = change["NewImage"]
+            shown[key] = (image["empName"]["S"], image["empDepartment"]["S"])
+    assert len(shown) == history.live
+    assert all(shown.get(str(n)) == values for n, values in history.written.items())
+
+
+def test_the_network_delays_and_counts(postgres: PostgresServer) -> None:
+    with Network(postgres.url, 5.0) as network:
+        with psycopg.connect(network.url_of(postgres.url), autocommit=True) as connection:
+            before, began = network.traffic(), time.monotonic()
+            for _ in range(10):
+                connection.execute("SELECT 1")
+            seconds, after = time.monotonic() - began, network.traffic()
+        # The goodbye of a connection before may still have been on its way.
+        assert 10 <= after.round_trips - before.round_trips <= 11
+        assert after.bytes_in > before.bytes_in
+        assert seconds >= 10 * network.overhead_ms / 1000
+
+
+def test_one_that_fails_is_told_and_the_others_go_on() -> None:
+    spec = Spec("postgresql://127.0.0.1:1/none", options={})
+
+    def fails() -> Run:
+        measured = contestant.run(
+            "tests.bench.rivals.psql_copy_missing", spec, server_pid=1, python=Path(sys.executable)
+        )
+        return Run(1, measured, EXACT)
+
+    def works() -> Run:
+        return Run(100, contestant.Measurement(2.0, 1.0, 0.5, 10.0, {"more": 3}), EXACT)
+
+    found = interleave([Entry("a", "A", "rival", fails), Entry("b", "B", "ours", works)], 2, quiet)
+    assert "psql_copy_missing" in found["a"].failure
+    assert found["b"].to_json()["items_per_s"] == 50.0
+    outcomes = {"outcomes": [outcome.to_json() for outcome in found.values()]}
+    assert [problem.partition(":")[0] for problem in results.problems({"load-narrow": outcomes})] == ["load-narrow, A"]
+
+
+def outcome(key: str, rate: float, verdict: str = EXACT) -> dict[str, Any]:
+    numbers = {"items": 10, "rss_mb": 40.0, "client_us_per_item": 3.0, "server_us_per_item": 2.0, "runs": [rate]}
+    named = {"key": key, "label": key, "kind": "ours", "failure": "", "verdict": verdict}
+    return {**named, **numbers, "items_per_s": rate}
+
+
+def test_ratios_are_to_exact_results_alone_and_stand_in_the_report() -> None:
+    load = [outcome("load_2", 60.0), outcome("copy_then_index", 100.0), outcome("reconcile_2", 45.0)]
+    pandas = [outcome("pandas_copy", 20.0, "wrong: scalar values"), outcome("pandas_to_sql", 5.0)]
+    apply = [outcome("batch-100", 900.0), outcome("seed", 3.0), outcome("batch-100-rows-1000000", 720.0)]
+    parts = {"load-wide": {"outcomes": [*load, *pandas]}, "apply": {"outcomes": apply, "suffix": ""}}
+    ours = {(mine["path"], mine["case"]): mine for mine in results.ours(parts)}
+    assert ours["load", "wide"]["ratio_to_copy_then_index"] == 0.6
+    assert ours["load", "wide"]["ratio_to_pandas"] == 12.0
+    assert ours["reconcile", "wide"]["ratio_to_load"] == 0.75
+    assert ours["apply", "batch-100"]["ratio_to_seed"] == 300.0
+    assert ours["apply", "batch-100"]["ratio_to_seed_without_select"] is None
+    assert ours["apply", "batch-100-rows-1000000"]["ratio_to_100000_rows"] == 0.8
+    machine: dict[str, Any] = {"cores": 2, "architecture": "x", "memory_gb": 1, "postgresql": "17", "python": "3"}
+    run: dict[str, Any] = {
+        "date": "2026-01-02T03:04:05+00:00",
+        "rounds": 3,
+        "seconds": 60,
+        "problems": [],
+        "parts": parts,
+    }
+    run |= {"ours": list(ours.values()), "machine": machine | {"postgresql_settings": {"fsync": "on"}}}
+    text = report.document([run, run])
+    assert "| load wide | `psql \\copy`, key after | 0.60 | 0.60 |" in text
+    assert "**wrong: scalar values**" in text
