@@ -206,6 +206,18 @@ def _promotion(part: dict[str, Any]) -> list[str]:
     ]
 
 
+_FLOORS = (
+    "*Load*: the server's share is COPY's own and the building of the key, as for ready-made text; the client's is"
+    " inflating, recognising a line's form and writing COPY text. With a worker for each core both sides share the"
+    " cores, so the time cannot fall below the sum of both over their number: the last column. What is left above it"
+    " is starting the workers, the swap, and waiting for the disk.",
+    "*Apply*: one shard's batches follow one another, so decode, network, statement and commit add up; what can be"
+    " given up is only what each costs. Parsing the event's JSON is Lambda's, and about a quarter of the client's time;"
+    " the statement is one for each target, prepared, and sent in one round trip with its watermark.",
+    "*Reconcile*: the load's decode, the copy of the snapshot to a staging table, and one comparison in the server.",
+)
+
+
 def _profiles(part: dict[str, Any]) -> list[str]:
     lines = ["## Where the time goes", ""]
     lines += [
@@ -214,11 +226,12 @@ def _profiles(part: dict[str, Any]) -> list[str]:
         "",
     ]
     paths: dict[str, dict[str, Any]] = {name: value for name, value in part.items() if isinstance(value, dict)}
-    rows = [["µs an item", "wall", "client", "server"]]
+    rows = [["µs an item", "wall", "client", "server", "both sides over 2 cores"]]
     for path, found in paths.items():
-        times = (found["wall_us_per_item"], found["client_us_per_item"], found["server_us_per_item"])
-        rows.append([path, *map(_number, times)])
-    lines += [*_table(rows), ""]
+        wall, client, server = (found[f"{name}_us_per_item"] for name in ("wall", "client", "server"))
+        floor = "" if path == "apply" else _number((client + server) / 2)
+        rows.append([path, *map(_number, (wall, client, server)), floor])
+    lines += [*_table(rows), "", *(line for text in _FLOORS for line in (text, ""))]
     for path, found in paths.items():
         functions = [[f"{path}: function", "% of the client's"]]
         functions += [[f"`{share['where']}`", f"{share['percent']:.1f}"] for share in found["functions"]]
