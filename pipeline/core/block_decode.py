@@ -1,10 +1,14 @@
-"""From a block of a full export's lines to COPY text, by a function written for one target: the load's fast way.
+"""From a block of a full export's lines to COPY text: the load's fast way, in three steps from fast to general.
 
-Invariant: the result is that of the general way, `decode_full` and `copy_text`, line by line, failures included; only
-the order of rows may differ, and of several malformed lines another may be named. What is written out here are the
-cases that most values are: an attribute of the expected type whose text needs no change. Whatever else a column meets
-goes to that column's general converter, and a line in which anything at all goes wrong goes to the general way whole,
-which then decides and says why. Lines of texts and numbers alone are not even parsed (`pipeline.core.line_shapes`).
+1. Most lines are read by a pattern made for the target, without parsing them (`pipeline.core.line_reader`).
+2. What that hands back is parsed, and converted by a function written for the target, here. It writes out the cases
+   that most values are: an attribute of the expected type whose text needs no change. Whatever else a column meets goes
+   to that column's general converter.
+3. A line in which anything at all goes wrong goes to the general way whole, which then decides and says why.
+
+Invariant: the rows are those of the general way, `decode_full` and `copy_text`, failures included: a value may be spelt
+otherwise (a time, an escape, an exponent) where PostgreSQL reads the same. Only the order of rows may differ, and of
+several malformed lines another may be named.
 
 Two facts make the plain cases plain. A line of JSON without a backslash has no quote, control character or lone
 surrogate in any text, so that neither JSON nor arrays nor COPY text need escapes. And `join` refuses whatever is not a

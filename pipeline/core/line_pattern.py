@@ -92,7 +92,7 @@ class LinePattern:
             raise ValueError("a default that would be taken for the plain spelling's marks")
         self._alternatives: list[str] = []
         self._nullable: list[str] = []
-        self._groups = 0
+        self._groups: int = 0
         self._rest: list[tuple[bytes, int]] | None = [] if target.unmapped else None
         self._fields = self._add_columns(target)
         if self._rest is not None:
@@ -108,10 +108,11 @@ class LinePattern:
             source.group for source, column in zip(self._fields, target.columns, strict=True) if column.name in keys
         ]
         present = "".join(f"(?({group + 1})|(?!))" for group in required)
-        one = "()" if self._groups == 1 else ""  # with one group `findall` would give texts, and with two tuples
         attribute = rf'(?:,|(?<=:)\{{)"(?:{"|".join(self._alternatives)})'
         lines = rf'^\{{"Item":(?=\{{)(?:{attribute}){REPEAT}{present}\}}\}}$'
-        pattern = re.compile(f"{lines}{one}".encode(), re.MULTILINE)
+        pattern = re.compile(lines.encode(), re.MULTILINE)
+        if pattern.groups == 1:  # with one group `findall` would give texts, and with two tuples
+            pattern = re.compile(f"{lines}()".encode(), re.MULTILINE)
         self.find_all = pattern.findall
         self.match = pattern.fullmatch
 

@@ -37,16 +37,17 @@ _TIMESTAMP = rf"{_DATE}T(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{{1,6}})?Z"
 def any_value(depth: int = DEPTH) -> str:
     """Return the pattern, without groups, of an attribute value of any type, `depth` lists or maps deep.
 
-    Commas and closing brackets are not looked at closely: they stay as they are in the JSON that is made of the value,
-    so that PostgreSQL refuses the one where it would refuse the other.
+    Lists and maps share one repeat, as the pattern would else double with every level. That a name stands in a list, or
+    brackets close crosswise, is therefore not seen here: such a value is no JSON afterwards either, which PostgreSQL
+    refuses, and the general way then names the line.
     """
     texts, numbers = _elements(TEXT), _elements(_NUMBER)
     kinds = (
         rf'S":"{TEXT}"|N":"{_NUMBER}"|BOOL":(?:true|false)|NULL":true|B":"{TEXT}"|[SB]S":\[{texts}\]|NS":\[{numbers}\]'
     )
     if depth:
-        member = rf'(?:"{TEXT}":)?{any_value(depth - 1)},?'
-        kinds += rf'|(?:L":\[|M":\{{)(?:{member}){REPEAT}[\]}}]'
+        member = rf'(?:"{TEXT}":)?{any_value(depth - 1)}(?:,(?=["{{])|(?=[\]}}]))'
+        kinds += rf'|(?:L":\[(?=[{{\]])|M":\{{(?=["}}]))(?:{member}){REPEAT}[\]}}]'
     return rf'\{{"(?:{kinds})\}}'
 
 

@@ -228,6 +228,19 @@ def test_names_that_stand_twice_or_are_spelt_otherwise(line: str) -> None:
     assert outcome(EVERY_TYPE, block, general=False) == outcome(EVERY_TYPE, block, general=True)
 
 
+@pytest.mark.parametrize(
+    "value",
+    ['{"L":[{"S":"a"},]}', '{"L":[{"S":"a"}{"S":"b"}]}', '{"L":[,{"S":"a"}]}', '{"M":{{"S":"x"}}}',
+     '{"L":["a":{"S":"x"}]}',
+     '{"M":{"a":{"S":"x"},}}', '{"M":{"a":{"S":"x"}"b":{"S":"y"}}}', '{"L":[{"S":"a"}}}', '{"M":{"a":{"S":"x"}]}',
+     '{"M":{"a":{"S":"x","N":"1"}}}', '{"M":{"a":"x"}}', '{"M":{"a":{"N":"1."}}}', '{"L":[{"N":"-"}]}',
+     '{"NS":["1" ]}'],
+)  # fmt: skip
+def test_nested_values_that_are_not_of_the_form_are_refused_alike(value: str) -> None:
+    block = written([line_of(ITEM), f'{{"Item":{{"pk":{{"S":"k"}},"map":{value}}}}}', line_of(ITEM)])
+    assert outcome(EVERY_TYPE, block, general=False) == outcome(EVERY_TYPE, block, general=True)
+
+
 def test_what_is_nested_too_deep_for_the_pattern_is_converted_all_the_same() -> None:
     value: dict[str, Any] = {"S": "deep"}
     for _ in range(31):

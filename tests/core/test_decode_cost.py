@@ -1,0 +1,64 @@
+"""What decoding costs in things that do not depend on the machine: function calls, Python's and C's, an item.
+
+A call costs about as much everywhere in comparison with the rest. What goes the general way costs hundreds of them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pipeline.core.block_decode import BlockDecoder
+from pipeline.core.mapping import Target
+from tests.core.test_block_decode import EMPLOYEES, line_of, written
+from tests.core.test_line_pattern import EVERY_TYPE, ITEM
+
+
+def calls(work: Callable[[], object]) -> int:
+    """Count the calls that some work makes."""
+    count = 0
+
+    def note(_frame: object, event: str, _argument: object) -> None:
+        nonlocal count
+        count += event in {"call", "c_call"}
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        work()
+    finally:
+        sys.setprofile(before)
+    return count
+
+
+def narrow(number: int) -> dict[str, Any]:
+    return {"Id": {"N": str(number)}, "empName": {"S": f"name {number:05}"}}
+
+
+def wide(number: int) -> dict[str, Any]:
+    """One of every type, in one of many orders, each with some attribute missing."""
+    names = [name for name in ITEM if name == "pk" or (len(name) + number) % 9]
+    turned = names[number % len(names) :] + names[: number % len(names)]
+    return {**{name: ITEM[name] for name in turned}, "pk": {"S": f"k{number}"}}
+
+
+def escaped(number: int) -> dict[str, Any]:
+    return {**wide(number), "note": {"S": f'line {number}\nand "another"'}}
+
+
+@pytest.mark.parametrize(
+    ("target", "item", "most"),
+    [(EMPLOYEES, narrow, 0.1), (EVERY_TYPE, wide, 50), (EVERY_TYPE, escaped, 55)],
+    ids=["narrow", "wide", "escaped"],
+)
+def test_an_item_costs_so_many_calls_and_no_more(
+    target: Target, item: Callable[[int], dict[str, Any]], most: float
+) -> None:
+    decoder = BlockDecoder(target)
+    lines = [line_of(item(number), ascii_only=False) for number in range(2_000)]
+    decoder.decode(written(lines[:100]), file="f")  # what it learns, it learns once
+    block = written(lines)
+    assert calls(lambda: decoder.decode(block, file="f")) / len(lines) <= most
