@@ -12,6 +12,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from psycopg import sql
 from psycopg.rows import class_row
 
 from pipeline.aurora.errors import translating
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
     from pipeline.aurora.connection import Connection
+    from pipeline.core.attributes import Item
     from pipeline.core.stream_records import Reject
 
 
@@ -168,3 +170,37 @@ def set_reasons(connection: Connection, reasons: Sequence[tuple[StoredReject, st
             " FROM unnest(%s::bigint[], %s::text[]) AS u (id, reason) WHERE r.id = u.id AND r.replayed_at IS NULL",
             [[number for number, _ in changed], [reason for _, reason in changed]],
         )
+
+
+def newest_of_keys(
+    connection: Connection, table_name: str, keys: Sequence[tuple[str, Item]]
+) -> dict[int, tuple[int, Position]]:
+    """Return, by index in `keys`, the newest waiting reject of an item: its number and position.
+
+    `keys` are (digest as stream records have it, key attributes). Rejects of exports have no digest: they are found
+    by the attributes, which are kept as DynamoDB wrote them.
+    """
+    if not keys:
+        return {}
+    names = sorted(keys[0][1])
+    parts = [[json.dumps(item[name], separators=(",", ":")) for _, item in keys] for name in names]
+    columns = sql.SQL(", ").join(sql.Identifier(f"part {i}") for i in range(len(names)))
+    same = sql.SQL(" AND ").join(
+        sql.SQL("(COALESCE(r.record->'Item', r.record->'Keys')->{})::text = k.{}").format(
+            sql.Literal(name), sql.Identifier(f"part {i}")
+        )
+        for i, name in enumerate(names)
+    )
+    query = sql.SQL(
+        "SELECT DISTINCT ON (k.place) k.place, r.id, r.position_version, r.position_as_of"
+        " FROM unnest(%s::text[], {arrays}) WITH ORDINALITY AS k (digest, {columns}, place)"
+        " JOIN replication.rejects AS r ON r.table_name = %s AND r.replayed_at IS NULL"
+        " AND r.position_as_of IS NOT NULL AND (r.key_digest = k.digest OR r.key_digest IS NULL AND {same})"
+        " ORDER BY k.place, r.position_as_of DESC, r.position_version DESC NULLS LAST"
+    ).format(arrays=sql.SQL(", ").join([sql.SQL("%s::text[]")] * len(names)), columns=columns, same=same)
+    with translating("looking for rejects of items", table=table_name):
+        rows = connection.execute(query, [[digest for digest, _ in keys], *parts, table_name])
+        return {
+            place - 1: (number, Position(as_of, None if version is None else int(version)))
+            for place, number, version, as_of in rows
+        }

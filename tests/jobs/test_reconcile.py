@@ -14,12 +14,12 @@ from uuid import uuid4
 
 import pytest
 
-from pipeline.aurora import loads
+from pipeline.aurora import loads, reconciliations
 from pipeline.aurora.connection import Connection
 from pipeline.aurora.migrate import migrate
 from pipeline.core.errors import TerminalError
 from pipeline.core.mapping import TableMapping
-from pipeline.jobs import reconcile as reconcile_module
+from pipeline.jobs import settle as settle_module
 from pipeline.jobs.load import load
 from pipeline.jobs.reconcile import ReconcileReport, reconcile
 from pipeline.jobs.services import Services
@@ -131,7 +131,8 @@ def test_a_row_changed_after_the_snapshot_is_in_flight(source: Source, connectio
     execute(connection, """UPDATE replica."Employees" SET _deleted = true, _as_of = now() WHERE "Id" = 4""")
     source.items[3] = item(3)
     report = source.reconcile(repair=True)
-    assert (report.compared, report.in_flight, report.drift) == (8, 2, 0)
+    assert (report.compared, report.in_flight, report.undecided, report.drift) == (9, 1, 1, 0)
+    assert not report.needs_person, "nothing says that replication is behind"
     assert view(connection)[3] == ("newer", "NA")
 
 
@@ -157,14 +158,14 @@ def test_a_repair_never_undoes_a_newer_change(
     source: Source, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     execute(connection, """UPDATE replica."Employees" SET "Name" = 'wrong' WHERE "Id" = 3""")
-    read_items = reconcile_module.read_items
+    read_items = settle_module.read_items
 
     def read_then_stream_applies(*arguments: Any) -> list[Any]:  # noqa: ANN401 - passed through
         reads = list(read_items(*arguments))
         execute(connection, """UPDATE replica."Employees" SET "Name" = 'streamed', _as_of = now() WHERE "Id" = 3""")
         return reads
 
-    monkeypatch.setattr(reconcile_module, "read_items", read_then_stream_applies)
+    monkeypatch.setattr(settle_module, "read_items", read_then_stream_applies)
     report = source.reconcile(repair=True)
     assert report.drift == 0
     assert view(connection)[3] == ("streamed", "NA")
@@ -195,10 +196,10 @@ def test_no_load_runs_meanwhile(source: Source) -> None:
 
 
 def test_staging_tables_of_a_killed_run_are_dropped(source: Source, connection: Connection) -> None:
-    run_id = reconcile_module.reconciliations.begin(
+    run = reconciliations.begin(
         connection, source.mapping.name, snapshot="s", snapshot_time=source.now, as_of=source.now
     )
-    execute(connection, f"CREATE TABLE replica._reconcile_{run_id}_0 (x int)")
+    execute(connection, f"CREATE TABLE replica._reconcile_{run.id}_0 (x int)")
     source.reconcile()
     left = connection.execute("SELECT count(*) FROM pg_tables WHERE tablename LIKE '\\_reconcile%'").fetchone()
     assert left == (0,)
@@ -216,7 +217,7 @@ def test_it_waits_until_the_snapshot_is_older_than_the_margin(source: Source) ->
 
 def test_two_reconciliations_of_a_table_exclude_each_other(source: Source) -> None:
     with closing(source.services.connect("other")) as other:
-        reconcile_module.reconciliations.lock_table(other, source.mapping.name)
+        reconciliations.lock_table(other, source.mapping.name)
         with pytest.raises(TerminalError, match="another reconciliation of this table is running"):
             source.reconcile()
     assert source.reconcile().drift == 0
