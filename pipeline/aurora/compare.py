@@ -142,6 +142,8 @@ class Compared:
     version: int | None
     as_of: datetime | None
     """The stored row's position; both None where there is none."""
+    deleted: bool | None
+    """Whether the stored row is a tombstone; None where there is none."""
     source_hash: int | None
     """Of the source's state, to tell whether it is the snapshot's; None where the source has no such item."""
 
@@ -183,7 +185,7 @@ def compare_keys(connection: Connection, target: Target, staging: Staging, keys:
         "SELECT CASE WHEN s.{key} IS NULL THEN CASE WHEN NOT t.{deleted} OR {orphans} THEN 'extra' END"
         " WHEN t.{key} IS NULL OR t.{deleted} THEN 'missing' END,"
         " CASE WHEN s.{key} IS NOT NULL AND NOT t.{deleted} THEN {columns} END,"
-        " COALESCE(t.xmin::text, ''), t.{version}, t.{as_of}, {source_hash}"
+        " COALESCE(t.xmin::text, ''), t.{version}, t.{as_of}, t.{deleted}, {source_hash}"
         " FROM {sent} LEFT JOIN {staging} AS s ON {staged} LEFT JOIN {storage} AS t ON {stored} ORDER BY a.{place}"
     ).format(
         key=sql.Identifier(target.primary_key[0]),
@@ -208,9 +210,10 @@ def compare_keys(connection: Connection, target: Target, staging: Staging, keys:
                 mark,
                 None if version is None else int(version),
                 as_of,
+                deleted,
                 hashed,
             )
-            for absent, differing, mark, version, as_of, hashed in connection.execute(query, keys_sent(keys))
+            for absent, differing, mark, version, as_of, deleted, hashed in connection.execute(query, keys_sent(keys))
         ]
 
 
@@ -240,3 +243,23 @@ def _column_differs(name: str) -> sql.Composed:
 
 def _named(condition: sql.Composable, name: str) -> sql.Composed:
     return sql.SQL("CASE WHEN {} THEN ARRAY[{}] ELSE '{{}}'::text[] END").format(condition, sql.Literal(name))
+
+
+def texts_of_key(
+    connection: Connection, target: Target, staging: Staging, key: Key
+) -> dict[str, tuple[str | None, str | None]]:
+    """Return a key's values by column, as texts: the source's, as it would be stored, and the stored row's."""
+    names = target.stored_columns
+    query = sql.SQL(
+        "SELECT {columns} FROM {sent} LEFT JOIN {staging} AS s ON {staged} LEFT JOIN {storage} AS t ON {stored}"
+    ).format(
+        columns=sql.SQL(", ").join(sql.SQL("s.{0}::text, t.{0}::text").format(sql.Identifier(name)) for name in names),
+        sent=sent_keys(target),
+        staging=staging.name,
+        staged=children.same_key(target, "a", "s"),
+        storage=tables.storage(target),
+        stored=children.same_key(target, "a", "t"),
+    )
+    with translating("reading an item's values"):
+        row = connection.execute(query, keys_sent([key])).fetchone() or (None,) * (2 * len(names))
+    return {name: (row[2 * i], row[2 * i + 1]) for i, name in enumerate(names)}

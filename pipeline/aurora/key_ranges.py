@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
 Key = tuple[str, ...]
 
-# Places to cut at, for a whole target: a thousandth of it is then the smallest chunk.
-MOST_CUTS = 2_000
+# Pages that are sampled of each table for places to cut at: one for so many rows, within bounds.
+_ROWS_A_PAGE_SAMPLED = 5_000
+_FEWEST_PAGES, _MOST_PAGES = 50, 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +39,14 @@ class Lane:
     done: bool = False
 
 
-def cuts(connection: Connection, target: Target, relations: Sequence[sql.Identifier], lane: Lane) -> list[Key]:
+def cuts(
+    connection: Connection, target: Target, relations: Sequence[sql.Identifier], lane: Lane, rows: int
+) -> list[Key]:
     """Return keys inside the lane's range in order, spread evenly enough: one of each page that is sampled.
 
-    `relations` are the tables that hold the keys. Costs the same however large they are.
+    `relations` are the tables that hold the keys, of about so many `rows` each. Reads a bounded number of pages.
     """
+    pages = min(_MOST_PAGES, max(_FEWEST_PAGES, rows // _ROWS_A_PAGE_SAMPLED))
     sampled = sql.SQL(" UNION ").join(
         sql.SQL(
             "SELECT * FROM (SELECT DISTINCT ON ((ctid::text::point)[0]) {key} FROM {relation}"
@@ -51,7 +55,7 @@ def cuts(connection: Connection, target: Target, relations: Sequence[sql.Identif
         ).format(
             key=tables.identifiers(target.primary_key),
             relation=relation,
-            most=sql.Literal(MOST_CUTS),
+            most=sql.Literal(pages),
             name=sql.Literal(relation.as_string()),
             within=within(target, lane.after, lane.through),
         )

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from pipeline.jobs.pace import Bounds
     from pipeline.jobs.services import Services
 
-# A first chunk this small takes well under a second; the next ones follow from how long it took.
-_FIRST_ROWS = 20_000
+# A first chunk of this size takes well under a second; the next ones follow from how long it took.
+_FIRST_ROWS = 100_000
 # Below this many rows a second connection takes longer to open than it saves.
 _ROWS_WORTH_A_LANE = 50_000
 _MOST_GROWTH, _MOST_SHRINKAGE = 4.0, 0.25
@@ -42,31 +42,35 @@ class Comparing:
     bounds: Bounds
     pause: Callable[[Connection], None]
 
-    def lanes(self, connection: Connection, workers: int) -> list[Lane]:
-        """Return the lanes that an earlier part of the run divided, or divide them."""
+    def lanes(self, connection: Connection, workers: int) -> list[tuple[Lane, list[Key]]]:
+        """Return what is left of the lanes that an earlier part of the run divided, or divide them; with their cuts."""
         found = key_ranges.lanes(connection, self.comparison.run_id, self.number)
         if found:
-            return found
+            return [(lane, self._cuts(connection, lane)) for lane in found if not lane.done]
+        cuts = self._cuts(connection, key_ranges.Lane(self.number, 0, None, None))
         count = workers if self.bounds.max_share == 1 else 1
-        count = max(1, min(count, self.rows // _ROWS_WORTH_A_LANE))
-        cuts = self.cuts(connection, key_ranges.Lane(self.number, 0, None, None)) if count > 1 else []
-        between = [cuts[len(cuts) * number // count] for number in range(1, count)] if len(cuts) >= count else []
-        return key_ranges.divide(connection, self.comparison.run_id, self.number, between)
+        count = max(1, min(count, self.rows // _ROWS_WORTH_A_LANE, len(cuts)))
+        edges = [len(cuts) * number // count for number in range(count + 1)]
+        divided = key_ranges.divide(
+            connection, self.comparison.run_id, self.number, [cuts[edge] for edge in edges[1:-1]]
+        )
+        # A lane goes through the key at its edge, and the next one begins behind it.
+        return [(lane, cuts[edges[number] + (number > 0) : edges[number + 1]]) for number, lane in enumerate(divided)]
 
-    def cuts(self, connection: Connection, lane: Lane) -> list[Key]:
-        """Return places to cut a lane at."""
+    def _cuts(self, connection: Connection, lane: Lane) -> list[Key]:
         comparison = self.comparison
         relations = [comparison.staging.name, tables.storage(comparison.target)]
-        return key_ranges.cuts(connection, comparison.target, relations, lane)
+        return key_ranges.cuts(connection, comparison.target, relations, lane, self.rows)
 
     def carry_out(self, connection: Connection, workers: int) -> None:
         """Compare what is not compared yet. Raises what the first lane to fail raised, once the others stand still."""
-        lanes = [lane for lane in self.lanes(connection, workers) if not lane.done]
+        lanes = self.lanes(connection, workers)
+        stride = first_stride(self.rows, sum(len(cuts) for _, cuts in lanes))
         stop, opened = threading.Event(), list["Connection"]()
         if not lanes:
             return
         with ThreadPoolExecutor(max_workers=len(lanes), thread_name_prefix="compare") as pool:
-            working = [pool.submit(self._work_off, lane, stop, opened) for lane in lanes]
+            working = [pool.submit(self._work_off, lane, cuts, stride, stop, opened) for lane, cuts in lanes]
             try:
                 wait(working, return_when=FIRST_EXCEPTION)
                 for done in working:
@@ -79,14 +83,15 @@ class Comparing:
                         each.cancel_safe()
                 raise
 
-    def _work_off(self, lane: Lane, stop: threading.Event, opened: list[Connection]) -> None:
+    def _work_off(
+        self, lane: Lane, cuts: list[Key], stride: int, stop: threading.Event, opened: list[Connection]
+    ) -> None:
         with self.services.connect("dynaurora reconcile comparison") as connection:
             opened.append(connection)
             loads.notice_lost_client(connection)
             self.comparison.set_up(connection)
-            cuts = self.cuts(connection, lane)
             pace = Pace(self.bounds.max_share)
-            position, stride = 0, _first_stride(self.rows, len(cuts))
+            position = 0
             while not stop.is_set():
                 self.pause(connection)
                 position += stride
@@ -101,7 +106,8 @@ class Comparing:
                 stride = next_stride(stride, seconds, self.bounds.chunk_seconds)
 
 
-def _first_stride(rows: int, cuts: int) -> int:
+def first_stride(rows: int, cuts: int) -> int:
+    """Return how many cuts to go first, where so many cuts part so many rows."""
     return max(1, _FIRST_ROWS * cuts // max(1, rows))
 
 

@@ -24,6 +24,7 @@ from pipeline.core.decode import RowDecoder
 from pipeline.core.errors import ConversionError, DataError, key_digest
 from pipeline.core.keys import key_attributes
 from pipeline.core.ordering import Position, snapshot_position, supersedes
+from pipeline.core.routing import NO_TARGET
 from pipeline.core.stream_records import keys_digest
 from pipeline.dynamodb.items import read_items
 from pipeline.jobs.stage_file import item_digest
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from pipeline.aurora.compare import Compared
     from pipeline.aurora.connection import Connection
     from pipeline.aurora.key_ranges import Key
+    from pipeline.aurora.rejects import ItemReject
     from pipeline.core.attributes import Item
     from pipeline.core.mapping import TableMapping, Target
     from pipeline.jobs.services import Services
@@ -234,7 +236,7 @@ class Settler:
     def _kinds(self, connection: Connection, drifted: Sequence[tuple[_Read, Compared]]) -> dict[int, str]:
         """Find out which of the different rows are stale: there is evidence that they hold an older state."""
         different = [(read, found) for read, found in drifted if found.kind == "different" and found.as_of]
-        waiting = rejects.newest_of_keys(
+        waiting = rejects.waiting_of_items(
             connection, self.mapping.name, [(keys_digest(read.attributes), read.attributes) for read, _ in different]
         )
         stale: dict[int, str] = {}
@@ -242,8 +244,8 @@ class Settler:
             if found.as_of is None:  # pragma: no cover - they were chosen so
                 continue
             behind_load = self.baseline is not None and found.as_of < self.baseline
-            behind_reject = index in waiting and supersedes(waiting[index][1], Position(found.as_of, found.version))
-            if behind_load or behind_reject:
+            behind_reject = is_behind(found, self.target, waiting.get(index, ()))
+            if behind_load or behind_reject is not None:
                 stale[read.candidate.number] = "stale"
         return stale
 
@@ -260,6 +262,13 @@ class Settler:
 
         store_isolating(connection, coalesce(changes), apply, refuse)
         return refused
+
+
+def is_behind(found: Compared, target: Target, waiting: Sequence[ItemReject]) -> ItemReject | None:
+    """Return the newest waiting reject of the item for this target that the stored row is older than."""
+    stored = None if found.as_of is None else Position(found.as_of, found.version)
+    of_target = (reject for reject in waiting if reject.target in {target.view_name, NO_TARGET})
+    return next((reject for reject in of_target if stored is None or supersedes(reject.position, stored)), None)
 
 
 def _look(read: _Read, before: str, compared: Compared) -> Look:
