@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pipeline.aurora.connection import Connection
 
 # A batch that was committed longer ago than this says nothing of replication's lag now.
-_RECENT = timedelta(minutes=1)
+_RECENT = timedelta(seconds=20)
 # A probe that has not ticked for this long says nothing either.
 _PROBE_STOPPED = timedelta(minutes=5)
 

@@ -251,6 +251,7 @@ class _Run:
         self.lag_looked_at = time.monotonic()
         deadline = time.monotonic() + self.bounds.patience.total_seconds()
         while (lag := self._lag(connection)) > self.bounds.max_lag:
+            self.say.now_and_then(f"pausing: replication is {lag.total_seconds():.0f} s behind")
             if time.monotonic() > deadline:
                 raise TransientError(
                     f"reconciling: replication is {lag.total_seconds():.0f} s behind, and was waited for for"
@@ -258,7 +259,6 @@ class _Run:
                     table=self.mapping.name,
                     hint=f"see `dynaurora status {self.mapping.name}`; run it again with the same snapshot to go on",
                 )
-            self.say.now_and_then(f"pausing: replication is {lag.total_seconds():.0f} s behind")
             time.sleep(_LAG_LOOK_SECONDS)
 
     def _lag(self, connection: Connection) -> timedelta:
