@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
+from pipeline.aurora import probes
 from pipeline.aurora.errors import translating
 
 if TYPE_CHECKING:
@@ -71,6 +72,8 @@ def applied_through(connection: Connection, table_name: str, *, now: datetime, m
 
 
 def caught_up_through(connection: Connection, table_name: str, now: datetime) -> datetime | None:
-    """Return the time through which a probe has proven the table caught up; None: not known, or no longer."""
-    del connection, table_name, now
-    return None
+    """Return the time through which the probe has proven the table caught up; None: not known, or no longer."""
+    tick = probes.read_tick(connection, table_name)
+    if tick is None or tick.ticked_at < now - _PROBE_STOPPED:
+        return None
+    return tick.caught_up_through

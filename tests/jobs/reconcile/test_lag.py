@@ -74,7 +74,7 @@ def test_a_row_changed_by_hand_is_found_though_its_position_is_newer_than_the_sn
 def test_a_hot_row_that_changes_at_every_look_is_never_drift(
     source: Source, connection: Connection, probe: Probe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read_items, reads = settle_module.read_items, []
+    read_items, reads = settle_module.read_items, list[int]()
 
     def read_then_change(*arguments: object) -> object:
         reads.append(1)

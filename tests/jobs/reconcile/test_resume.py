@@ -40,11 +40,9 @@ def test_a_run_broken_off_while_comparing_does_not_stage_again(
         with pytest.raises(TransientError):
             source.reconcile_with(location)
     assert statuses(connection) == ["comparing"]
-    opened: list[str] = []
-    read_lines = stage_file.read_lines
-    monkeypatch.setattr(stage_file, "read_lines", lambda *a: opened.append("file") or read_lines(*a))
-    report = source.reconcile_with(location, on_progress=said.append)
-    assert opened == []
+    with monkeypatch.context() as patched:
+        patched.setattr(stage_file, "read_lines", break_off)
+        report = source.reconcile_with(location, on_progress=said.append)
     assert "going on with reconciliation 1: 5 of 5 files are staged" in said
     assert (report.resumed, report.reconciliation_id, report.compared, found(report)) == (True, 1, 10, (0, 0, 1))
     assert (statuses(connection), leftovers(connection)) == (["done"], [])
