@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # A batch that was committed longer ago than this says nothing of replication's lag now.
 _RECENT = timedelta(seconds=20)
+# A table to which nothing was applied for so long, and that no probe can look at, is taken for idle.
+_IDLE = timedelta(minutes=20)
 # A probe that has not ticked for this long says nothing either.
 _PROBE_STOPPED = timedelta(minutes=5)
 
@@ -37,9 +39,14 @@ class AppliedThrough:
         return timedelta(0) if self.basis == "assumption" else max(timedelta(0), now - self.through)
 
     def covers_snapshot(self, snapshot_time: datetime, margin: timedelta, now: datetime) -> bool:
-        """Whether what the snapshot holds must have been applied: it may hold changes of up to a margin later."""
+        """Whether what the snapshot holds must have been applied: it may hold changes of up to a margin later.
+
+        Where it is only assumed, something newer than the snapshot must have arrived too, unless for so long nothing
+        has that the table seems to be idle.
+        """
         if self.basis == "assumption":
-            return now >= snapshot_time + margin
+            idle = self.newest is None or self.newest < now - _IDLE
+            return now >= snapshot_time + margin and (idle or (self.newest or now) >= snapshot_time)
         return self.through >= snapshot_time + margin
 
     @property
