@@ -21,7 +21,7 @@ from pipeline.aurora import loads, reconciliations
 from pipeline.aurora.applied_through import AppliedThrough, applied_through
 from pipeline.aurora.candidates import Candidates, Left
 from pipeline.aurora.compare import Comparison
-from pipeline.core.errors import ConfigurationError, ReplicationError, TerminalError, TransientError
+from pipeline.core.errors import ConfigurationError, TerminalError, TransientError
 from pipeline.core.ordering import snapshot_position
 from pipeline.core.shape import shape
 from pipeline.dynamodb.manifest import read_manifest
@@ -30,8 +30,6 @@ from pipeline.jobs.load import PROCESSES_FROM_ITEMS
 from pipeline.jobs.load_progress import LoadProgress, Progress
 from pipeline.jobs.load_workers import load_files
 from pipeline.jobs.pace import Bounds
-from pipeline.jobs.probe import TICK_SECONDS, probe
-from pipeline.jobs.probe_shards import Limits
 from pipeline.jobs.reconcile_report import SAMPLES, DriftSample, ReconcileReport
 from pipeline.jobs.settle import Settler
 from pipeline.jobs.stage_file import StageWork
@@ -49,7 +47,6 @@ __all__ = ["Bounds", "DriftSample", "ReconcileReport", "reconcile"]
 
 _LAG_LOOK_SECONDS = 2.0
 _SAY_SECONDS = 5.0
-_PROBE_SECONDS = 5.0
 _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS, _WAIT_GROWTH = 0.5, 10.0, 1.5
 # How long after the margin a replicator may still deliver, before nothing more is expected of it.
 _GRACE = timedelta(seconds=10)
@@ -161,9 +158,6 @@ class _Run:
     keys: dict[tuple[str, str], str] = field(default_factory=dict[tuple[str, str], str])
     """Keys of the first rows that drifted, by target and digest."""
     lag_looked_at: float = 0.0
-    probes_itself: bool | None = None
-    """Whether the run looks at the stream itself; None before that was decided."""
-    probed_at: float = 0.0
 
     def carry_out(self, connection: Connection, *, resumed: bool) -> tuple[int, AppliedThrough]:
         """Stage, compare and settle; returns how many rows stay undecided, and how far replication is."""
@@ -188,7 +182,6 @@ class _Run:
             )
             settlers.append(self._settler(connection, number, candidates))
             if left := candidates.left(connection).keys:
-                self._probe(connection)
                 self.say(f"settling {left} differences of {target.view_name}")
                 settlers[-1].look(connection, self._pause, changed=False)
                 settlers[-1].look(connection, self._pause, changed=True, most=self.bounds.most_read_again)
@@ -272,25 +265,11 @@ class _Run:
         applied = self._applied(connection)
         return applied.lag(datetime.now(UTC)) if applied.basis == "probe" else timedelta(0)
 
-    def _probe(self, connection: Connection) -> None:
-        """Look at the stream, where nobody else does: how far replication is decides what is drift."""
-        if self.probes_itself is None:
-            self.probes_itself = self._applied(connection).basis != "probe"
-        if not self.probes_itself or time.monotonic() - self.probed_at < _PROBE_SECONDS:
-            return
-        try:
-            probe(self.services, self.mapping, limits=Limits(time.monotonic() + TICK_SECONDS))
-        except ReplicationError as error:
-            self.probes_itself = False
-            self.say(f"how far replication is cannot be seen, and is assumed from the margin: {error.message}")
-        self.probed_at = time.monotonic()
-
     def _settle_rest(self, connection: Connection, settlers: list[Settler]) -> None:
         """Look again at what is not decided, as replication passes the states that were read."""
         deadline = time.monotonic() + self.bounds.patience.total_seconds()
         wait = _FIRST_WAIT_SECONDS
         while any(_left(connection, settlers)):
-            self._probe(connection)
             applied = self._applied(connection)
             for settler in settlers:
                 settler.look(connection, _go_on, ready=applied)

@@ -16,7 +16,7 @@ from pipeline.jobs.verdict import SnapshotTime, Verdict, judge
 MARGIN = timedelta(minutes=5)
 TAKEN = datetime(2026, 5, 14, 12, tzinfo=UTC)
 SNAPSHOT = SnapshotTime(TAKEN, MARGIN)
-NOW = TAKEN + timedelta(minutes=20)
+NOW = TAKEN + timedelta(minutes=19)
 READ = TAKEN + timedelta(minutes=15)
 FIRST_LOOK = Candidate(1, ("7",), 11, None, None, proven=False)
 SECOND_LOOK = replace(FIRST_LOOK, mark="90", read_at=READ)
@@ -68,6 +68,22 @@ def test_a_row_that_changed_between_the_looks_is_on_its_way() -> None:
 
 def test_what_is_equal_is_right_whatever_was_known_before() -> None:
     assert verdict(replace(SECOND_LOOK, proven=True), replace(OLD_ROW, kind=None), applied(TAKEN)) is Verdict.RIGHT
+
+
+@pytest.mark.parametrize(
+    ("newest", "expected"),
+    [
+        (None, Verdict.DRIFT),
+        (TAKEN, Verdict.DRIFT),
+        (TAKEN - timedelta(seconds=1), Verdict.OPEN),
+        (NOW - timedelta(minutes=21), Verdict.DRIFT),
+    ],
+    ids=["never applied", "newer applied", "stands still", "idle"],
+)
+def test_an_assumption_needs_something_newer_to_have_arrived_unless_the_table_is_idle(
+    newest: datetime | None, expected: Verdict
+) -> None:
+    assert verdict(FIRST_LOOK, OLD_ROW, applied(NOW - MARGIN, "assumption", newest)) is expected
 
 
 def test_an_assumption_decides_on_a_second_look_only_when_something_newer_has_arrived() -> None:

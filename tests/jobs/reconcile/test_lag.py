@@ -11,8 +11,7 @@ from pipeline.core.errors import TransientError
 from pipeline.jobs import settle as settle_module
 from pipeline.jobs.reconcile import Bounds
 from tests.jobs.conftest import named, record, view
-from tests.jobs.reconcile.conftest import Probe, Source, execute, found, item
-from tests.jobs.reconcile.conftest import replicated as apply_records
+from tests.jobs.reconcile.conftest import Probe, Source, execute, found, item, replicated
 
 PATIENT = Bounds(patience=timedelta(seconds=20))
 
@@ -64,7 +63,7 @@ def test_a_row_changed_by_hand_is_found_though_its_position_is_newer_than_the_sn
 ) -> None:
     source.put(item(3, "streamed"), item(4, "streamed"))
     at = source.now.timestamp() - 120
-    apply_records(source, named(3, 1, "streamed", at=at), named(4, 2, "streamed", at=at))
+    replicated(source, named(3, 1, "streamed", at=at), named(4, 2, "streamed", at=at))
     execute(connection, """UPDATE replica."Employees" SET "Name" = 'by hand' WHERE "Id" = 4""")
     report = source.reconcile(bounds=PATIENT)
     assert (found(report), report.by_column, report.undecided) == ((0, 0, 1), {"Name": 1}, 0)
@@ -128,9 +127,22 @@ def test_a_pause_ends_with_a_message_and_the_run_goes_on_later(
 
 def test_late_batches_are_evidence_where_no_probe_runs(source: Source) -> None:
     source.put(item(3, "newer"))
-    apply_records(source, record(900, 1, at=source.now.timestamp() - 3600))
+    replicated(source, record(900, 1, at=source.now.timestamp() - 3600))
     source.items[900] = {"Id": {"N": "900"}}
     source.services.dynamodb.put_item(TableName=source.mapping.table, Item={"Id": {"N": "900"}})
     report = source.reconcile()
     assert (report.drift, report.undecided, report.needs_person) == (0, 1, True)
     assert report.behind_seconds == pytest.approx(3600, abs=120)
+
+
+def test_a_replicator_that_stands_still_makes_no_drift_where_no_probe_runs(source: Source) -> None:
+    source.put(item(900, "the last one applied"))
+    replicated(source, named(900, 1, "the last one applied", at=source.now.timestamp() - 480))
+    source.put(item(3, "not applied"))
+    source.delete(5)
+    report = source.reconcile()
+    assert (report.drift, report.undecided, report.needs_person) == (0, 2, True)
+    source.put(item(901, "it goes on"))
+    replicated(source, named(901, 2, "it goes on", at=source.now.timestamp()))
+    report = source.reconcile()
+    assert (found(report), report.undecided) == ((0, 1, 1), 0)
