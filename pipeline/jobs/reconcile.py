@@ -272,7 +272,7 @@ class _Run:
         while any(_left(connection, settlers)):
             applied = self._applied(connection)
             for settler in settlers:
-                settler.look(connection, _go_on, ready=applied)
+                settler.look(connection, _go_on, ready=settler.applied(connection, datetime.now(UTC)).at_best)
             left = _left(connection, settlers)
             keys = sum(each.keys for each in left)
             if not keys or time.monotonic() + wait > deadline or _hopeless(left, applied, self.snapshot.margin):

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from pipeline.aurora import compare, reconciliations, rejects
-from pipeline.aurora.applied_through import AppliedThrough, applied_through
+from pipeline.aurora.applied_through import AppliedThrough, AppliedToKeys, applied_to_keys
 from pipeline.aurora.apply import ApplyStatement
 from pipeline.aurora.candidates import Look
 from pipeline.aurora.errors import translating
@@ -117,6 +117,12 @@ class Settler:
             after, seen = chunk[-1].number, seen + len(chunk)
         return seen
 
+    def applied(self, connection: Connection, now: datetime, keys: Sequence[Key] = ()) -> AppliedToKeys:
+        """Return how far replication is for these keys of the target."""
+        return applied_to_keys(
+            connection, self.mapping.name, self.target.view_name, keys, now=now, margin=self.snapshot.margin
+        )
+
     def give_up(self, connection: Connection) -> int:
         """Record what is proven and could not be mended in time; returns how many stay undecided."""
         after = 0
@@ -130,7 +136,7 @@ class Settler:
         before = compare.marks(connection, self.target, [candidate.key for candidate in chunk])
         reads = self._read_again(chunk)
         now = datetime.now(UTC)
-        applied = applied_through(connection, self.mapping.name, now=now, margin=self.snapshot.margin)
+        applied = self.applied(connection, now, [read.key for read in reads])
         outcome = _Outcome()
         with translating("settling differences", table=self.mapping.name), connection.transaction():
             unfit = {item_digest(self.mapping, read.attributes) for read in reads if read.change is None}
@@ -143,7 +149,9 @@ class Settler:
                 if item_digest(self.mapping, read.attributes) in unfit:
                     outcome.settled.append(read.candidate.number)
                     continue
-                verdict = judge(read.candidate, compared, before=mark, applied=applied, snapshot=self.snapshot, now=now)
+                verdict = judge(
+                    read.candidate, compared, before=mark, applied=applied.of(read.key), snapshot=self.snapshot, now=now
+                )
                 if verdict is Verdict.DRIFT:
                     drifted.append((read, compared))
                 elif verdict is Verdict.RIGHT:
