@@ -23,7 +23,8 @@ FIRST_WAIT_SECONDS = 5.0
 def explained(context: dg.AssetExecutionContext | dg.OpExecutionContext) -> Generator[None]:
     """Turn what the block raises into a retry or a failure. Other exceptions are defects, and pass as they are.
 
-    A step that is tried again resumes: loads skip the files that are marked, reconciliations start over.
+    A step that is tried again resumes: loads skip the files that are marked, reconciliations go on where they are given
+    the same snapshot, and take a new one otherwise.
     """
     try:
         yield

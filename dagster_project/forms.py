@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from pipeline.core.mapping import TableMapping
 from pipeline.dynamodb.manifest import SUMMARY_NAME
+from pipeline.jobs.pace import CHUNK_SECONDS
 
 MOST_WORKERS = 32
 MARGIN_OF_LOAD = (
@@ -21,8 +22,8 @@ MARGIN_OF_LOAD = (
     " disagree by. The default is the mapping's."
 )
 MARGIN_OF_RECONCILIATION = (
-    "Rows changed this close to the snapshot's time, or later, are in flight and are not judged. The default is the"
-    " mapping's."
+    "How far replication may be behind without a row counting as drift, where no probe says how far it is; and what"
+    " clocks disagree by. The default is the mapping's."
 )
 
 
@@ -78,6 +79,16 @@ class ReconcileChoice(SnapshotChoice):
         description="true: mend the drift, each row from a consistent read of DynamoDB. false: report it.",
     )
     margin_seconds: int = Field(ge=1, description=MARGIN_OF_RECONCILIATION)
+    chunk_seconds: float = Field(
+        default=CHUNK_SECONDS, gt=0, description="How long one statement of the comparison should take."
+    )
+    max_share: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Share of Aurora's time: 1 compares with several connections; below, one works and rests between"
+        " statements, so that it is at work for this share of the time.",
+    )
 
 
 class CatchUpChoice(dg.Config):

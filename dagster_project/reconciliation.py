@@ -17,7 +17,7 @@ from dagster_project.keys import TableKeys
 from dagster_project.resources import ServicesResource
 from dagster_project.unmapped_check import judge_unmapped, unmapped_spec
 from pipeline.core.mapping import TableMapping
-from pipeline.jobs.reconcile import DriftSample, ReconcileReport, reconcile
+from pipeline.jobs.reconcile import Bounds, DriftSample, ReconcileReport, reconcile
 from pipeline.jobs.snapshot import ScanChoice, take_snapshot
 from pipeline.jobs.unmapped import unmapped
 
@@ -57,6 +57,7 @@ def reconciliation_asset(mapping: TableMapping) -> dg.AssetsDefinition:
                 repair=choice.repair,
                 margin=timedelta(seconds=choice.margin_seconds),
                 on_progress=context.log.info,
+                bounds=Bounds(chunk_seconds=choice.chunk_seconds, max_share=choice.max_share),
             )
             landed = unmapped(dynaurora.services, mapping)
         yield dg.MaterializeResult(
@@ -75,7 +76,8 @@ def parity_spec(keys: TableKeys) -> dg.AssetCheckSpec:
         asset=keys.reconciliation,
         description="Every row that could be decided equals the source. A warning: there was drift and it was"
         " repaired; find out where it came from (rejects, rows changed by hand, a replicator that stood still); or some"
-        " items cannot be stored under the mapping: see `dynaurora rejects list`. An"
+        " items cannot be stored under the mapping: see `dynaurora rejects list`; or replication is too far behind to"
+        " decide. An"
         f" error: there is drift; launch `{keys.reconcile_job}` with `repair: true`.",
     )
 
@@ -87,12 +89,16 @@ def parity(report: ReconcileReport) -> dg.AssetCheckResult:
         description = f"{left} of {report.drift} differing rows are not repaired"
     elif report.drift:
         description = f"{report.drift} differing rows were found and repaired"
+    elif report.why_undecided and report.needs_person:
+        description = report.why_undecided
     elif report.rejected:
         description = f"{report.rejected} items cannot be stored as the mapping has it; all others are equal"
     else:
         description = f"{report.compared:,} rows compared, none differs"
+        if report.why_undecided:
+            description += f"; {report.why_undecided}"
     return dg.AssetCheckResult(
-        passed=report.drift == 0 and report.rejected == 0,
+        passed=report.drift == 0 and report.rejected == 0 and not report.needs_person,
         check_name=PARITY,
         severity=dg.AssetCheckSeverity.ERROR if left > 0 else dg.AssetCheckSeverity.WARN,
         description=description,
@@ -100,6 +106,7 @@ def parity(report: ReconcileReport) -> dg.AssetCheckResult:
             "drift": dg.MetadataValue.int(report.drift),
             "not_repaired": dg.MetadataValue.int(left),
             "compared": dg.MetadataValue.int(report.compared),
+            "undecided": dg.MetadataValue.int(report.undecided),
         },
     )
 
@@ -112,14 +119,20 @@ def _metadata(report: ReconcileReport) -> dict[str, dg.MetadataValue]:
         "missing": dg.MetadataValue.int(report.missing),
         "extra": dg.MetadataValue.int(report.extra),
         "different": dg.MetadataValue.int(report.different),
+        "stale": dg.MetadataValue.int(report.stale),
+        "undecided": dg.MetadataValue.int(report.undecided),
         "repaired": dg.MetadataValue.int(report.repaired),
         "rejected": dg.MetadataValue.int(report.rejected),
         "seconds": dg.MetadataValue.float(round(report.seconds, 3)),
+        "rows_per_second": dg.MetadataValue.float(report.items_per_second),
+        "resumed": dg.MetadataValue.bool(report.resumed),
         "snapshot": dg.MetadataValue.text(report.snapshot),
         "snapshot_time": dg.MetadataValue.timestamp(report.snapshot_time),
         "as_of": dg.MetadataValue.timestamp(report.as_of),
         "reconciliation_id": dg.MetadataValue.int(report.reconciliation_id),
     }
+    if report.behind_seconds is not None:
+        metadata["behind_seconds"] = dg.MetadataValue.float(round(report.behind_seconds, 1))
     if report.by_column:
         metadata["differing_columns"] = dg.MetadataValue.json(report.by_column)
     if report.samples:
@@ -131,7 +144,7 @@ _SAMPLE_SCHEMA = dg.TableSchema(
     [
         dg.TableColumn("view"),
         dg.TableColumn("key_digest", description="names the key without telling it"),
-        dg.TableColumn("kind", description="missing in Aurora, extra in Aurora, or different"),
+        dg.TableColumn("kind", description="missing in Aurora, extra there, different, or stale: an older state"),
         dg.TableColumn("columns"),
         dg.TableColumn("repaired", type="bool"),
     ]

@@ -280,6 +280,66 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
         """,
     ),
     (
+        "0005 reconciliations that resume",
+        """
+        ALTER TABLE replication.reconciliations
+            ADD COLUMN shape text NOT NULL DEFAULT '',
+            ADD COLUMN repairs boolean NOT NULL DEFAULT false,
+            ADD COLUMN stale bigint,
+            ADD COLUMN undecided bigint,
+            ADD COLUMN reason text,
+            DROP CONSTRAINT reconciliations_status_check,
+            ADD CONSTRAINT reconciliations_status_check
+                CHECK (status IN ('comparing', 'done', 'failed', 'abandoned'));
+        COMMENT ON COLUMN replication.reconciliations.shape IS
+            'of the mapping that the snapshot was staged under: a run resumes under the same one only';
+        COMMENT ON COLUMN replication.reconciliations.in_flight IS
+            'rows that differed from the snapshot, because they were changed since, and were right when read again';
+        COMMENT ON COLUMN replication.reconciliations.undecided IS
+            'rows of which it is not known that replication had come as far as the state that they were compared with';
+
+        ALTER TABLE replication.drift
+            DROP CONSTRAINT drift_kind_check,
+            ADD CONSTRAINT drift_kind_check CHECK (kind IN ('missing', 'extra', 'different', 'stale'));
+        CREATE INDEX drift_key ON replication.drift (key_digest);
+        CREATE INDEX rejects_key ON replication.rejects (table_name, key_digest);
+
+        -- A run's working state is unlogged like its staging tables, so that a crash of the server empties all or none.
+        CREATE UNLOGGED TABLE replication.reconciliation_files (
+            reconciliation_id bigint NOT NULL REFERENCES replication.reconciliations ON DELETE CASCADE,
+            file_key text NOT NULL,
+            item_count bigint NOT NULL,
+            row_count bigint NOT NULL,
+            staged_at timestamptz NOT NULL DEFAULT now(),
+            PRIMARY KEY (reconciliation_id, file_key)
+        );
+        COMMENT ON TABLE replication.reconciliation_files IS 'files of a snapshot whose rows are staged';
+
+        CREATE UNLOGGED TABLE replication.reconciliation_ranges (
+            reconciliation_id bigint NOT NULL REFERENCES replication.reconciliations ON DELETE CASCADE,
+            target int NOT NULL,
+            lane int NOT NULL,
+            after_key text[],
+            through_key text[],
+            chunks bigint NOT NULL DEFAULT 0,
+            found bigint NOT NULL DEFAULT 0,
+            extra bigint NOT NULL DEFAULT 0,
+            seconds double precision NOT NULL DEFAULT 0,
+            done boolean NOT NULL DEFAULT false,
+            PRIMARY KEY (reconciliation_id, target, lane)
+        );
+        COMMENT ON TABLE replication.reconciliation_ranges IS
+            'how far each lane of keys is compared: one connection works on one lane, chunk by chunk';
+
+        CREATE UNLOGGED TABLE replication.reconciliation_unfit (
+            reconciliation_id bigint NOT NULL REFERENCES replication.reconciliations ON DELETE CASCADE,
+            item_digest text NOT NULL,
+            PRIMARY KEY (reconciliation_id, item_digest)
+        );
+        COMMENT ON TABLE replication.reconciliation_unfit IS 'items that a target cannot hold, or that match none';
+        """,
+    ),
+    (
         "0006 windows of incremental exports, refused changes",
         """
         ALTER TABLE replication.exports ADD COLUMN from_time timestamptz;

@@ -231,18 +231,25 @@ def _refuse_older(connection: Connection, table_name: str, as_of: datetime) -> N
     A snapshot says nothing of what it lacks. Where the stream missed a delete, no tombstone stands against the item
     in an older snapshot, and it would come back (docs/decisions/0002-ordering.md).
     """
-    row = connection.execute(
-        "SELECT max(as_of) FROM replication.exports WHERE table_name = %s AND status = 'loaded'"
-        " AND kind <> 'incremental'",
-        [table_name],
-    ).fetchone()
-    if row and row[0] is not None and row[0] > as_of:
+    newest = newest_loaded(connection, table_name)
+    if newest is not None and newest > as_of:
         raise OlderSnapshotError(
-            f"loading: the snapshot stands for {as_of:%Y-%m-%d %H:%M:%S} UTC, and one of {row[0]:%Y-%m-%d %H:%M:%S} UTC"
+            f"loading: the snapshot stands for {as_of:%Y-%m-%d %H:%M:%S} UTC, and one of {newest:%Y-%m-%d %H:%M:%S} UTC"
             " is loaded already: an item deleted between them could come back",
             table=table_name,
             hint="load a newer export, or reconcile with one",
         )
+
+
+def newest_loaded(connection: Connection, table_name: str) -> datetime | None:
+    """Return what the newest full snapshot stands for that was loaded whole; None when there is none."""
+    with translating("looking for earlier loads", table=table_name):
+        row = connection.execute(
+            "SELECT max(as_of) FROM replication.exports WHERE table_name = %s AND status = 'loaded'"
+            " AND kind <> 'incremental'",
+            [table_name],
+        ).fetchone()
+    return row[0] if row else None
 
 
 def loaded_before(connection: Connection, table_name: str) -> bool:

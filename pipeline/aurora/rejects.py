@@ -12,6 +12,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from psycopg import sql
 from psycopg.rows import class_row
 
 from pipeline.aurora.errors import translating
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
     from pipeline.aurora.connection import Connection
+    from pipeline.core.attributes import Item
     from pipeline.core.stream_records import Reject
 
 
@@ -168,3 +170,50 @@ def set_reasons(connection: Connection, reasons: Sequence[tuple[StoredReject, st
             " FROM unnest(%s::bigint[], %s::text[]) AS u (id, reason) WHERE r.id = u.id AND r.replayed_at IS NULL",
             [[number for number, _ in changed], [reason for _, reason in changed]],
         )
+
+
+@dataclass(frozen=True, slots=True)
+class ItemReject:
+    """A waiting reject of one item."""
+
+    id: int
+    target: str
+    reason: str
+    source: str
+    position: Position
+    rejected_at: datetime
+
+
+def waiting_of_items(
+    connection: Connection, table_name: str, keys: Sequence[tuple[str, Item]]
+) -> dict[int, list[ItemReject]]:
+    """Return, by index in `keys`, the waiting rejects of an item whose position is known, the newest first.
+
+    `keys` are (digest as stream records have it, key attributes). Rejects of exports have no digest: they are found
+    by the attributes, which are kept as DynamoDB wrote them.
+    """
+    found: dict[int, list[ItemReject]] = {}
+    if not keys:
+        return found
+    names = sorted(keys[0][1])
+    parts = [[json.dumps(item[name], separators=(",", ":")) for _, item in keys] for name in names]
+    columns = sql.SQL(", ").join(sql.Identifier(f"part {i}") for i in range(len(names)))
+    same = sql.SQL(" AND ").join(
+        sql.SQL("(COALESCE(r.record->'Item', r.record->'Keys')->{})::text = k.{}").format(
+            sql.Literal(name), sql.Identifier(f"part {i}")
+        )
+        for i, name in enumerate(names)
+    )
+    query = sql.SQL(
+        "SELECT k.place, r.id, r.target, r.reason, r.source, r.position_version, r.position_as_of, r.rejected_at"
+        " FROM unnest(%s::text[], {arrays}) WITH ORDINALITY AS k (digest, {columns}, place)"
+        " JOIN replication.rejects AS r ON r.table_name = %s AND r.replayed_at IS NULL"
+        " AND r.position_as_of IS NOT NULL AND (r.key_digest = k.digest OR r.key_digest IS NULL AND {same})"
+        " ORDER BY k.place, r.position_as_of DESC, r.position_version DESC NULLS LAST"
+    ).format(arrays=sql.SQL(", ").join([sql.SQL("%s::text[]")] * len(names)), columns=columns, same=same)
+    with translating("looking for rejects of items", table=table_name):
+        rows = connection.execute(query, [[digest for digest, _ in keys], *parts, table_name])
+        for place, number, target, reason, source, version, as_of, at in rows:
+            position = Position(as_of, None if version is None else int(version))
+            found.setdefault(place - 1, []).append(ItemReject(number, target, reason, source, position, at))
+    return found

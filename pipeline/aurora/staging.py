@@ -53,19 +53,17 @@ class Staging:
             )
         return staging
 
-    @classmethod
-    def unlogged(cls, connection: Connection, target: Target, suffix: str) -> Staging:
-        """Create one in schema `replica` that outlives the transaction; `drop` ends it."""
-        name = sql.Identifier("replica", f"_{suffix}")
+    def create(self, connection: Connection) -> None:
+        """Create it, unlogged, to outlive the transaction, unless it exists."""
         with translating("creating a staging table"):
-            connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(name))
-            connection.execute(sql.SQL("CREATE UNLOGGED TABLE {} ({})").format(name, _definitions(target)))
-        return cls(target, name)
+            connection.execute(
+                sql.SQL("CREATE UNLOGGED TABLE IF NOT EXISTS {} ({})").format(self.name, _definitions(self.target))
+            )
 
-    def drop(self, connection: Connection) -> None:
-        """Drop the table."""
-        with translating("dropping a staging table"):
-            connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(self.name))
+    def clear(self, connection: Connection) -> None:
+        """Empty it."""
+        with translating("emptying a staging table"):
+            connection.execute(sql.SQL("TRUNCATE {}").format(self.name))
 
     def copy_isolating(
         self, connection: Connection, rows: Sequence[Row], refuse: Callable[[Row, DataError], None]

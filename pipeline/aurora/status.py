@@ -62,6 +62,8 @@ class TableStatus:
     missing: int | None
     extra: int | None
     different: int | None
+    behind: int | None
+    """Rows that the last reconciliation found stale: to hold an older state."""
     repaired: int | None
     purged_through: datetime | None
     refused: int = 0
@@ -73,7 +75,8 @@ class TableStatus:
     @property
     def attention(self) -> tuple[str, ...]:
         """What a person must look at, with the next step."""
-        drift = (self.missing or 0) + (self.extra or 0) + (self.different or 0) - (self.repaired or 0)
+        found = (self.missing, self.extra, self.different, self.behind)
+        drift = sum(count or 0 for count in found) - (self.repaired or 0)
         return tuple(
             what
             for what, so in (
@@ -111,7 +114,7 @@ SELECT t.name, l.kind AS load_kind, l.status AS load_status, l.reason AS load_re
        w.records, w.applied, w.stale, w.deleted, w.expired, w.rejected, j.rejects_waiting, j.oldest_reject,
        r.status AS reconciliation_status, r.snapshot_time AS reconciliation_snapshot_time,
        r.finished_at AS reconciliation_finished_at, r.compared, r.in_flight, r.missing, r.extra, r.different,
-       r.repaired, t.purged_through, w.refused, c.caught_up_through, c.caught_up_at
+       r.stale AS behind, r.repaired, t.purged_through, w.refused, c.caught_up_through, c.caught_up_at
   FROM replication.tables AS t
   LEFT JOIN LATERAL (SELECT * FROM replication.exports AS e WHERE e.table_name = t.name AND e.kind <> 'incremental'
                      ORDER BY e.started_at DESC, e.id DESC LIMIT 1) AS l ON true

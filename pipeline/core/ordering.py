@@ -107,6 +107,12 @@ def _whole_second(seconds: int) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
 
 
+def stream_and_sequence(version: int) -> tuple[datetime, str]:
+    """Return when the stream of a version was created, and the sequence number: what `stream_version` put together."""
+    milliseconds, sequence_number = divmod(version, _SEQUENCE_NUMBER_SPACE)
+    return datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=milliseconds), str(sequence_number)
+
+
 @lru_cache(maxsize=64)  # all records of a stream have one label
 def _label_milliseconds(stream_label: str) -> int:
     try:

@@ -142,7 +142,7 @@ class StreamDecoder:
     def _set_aside(self, record: StreamRecord, position: Position, batch: DecodedBatch) -> None:
         """Reject or count a record that matches no target."""
         if self._router.rejects_unmatched:
-            digest = _digest(_image_change(record).get("Keys", {}))
+            digest = keys_digest(_image_change(record).get("Keys", {}))
             batch.rejects.append(Reject(NO_TARGET, MATCHES_NO_TARGET, record, position, digest))
         else:
             batch.ignored += 1
@@ -166,7 +166,7 @@ class StreamDecoder:
 
 
 def _reject(target: Target, error: ConversionError, record: StreamRecord, position: Position) -> Reject:
-    digest = _digest(_image_change(record).get("Keys", _NO_KEYS))
+    digest = keys_digest(_image_change(record).get("Keys", _NO_KEYS))
     return Reject(target.view_name, error.message, record, position, digest)
 
 
@@ -183,7 +183,8 @@ def _image_change(record: StreamRecord) -> ImageChange:
     return record.get("dynamodb") or {}
 
 
-def _digest(keys: Item) -> str:
+def keys_digest(keys: Item) -> str:
+    """Name an item by its key attributes, as rejects of the stream name it."""
     return key_digest(f"{name}={keys[name]!r}" for name in sorted(keys))
 
 

@@ -1,7 +1,8 @@
 """Reading the shards of a stream for one tick of the probe: bounded in time, in records and in pace.
 
-Invariant: a shard counts as read to its end only when it is closed and gave its last page, or gave enough empty pages
-one after another. What is passed by to keep up with a busy shard is said (`passed_until`), never forgotten.
+Invariant: a shard counts as read through a time only when it is closed and gave its last page, gave enough empty pages
+one after another, or gave a record that was made later: a shard that is written to all the time has no end. What is
+passed by to keep up with a busy shard is said (`passed_until`), never forgotten.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ EMPTY_AT_END, EMPTY_AT_END_OPENED = 2, 4
 ITERATOR_LIFE = timedelta(minutes=14)
 # A shard that is further behind than this, and that would not be at its end after so many ticks, is read from its end.
 TOO_FAR_BEHIND, TICKS_TO_CATCH_UP = timedelta(minutes=5), 20
+# Creation times are whole seconds.
+_GRAIN_SECONDS = 1.0
 _THREADS = 8
 
 
@@ -93,7 +96,7 @@ class ShardsReader:
             reading.at_end = True
             return reading
         try:
-            self._follow(reading)
+            self._follow(reading, through)
         except UnreachableError:
             raise
         except TransientError:
@@ -104,8 +107,8 @@ class ShardsReader:
             reading.progress = replace(reading.progress, read_through=through)
         return reading
 
-    def _follow(self, reading: ShardReading) -> None:
-        limits, pages, empty = self._limits, 0, 0
+    def _follow(self, reading: ShardReading, through: datetime) -> None:
+        limits, pages, empty, passed = self._limits, 0, 0, False
         if limits.monotonic() >= limits.deadline:
             return
         opened = not self._iterator_lives(reading.progress)
@@ -119,9 +122,12 @@ class ShardsReader:
                 return
             pages += 1
             empty = 0 if page.records else empty + 1
+            if page.records and page.records[-1].created_at > through.timestamp() + _GRAIN_SECONDS:
+                passed = True
             if page.following is None or empty == (EMPTY_AT_END_OPENED if opened else EMPTY_AT_END):
                 reading.at_end = True
                 return
+        reading.at_end = passed
 
     def _iterator_lives(self, place: ShardProgress) -> bool:
         if place.iterator is None or place.iterator_at is None:

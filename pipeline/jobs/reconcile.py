@@ -1,89 +1,55 @@
 """Reconcile: prove that a table's targets equal a snapshot of it, name what differs, and mend it when asked.
 
-Invariant: only a settled difference is called drift. A row changed after the snapshot is in flight; what remains is
-read again from DynamoDB by key, consistently, and compared again, each row with its own state now. A repair is a
-snapshot like any other, so the ordering rule keeps it from undoing a newer change.
+Invariant: only a settled difference is called drift (`pipeline.jobs.verdict`). What was done is marked where it was
+done, so that a run that was killed goes on with the same snapshot: its files staged once, its keys compared once.
+
+The snapshot is staged beside the target, file by file, each read once for all targets; compared range by range in the
+database, which keeps the list of what differs; and settled from that list. The client never holds more than a chunk.
 """
 
 from __future__ import annotations
 
 import json
+import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import partial
-from itertools import islice
 from typing import TYPE_CHECKING
 
-from pipeline.aurora import compare, loads, reconciliations
-from pipeline.aurora.apply import ApplyStatement
-from pipeline.aurora.errors import translating
-from pipeline.aurora.reconciliations import Counts, Drift
-from pipeline.aurora.staging import Staging, store_isolating
-from pipeline.core.change import Change, Row, coalesce
-from pipeline.core.decode import RowDecoder
-from pipeline.core.errors import ConversionError, DataError, key_digest
-from pipeline.core.export_lines import decode_full
-from pipeline.core.export_routing import route_block
-from pipeline.core.keys import key_attributes
+from pipeline.aurora import loads, reconciliations
+from pipeline.aurora.applied_through import AppliedThrough, applied_through
+from pipeline.aurora.candidates import Candidates, Left
+from pipeline.aurora.compare import Comparison
+from pipeline.core.errors import ConfigurationError, TerminalError, TransientError
 from pipeline.core.ordering import snapshot_position
-from pipeline.core.routing import Router
-from pipeline.dynamodb.export_files import check_count, count_lines, read_lines
-from pipeline.dynamodb.items import read_items
+from pipeline.core.shape import shape
 from pipeline.dynamodb.manifest import read_manifest
-from pipeline.dynamodb.objects import join_location
+from pipeline.jobs.compare_ranges import Comparing
+from pipeline.jobs.load import PROCESSES_FROM_ITEMS
+from pipeline.jobs.load_progress import LoadProgress, Progress
+from pipeline.jobs.load_workers import load_files
+from pipeline.jobs.pace import Bounds
+from pipeline.jobs.reconcile_report import SAMPLES, DriftSample, ReconcileReport
+from pipeline.jobs.settle import Settler
+from pipeline.jobs.stage_file import StageWork
+from pipeline.jobs.verdict import SnapshotTime
 
 if TYPE_CHECKING:
-    from pipeline.aurora.compare import Difference
     from pipeline.aurora.connection import Connection
-    from pipeline.core.attributes import AttributeValue
-    from pipeline.core.mapping import TableMapping, Target
-    from pipeline.dynamodb.manifest import ExportFile, ExportManifest
+    from pipeline.aurora.reconciliations import Counts, Drift
+    from pipeline.core.attributes import Item
+    from pipeline.core.mapping import TableMapping
+    from pipeline.dynamodb.manifest import ExportManifest
     from pipeline.jobs.services import Services
 
-SAMPLES = 20
-_KEYS_AT_ONCE = 500
+__all__ = ["Bounds", "DriftSample", "ReconcileReport", "reconcile"]
 
-
-@dataclass(frozen=True, slots=True)
-class DriftSample:
-    """One drifted row, named by the digest of its key."""
-
-    target: str
-    key_digest: str
-    kind: str
-    columns: tuple[str, ...]
-    repaired: bool
-
-
-@dataclass(frozen=True, slots=True)
-class ReconcileReport:
-    """What a reconciliation found. `compared` counts keys of snapshot and targets that could be decided."""
-
-    table: str
-    reconciliation_id: int
-    snapshot: str
-    snapshot_time: datetime
-    as_of: datetime
-    compared: int
-    in_flight: int
-    missing: int
-    extra: int
-    different: int
-    repaired: int
-    rejected: int
-    """Items that a target cannot hold, or that match none: kept as rejects when they came, and no drift."""
-    by_column: dict[str, int]
-    samples: tuple[DriftSample, ...]
-    seconds: float
-
-    @property
-    def drift(self) -> int:
-        """Settled differences, repaired or not."""
-        return self.missing + self.extra + self.different
+_LAG_LOOK_SECONDS = 2.0
+_SAY_SECONDS = 5.0
+_FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS, _WAIT_GROWTH = 0.5, 10.0, 1.5
+# How long after the margin a replicator may still deliver, before nothing more is expected of it.
+_GRACE = timedelta(seconds=10)
 
 
 def reconcile(
@@ -95,241 +61,281 @@ def reconcile(
     margin: timedelta | None = None,
     workers: int = 2,
     on_progress: Callable[[str], None] | None = None,
+    bounds: Bounds | None = None,
+    show_keys: bool = False,
+    processes_from: int = PROCESSES_FROM_ITEMS,
 ) -> ReconcileReport:
-    """Compare every target of `mapping` with the full export at `location`; mend the drift when `repair`.
+    """Compare every target of `mapping` with the full snapshot at `location`; mend the drift when `repair`.
 
-    Waits until the snapshot is older than the margin, because a change younger than that may rightly be on its
-    way still. One at a time for each table. Raises TransientError, TerminalError; then nothing was repaired that
-    was not a newer state of its row.
+    One at a time for each table; no load of the table runs meanwhile. Killed, or broken off by a TransientError, it
+    goes on when it is called again with the same location. `bounds` is what it may take of Aurora and how long it
+    waits for replication; `show_keys` names keys in the samples. Snapshots of `processes_from` items and more are
+    staged by processes. Raises TransientError, TerminalError; then nothing was repaired that was not a newer state of
+    its row.
     """
     margin = mapping.margin if margin is None else margin
-    say = on_progress or _say_nothing
     manifest = read_manifest(services.store(location), location, expected_table=mapping.table)
-    as_of = snapshot_position(manifest.snapshot_time, margin).as_of
-    run = _Run(services, mapping, manifest, margin, as_of, repair=repair)
+    if manifest.kind != "full":
+        raise ConfigurationError(
+            f"reconciling with {location}: it is an incremental export, which does not say what a table holds",
+            table=mapping.name,
+            hint="give a full export; `dynaurora reconcile` without an ARN or manifest requests one",
+        )
+    started, as_of = time.monotonic(), snapshot_position(manifest.snapshot_time, margin).as_of
     with services.connect("dynaurora reconcile") as connection:
+        loads.notice_lost_client(connection)
         reconciliations.lock_table(connection, mapping.name)
         loads.keep_loads_out(connection, mapping.name)
-        reconciliations.drop_leftovers(connection, mapping.name)
-        run_id = reconciliations.begin(
-            connection, mapping.name, snapshot=location, snapshot_time=manifest.snapshot_time, as_of=as_of
+        begun = reconciliations.begin(
+            connection,
+            mapping.name,
+            snapshot=location,
+            snapshot_time=manifest.snapshot_time,
+            as_of=as_of,
+            shape=shape(mapping),
+            repairs=repair,
+        )
+        run = _Run(
+            services,
+            mapping,
+            manifest,
+            SnapshotTime(manifest.snapshot_time, margin),
+            begun.id,
+            workers,
+            bounds or Bounds(),
+            _Saying(on_progress),
+            repair=repair,
+            show_keys=show_keys,
+            processes=manifest.item_count >= processes_from,
         )
         try:
-            for number, target in enumerate(mapping.targets):
-                staging = Staging.unlogged(connection, target, f"reconcile_{run_id}_{number}")
-                try:
-                    say(f"staging {manifest.item_count} items for {target.view_name}")
-                    run.unfit |= _stage(run, staging, workers)
-                    _wait_until_older(manifest.snapshot_time + margin, say)
-                    say(f"comparing {target.view_name}")
-                    run.compare(connection, staging, say)
-                finally:
-                    staging.drop(connection)
-        except BaseException:
-            reconciliations.fail(connection, run_id)
+            undecided, applied = run.carry_out(connection, resumed=begun.resumed)
+        except TerminalError as error:
+            if not connection.closed:
+                reconciliations.fail(connection, begun.id, str(error))
+                reconciliations.drop_leftovers(connection, mapping.name)
             raise
-        run.counts.rejected = len(run.unfit)
-        reconciliations.finish(connection, run_id, run.counts, run.by_column, run.drift)
-    return run.report(run_id)
+        counts = reconciliations.finish(connection, begun.id, undecided=undecided)
+        samples = run.samples(connection)
+        reconciliations.drop_leftovers(connection, mapping.name)
+    return run.report(counts, samples, applied, resumed=begun.resumed, seconds=time.monotonic() - started)
 
 
-def _say_nothing(_: str) -> None:
-    """Progress that nobody asked for."""
+class _Saying:
+    """Tells the caller what is being done; from several threads, one at a time."""
 
+    def __init__(self, tell: Callable[[str], None] | None) -> None:
+        self._tell, self._lock = tell, threading.Lock()
+        self._told = 0.0
 
-def _wait_until_older(moment: datetime, say: Callable[[str], None]) -> None:
-    seconds = (moment - datetime.now(UTC)).total_seconds()
-    if seconds > 0:
-        say(f"waiting {seconds:.0f} s until the snapshot is older than the margin")
-        time.sleep(seconds)
+    def __call__(self, text: str) -> None:
+        if self._tell:
+            with self._lock:
+                self._tell(text)
 
-
-def _stage(run: _Run, staging: Staging, workers: int) -> set[str]:
-    """Copy the snapshot's rows of one target to the staging table; returns the digests of items it cannot hold.
-
-    Items that match no target are found with the first one.
-    """
-    files = [file for file in run.manifest.files if file.item_count]
-    with ThreadPoolExecutor(max_workers=max(1, min(workers, len(files) or 1)), thread_name_prefix="stage") as pool:
-        return set[str]().union(*pool.map(partial(_stage_file, run, staging), files))
-
-
-def _stage_file(run: _Run, staging: Staging, file: ExportFile) -> set[str]:
-    """Stage one file; again with savepoints when PostgreSQL refuses a value, to set that item alone aside."""
-    try:
-        return _stage_blocks(run, staging, file, isolate=False)
-    except DataError:
-        return _stage_blocks(run, staging, file, isolate=True)
-
-
-def _stage_blocks(run: _Run, staging: Staging, file: ExportFile, *, isolate: bool) -> set[str]:
-    bucket, lines = run.manifest.bucket, 0
-    unfit: set[str] = set()
-    location, mapping = join_location(bucket, file.key), run.mapping
-    decoder, router = RowDecoder(staging.target), Router(mapping)
-    finds_unmatched = router.rejects_unmatched and staging.target is mapping.targets[0]
-
-    def refuse(row: Row, _: DataError) -> None:
-        unfit.add(item_digest(mapping, key_attributes(mapping, staging.target, decoder.key_of(row))))
-
-    with (
-        run.services.connect("dynaurora reconcile worker") as connection,
-        translating(f"staging {location}", table=mapping.name),
-        connection.transaction(),
-    ):
-        for block in read_lines(run.services.store(run.manifest.location), bucket, file):
-            routed = route_block(block, router, file=location, first_line=lines + 1)
-            if finds_unmatched:
-                unfit.update(_line_digest(mapping, line) for line in routed.unmatched)
-            if part := routed.parts.get(staging.target):
-                rows, failures = part.decode(partial(decode_full, decoder=decoder, file=location))
-                unfit.update(_line_digest(mapping, line) for line, _ in failures)
-                if isolate:
-                    staging.copy_isolating(connection, rows, refuse)
-                else:
-                    staging.copy(connection, [rows])
-            lines += count_lines(block)
-        check_count(file, bucket, lines)
-    return unfit
-
-
-def item_digest(mapping: TableMapping, attributes: Mapping[str, AttributeValue]) -> str:
-    """Name an item by the digest of its key attributes."""
-    return key_digest(repr(attributes.get(name)) for name in mapping.key)
-
-
-def _line_digest(mapping: TableMapping, line: bytes) -> str:
-    return item_digest(mapping, json.loads(line)["Item"])
+    def now_and_then(self, text: str) -> None:
+        """Tell, unless that was done a moment ago."""
+        if time.monotonic() - self._told > _SAY_SECONDS:
+            self._told = time.monotonic()
+            self(text)
 
 
 @dataclass
 class _Run:
-    """One reconciliation at work: what it settled so far."""
+    """One reconciliation at work."""
 
     services: Services
     mapping: TableMapping
     manifest: ExportManifest
-    margin: timedelta
-    as_of: datetime
+    snapshot: SnapshotTime
+    id: int
+    workers: int
+    bounds: Bounds
+    say: _Saying
     repair: bool
-    counts: Counts = field(default_factory=Counts)
-    by_column: Counter[str] = field(default_factory=Counter[str])
-    drift: list[Drift] = field(default_factory=list[Drift])
-    unfit: set[str] = field(default_factory=set[str])
-    """Digests of the items that a target cannot hold."""
-    started: float = field(default_factory=time.monotonic)
+    show_keys: bool
+    processes: bool
+    keys: dict[tuple[str, str], str] = field(default_factory=dict[tuple[str, str], str])
+    """Keys of the first rows that drifted, by target and digest."""
+    lag_looked_at: float = 0.0
 
-    def compare(self, connection: Connection, staging: Staging, say: Callable[[str], None]) -> None:
-        """Compare one target with its staged snapshot and settle every difference."""
-        target = staging.target
-        compared, in_flight = compare.count(connection, target, staging, self.as_of)
-        self.counts.compared += compared
-        self.counts.in_flight += in_flight
-        with self.services.connect("dynaurora reconcile settle") as settling:
-            found = compare.differences(connection, target, staging, self.as_of)
-            while chunk := list(islice(found, _KEYS_AT_ONCE)):
-                say(f"settling {len(chunk)} differences of {target.view_name}")
-                self._settle(settling, target, chunk)
+    def carry_out(self, connection: Connection, *, resumed: bool) -> tuple[int, AppliedThrough]:
+        """Stage, compare and settle; returns how many rows stay undecided, and how far replication is."""
+        work = StageWork(
+            self.services,
+            self.mapping,
+            self.manifest.bucket,
+            self.manifest.location,
+            self.id,
+            max_share=self.bounds.max_share,
+        )
+        self._stage(connection, work, resumed=resumed)
+        self._wait_until_older(connection)
+        settlers: list[Settler] = []
+        for number, target in enumerate(self.mapping.targets):
+            candidates = Candidates.of(target, work.suffix(number))
+            comparison = Comparison(self.id, target, work.staging(number), candidates, self.snapshot.as_of)
+            self.say(f"comparing {target.view_name}")
+            rows = self.manifest.item_count
+            Comparing(self.services, comparison, number, rows, self.bounds, self._pause).carry_out(
+                connection, self.workers
+            )
+            settlers.append(self._settler(connection, number, candidates))
+            if left := candidates.left(connection).keys:
+                self.say(f"settling {left} differences of {target.view_name}")
+                settlers[-1].look(connection, self._pause, changed=False)
+                settlers[-1].look(connection, self._pause, changed=True, most=self.bounds.most_read_again)
+        self._settle_rest(connection, settlers)
+        return sum(settler.give_up(connection) for settler in settlers), self._applied(connection)
 
-    def _settle(self, connection: Connection, target: Target, chunk: Sequence[Difference]) -> None:
-        """Read the keys again, compare again, and call drift what still differs."""
-        decoder = RowDecoder(target)
-        keys = {self._canonical(decoder, difference.key) for difference in chunk}
-        again = self._read_again(decoder, sorted(keys))
-        settled = self._differences(connection, decoder, again)
-        self.counts.in_flight += len(again) - len(settled)
-        left: set[tuple[str, ...]] = {difference.key for difference in settled}
-        if self.repair and settled:
-            statement = ApplyStatement(target, self.mapping.name)
-            refused = self._repair(connection, statement, coalesce(c for c in again if c.key in left))
-            settled = [difference for difference in settled if difference.key not in refused]
-            left = {difference.key for difference in self._differences(connection, decoder, again)}
-        for difference in settled:
-            self._record(target, difference, repaired=self.repair and difference.key not in left)
+    def _settler(self, connection: Connection, number: int, candidates: Candidates) -> Settler:
+        return Settler(
+            self.services,
+            self.mapping,
+            self.mapping.targets[number],
+            candidates,
+            self.id,
+            self.snapshot,
+            loads.newest_loaded(connection, self.mapping.name),
+            self.repair,
+            self.bounds.patience,
+            self._note_key,
+        )
 
-    def _repair(self, connection: Connection, statement: ApplyStatement, changes: list[Change]) -> set[tuple[str, ...]]:
-        """Apply changes; returns the keys of those that PostgreSQL refused."""
-        refused: set[tuple[str, ...]] = set()
+    def _note_key(self, drift: Drift, attributes: Item) -> None:
+        if self.show_keys and len(self.keys) < SAMPLES:
+            self.keys[drift.target, drift.key_digest] = json.dumps(attributes, separators=(",", ":"))
 
-        def refuse(change: Change, _: DataError) -> None:
-            refused.add(change.key)
-            self.unfit.add(item_digest(self.mapping, key_attributes(self.mapping, statement.target, change.key)))
+    def _stage(self, connection: Connection, work: StageWork, *, resumed: bool) -> None:
+        """Bring what is not staged yet to the staging tables."""
+        done = reconciliations.staged_files(connection, self.id)
+        waiting = [file for file in self.manifest.files if file.key not in done]
+        files = len(self.manifest.files)
+        if resumed:
+            self.say(f"going on with reconciliation {self.id}: {files - len(waiting)} of {files} files are staged")
+        if not done:
+            reconciliations.forget_work(connection, self.id)
+        for number, target in enumerate(self.mapping.targets):
+            work.staging(number).create(connection)
+            candidates = Candidates.of(target, work.suffix(number))
+            candidates.create(connection)
+            if not done:  # what is left of a run whose marks are gone
+                work.staging(number).clear(connection)
+                candidates.clear(connection)
+        self._pause(connection)
+        progress = Progress(self.manifest, waiting, self._tell_staging)
+        workers = self.workers if self.bounds.max_share == 1 else 1
+        load_files(work, waiting, progress, workers=workers, processes=self.processes)
 
-        def apply(part: Sequence[Change]) -> int:
-            with translating("repairing", table=self.mapping.name):
-                return statement.apply(connection, list(part))[0]
+    def _tell_staging(self, progress: LoadProgress) -> None:
+        self.say.now_and_then(
+            f"staged {progress.rows_done:,} of {progress.rows:,} items, {progress.rows_per_second:,.0f} items/s"
+        )
 
-        with translating("repairing", table=self.mapping.name), connection.transaction():
-            store_isolating(connection, changes, apply, refuse)
-        return refused
+    def _applied(self, connection: Connection) -> AppliedThrough:
+        return applied_through(connection, self.mapping.name, now=datetime.now(UTC), margin=self.snapshot.margin)
 
-    def _canonical(self, decoder: RowDecoder, key: tuple[str, ...]) -> tuple[str, ...]:
-        """Return a stored key as the codec writes it: PostgreSQL shows 1.5 as 1.50 in a numeric(4,2)."""
-        return decoder.key(key_attributes(self.mapping, decoder.target, key))
+    def _wait_until_older(self, connection: Connection) -> None:
+        """Wait until the snapshot is older than the margin, where only an assumption says how far replication is."""
+        if self._applied(connection).basis != "assumption":
+            return
+        seconds = (self.snapshot.time + self.snapshot.margin - datetime.now(UTC)).total_seconds()
+        if seconds > 0:
+            self.say(f"waiting {seconds:.0f} s until the snapshot is older than the margin")
+            time.sleep(seconds)
 
-    def _record(self, target: Target, difference: Difference, *, repaired: bool) -> None:
-        counts = self.counts
-        setattr(counts, difference.kind, getattr(counts, difference.kind) + 1)
-        counts.repaired += repaired
-        self.by_column.update(difference.columns)
-        digest = key_digest(difference.key)
-        self.drift.append(Drift(target.view_name, digest, difference.kind, difference.columns, repaired))
+    def _pause(self, connection: Connection) -> None:
+        """Wait while a probe says that replication is too far behind. Raises TransientError when that takes long."""
+        if time.monotonic() - self.lag_looked_at < _LAG_LOOK_SECONDS:
+            return
+        self.lag_looked_at = time.monotonic()
+        deadline = time.monotonic() + self.bounds.patience.total_seconds()
+        while (lag := self._lag(connection)) > self.bounds.max_lag:
+            self.say.now_and_then(f"pausing: replication is {lag.total_seconds():.0f} s behind")
+            if time.monotonic() > deadline:
+                raise TransientError(
+                    f"reconciling: replication is {lag.total_seconds():.0f} s behind, and was waited for for"
+                    f" {self.bounds.patience.total_seconds():.0f} s",
+                    table=self.mapping.name,
+                    hint=f"see `dynaurora status {self.mapping.name}`; run it again with the same snapshot to go on",
+                )
+            time.sleep(_LAG_LOOK_SECONDS)
 
-    def _read_again(self, decoder: RowDecoder, keys: Sequence[tuple[str, ...]]) -> list[Change]:
-        """Return each key's state now as a snapshot, leaving out items that the target cannot hold."""
-        wanted = [key_attributes(self.mapping, decoder.target, key) for key in keys]
-        changes: list[Change] = []
-        for read in read_items(self.services.dynamodb, self.mapping.table, wanted):
-            position = snapshot_position(read.read_at, self.margin)
-            try:
-                row = None if read.item is None else decoder.row(read.item)
-                changes.append(Change(decoder.key(read.key), row, position))
-            except ConversionError:
-                self.unfit.add(item_digest(self.mapping, read.key))
-        return changes
+    def _lag(self, connection: Connection) -> timedelta:
+        applied = self._applied(connection)
+        return applied.lag(datetime.now(UTC)) if applied.basis == "probe" else timedelta(0)
 
-    def _differences(self, connection: Connection, decoder: RowDecoder, again: Sequence[Change]) -> list[Difference]:
-        if not again:
-            return []
-        earliest = min(change.position.as_of for change in again)
-        with translating("comparing items read again", table=self.mapping.name), connection.transaction():
-            staging = Staging.temporary(connection, decoder.target)
-            rows = [change.row for change in again if change.row is not None]
+    def _settle_rest(self, connection: Connection, settlers: list[Settler]) -> None:
+        """Look again at what is not decided, as replication passes the states that were read."""
+        deadline = time.monotonic() + self.bounds.patience.total_seconds()
+        wait = _FIRST_WAIT_SECONDS
+        while any(_left(connection, settlers)):
+            applied = self._applied(connection)
+            for settler in settlers:
+                settler.look(connection, _go_on, ready=settler.applied(connection, datetime.now(UTC)).at_best)
+            left = _left(connection, settlers)
+            keys = sum(each.keys for each in left)
+            if not keys or time.monotonic() + wait > deadline or _hopeless(left, applied, self.snapshot.margin):
+                return
+            self.say.now_and_then(f"waiting until replication has passed the states that {keys} rows differ from")
+            time.sleep(wait)
+            wait = min(_LONGEST_WAIT_SECONDS, wait * _WAIT_GROWTH)
 
-            def refuse(row: Row, _: DataError) -> None:
-                key = key_attributes(self.mapping, decoder.target, decoder.key_of(row))
-                self.unfit.add(item_digest(self.mapping, key))
+    def samples(self, connection: Connection) -> tuple[DriftSample, ...]:
+        """Return some of the drift."""
+        return tuple(
+            DriftSample(d.target, d.key_digest, d.kind, d.columns, d.repaired, self.keys.get((d.target, d.key_digest)))
+            for d in reconciliations.samples(connection, self.id, SAMPLES)
+        )
 
-            staging.copy_isolating(connection, rows, refuse)
-            keys = [change.key for change in again]
-            found = compare.differences_of_keys(connection, decoder.target, staging, keys, earliest)
-        return [
-            replace(difference, key=self._canonical(decoder, difference.key))
-            for difference in found
-            if not self._is_unfit(decoder, difference.key)
-        ]
-
-    def _is_unfit(self, decoder: RowDecoder, key: tuple[str, ...]) -> bool:
-        return item_digest(self.mapping, key_attributes(self.mapping, decoder.target, key)) in self.unfit
-
-    def report(self, run_id: int) -> ReconcileReport:
-        """Return the outcome."""
+    def report(
+        self,
+        counts: Counts,
+        samples: tuple[DriftSample, ...],
+        applied: AppliedThrough,
+        *,
+        resumed: bool,
+        seconds: float,
+    ) -> ReconcileReport:
+        """Make the report."""
+        lag = None if applied.basis == "assumption" else applied.lag(datetime.now(UTC)).total_seconds()
         return ReconcileReport(
             table=self.mapping.name,
-            reconciliation_id=run_id,
+            reconciliation_id=self.id,
             snapshot=self.manifest.location,
-            snapshot_time=self.manifest.snapshot_time,
-            as_of=self.as_of,
-            compared=self.counts.compared,
-            in_flight=self.counts.in_flight,
-            missing=self.counts.missing,
-            extra=self.counts.extra,
-            different=self.counts.different,
-            repaired=self.counts.repaired,
-            rejected=len(self.unfit),
-            by_column=dict(self.by_column),
-            samples=tuple(
-                DriftSample(d.target, d.key_digest, d.kind, d.columns, d.repaired) for d in self.drift[:SAMPLES]
-            ),
-            seconds=time.monotonic() - self.started,
+            snapshot_time=self.snapshot.time,
+            as_of=self.snapshot.as_of,
+            compared=counts.compared,
+            in_flight=counts.in_flight,
+            missing=counts.missing,
+            extra=counts.extra,
+            different=counts.different,
+            repaired=counts.repaired,
+            rejected=counts.rejected,
+            by_column=counts.by_column,
+            samples=samples,
+            seconds=seconds,
+            stale=counts.stale,
+            undecided=counts.undecided,
+            behind_seconds=lag if counts.undecided else None,
+            resumed=resumed,
         )
+
+
+def _go_on(_: Connection) -> None:
+    """No pause: waiting for replication is what is being done."""
+
+
+def _left(connection: Connection, settlers: list[Settler]) -> list[Left]:
+    left = [settler.candidates.left(connection) for settler in settlers]
+    return [each for each in left if each.keys]
+
+
+def _hopeless(left: list[Left], applied: AppliedThrough, margin: timedelta) -> bool:
+    """Whether only an assumption says how far replication is, and nothing comes that would decide by it."""
+    if applied.basis != "assumption" or any(each.proven for each in left):
+        return False
+    newest_read = max((each.newest_read for each in left if each.newest_read), default=None)
+    if applied.newest is None:
+        return True
+    return newest_read is not None and datetime.now(UTC) - margin > newest_read + _GRACE

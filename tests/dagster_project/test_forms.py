@@ -65,5 +65,7 @@ def test_every_field_has_a_default_and_a_description(code: Code) -> None:
         "read_capacity": 100,
         "margin_seconds": 60,
         "repair": False,
+        "chunk_seconds": 2.0,
+        "max_share": 1.0,
     }
     assert all(field.description for field in [*load.values(), *reconcile.values()])

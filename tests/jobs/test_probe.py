@@ -312,6 +312,19 @@ def test_a_backlog_that_can_be_read_in_time_is_read(world: World, apply: Apply) 
     assert claimed != world.through == world.settled
 
 
+def test_a_shard_that_is_written_to_all_the_time_counts_through_what_was_read(world: World, apply: Apply) -> None:
+    world.limits = {"pages": 2}
+    apply(*[world.write("a", number, ago=60 - number) for number in range(40)])
+    assert (world.tick(after=0).read_whole, world.through) == (False, None)
+    world.clock += 1
+    apply(*[world.write("a", number) for number in range(100, 160)])
+    tick = world.tick(after=0)
+    assert (tick.read_whole, tick.records) == (False, 20), "no record was made after the time to be claimed yet"
+    tick = world.tick(after=0)
+    assert (tick.read_whole, tick.records, tick.waiting) == (True, 20, 0)
+    assert world.through == world.settled
+
+
 def test_throttling_leaves_a_shard_for_the_next_tick_and_holds_the_claim(world: World) -> None:
     world.stream.shards["b"] = ScriptedShard()
     world.tick()

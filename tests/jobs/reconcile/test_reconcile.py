@@ -2,101 +2,22 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
-from uuid import uuid4
 
 import pytest
 
-from pipeline.aurora import loads
+from pipeline.aurora import loads, reconciliations
 from pipeline.aurora.connection import Connection
-from pipeline.aurora.migrate import migrate
 from pipeline.core.errors import TerminalError
-from pipeline.core.mapping import TableMapping
-from pipeline.jobs import reconcile as reconcile_module
-from pipeline.jobs.load import load
-from pipeline.jobs.reconcile import ReconcileReport, reconcile
-from pipeline.jobs.services import Services
-from pipeline.local.stack import LocalStack
-from pipeline.settings import Settings
-from tests.dynamodb.export_fixture import ExportFactory, Layout
+from pipeline.jobs import settle as settle_module
+from pipeline.jobs.reconcile import reconcile
+from tests.dynamodb.export_fixture import Layout
 from tests.jobs.conftest import view
-
-MARGIN = timedelta(minutes=5)
-Reconcile = Callable[..., ReconcileReport]
-
-
-def item(number: int, name: str = "") -> dict[str, Any]:
-    return {"Id": {"N": str(number)}, "empName": {"S": name or f"name {number}"}}
-
-
-@pytest.fixture
-def services(stack: LocalStack, database: str, monkeypatch: pytest.MonkeyPatch) -> Services:
-    for name, value in stack.environment().items():
-        monkeypatch.setenv(name, value)
-    return Services(Settings.from_environment(dict(os.environ) | {"DATABASE_URL": database}))
-
-
-class Source:
-    """A DynamoDB table of its own, exports of it, and its replica."""
-
-    def __init__(self, services: Services, mapping: TableMapping, exports: ExportFactory) -> None:
-        self.services, self.exports = services, exports
-        self.mapping = replace(mapping, table=f"Employees-{uuid4().hex}")
-        services.dynamodb.create_table(
-            TableName=self.mapping.table,
-            AttributeDefinitions=[{"AttributeName": "Id", "AttributeType": "N"}],
-            KeySchema=[{"AttributeName": "Id", "KeyType": "HASH"}],
-            BillingMode="PAY_PER_REQUEST",
-        )
-        self.items: dict[int, dict[str, Any]] = {}
-        self.now = datetime.now(UTC)
-
-    def put(self, *items: dict[str, Any]) -> None:
-        for each in items:
-            self.services.dynamodb.put_item(TableName=self.mapping.table, Item=each)
-            self.items[int(each["Id"]["N"])] = each
-
-    def delete(self, number: int) -> None:
-        self.services.dynamodb.delete_item(TableName=self.mapping.table, Key={"Id": {"N": str(number)}})
-        del self.items[number]
-
-    def export(self, minutes_ago: float) -> str:
-        """An export of the items as they are, that says it was taken `minutes_ago`."""
-        return self.exports.full(
-            self.items.values(),
-            Layout(table=self.mapping.table),
-            export_time=self.now - timedelta(minutes=minutes_ago),
-        ).location
-
-    def reconcile(self, minutes_ago: float = 6, *, repair: bool = False) -> ReconcileReport:
-        return reconcile(self.services, self.mapping, self.export(minutes_ago), repair=repair, margin=MARGIN)
-
-
-@pytest.fixture
-def source(services: Services, employees: TableMapping, exports: ExportFactory) -> Generator[Source]:
-    """Ten items, loaded from an export an hour old."""
-    made = Source(services, employees, exports)
-    with closing(services.connect("test migrate")) as connection:
-        migrate(connection, [made.mapping])
-    made.put(*[item(number) for number in range(10)])
-    load(services, made.mapping, made.export(60), margin=MARGIN)
-    yield made
-    services.dynamodb.delete_table(TableName=made.mapping.table)
-
-
-def execute(connection: Connection, statement: str) -> int:
-    return connection.execute(statement.encode()).rowcount
-
-
-def found(report: ReconcileReport) -> tuple[int, int, int]:
-    return (report.missing, report.extra, report.different)
+from tests.jobs.reconcile.conftest import IMPATIENT, MARGIN, Source, execute, found, item
 
 
 def test_equal_tables_have_no_drift(source: Source, connection: Connection) -> None:
@@ -131,7 +52,8 @@ def test_a_row_changed_after_the_snapshot_is_in_flight(source: Source, connectio
     execute(connection, """UPDATE replica."Employees" SET _deleted = true, _as_of = now() WHERE "Id" = 4""")
     source.items[3] = item(3)
     report = source.reconcile(repair=True)
-    assert (report.compared, report.in_flight, report.drift) == (8, 2, 0)
+    assert (report.compared, report.in_flight, report.undecided, report.drift) == (9, 1, 1, 0)
+    assert not report.needs_person, "nothing says that replication is behind"
     assert view(connection)[3] == ("newer", "NA")
 
 
@@ -140,7 +62,7 @@ def test_what_the_source_changed_since_the_snapshot_is_no_drift(source: Source, 
     source.delete(5)
     source.put(item(20))
     execute(connection, """DELETE FROM replica."Employees" WHERE "Id" = 5""")
-    report = reconcile(source.services, source.mapping, location, margin=MARGIN)
+    report = reconcile(source.services, source.mapping, location, margin=MARGIN, bounds=IMPATIENT)
     assert (report.drift, report.in_flight) == (0, 1)
 
 
@@ -157,14 +79,14 @@ def test_a_repair_never_undoes_a_newer_change(
     source: Source, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     execute(connection, """UPDATE replica."Employees" SET "Name" = 'wrong' WHERE "Id" = 3""")
-    read_items = reconcile_module.read_items
+    read_items = settle_module.read_items
 
     def read_then_stream_applies(*arguments: Any) -> list[Any]:  # noqa: ANN401 - passed through
         reads = list(read_items(*arguments))
         execute(connection, """UPDATE replica."Employees" SET "Name" = 'streamed', _as_of = now() WHERE "Id" = 3""")
         return reads
 
-    monkeypatch.setattr(reconcile_module, "read_items", read_then_stream_applies)
+    monkeypatch.setattr(settle_module, "read_items", read_then_stream_applies)
     report = source.reconcile(repair=True)
     assert report.drift == 0
     assert view(connection)[3] == ("streamed", "NA")
@@ -195,10 +117,10 @@ def test_no_load_runs_meanwhile(source: Source) -> None:
 
 
 def test_staging_tables_of_a_killed_run_are_dropped(source: Source, connection: Connection) -> None:
-    run_id = reconcile_module.reconciliations.begin(
+    run = reconciliations.begin(
         connection, source.mapping.name, snapshot="s", snapshot_time=source.now, as_of=source.now
     )
-    execute(connection, f"CREATE TABLE replica._reconcile_{run_id}_0 (x int)")
+    execute(connection, f"CREATE TABLE replica._reconcile_{run.id}_0 (x int)")
     source.reconcile()
     left = connection.execute("SELECT count(*) FROM pg_tables WHERE tablename LIKE '\\_reconcile%'").fetchone()
     assert left == (0,)
@@ -216,7 +138,7 @@ def test_it_waits_until_the_snapshot_is_older_than_the_margin(source: Source) ->
 
 def test_two_reconciliations_of_a_table_exclude_each_other(source: Source) -> None:
     with closing(source.services.connect("other")) as other:
-        reconcile_module.reconciliations.lock_table(other, source.mapping.name)
+        reconciliations.lock_table(other, source.mapping.name)
         with pytest.raises(TerminalError, match="another reconciliation of this table is running"):
             source.reconcile()
     assert source.reconcile().drift == 0
@@ -228,6 +150,6 @@ def test_a_failed_run_says_so_and_leaves_no_staging_table(source: Source, connec
     damaged = max(data.glob("*.json.gz"), key=lambda path: path.stat().st_size)
     damaged.write_bytes(damaged.read_bytes()[:-12])
     with pytest.raises(TerminalError, match="truncated"):
-        reconcile(source.services, source.mapping, location, margin=MARGIN)
+        reconcile(source.services, source.mapping, location, margin=MARGIN, bounds=IMPATIENT)
     assert connection.execute("SELECT status FROM replication.reconciliations").fetchall() == [("failed",)]
     assert connection.execute("SELECT tablename FROM pg_tables WHERE tablename LIKE '\\_%'").fetchall() == []

@@ -1,0 +1,160 @@
+"""How far replication is known to have come: what a comparison with the source's state may rest on.
+
+Invariant: `through` never claims more than its basis gives. A probe proves it; where no probe is running, batches that
+come late are evidence that replication is behind; and otherwise it is assumed, and said to be, that it is no further
+behind than the margin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Literal
+
+from pipeline.aurora import probes
+from pipeline.aurora.errors import translating
+from pipeline.core.probing import GONE_AFTER
+
+if TYPE_CHECKING:
+    from pipeline.aurora.connection import Connection
+
+# A batch that was committed longer ago than this says nothing of replication's lag now.
+_RECENT = timedelta(seconds=20)
+# A table to which nothing was applied for so long, and that no probe can look at, is taken for idle.
+_IDLE = timedelta(minutes=20)
+# A probe that has not ticked for this long says nothing either.
+_PROBE_STOPPED = timedelta(minutes=5)
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedThrough:
+    """Every change that the source made until `through` has been applied, on the strength of `basis`."""
+
+    through: datetime
+    basis: Literal["probe", "late batches", "assumption"]
+    newest: datetime | None
+    """Creation time of the newest change applied."""
+
+    def lag(self, now: datetime) -> timedelta:
+        """How far replication is known to be behind; nothing where it is only assumed not to be."""
+        if self.basis == "assumption":
+            return timedelta(0)
+        return max(timedelta(0), now - max(self.through, self.newest or self.through))
+
+    def covers_snapshot(self, snapshot_time: datetime, margin: timedelta, now: datetime) -> bool:
+        """Whether what the snapshot holds must have been applied: it may hold changes of up to a margin later.
+
+        Where it is only assumed, something newer than the snapshot must have arrived too, unless for so long nothing
+        has that the table seems to be idle.
+        """
+        if self.basis == "assumption":
+            idle = self.newest is None or self.newest < now - _IDLE
+            return now >= snapshot_time + margin and (idle or (self.newest or now) >= snapshot_time)
+        return self.through >= snapshot_time + margin
+
+    @property
+    def read_covered(self) -> datetime:
+        """States read from the source until then must have been applied.
+
+        Where it is only assumed, something that the source made later must have arrived too: a replicator that is
+        dead has no lag that an assumption would know.
+        """
+        if self.basis == "assumption":
+            return min(self.through, self.newest) if self.newest else datetime.min.replace(tzinfo=self.through.tzinfo)
+        return self.through
+
+
+def applied_through(connection: Connection, table_name: str, *, now: datetime, margin: timedelta) -> AppliedThrough:
+    """Return how far the table's stream is known to be applied, as of `now`. Reads; takes no lock."""
+    with translating("reading how far replication is", table=table_name):
+        row = connection.execute(
+            "SELECT max(as_of), max(as_of) FILTER (WHERE applied_at > %s) FROM replication.watermarks"
+            " WHERE table_name = %s AND sequence_number IS NOT NULL",
+            [now - _RECENT, table_name],
+        ).fetchone()
+    newest, recent = row or (None, None)
+    proven = caught_up_through(connection, table_name, now)
+    if proven is not None:
+        return AppliedThrough(proven, "probe", newest)
+    if recent is not None and recent < now - margin - _RECENT:
+        return AppliedThrough(recent, "late batches", newest)
+    return AppliedThrough(now - margin, "assumption", newest)
+
+
+def caught_up_through(connection: Connection, table_name: str, now: datetime) -> datetime | None:
+    """Return the time through which the probe has proven the table caught up; None: not known, or no longer."""
+    tick = probes.read_tick(connection, table_name)
+    if tick is None or tick.ticked_at < now - _PROBE_STOPPED:
+        return None
+    return tick.caught_up_through
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedToKeys:
+    """How far replication is for single keys: further than for the table where others alone are waited for."""
+
+    table: AppliedThrough
+    read: datetime | None = None
+    """Every change made until then was read by the probe; None where that is not known."""
+    waiting: Mapping[tuple[str, ...], datetime] = field(default_factory=dict[tuple[str, ...], datetime])
+    """Of the keys, as the codec writes them: when the newest change was made that the probe has seen not to arrive."""
+    margin: timedelta = timedelta(0)
+    one_shard: bool = False
+
+    @property
+    def at_best(self) -> AppliedThrough:
+        """Of a key that nothing is on its way for."""
+        return self.table if self.read is None else replace(self.table, through=max(self.table.through, self.read))
+
+    def of(self, key: tuple[str, ...]) -> AppliedThrough:
+        """Return how far replication is for a key.
+
+        A change that the probe waits for may have arrived and been damaged since. A shard is applied in order, so it
+        has where later changes of the same shard have: those made a margin later, since batches of other keys may
+        overtake one that is tried again.
+        """
+        since = self.waiting.get(key)
+        if since is None or self.read is None:
+            return self.at_best
+        newest = self.table.newest
+        if self.one_shard and newest is not None and newest > since + self.margin:
+            return replace(self.table, through=max(self.table.through, min(self.read, newest - self.margin)))
+        return self.table
+
+
+def applied_to_keys(
+    connection: Connection,
+    table_name: str,
+    target: str,
+    keys: Sequence[tuple[str, ...]],
+    *,
+    now: datetime,
+    margin: timedelta,
+) -> AppliedToKeys:
+    """Return how far the table's stream is known to be applied for each of these keys of a target."""
+    table = applied_through(connection, table_name, now=now, margin=margin)
+    tick = probes.read_tick(connection, table_name)
+    if table.basis != "probe" or tick is None or not tick.read_whole:
+        return AppliedToKeys(table)
+    if tick.unread_until is not None and now < tick.unread_until + GONE_AFTER:
+        return AppliedToKeys(table)
+    with translating("reading what the probe waits for", table=table_name):
+        row = connection.execute(
+            "SELECT min(read_through), bool_and(read_through IS NOT NULL), count(*) FROM replication.probe_shards"
+            " WHERE table_name = %s AND stream_label = %s AND NOT finished",
+            [table_name, tick.stream_label],
+        ).fetchone()
+        read, known, shards = row or (None, False, 0)
+        waiting = connection.execute(
+            "SELECT key, as_of FROM replication.probe_waiting WHERE table_name = %s AND target = %s",
+            [table_name, target],
+        ).fetchall()
+    asked = set(keys)
+    return AppliedToKeys(
+        table,
+        read if known else None,
+        {tuple(key): as_of for key, as_of in waiting if tuple(key) in asked},
+        margin,
+        one_shard=shards == 1,
+    )
