@@ -41,10 +41,9 @@ def build(folder: Path, services: ServicesResource | None = None) -> dg.Definiti
             broken.append(Problem(mapping.path, 1, "schedule", str(error)))
         else:
             usable.append(mapping)
-    redrive = redrive_job(usable)
     shared = dg.Definitions(
-        jobs=[redrive],
-        sensors=[progress_sensor(usable, broken), history_sensor(usable), redrive_sensor(redrive)],
+        jobs=[redrive_job(usable)],
+        sensors=[progress_sensor(usable, broken), history_sensor(usable), redrive_sensor()],
         resources={RESOURCE: services or ServicesResource()},
     )
     return dg.Definitions.merge(shared, broken_definitions(broken), *tables)

@@ -32,7 +32,7 @@ def purge_job(mapping: TableMapping) -> dg.JobDefinition:
         through = (
             f"{report.through:%Y-%m-%d %H:%M:%S} UTC" if report.through else "nowhere: no snapshot was loaded whole"
         )
-        context.log.info(f"purged through {through}, bounded by {report.bound}")
+        context.log.info("purged through %s, bounded by %s", through, report.bound)
         context.add_output_metadata(
             {
                 "tombstones": report.tombstones,
@@ -45,7 +45,7 @@ def purge_job(mapping: TableMapping) -> dg.JobDefinition:
             }
         )
 
-    @dg.job(
+    @dg.job(  # pyright: ignore[reportUnknownMemberType]  # dagster leaves parameters of its overloads out
         name=keys.purge_job,
         config=job_form(PurgeChoice, keys.purge_op),
         executor_def=dg.in_process_executor,

@@ -47,13 +47,13 @@ def redrive_job(mappings: Sequence[TableMapping]) -> dg.JobDefinition:
                 allow_retries=False,
             )
 
-    @dg.job(
+    @dg.job(  # pyright: ignore[reportUnknownMemberType]  # dagster leaves parameters of its overloads out
         name=REDRIVE,
         config=job_form(RedriveChoice, _OP),
         executor_def=dg.in_process_executor,
         tags={"dagster/max_runtime": _MAX_SECONDS},
         description="Applies the batches that event source mappings gave up, of all tables, and moves them to `done/`."
-        " Late ones change nothing that is newer. It fails, naming them, when some had to be left; the others are done.",
+        " Late ones change nothing that is newer. It fails, naming them, when some had to be left; others are done.",
     )
     def redriving() -> None:
         batches()
@@ -61,12 +61,12 @@ def redrive_job(mappings: Sequence[TableMapping]) -> dg.JobDefinition:
     return redriving
 
 
-def redrive_sensor(job: dg.JobDefinition) -> dg.SensorDefinition:
+def redrive_sensor() -> dg.SensorDefinition:
     """Define the sensor on the prefix that DYNAURORA_ON_FAILURE names."""
 
     @dg.sensor(  # pyright: ignore[reportUnknownMemberType]  # dagster leaves a parameter of PathLike out
         name=GIVEN_UP,
-        job=job,
+        job_name=REDRIVE,  # by name: a sensor with a job is made again by Dagster, with a parameter that is in beta
         minimum_interval_seconds=INTERVAL_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Looks below DYNAURORA_ON_FAILURE for batches that were given up, and launches `redrive` when new"

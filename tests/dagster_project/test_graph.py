@@ -88,10 +88,14 @@ def test_the_graph_of_a_table_is_pinned(folder: Path) -> None:
         "redrive",
     }
     assert [(s.name, s.cron_schedule, s.execution_timezone) for s in repository.schedule_defs] == [
-        ("employees_reconcile_schedule", "0 3 * * *", "Europe/Berlin")
+        ("employees_purge_schedule", "30 4 * * *", "Europe/Berlin"),
+        ("employees_reconcile_schedule", "0 3 * * *", "Europe/Berlin"),
     ]
-    assert [s.default_status for s in repository.schedule_defs] == [dg.DefaultScheduleStatus.RUNNING]
-    assert [s.name for s in repository.sensor_defs] == ["lost_history", "replication_progress"]
+    assert [s.default_status for s in repository.schedule_defs] == [
+        dg.DefaultScheduleStatus.STOPPED,
+        dg.DefaultScheduleStatus.RUNNING,
+    ]
+    assert [s.name for s in repository.sensor_defs] == ["given_up_batches", "lost_history", "replication_progress"]
     assert all(graph.get(key).description for key in graph.get_all_asset_keys())
     limits = {name: definitions.resolve_job_def(name).tags["dagster/max_runtime"] for name in ("employees_full_load",)}
     assert limits == {"employees_full_load": str(3 * 24 * 3600)}
