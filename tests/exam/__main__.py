@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.jobs.load import load
-from pipeline.jobs.reconcile import reconcile
+from pipeline.jobs.reconcile import Bounds, reconcile
 from pipeline.jobs.snapshot import take_snapshot
 from pipeline.local.interrupts import unwind_on_signals
 from pipeline.local.screen import Screen
@@ -40,6 +40,8 @@ FIGURES = Path("build/exam.json")
 MARGIN = timedelta(seconds=5)
 # In the quiet run the replicator is halted for so long, well beyond the margin, before every other snapshot.
 HALT_SECONDS = 20.0
+# How long a reconciliation waits for replication. In the quiet run it waits in vain while the replicator is halted.
+PATIENCE = timedelta(seconds=60)
 
 
 def exam(screen: Screen, source: Source, options: argparse.Namespace) -> dict[str, Any]:
@@ -69,6 +71,7 @@ def exam(screen: Screen, source: Source, options: argparse.Namespace) -> dict[st
         "writes_per_second": round(rate, 1),
         "repaired": report.repaired,
         "in_flight": report.in_flight,
+        "undecided": report.undecided,
         "reconcile_seconds": round(report.seconds, 1),
     }
 
@@ -83,10 +86,18 @@ def _reconcile(screen: Screen, source: Source, *, repair: bool) -> ReconcileRepo
     screen.step("taking a fresh export")
     location = take_snapshot(source.services, source.mapping).location
     screen.step("reconciling" + (" and repairing" if repair else ""))
-    report = reconcile(source.services, source.mapping, location, repair=repair, margin=MARGIN, on_progress=screen.note)
+    report = reconcile(
+        source.services,
+        source.mapping,
+        location,
+        repair=repair,
+        margin=MARGIN,
+        on_progress=screen.note,
+        bounds=Bounds(patience=PATIENCE),
+    )
     screen.note(
         f"{report.compared:,} compared, {report.drift:,} drifted, {report.in_flight:,} in flight,"
-        f" {report.seconds:.1f} s"
+        f" {report.undecided:,} undecided, {report.seconds:.1f} s"
     )
     return report
 
@@ -154,6 +165,7 @@ def quiet(screen: Screen, source: Source, options: argparse.Namespace) -> dict[s
         "while_halted": halts,
         "compared": sum(report.compared for report in reports),
         "in_flight": sum(report.in_flight for report in reports),
+        "undecided": sum(report.undecided for report in reports),
     }
 
 
