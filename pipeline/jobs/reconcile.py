@@ -47,6 +47,8 @@ __all__ = ["Bounds", "DriftSample", "ReconcileReport", "reconcile"]
 
 _LAG_LOOK_SECONDS = 2.0
 _SAY_SECONDS = 5.0
+# Replication that has not moved for so long, while others may be waiting for it, is no longer waited for.
+_STILL_SECONDS = 90.0
 _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS, _WAIT_GROWTH = 0.5, 10.0, 1.5
 # How long after the margin a replicator may still deliver, before nothing more is expected of it.
 _GRACE = timedelta(seconds=10)
@@ -269,14 +271,19 @@ class _Run:
         """Look again at what is not decided, as replication passes the states that were read."""
         deadline = time.monotonic() + self.bounds.patience.total_seconds()
         wait = _FIRST_WAIT_SECONDS
+        moved, moved_at = (datetime.min.replace(tzinfo=UTC), None), time.monotonic()
         while any(_left(connection, settlers)):
             applied = self._applied(connection)
+            if moved != (applied.through, applied.newest):
+                moved, moved_at = (applied.through, applied.newest), time.monotonic()
             for settler in settlers:
                 settler.look(connection, _go_on, ready=settler.applied(connection, datetime.now(UTC)).at_best)
             left = _left(connection, settlers)
             keys = sum(each.keys for each in left)
             if not keys or time.monotonic() + wait > deadline or _hopeless(left, applied, self.snapshot.margin):
                 return
+            if time.monotonic() - moved_at > _STILL_SECONDS and not any(each.proven for each in left):
+                return  # replication stands still: it would be waited for in vain
             self.say.now_and_then(f"waiting until replication has passed the states that {keys} rows differ from")
             time.sleep(wait)
             wait = min(_LONGEST_WAIT_SECONDS, wait * _WAIT_GROWTH)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,7 +15,6 @@ from pipeline.aurora.connection import Connection
 from pipeline.core.errors import TerminalError
 from pipeline.jobs import settle as settle_module
 from pipeline.jobs.reconcile import reconcile
-from tests.dynamodb.export_fixture import Layout
 from tests.jobs.conftest import view
 from tests.jobs.reconcile.conftest import IMPATIENT, MARGIN, Source, execute, found, item
 
@@ -126,13 +125,12 @@ def test_staging_tables_of_a_killed_run_are_dropped(source: Source, connection: 
     assert left == (0,)
 
 
-def test_it_waits_until_the_snapshot_is_older_than_the_margin(source: Source) -> None:
-    said: list[str] = []
-    location = source.exports.full(
-        source.items.values(), Layout(table=source.mapping.table), export_time=datetime.now(UTC)
-    ).location
-    report = reconcile(source.services, source.mapping, location, margin=timedelta(seconds=1), on_progress=said.append)
+def test_it_waits_until_the_snapshot_is_older_than_the_margin(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    said, slept = list[str](), list[float]()
+    monkeypatch.setattr("pipeline.jobs.reconcile.time.sleep", slept.append)
+    report = source.reconcile(minutes_ago=0, margin=timedelta(minutes=10), on_progress=said.append)
     assert any(line.startswith("waiting ") for line in said)
+    assert 0 < sum(slept) <= 600
     assert report.compared == 10
 
 
