@@ -112,14 +112,14 @@ class AppliedToKeys:
 
         A change that the probe waits for may have arrived and been damaged since. A shard is applied in order, so it
         has where later changes of the same shard have: those made a margin later, since batches of other keys may
-        overtake one that is tried again.
+        overtake one that is tried again. It is the key's newest, so nothing is on its way for the key then.
         """
         since = self.waiting.get(key)
         if since is None or self.read is None:
             return self.at_best
         newest = self.table.newest
         if self.one_shard and newest is not None and newest > since + self.margin:
-            return replace(self.table, through=max(self.table.through, min(self.read, newest - self.margin)))
+            return self.at_best
         return self.table
 
 

@@ -17,11 +17,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from pipeline.aurora import loads, reconciliations
+from pipeline.aurora import loads, probes, reconciliations
 from pipeline.aurora.applied_through import AppliedThrough, applied_through
 from pipeline.aurora.candidates import Candidates, Left
 from pipeline.aurora.compare import Comparison
-from pipeline.core.errors import ConfigurationError, TerminalError, TransientError
+from pipeline.core.errors import ConfigurationError, ReplicationError, TerminalError, TransientError
 from pipeline.core.ordering import snapshot_position
 from pipeline.core.shape import shape
 from pipeline.dynamodb.manifest import read_manifest
@@ -30,6 +30,7 @@ from pipeline.jobs.load import PROCESSES_FROM_ITEMS
 from pipeline.jobs.load_progress import LoadProgress, Progress
 from pipeline.jobs.load_workers import load_files
 from pipeline.jobs.pace import Bounds
+from pipeline.jobs.probe import probe
 from pipeline.jobs.reconcile_report import SAMPLES, DriftSample, ReconcileReport
 from pipeline.jobs.settle import Settler
 from pipeline.jobs.stage_file import StageWork
@@ -49,6 +50,7 @@ _LAG_LOOK_SECONDS = 2.0
 _SAY_SECONDS = 5.0
 # Replication that has not moved for so long, while others may be waiting for it, is no longer waited for.
 _STILL_SECONDS = 90.0
+_TICK_EVERY = timedelta(seconds=5)
 _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS, _WAIT_GROWTH = 0.5, 10.0, 1.5
 # How long after the margin a replicator may still deliver, before nothing more is expected of it.
 _GRACE = timedelta(seconds=10)
@@ -160,6 +162,7 @@ class _Run:
     keys: dict[tuple[str, str], str] = field(default_factory=dict[tuple[str, str], str])
     """Keys of the first rows that drifted, by target and digest."""
     lag_looked_at: float = 0.0
+    cannot_probe: bool = False
 
     def carry_out(self, connection: Connection, *, resumed: bool) -> tuple[int, AppliedThrough]:
         """Stage, compare and settle; returns how many rows stay undecided, and how far replication is."""
@@ -273,6 +276,7 @@ class _Run:
         wait = _FIRST_WAIT_SECONDS
         moved, moved_at = (datetime.min.replace(tzinfo=UTC), None), time.monotonic()
         while any(_left(connection, settlers)):
+            self._look_at_stream(connection)
             applied = self._applied(connection)
             if moved != (applied.through, applied.newest):
                 moved, moved_at = (applied.through, applied.newest), time.monotonic()
@@ -280,13 +284,28 @@ class _Run:
                 settler.look(connection, _go_on, ready=settler.applied(connection, datetime.now(UTC)).at_best)
             left = _left(connection, settlers)
             keys = sum(each.keys for each in left)
-            if not keys or time.monotonic() + wait > deadline or _hopeless(left, applied, self.snapshot.margin):
+            if not keys or time.monotonic() + wait > deadline:
+                return
+            if self.cannot_probe and _hopeless(left, applied, self.snapshot.margin):
                 return
             if time.monotonic() - moved_at > _STILL_SECONDS and not any(each.proven for each in left):
                 return  # replication stands still: it would be waited for in vain
             self.say.now_and_then(f"waiting until replication has passed the states that {keys} rows differ from")
             time.sleep(wait)
             wait = min(_LONGEST_WAIT_SECONDS, wait * _WAIT_GROWTH)
+
+    def _look_at_stream(self, connection: Connection) -> None:
+        """Tick the probe where no sensor does: an idle table has nothing else to show that it is caught up."""
+        if self.cannot_probe:
+            return
+        tick = probes.read_tick(connection, self.mapping.name)
+        if tick is not None and datetime.now(UTC) - tick.ticked_at < _TICK_EVERY:
+            return
+        try:
+            probe(self.services, self.mapping)
+        except ReplicationError as error:
+            self.cannot_probe = True
+            self.say(f"deciding without the probe: {error}")
 
     def samples(self, connection: Connection) -> tuple[DriftSample, ...]:
         """Return some of the drift."""

@@ -26,6 +26,7 @@ from pipeline.local.errors import LocalStackError
 from pipeline.local.interrupts import unwind_on_signals
 from pipeline.local.lag import LagMeter
 from pipeline.local.playground import Playground
+from pipeline.local.probing import Probing
 from pipeline.local.screen import Screen
 from pipeline.local.summary import show
 from pipeline.local.writer import Writer, put_items
@@ -77,8 +78,9 @@ def run(screen: Screen, options: argparse.Namespace) -> bool:
         meter = LagMeter(playground.stack.postgres.url, writer.samples)
         home = DagsterHome(options.run_dir, playground.environment())
         scene = Scene(screen, playground, home, writer, meter, options)
-        loaded = _load_under_live_writes(scene)
-        return _prove(scene, loaded)
+        with Probing(playground.services, playground.mapping):
+            loaded = _load_under_live_writes(scene)
+            return _prove(scene, loaded)
 
 
 def _load_under_live_writes(scene: Scene) -> dict[str, Any]:

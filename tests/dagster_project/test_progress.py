@@ -34,6 +34,7 @@ STATUS = TableStatus(
     expired=0,
     rejected=0,
     rejects_waiting=0,
+    behind=None,
     **dict.fromkeys(
         field.name
         for field in fields(TableStatus)
