@@ -6,6 +6,8 @@ which the ordering rule's `ON CONFLICT … WHERE` needs to see the row that anot
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, LiteralString, cast
 
 import psycopg
@@ -69,6 +71,20 @@ def _set_up(connection: Connection, statement_timeout_seconds: float | None) -> 
         "SELECT set_config(name, value, false) FROM unnest(%s::text[], %s::text[]) AS setting (name, value)",
         (list(settings), list(settings.values())),
     )
+
+
+@contextmanager
+def giving_locks_back(connection: Connection) -> Generator[None]:
+    """Give the session's advisory locks back at the end of the block.
+
+    The server would do so some time after the connection was closed: too late for the job that comes next.
+    """
+    try:
+        yield
+    finally:
+        if not connection.closed:
+            with suppress(psycopg.Error):  # a connection that is lost has lost its locks too
+                connection.execute("SELECT pg_advisory_unlock_all()")
 
 
 def literal(text: str) -> LiteralString:

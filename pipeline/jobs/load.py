@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.aurora import build_aside, loads
 from pipeline.aurora.build_aside import Build
+from pipeline.aurora.connection import giving_locks_back
 from pipeline.aurora.errors import translating
 from pipeline.aurora.standard_form import beyond_standard
 from pipeline.core.errors import ConfigurationError, DataError, ReplicationError, TerminalError
@@ -104,7 +105,7 @@ def load(
             hint="give a full export; `dynaurora load` without an ARN or manifest requests one",
         )
     position = snapshot_position(manifest.snapshot_time, mapping.margin if margin is None else margin)
-    with services.connect("dynaurora load") as connection:
+    with services.connect("dynaurora load") as connection, giving_locks_back(connection):
         loads.notice_lost_client(connection)
         loads.lock_table(connection, mapping.name)
         aside = manifest.item_count >= aside_from and _may_be_built_aside(connection, mapping)

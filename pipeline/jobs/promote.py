@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pipeline.aurora import promotion as promotions
+from pipeline.aurora.connection import giving_locks_back
 from pipeline.aurora.errors import translating
 from pipeline.aurora.promotion import FilledRow, Promotion, StoredRow
 from pipeline.aurora.settled import add as add_settled
@@ -140,7 +141,8 @@ def _alone(connection: Connection, table: str) -> Generator[None]:
         raise TerminalError(
             "another promotion of this table is running", table=table, hint="wait for it; run this again if it failed"
         )
-    yield  # the lock ends with the connection
+    with giving_locks_back(connection):
+        yield
 
 
 @dataclass(slots=True)

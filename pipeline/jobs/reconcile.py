@@ -21,6 +21,7 @@ from pipeline.aurora import loads, probes, reconciliations
 from pipeline.aurora.applied_through import AppliedThrough, applied_through
 from pipeline.aurora.candidates import Candidates, Left
 from pipeline.aurora.compare import Comparison
+from pipeline.aurora.connection import giving_locks_back
 from pipeline.core.errors import ConfigurationError, ReplicationError, TerminalError, TransientError
 from pipeline.core.ordering import snapshot_position
 from pipeline.core.shape import shape
@@ -86,7 +87,7 @@ def reconcile(
             hint="give a full export; `dynaurora reconcile` without an ARN or manifest requests one",
         )
     started, as_of = time.monotonic(), snapshot_position(manifest.snapshot_time, margin).as_of
-    with services.connect("dynaurora reconcile") as connection:
+    with services.connect("dynaurora reconcile") as connection, giving_locks_back(connection):
         loads.notice_lost_client(connection)
         reconciliations.lock_table(connection, mapping.name)
         loads.keep_loads_out(connection, mapping.name)
