@@ -48,7 +48,7 @@ PINNED = {
         "parents": ["employees/replication", "employees/s3_export"],
         "kinds": ["aurora", "postgres"],
         "external": False,
-        "checks": [],
+        "checks": ["schema_matches_mapping"],
     },
     "employees/reconciliation": {
         "parents": ["employees/aurora_table"],
@@ -136,6 +136,45 @@ def test_columns_have_types_origins_and_a_lineage_with_two_ends(folder: Path) ->
         dg.AssetKey(["employees", "dynamodb_table"])
     }
     assert attributes["Id"].type == "N"
+
+
+SHOP = Path(__file__).parents[2] / "examples" / "shop" / "tables"
+
+
+def test_columns_of_several_targets_and_of_children_come_from_where_they_come() -> None:
+    definitions = build(SHOP)
+    dg.Definitions.validate_loadable(definitions)
+    graph = definitions.resolve_asset_graph()
+    source = graph.get(dg.AssetKey(["shop", "dynamodb_table"])).metadata
+    target = graph.get(dg.AssetKey(["shop", "aurora_table"])).metadata
+    attributes = {column.name: column.type for column in source["dagster/column_schema"].value.columns}
+    descriptions = {column.name: column.description for column in target["dagster/column_schema"].value.columns}
+    lineage = {
+        column: dep.column_name for column, (dep,) in target["dagster/column_lineage"].value.deps_by_column.items()
+    }
+    assert target["dagster/table_name"] == "shop.Customers, shop.Orders, shop.OrderLines"
+    assert lineage == {
+        "shop.Customers.customer_id": "PK",
+        "shop.Customers.name": "name",
+        "shop.Customers.city": "address.city",
+        "shop.Customers.since": "since",
+        "shop.Orders.customer_id": "PK",
+        "shop.Orders.placed_on": "SK",
+        "shop.Orders.order_id": "SK",
+        "shop.Orders.status": "status",
+        "shop.Orders.total": "total",
+        "shop.OrderLines.customer_id": "PK",
+        "shop.OrderLines.placed_on": "SK",
+        "shop.OrderLines.order_id": "SK",
+        "shop.OrderLines.line": "lines",
+        "shop.OrderLines.sku": "lines[].sku",
+        "shop.OrderLines.quantity": "lines[].quantity",
+    }
+    assert set(lineage.values()) == set(attributes)
+    assert (attributes["PK"], attributes["lines"], attributes["lines[].quantity"]) == ("S", "L", "N")
+    assert descriptions["shop.Orders.placed_on"] == "from the part `placed_on` of attribute `SK`"
+    assert descriptions["shop.OrderLines.line"] == "the element's place in `lines`"
+    assert descriptions["shop.OrderLines.sku"] == "from attribute `lines[].sku`"
 
 
 def test_a_broken_mapping_shows_beside_the_good_one(folder: Path) -> None:
