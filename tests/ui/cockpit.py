@@ -54,14 +54,14 @@ class Cockpit:
         self.open(f"/assets/{'/'.join(path)}?view={view}")
         self.page.get_by_role("tab", name="Overview").first.wait_for()
 
-    def fill_in(self, job: str, form: str) -> None:
-        """Open the launchpad of a job, and write over the form with its defaults."""
+    def open_form(self, job: str) -> None:
+        """Open the launchpad of a job."""
         self.open(f"/locations/dynaurora/jobs/{job}/playground")
-        self.wait_for("margin_seconds: ")
-        self.write_form(form)
+        self.wait_for("margin_seconds?: Int", "Launch Run")
 
-    def write_form(self, form: str) -> None:
-        """Write over what is in the form."""
+    def fill_in(self, job: str, form: str) -> None:
+        """Open the launchpad of a job, and write over what is in its form: the defaults, or what was typed last."""
+        self.open_form(job)
         self.page.locator(".CodeMirror").first.click()
         self.page.keyboard.press("Control+a")
         self.page.keyboard.type(form)
