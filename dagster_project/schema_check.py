@@ -19,8 +19,8 @@ def schema_spec(keys: TableKeys) -> dg.AssetCheckSpec:
         SCHEMA,
         asset=keys.aurora_table,
         description="Tables, columns and view are in the database as the mapping has them. An error: they are not, and"
-        f" loads are refused before they start. Run `dynaurora migrate {keys.name}`; what it does not do by itself, such"
-        " as narrowing a column, it names with the way out.",
+        f" loads are refused before they start. Run `dynaurora migrate {keys.name}`; what it does not do by itself,"
+        " such as narrowing a column, it names with the way out.",
     )
 
 

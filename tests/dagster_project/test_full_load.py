@@ -82,7 +82,7 @@ def test_the_rows_of_several_targets_are_those_of_their_items(code: Code, folder
     result = code.run("shop_full_load", {"manifest": export.location})
     loaded = metadata(result, dg.AssetKey(["shop", "aurora_table"]))
     assert (loaded["items"], loaded["rejected"], loaded["dagster/row_count"]) == (4, 1, 3)
-    assert code.query("SELECT (SELECT count(*) FROM shop.\"Customers\"), (SELECT count(*) FROM shop.\"Orders\")") == [
+    assert code.query('SELECT (SELECT count(*) FROM shop."Customers"), (SELECT count(*) FROM shop."Orders")') == [
         (2, 1)
     ]
 
@@ -111,7 +111,9 @@ def test_a_mapping_that_has_gained_a_column_stops_the_next_load_until_it_is_migr
     loaded = code.run("employees_full_load", {"manifest": export.location})
     assert schema_check(loaded).passed
     text = (folder / "employees.yaml").read_text()
-    (folder / "employees.yaml").write_text(text.replace("    unmapped:", "      Room: {attribute: room, type: text}\n    unmapped:"))
+    (folder / "employees.yaml").write_text(
+        text.replace("    unmapped:", "      Room: {attribute: room, type: text}\n    unmapped:")
+    )
     code.definitions = build(folder, code.resource)
     refused = code.run("employees_full_load", {"manifest": code.export(4).location})
     assert not schema_check(refused).passed

@@ -29,7 +29,7 @@ _FLAGS = (
     "--disable-sync",
 )
 WIDTH, HEIGHT = 1400, 860
-TIMEOUT_SECONDS = 90.0
+TIMEOUT_SECONDS = 60.0
 
 
 class BrowserError(Exception):

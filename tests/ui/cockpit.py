@@ -90,7 +90,7 @@ class Cockpit:
         self.open_asset(*asset)
         self.page.get_by_role("button", name="Materialize").first.click()
         dialog = self.page.get_by_role("dialog")
-        hours = dialog.locator("input").first
+        hours = dialog.locator("input[type=text]").first
         hours.fill(f"[{first:%Y-%m-%d-%H:00}...{last:%Y-%m-%d-%H:00}]")
         hours.press("Enter")
         count = round((last - first).total_seconds() / 3600) + 1

@@ -123,7 +123,7 @@ class Tour:
         cockpit = self.cockpit
         cockpit.open_asset(*AURORA)
         cockpit.wait_for("Row count", f"\n{ITEMS}\n", "varchar(20)", "from attribute empName", "public.Employees")
-        self._shot("asset_page")
+        self._shot("aurora_table")
         cockpit.page.get_by_role("button", name="Plots").first.click()
         cockpit.wait_for("rows_per_second", "dagster/row_count")
         cockpit.open_asset(*AURORA, view="lineage")
