@@ -21,7 +21,6 @@ from pipeline.local.screen import Screen
 from pipeline.local.writer import put_items
 from tests.ui.browser import BrowserError, Page, find_chromium, open_page
 from tests.ui.cockpit import Cockpit
-from tests.ui.location import costs
 from tests.ui.tour import ITEMS, NODES, Tour
 
 RUN_DIR, RESULT = Path("build/test-ui"), Path("build/test-ui.json")
@@ -59,7 +58,6 @@ def run(screen: Screen, images: Path | None) -> None:
         "start_to_usable_page_seconds": round(usable - started, 1),
         "dagster_to_usable_page_seconds": round(usable - dagster_started, 1),
         "items": ITEMS,
-        "location": costs(),
         "steps": [{"step": name, "seconds": seconds} for name, seconds in tour.seconds.items()],
     }
     RESULT.write_text(json.dumps(figures, indent=2) + "\n")

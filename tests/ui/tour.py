@@ -57,8 +57,10 @@ class Tour:
         with self._step("freshness and lag"):
             self._freshness()
         if self.images is not None:
+            # So wide that the nodes are big enough to tell their checks.
+            self.cockpit.page.set_viewport_size({"width": 2100, "height": 820})
             self.cockpit.open_graph()
-            self.cockpit.wait_for(*NODES)
+            self.cockpit.wait_for("2 / 2 Passed", *NODES)
             self._shot("graph")
 
     @contextmanager
