@@ -138,6 +138,13 @@ def test_columns_have_types_origins_and_a_lineage_with_two_ends(folder: Path) ->
     assert attributes["Id"].type == "N"
 
 
+def test_every_asset_of_a_table_has_its_owners(folder: Path) -> None:
+    owners = ["team:people", "ama@example.com"]
+    (folder / "employees.yaml").write_text(f"{MAPPING}owners: [{', '.join(owners)}]\n")
+    graph = build(folder).resolve_asset_graph()
+    assert all(graph.get(key).owners == owners for key in graph.get_all_asset_keys())
+
+
 SHOP = Path(__file__).parents[2] / "examples" / "shop" / "tables"
 
 
