@@ -101,12 +101,11 @@ def test_the_graph_of_a_table_is_pinned(folder: Path) -> None:
     assert limits == {"employees_full_load": str(3 * 24 * 3600)}
 
 
-def test_loads_and_reconciliations_of_a_table_have_pools(folder: Path) -> None:
+def test_what_takes_a_table_for_itself_waits_in_one_pool(folder: Path) -> None:
     definitions = build(folder)
-    load = definitions.resolve_job_def("employees_full_load").get_node_named("employees__full_load")
-    compare = definitions.resolve_job_def("employees_reconcile").get_node_named("employees__reconcile")
-    assert load.definition.pools == {"employees_load"}
-    assert compare.definition.pools == {"employees_reconcile"}
+    for verb in ("full_load", "catch_up", "purge", "reconcile"):
+        node = definitions.resolve_job_def(f"employees_{verb}").get_node_named(f"employees__{verb}")
+        assert node.definition.pools == {"employees_load"}, verb
 
 
 def test_columns_have_types_origins_and_a_lineage_with_two_ends(folder: Path) -> None:
