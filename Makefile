@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 UV_VERSION := 0.13.9
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test stress bench exam lambda demo ui clean lock format
+.PHONY: help setup check test test-ui stress bench exam lambda demo ui clean lock format
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -66,6 +66,10 @@ lambda: setup  ## build build/lambda_replicator.zip (LAMBDA_PYTHON=3.12 for anot
 test: setup .venv-local/.ready .venv-rie/.ready  ## all tests but the long ones, against real PostgreSQL and the local AWS stack
 	$(BIN)/pytest -n 2 --dist worksteal
 
+test-ui: setup $(LOCAL_ZIP)  ## a headless Chromium through Dagster's UI over the local stack (IMAGES=1: take the pictures of docs/images)
+	@$(MAKE) --no-print-directory .venv-ui/.ready
+	@$(BIN)/python -m tests.ui $(if $(IMAGES),--images)
+
 stress: setup  ## the ordering contract over thousands of generated histories, and every mutation of it
 	$(BIN)/python -m tests.stress $(STRESS)
 
@@ -81,6 +85,8 @@ lock: setup  ## lock requirements again: hashes, no addresses
 	  requirements/$$name.in -o requirements/$$name.txt; done
 	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -c requirements/main.txt \
 	  requirements/lambda.in -o requirements/lambda.txt
+	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -c requirements/main.txt \
+	  requirements/ui.in -o requirements/ui.txt
 
 clean:  ## remove everything that was built or set up
 	rm -rf build dist .venv .venv-* .pytest_cache .ruff_cache .hypothesis

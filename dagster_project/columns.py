@@ -12,6 +12,8 @@ import dagster as dg
 from pipeline.core.sql_types import TYPES
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from pipeline.core.mapping import Column, TableMapping, Target
 
 
@@ -21,7 +23,7 @@ def source_schema(mapping: TableMapping) -> dg.TableSchemaMetadataValue:
     for target in mapping.tables:
         for column in target.columns:
             if column.attribute not in mapping.key:
-                attributes.setdefault(column.attribute, set()).update(TYPES[column.type.name])
+                attributes.setdefault(_origin(target, column), set()).update(_kinds(target, column))
     return dg.MetadataValue.table_schema(
         dg.TableSchema(
             [
@@ -45,7 +47,7 @@ def target_schema(mapping: TableMapping) -> dg.TableSchemaMetadataValue:
                 dg.TableColumn(
                     column_label(mapping, target, column),
                     type=column.type.sql,
-                    description=_description(column),
+                    description=_description(target, column),
                     constraints=_constraints(target, column),
                 )
                 for target in mapping.tables
@@ -60,7 +62,7 @@ def column_lineage(mapping: TableMapping, source: dg.AssetKey) -> dg.TableColumn
     return dg.MetadataValue.column_lineage(
         dg.TableColumnLineage(
             {
-                column_label(mapping, target, column): [dg.TableColumnDep(source, column.attribute)]
+                column_label(mapping, target, column): [dg.TableColumnDep(source, _origin(target, column))]
                 for target in mapping.tables
                 for column in target.columns
             }
@@ -73,8 +75,35 @@ def column_label(mapping: TableMapping, target: Target, column: Column) -> str:
     return column.name if len(mapping.tables) == 1 else f"{target.view_name}.{column.name}"
 
 
-def _description(column: Column) -> str:
-    text = f"from attribute `{column.attribute}`"
+def _place(target: Target) -> Column | None:
+    """Of a child target, the column that holds an element's place in the list or map."""
+    return target.columns[len(target.primary_key) - 1] if target.parent else None
+
+
+def _origin(target: Target, column: Column) -> str:
+    """Path of what fills a column, from the item: `lines[].sku` for the elements of a list, `lines.*.sku` of a map."""
+    place = _place(target)
+    if place is None or column not in target.own_columns:
+        return column.attribute
+    return f"{place.attribute}{_EACH[place.type.name]}.{column.attribute}"
+
+
+def _kinds(target: Target, column: Column) -> Collection[str]:
+    place = _place(target)
+    return _EXPLODED[place.type.name] if place is not None and column == place else TYPES[column.type.name]
+
+
+# By the type of the column for an element's place: an index into a list, or a name in a map.
+_EACH = {"integer": "[]", "text": ".*"}
+_EXPLODED = {"integer": {"L"}, "text": {"M"}}
+
+
+def _description(target: Target, column: Column) -> str:
+    text = f"from attribute `{_origin(target, column)}`"
+    if column.capture:
+        text = f"from the part `{column.capture}` of attribute `{column.attribute}`"
+    elif column == _place(target):
+        text = f"the element's place in `{column.attribute}`"
     if column.epoch:
         text += f" (epoch {column.epoch})"
     if column.default is not None:

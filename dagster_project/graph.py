@@ -142,6 +142,7 @@ def _spec(
         description=description,
         group_name=mapping.name,
         kinds=_KINDS[key.path[-1]],
+        owners=list(mapping.owners),
         metadata={**(metadata or {}), "mapping": dg.PathMetadataValue(mapping.path)},
         freshness_policy=freshness_policy,
     )

@@ -73,13 +73,11 @@ class TableKeys:
 
     @property
     def load_pool(self) -> str:
-        """Pool that keeps two loads of the table apart, catch-ups among them."""
-        return f"{self.name}_load"
+        """Pool of what takes the table for itself: loads, catch-ups, purges, reconciliations. They wait in turn.
 
-    @property
-    def reconcile_pool(self) -> str:
-        """Pool that keeps two reconciliations of the table apart."""
-        return f"{self.name}_reconcile"
+        The table's advisory lock would refuse the second; the pool makes it wait instead.
+        """
+        return f"{self.name}_load"
 
     @property
     def full_load_op(self) -> str:

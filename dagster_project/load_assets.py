@@ -17,9 +17,11 @@ from dagster_project.forms import full_load_form
 from dagster_project.graph import aurora_spec, export_spec
 from dagster_project.keys import TableKeys
 from dagster_project.resources import ServicesResource
+from dagster_project.schema_check import judge_schema, schema_spec
 from pipeline.core.errors import ConfigurationError
 from pipeline.core.mapping import TableMapping
 from pipeline.jobs.load import LoadProgress, LoadReport, load
+from pipeline.jobs.schema import schema_report
 from pipeline.jobs.snapshot import ScanChoice, Snapshot, take_snapshot
 
 _LOG_EVERY_SECONDS = 2.0
@@ -42,13 +44,23 @@ def load_assets(mapping: TableMapping) -> dg.AssetsDefinition:
         name=keys.full_load_op,
         specs=[export_spec(mapping), aurora_spec(mapping)],
         config_schema=form.to_fields_dict(),
+        check_specs=[schema_spec(keys)],
         pool=keys.load_pool,
         can_subset=True,
     )
     def full_load(
         context: dg.AssetExecutionContext, dynaurora: ServicesResource
-    ) -> Iterator[dg.MaterializeResult[Any]]:
+    ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
         choice = form(**context.op_execution_context.op_config)
+        with explained(context):
+            schema = schema_report(dynaurora.services, mapping)
+        # With the table's own materialization where that comes about: one that comes later would clear the result.
+        judged = [judge_schema(keys, schema)] if context.selected_asset_check_keys else []
+        if keys.aurora_table not in context.selected_asset_keys or not schema.matches:
+            yield from judged
+        with explained(context):
+            if context.selected_asset_keys:
+                schema.require()
         location = export_of_this_run(context, keys)
         if location is None and keys.s3_export in context.selected_asset_keys:
             with explained(context):
@@ -74,7 +86,9 @@ def load_assets(mapping: TableMapping) -> dg.AssetsDefinition:
                     workers=choice.workers,
                     on_progress=ProgressLog(context.log.info),
                 )
-            yield dg.MaterializeResult(asset_key=keys.aurora_table, metadata=_load_metadata(report))
+            yield dg.MaterializeResult(
+                asset_key=keys.aurora_table, metadata=_load_metadata(report), check_results=judged
+            )
 
     return full_load
 

@@ -35,7 +35,7 @@ def reconciliation_asset(mapping: TableMapping) -> dg.AssetsDefinition:
         specs=[reconciliation_spec(mapping)],
         config_schema=form.to_fields_dict(),
         check_specs=[parity_spec(keys), unmapped_spec(keys)],
-        pool=keys.reconcile_pool,
+        pool=keys.load_pool,
     )
     def reconciliation(
         context: dg.AssetExecutionContext, dynaurora: ServicesResource

@@ -141,6 +141,8 @@ class TableMapping:
     """`warn` and `fail`: how far behind is late."""
     unmatched: Unmatched = Unmatched.REJECT
     """What becomes of an item that no target matches."""
+    owners: tuple[str, ...] = ()
+    """Who answers for the table: e-mail addresses and `team:NAME`."""
 
     @property
     def tables(self) -> tuple[Target, ...]:

@@ -34,6 +34,7 @@ _ROOT_OPTIONAL = {
     "freshness": "freshness: {warn: 5m, fail: 30m}",
     "schedule": 'schedule: {reconcile: "0 3 * * *", timezone: UTC}',
     "unmatched": "unmatched: ignore",
+    "owners": "owners: [team:people, ama@example.com]",
 }
 _SOURCE = {"table": "table: Employees", "key": "key: {Id: N}"}
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}", re.ASCII)
@@ -43,6 +44,8 @@ _DURATION = re.compile(r"(\d{1,6}) *([smhd])", re.ASCII)
 _DURATION_UNIT = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _CRON = re.compile(r"@(?:hourly|daily|weekly|monthly|yearly)|[0-9A-Za-z*/,\-#?]+(?: +[0-9A-Za-z*/,\-#?]+){4}", re.ASCII)
 _TIMEZONE = re.compile(r"[A-Za-z_]+(?:/[A-Za-z0-9_+\-]+)*", re.ASCII)
+# What Dagster takes for an owner.
+_OWNER = re.compile(r"[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,7}|team:[A-Za-z0-9_.-]+", re.ASCII)
 _SCHEDULE = {"reconcile": 'reconcile: "0 3 * * *"', "catch_up": 'catch_up: "0 * * * *"', "timezone": "timezone: UTC"}
 
 
@@ -80,6 +83,7 @@ def _read_root(root: Field, path: str) -> TableMapping | None:
     schedule = _read_schedule(fields["schedule"]) if "schedule" in fields else {}
     freshness = _read_freshness(fields["freshness"]) if "freshness" in fields else {}
     unmatched = read_unmatched(fields["unmatched"]) if "unmatched" in fields else Unmatched.REJECT
+    owners = _read_owners(fields["owners"]) if "owners" in fields else ()
     if name is None or table is None or not key or not targets or margin is None:
         return None  # reported
     if "unmatched" in fields and not any(target.match for target in targets):
@@ -87,7 +91,7 @@ def _read_root(root: Field, path: str) -> TableMapping | None:
             "has no effect, because no target has a match and so every item is taken; remove it, or add"
             f" {MATCH_EXAMPLE}"
         )
-    return TableMapping(name, table, key, targets, margin, path, schedule, freshness, unmatched)
+    return TableMapping(name, table, key, targets, margin, path, schedule, freshness, unmatched, owners)
 
 
 def _read_name(field: Field) -> str | None:
@@ -214,6 +218,16 @@ def _read_freshness(field: Field) -> dict[str, timedelta]:
     if "warn" in found and "fail" in found and found["warn"] >= found["fail"]:
         fields["warn"].problem(f"must be below fail, which is {fields['fail'].written}; warn earlier or fail later")
     return found
+
+
+def _read_owners(field: Field) -> tuple[str, ...]:
+    found: list[str] = []
+    for member in field.elements("[team:people, ama@example.com]") or []:
+        owner = member.text()
+        if owner is not None and not _OWNER.fullmatch(owner):
+            member.problem(f'"{owner}" is no owner; write an e-mail address, or team: and a name, such as team:people')
+        found.append(owner or "")
+    return tuple(found)
 
 
 def _read_schedule(field: Field) -> dict[str, str]:

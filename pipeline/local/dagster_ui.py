@@ -130,8 +130,10 @@ class DagsterWebserver:
         require_free_port(self.port, "the Dagster UI")
         try:
             webserver = self._start("dagster-webserver", "-h", LOOPBACK, "-p", str(self.port))
-            self._start("dagster-daemon", "run")
             webserver.wait_ready(self._answers, READY_SECONDS)
+            # Not before: two processes that create a new instance's SQLite files at once get in each other's way, and
+            # the code location then fails to load.
+            self._start("dagster-daemon", "run")
         except BaseException:
             self.stop()
             raise

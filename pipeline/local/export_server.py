@@ -31,14 +31,16 @@ class ExportServer:
         *,
         delay_seconds: float = 0.0,
         minimum_window_seconds: float = 900.0,
+        recovery_reach_seconds: float = 0.0,
     ) -> None:
-        """`port=None` takes a free one. See `exports` for the two times."""
+        """`port=None` takes a free one. See `exports` for the times."""
         self._log_path = run_dir.absolute() / "exports.log"
         self._upstream_port = upstream_port
         self._fixed = port is not None
         self.port = port or free_port()
         self._delay_seconds = delay_seconds
         self._minimum_window_seconds = minimum_window_seconds
+        self._recovery_reach_seconds = recovery_reach_seconds
         self._process: ServerProcess | None = None
 
     def __enter__(self) -> Self:
@@ -66,6 +68,7 @@ class ExportServer:
             "--upstream-port": self._upstream_port,
             "--delay-seconds": self._delay_seconds,
             "--minimum-window-seconds": self._minimum_window_seconds,
+            "--recovery-reach-seconds": self._recovery_reach_seconds,
         }
         arguments = [part for name, value in options.items() for part in (name, str(value))]
         self._process = ServerProcess(
@@ -93,14 +96,18 @@ class ExportServer:
             connection.close()
 
 
-async def serve(port: int, upstream_port: int, *, delay_seconds: float, minimum_window_seconds: float) -> None:
-    """Serve until cancelled."""
-    gate = WriteGate()
+async def serve(given: argparse.Namespace) -> None:
+    """Serve as the command line says, until cancelled."""
+    gate, upstream_port = WriteGate(), given.upstream_port
     service = ExportService(
-        upstream_port, gate, delay_seconds=delay_seconds, minimum_window_seconds=minimum_window_seconds
+        upstream_port,
+        gate,
+        delay_seconds=given.delay_seconds,
+        minimum_window_seconds=given.minimum_window_seconds,
+        recovery_reach_seconds=given.recovery_reach_seconds,
     )
     proxy = Proxy(upstream_port, service.answers(), gate)
-    server = await asyncio.start_server(proxy.serve_client, LOOPBACK, port, limit=HEAD_LIMIT, backlog=1024)
+    server = await asyncio.start_server(proxy.serve_client, LOOPBACK, given.port, limit=HEAD_LIMIT, backlog=1024)
     async with server:
         await server.serve_forever()
 
@@ -112,14 +119,8 @@ def main() -> None:
     parser.add_argument("--upstream-port", type=int, required=True)
     parser.add_argument("--delay-seconds", type=float, default=0.0)
     parser.add_argument("--minimum-window-seconds", type=float, default=900.0)
-    given = parser.parse_args()
-    serving = serve(
-        given.port,
-        given.upstream_port,
-        delay_seconds=given.delay_seconds,
-        minimum_window_seconds=given.minimum_window_seconds,
-    )
-    asyncio.run(serving)
+    parser.add_argument("--recovery-reach-seconds", type=float, default=0.0)
+    asyncio.run(serve(parser.parse_args()))
 
 
 if __name__ == "__main__":

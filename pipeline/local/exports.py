@@ -66,13 +66,24 @@ class ExportService:
     """
 
     def __init__(
-        self, upstream_port: int, gate: WriteGate, *, delay_seconds: float, minimum_window_seconds: float
+        self,
+        upstream_port: int,
+        gate: WriteGate,
+        *,
+        delay_seconds: float,
+        minimum_window_seconds: float,
+        recovery_reach_seconds: float = 0.0,
     ) -> None:
-        """`delay_seconds`: how long an export stays IN_PROGRESS at least, so that a person sees it."""
+        """`delay_seconds`: how long an export stays IN_PROGRESS at least, so that a person sees it.
+
+        `recovery_reach_seconds`: how long before it was enabled point-in-time recovery reaches. A table made a minute
+        ago has no hour to catch up; with it, it has: hours in which nothing was written.
+        """
         self._port = upstream_port
         self._gate = gate
         self._delay_seconds = delay_seconds
         self._minimum_window_ms = int(minimum_window_seconds * 1000)
+        self._reach_ms = int(recovery_reach_seconds * 1000)
         self._exports: dict[str, Export] = {}
         self._pasts: dict[str, PastOfTable] = {}
         self._enabled_ms: dict[str, int] = {}
@@ -155,7 +166,8 @@ class ExportService:
         """UpdateContinuousBackups, noting since when."""
         answer = aws.dynamodb("UpdateContinuousBackups", request)
         if request["PointInTimeRecoverySpecification"].get("PointInTimeRecoveryEnabled"):
-            self._enabled_ms.setdefault(describe_table(aws, request["TableName"]).arn, int(time.time() * 1000))
+            table = describe_table(aws, request["TableName"])
+            self._enabled_ms.setdefault(table.arn, _now_ms() - self._reach_ms)
         return answer
 
     def _repeated(self, request: Json) -> Json | None:

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 CODE_BUCKET, EXPORT_BUCKET = "dynaurora-code", "dynaurora-exports"
 # Stack name of the replicator of the one table that the demo is about.
 STACK = "dynaurora-employees"
+# So that the hours of a day can be caught up, though the table is new.
+RECOVERY_REACH_SECONDS = 25 * 3600.0
 
 
 class Playground:
@@ -51,7 +53,13 @@ class Playground:
         """`archive` is the zip, built for the Python that the local emulator runs on. `ports`: PostgreSQL, AWS."""
         self.archive, self.tables, self._progress = archive, tables, progress
         self.stack = LocalStack(
-            run_dir, postgres_port=ports[0], aws_port=ports[1], fresh=True, export_delay_seconds=3.0, progress=progress
+            run_dir,
+            postgres_port=ports[0],
+            aws_port=ports[1],
+            fresh=True,
+            export_delay_seconds=3.0,
+            recovery_reach_seconds=RECOVERY_REACH_SECONDS,
+            progress=progress,
         )
         self.deployment: Deployment | None = None
 

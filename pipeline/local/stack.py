@@ -40,12 +40,14 @@ class LocalStack:
         fresh: bool = False,
         export_delay_seconds: float = 0.0,
         minimum_window_seconds: float = 0.0,
+        recovery_reach_seconds: float = 0.0,
         progress: Progress = silent,
     ) -> None:
         """Ports left out are free ones. `progress` is told, from several threads, what started.
 
         `minimum_window_seconds`: the shortest incremental export. AWS demands 900, which a table made a
-        minute ago cannot offer, so the local default is none. `fresh`: forget what an earlier stack left in the
+        minute ago cannot offer, so the local default is none. `recovery_reach_seconds`: how long before it was
+        enabled point-in-time recovery reaches. `fresh`: forget what an earlier stack left in the
         run directory (the emulator's state is in memory, so the database's alone would outlive it).
         """
         self.run_dir = run_dir.absolute()
@@ -60,6 +62,7 @@ class LocalStack:
             aws_port,
             delay_seconds=export_delay_seconds,
             minimum_window_seconds=minimum_window_seconds,
+            recovery_reach_seconds=recovery_reach_seconds,
         )
         self.ministack = Ministack(self.run_dir, ministack_port, endpoint_url=self.exports.url)
 

@@ -290,6 +290,12 @@ WRONG = (
     Wrong("warning after failure", "targets:", "freshness: {warn: 1h, fail: 30m}\ntargets:", (
         "3: freshness.warn: must be below fail, which is 30m; warn earlier or fail later",
     )),
+    Wrong("an owner that is none", "targets:", "owners: [team:people, Ama]\ntargets:", (
+        '3: owners: "Ama" is no owner; write an e-mail address, or team: and a name, such as team:people',
+    ), structural=True),
+    Wrong("owners that are no list", "targets:", "owners: team:people\ntargets:", (
+        "3: owners: must be a list, such as [team:people, ama@example.com]",
+    ), structural=True),
     Wrong("four fields of cron", "targets:", 'schedule: {reconcile: "0 3 * *"}\ntargets:', (
         '3: schedule.reconcile: "0 3 * *" is not a cron expression; write minute, hour, day, month and weekday,'
         ' such as "0 3 * * *"',
@@ -370,6 +376,7 @@ source:
   key: {PK: S, SK: B}
 margin: 90s
 freshness: {warn: 5m, fail: 30m}
+owners: [team:sales, ama.o+shop@example.com]
 schedule: {reconcile: "0 3 * * *", catch_up: "@hourly", timezone: Europe/Berlin}
 targets:
   Orders:
@@ -407,6 +414,7 @@ def test_a_mapping_that_uses_everything() -> None:
     assert (mapping.name, mapping.table, mapping.key) == ("shop_orders", "Shop.Orders-2", {"PK": "S", "SK": "B"})
     assert mapping.margin == timedelta(seconds=90)
     assert mapping.freshness == {"warn": timedelta(minutes=5), "fail": timedelta(minutes=30)}
+    assert mapping.owners == ("team:sales", "ama.o+shop@example.com")
     assert mapping.schedule == {"reconcile": "0 3 * * *", "catch_up": "@hourly", "timezone": "Europe/Berlin"}
     orders, staff = mapping.targets
     assert (orders.view_name, orders.storage_name, orders.unmapped) == ("public.Orders", "Orders", "rest")

@@ -17,6 +17,7 @@ from dagster_project.load_assets import ProgressLog
 from dagster_project.resources import ServicesResource
 from pipeline.jobs.load import LoadProgress
 from tests.dagster_project.conftest import Code
+from tests.dynamodb.export_fixture import Layout
 
 AURORA, EXPORT = dg.AssetKey(["employees", "aurora_table"]), dg.AssetKey(["employees", "s3_export"])
 REPLICATION = dg.AssetKey(["employees", "replication"])
@@ -67,14 +68,79 @@ def test_rejected_items_are_not_counted_as_rows(code: Code) -> None:
     assert (loaded["items"], loaded["rejected"], loaded["dagster/row_count"]) == (2, 1, 1)
 
 
-def test_without_tables_the_run_fails_once_and_tells_to_migrate(code: Code) -> None:
-    export = code.export(5)
-    result = code.run("employees_full_load", {"manifest": export.location})
+def test_the_rows_of_several_targets_are_those_of_their_items(code: Code, folder: Path) -> None:
+    shop = (Path(__file__).parents[2] / "examples" / "shop" / "tables" / "shop.yaml").read_text()
+    (folder / "shop.yaml").write_text(shop)
+    code.definitions = build(folder, code.resource)
+    code.migrate()
+    keys = ("CUSTOMER#1", "PROFILE"), ("CUSTOMER#2", "PROFILE"), ("CUSTOMER#1", "ORDER#2026-05-01#a"), ("STORE#1", "X")
+    export = code.exports.full(
+        [{"PK": {"S": partition}, "SK": {"S": sort}} for partition, sort in keys],
+        Layout(table="Shop"),
+        export_time=datetime.now(UTC),
+    )
+    result = code.run("shop_full_load", {"manifest": export.location})
+    loaded = metadata(result, dg.AssetKey(["shop", "aurora_table"]))
+    assert (loaded["items"], loaded["rejected"], loaded["dagster/row_count"]) == (4, 1, 3)
+    assert code.query('SELECT (SELECT count(*) FROM shop."Customers"), (SELECT count(*) FROM shop."Orders")') == [
+        (2, 1)
+    ]
+
+
+def schema_check(result: dg.ExecuteInProcessResult) -> dg.AssetCheckEvaluation:
+    (found,) = [check for check in result.get_asset_check_evaluations() if check.check_name == "schema_matches_mapping"]
+    return found
+
+
+def test_a_load_into_a_database_that_is_not_migrated_starts_nothing_and_tells_to_migrate(code: Code) -> None:
+    result = code.run("employees_full_load")
     description, found = failure(result)
     assert not result.success
-    assert "dynaurora migrate" in description
-    assert "dynaurora migrate" in str(found["next step"])
+    assert "create or complete schema replication" in description
+    assert "run `dynaurora migrate employees`" in str(found["next step"])
     assert not [e for e in result.all_events if e.event_type_value == "STEP_UP_FOR_RETRY"]
+    assert not result.get_asset_materialization_events()
+    check = schema_check(result)
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.ERROR)
+    assert "run `dynaurora migrate employees`" in (check.description or "")
+
+
+def test_a_mapping_that_has_gained_a_column_stops_the_next_load_until_it_is_migrated(code: Code, folder: Path) -> None:
+    code.migrate()
+    export = code.export(3)
+    loaded = code.run("employees_full_load", {"manifest": export.location})
+    assert schema_check(loaded).passed
+    text = (folder / "employees.yaml").read_text()
+    (folder / "employees.yaml").write_text(
+        text.replace("    unmapped:", "      Room: {attribute: room, type: text}\n    unmapped:")
+    )
+    code.definitions = build(folder, code.resource)
+    refused = code.run("employees_full_load", {"manifest": code.export(4).location})
+    assert not schema_check(refused).passed
+    assert "Room" in failure(refused)[0]
+    code.migrate()
+    assert code.run("employees_full_load", {"manifest": code.export(5).location}).success
+
+
+def test_a_change_that_migrate_refuses_stops_the_load_with_its_way_out(code: Code, folder: Path) -> None:
+    code.migrate()
+    text = (folder / "employees.yaml").read_text()
+    (folder / "employees.yaml").write_text(text.replace("varchar(20)", "varchar(5)"))
+    code.definitions = build(folder, code.resource)
+    description, found = failure(code.run("employees_full_load", {"manifest": code.export(3).location}))
+    assert "Name" in description
+    assert found["next step"]
+
+
+def test_the_schema_can_be_checked_without_a_load(code: Code) -> None:
+    key = dg.AssetCheckKey(AURORA, "schema_matches_mapping")
+    job = code.definitions.resolve_implicit_global_asset_job_def()
+    alone = job.get_subset(asset_selection=set(), asset_check_selection={key})
+    assert not schema_check(alone.execute_in_process(instance=code.instance)).passed
+    code.migrate()
+    result = alone.execute_in_process(instance=code.instance)
+    assert schema_check(result).passed
+    assert not result.get_asset_materialization_events()
 
 
 def test_a_damaged_file_fails_with_its_name_and_is_not_tried_again(code: Code, tmp_path: Path) -> None:
@@ -101,13 +167,19 @@ def test_a_database_that_is_away_is_tried_again_and_then_explained(
     assert "reachable" in str(found["next step"])
 
 
-def test_a_retried_run_loads_its_own_export_and_not_a_later_one(code: Code) -> None:
+def test_a_retried_run_loads_its_own_export_and_not_a_later_one(code: Code, tmp_path: Path) -> None:
     now = datetime.now(UTC)
     first, second = code.export(10, at=now), code.export(20, at=now + timedelta(seconds=1))
-    failed = code.run("employees_full_load", {"manifest": first.location})
-    assert not failed.success  # no tables yet
-    code.run("employees_full_load", {"manifest": second.location})
     code.migrate()
+    damaged = tmp_path / "s3" / first.data_keys[0]
+    whole = damaged.read_bytes()
+    damaged.write_bytes(b"")
+    failed = code.run("employees_full_load", {"manifest": first.location})
+    assert not failed.success
+    damaged.write_bytes(whole)
+    exports = code.definitions.resolve_implicit_global_asset_job_def().get_subset(asset_selection={EXPORT})
+    choice = {"ops": {"employees__full_load": {"config": {"manifest": second.location}}}}
+    assert exports.execute_in_process(instance=code.instance, run_config=choice).success
     job = code.definitions.resolve_job_def("employees_full_load")
     tags = {"dagster/parent_run_id": failed.run_id, "dagster/root_run_id": failed.run_id}
     ways = [
@@ -156,6 +228,7 @@ def test_reports_of_replication_do_not_make_the_table_look_out_of_date(code: Cod
 
 
 def test_a_missing_export_says_so(code: Code, tmp_path: Path) -> None:
+    code.migrate()
     export = code.export(3)
     shutil.rmtree(tmp_path / "s3")
     description, _ = failure(code.run("employees_full_load", {"manifest": export.location}))

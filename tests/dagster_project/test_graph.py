@@ -48,7 +48,7 @@ PINNED = {
         "parents": ["employees/replication", "employees/s3_export"],
         "kinds": ["aurora", "postgres"],
         "external": False,
-        "checks": [],
+        "checks": ["schema_matches_mapping"],
     },
     "employees/reconciliation": {
         "parents": ["employees/aurora_table"],
@@ -101,12 +101,11 @@ def test_the_graph_of_a_table_is_pinned(folder: Path) -> None:
     assert limits == {"employees_full_load": str(3 * 24 * 3600)}
 
 
-def test_loads_and_reconciliations_of_a_table_have_pools(folder: Path) -> None:
+def test_what_takes_a_table_for_itself_waits_in_one_pool(folder: Path) -> None:
     definitions = build(folder)
-    load = definitions.resolve_job_def("employees_full_load").get_node_named("employees__full_load")
-    compare = definitions.resolve_job_def("employees_reconcile").get_node_named("employees__reconcile")
-    assert load.definition.pools == {"employees_load"}
-    assert compare.definition.pools == {"employees_reconcile"}
+    for verb in ("full_load", "catch_up", "purge", "reconcile"):
+        node = definitions.resolve_job_def(f"employees_{verb}").get_node_named(f"employees__{verb}")
+        assert node.definition.pools == {"employees_load"}, verb
 
 
 def test_columns_have_types_origins_and_a_lineage_with_two_ends(folder: Path) -> None:
@@ -136,6 +135,52 @@ def test_columns_have_types_origins_and_a_lineage_with_two_ends(folder: Path) ->
         dg.AssetKey(["employees", "dynamodb_table"])
     }
     assert attributes["Id"].type == "N"
+
+
+def test_every_asset_of_a_table_has_its_owners(folder: Path) -> None:
+    owners = ["team:people", "ama@example.com"]
+    (folder / "employees.yaml").write_text(f"{MAPPING}owners: [{', '.join(owners)}]\n")
+    graph = build(folder).resolve_asset_graph()
+    assert all(graph.get(key).owners == owners for key in graph.get_all_asset_keys())
+
+
+SHOP = Path(__file__).parents[2] / "examples" / "shop" / "tables"
+
+
+def test_columns_of_several_targets_and_of_children_come_from_where_they_come() -> None:
+    definitions = build(SHOP)
+    dg.Definitions.validate_loadable(definitions)
+    graph = definitions.resolve_asset_graph()
+    source = graph.get(dg.AssetKey(["shop", "dynamodb_table"])).metadata
+    target = graph.get(dg.AssetKey(["shop", "aurora_table"])).metadata
+    attributes = {column.name: column.type for column in source["dagster/column_schema"].value.columns}
+    descriptions = {column.name: column.description for column in target["dagster/column_schema"].value.columns}
+    lineage = {
+        column: dep.column_name for column, (dep,) in target["dagster/column_lineage"].value.deps_by_column.items()
+    }
+    assert target["dagster/table_name"] == "shop.Customers, shop.Orders, shop.OrderLines"
+    assert lineage == {
+        "shop.Customers.customer_id": "PK",
+        "shop.Customers.name": "name",
+        "shop.Customers.city": "address.city",
+        "shop.Customers.since": "since",
+        "shop.Orders.customer_id": "PK",
+        "shop.Orders.placed_on": "SK",
+        "shop.Orders.order_id": "SK",
+        "shop.Orders.status": "status",
+        "shop.Orders.total": "total",
+        "shop.OrderLines.customer_id": "PK",
+        "shop.OrderLines.placed_on": "SK",
+        "shop.OrderLines.order_id": "SK",
+        "shop.OrderLines.line": "lines",
+        "shop.OrderLines.sku": "lines[].sku",
+        "shop.OrderLines.quantity": "lines[].quantity",
+    }
+    assert set(lineage.values()) == set(attributes)
+    assert (attributes["PK"], attributes["lines"], attributes["lines[].quantity"]) == ("S", "L", "N")
+    assert descriptions["shop.Orders.placed_on"] == "from the part `placed_on` of attribute `SK`"
+    assert descriptions["shop.OrderLines.line"] == "the element's place in `lines`"
+    assert descriptions["shop.OrderLines.sku"] == "from attribute `lines[].sku`"
 
 
 def test_a_broken_mapping_shows_beside_the_good_one(folder: Path) -> None:

@@ -7,11 +7,13 @@ import re
 import subprocess
 import time
 from collections.abc import Generator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from lambda_replicator import package
+from pipeline.jobs.catch_up import catch_up
 from pipeline.local.playground import Playground, emulator_python_version
 from pipeline.local.ui import shell_variables
 
@@ -65,3 +67,20 @@ def test_the_walk_through_shows_what_it_says(playground: Playground) -> None:
     select_until(playground, select, ["2001|Akua|ExDept"])
     shell(playground, delete)
     select_until(playground, select, [])
+
+
+def test_the_hours_of_a_day_can_be_caught_up_though_the_table_is_new(
+    playground: Playground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing was written then, and the export says so."""
+    for name, value in playground.environment().items():
+        monkeypatch.setenv(name, value)
+    described = playground.dynamodb.describe_continuous_backups(TableName="Employees")
+    recovery = described["ContinuousBackupsDescription"].get("PointInTimeRecoveryDescription", {})
+    end = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    first = end - timedelta(hours=24)
+    earliest = recovery.get("EarliestRestorableDateTime")
+    assert earliest is not None
+    assert earliest <= first
+    report = catch_up(playground.services, playground.mapping, first, end, margin=timedelta(seconds=2))
+    assert (report.items, report.applied) == (0, 0)

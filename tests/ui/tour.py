@@ -1,0 +1,143 @@
+"""A day of the person on duty, click by click: load, watch, look, catch up, find damage, mend it.
+
+Invariant: what the UI says is held against the database, which is asked directly.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import psycopg
+
+from tests.ui.cockpit import Cockpit
+
+ITEMS = 500
+# So low that reconciliation decides every row.
+MARGIN_SECONDS = 2
+AURORA, CATCH_UP = ("employees", "aurora_table"), ("employees", "catch_up")
+REPLICATION, RECONCILIATION = ("employees", "replication"), ("employees", "reconciliation")
+NODES = ("dynamodb_table", "s3_export", "replication", "aurora_table", "reconciliation", "catch_up")
+_DAMAGED = "altered by hand"
+
+
+@dataclass
+class Tour:
+    """Goes through the steps, each timed; `images` is where screenshots go, None for none."""
+
+    cockpit: Cockpit
+    database_url: str
+    images: Path | None
+    seconds: dict[str, float] = field(default_factory=dict[str, float])
+
+    def whole(self) -> None:
+        """Take every step. Raises AssertionError where the UI does not show what is."""
+        with self._step("open the graph"):
+            self.cockpit.open_graph()
+            self.cockpit.wait_for(*NODES)
+        with self._step("a wrong form starts nothing"):
+            self._wrong_form()
+        with self._step("launch a full load from its form and watch it"):
+            self._full_load()
+        with self._step("launch a backfill over three hours"):
+            last = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=1)
+            self.cockpit.launch_backfill(CATCH_UP, last - timedelta(hours=2), last)
+        with self._step("damage a row by hand: parity turns red"):
+            self._turn_red()
+        with self._step("repair it: parity turns green"):
+            self._turn_green()
+        with self._step("the table's page: rows, columns, plots, lineage"):
+            self._table_page()
+        with self._step("the backfill has turned its hours green"):
+            self._hours()
+        with self._step("freshness and lag"):
+            self._freshness()
+        if self.images is not None:
+            # So wide that the nodes are big enough to tell their checks.
+            self.cockpit.page.set_viewport_size({"width": 2100, "height": 820})
+            self.cockpit.open_graph()
+            self.cockpit.wait_for("2 / 2 Passed", *NODES)
+            self._shot("graph")
+
+    @contextmanager
+    def _step(self, name: str) -> Generator[None]:
+        started = time.monotonic()
+        yield
+        self.seconds[name] = round(time.monotonic() - started, 1)
+
+    def _shot(self, name: str) -> None:
+        if self.images is not None:
+            self.cockpit.page.wait_for_timeout(2500)  # what moves has come to rest
+            self.cockpit.page.screenshot(path=self.images / f"{name}.png")
+
+    def _names(self) -> list[str]:
+        with psycopg.connect(self.database_url) as connection:
+            return [str(name) for (name,) in connection.execute('SELECT "Name" FROM public."Employees"').fetchall()]
+
+    def _wrong_form(self) -> None:
+        cockpit = self.cockpit
+        cockpit.open_form("employees_full_load")
+        cockpit.wait_for("margin_seconds: 300", "workers: 2", "Files loaded side by side, 1 to 32")
+        cockpit.fill_in("employees_full_load", "workers: 99")
+        cockpit.press_launch()
+        cockpit.wait_for("workers: input should be less than or equal to 32")
+        cockpit.open("/runs")
+        cockpit.wait_for("No runs")
+
+    def _full_load(self) -> None:
+        cockpit = self.cockpit
+        cockpit.launch("employees_full_load", f"margin_seconds: {MARGIN_SECONDS}\nworkers: 2")
+        cockpit.wait_for("export in progress")
+        self._shot("running_load")
+        text = cockpit.watch()
+        assert f"{ITEMS} of {ITEMS} rows" in text, "the log tells the rows"
+        assert len(self._names()) == ITEMS
+
+    def _reconcile(self, form: str = "") -> None:
+        self.cockpit.launch("employees_reconcile", f"margin_seconds: {MARGIN_SECONDS}\n{form}")
+        self.cockpit.watch()
+        self.cockpit.open_check(RECONCILIATION, "parity")
+
+    def _turn_red(self) -> None:
+        with psycopg.connect(self.database_url) as connection:
+            connection.execute(
+                'UPDATE replica."Employees" SET "Name" = %s WHERE "Id" = (SELECT min("Id") FROM public."Employees")',
+                [_DAMAGED],
+            )
+        self._reconcile()
+        self.cockpit.wait_for("1 of 1 differing rows are not repaired", "Failed", "launch employees_reconcile")
+        self._shot("check_red")
+        assert self._names().count(_DAMAGED) == 1
+
+    def _turn_green(self) -> None:
+        self._reconcile("repair: true")
+        self.cockpit.wait_for("1 differing rows were found and repaired")
+        assert _DAMAGED not in self._names()
+        self._reconcile()
+        self.cockpit.wait_for(f"{ITEMS} rows compared, none differs", "Passed")
+        self._shot("check_green")
+
+    def _table_page(self) -> None:
+        cockpit = self.cockpit
+        cockpit.open_asset(*AURORA)
+        cockpit.wait_for("Row count", f"\n{ITEMS}\n", "varchar(20)", "from attribute empName", "public.Employees")
+        self._shot("aurora_table")
+        cockpit.page.get_by_role("button", name="Plots").first.click()
+        cockpit.wait_for("rows_per_second", "dagster/row_count")
+        cockpit.open_asset(*AURORA, view="lineage")
+        cockpit.wait_for("replication", "s3_export", "reconciliation", "Nearest Neighbors")
+
+    def _hours(self) -> None:
+        self.cockpit.open_asset(*CATCH_UP, view="partitions")
+        self.cockpit.wait_for("Materialized (3)", "Failed (0)")
+
+    def _freshness(self) -> None:
+        cockpit = self.cockpit
+        cockpit.open_asset(*REPLICATION)
+        cockpit.wait_for("Freshness policy\nPassing", "Warns if more than 5 minutes")
+        cockpit.open_check(REPLICATION, "lag")
+        cockpit.wait_for("every change in the stream has arrived", "Passed")
