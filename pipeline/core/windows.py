@@ -10,8 +10,13 @@ margin around every cut, and need to, and need it in this form (docs/decisions/0
 - Windows that simply began earlier would lose deletes: an item inserted in the overlap and deleted after it is brought
   by the one window and not mentioned by the next, because a window leaves out what came and went within it.
 
-Invariant: every moment of the range is in exactly one window, and every cut, the range's beginning included, is well
-inside one seam unless nothing before it can be exported.
+A snapshot that was applied before is a cut too: the rows that it brought do not say when they were written, so only a
+window that begins where the snapshot ends is sure to tell of their deletes. Where the windows that meet cannot begin
+there, because they would be too short, a further window does.
+
+Invariants: every moment of the range is in exactly one window that meets the others; every cut between those, the
+range's beginning included, is well inside one seam unless nothing before it can be exported; from every snapshot's time
+in the range to its end, each moment is in a window that begins at that time or later.
 """
 
 from __future__ import annotations
@@ -76,23 +81,50 @@ def split(
 ) -> list[Window]:
     """Cut a range into windows that meet, each of `shortest` to 24 hours.
 
-    `cuts` are the times of the snapshots that were applied before, at each of which a window begins: a window that
-    began before one would leave out an item that was inserted in it, brought by that snapshot and deleted since. Of
-    two that are closer than the shortest window the later one counts. Where the last is so close to the end, the
-    windows end there.
+    `cuts` are the times of the snapshots that were applied before. At each a window begins, of two that are closer than
+    the shortest window at the later one; `windows_from_cuts` are for the others. The windows end before a cut for which
+    the range leaves no window of its own. None are returned where then less than the shortest window is left.
     """
+    inside = _whole(cuts, start, end)
+    while late := [cut for cut in inside if end - shortest < cut < end]:
+        end = late[0]
+    if end - start < shortest:
+        return []
     kept: list[datetime] = []
     before = end
-    for cut in sorted({round_up(cut) for cut in cuts if start < cut < end}, reverse=True):
-        if cut - start < shortest:
-            break
-        if cut == end or before - cut >= shortest:
+    for cut in reversed(inside):
+        if cut - start >= shortest and before - cut >= shortest:
             kept.append(cut)
             before = cut
-        elif before == end:  # nothing is kept yet, and what lies behind is too short for a window
-            end = before = cut
-    pieces = pairwise([start, *reversed(kept), end])
-    return [window for begins, ends in pieces if begins < ends for window in _parts(begins, ends)]
+    return [window for both in pairwise([start, *reversed(kept), end]) for window in _parts(*both)]
+
+
+def windows_from_cuts(
+    windows: Sequence[Window], cuts: Iterable[datetime], *, shortest: timedelta = SHORTEST
+) -> list[Window]:
+    """Return, for each cut that none of the windows of `split` begins at, a further window that does.
+
+    It goes as far as the next one begins at least, which tells of what is deleted from there on. It is to be applied
+    behind the windows that it overlaps, as a seam is.
+    """
+    if not windows:
+        return []
+    ends = [window.end for window in windows]
+    return [
+        Window(cut, max(min(end for end in ends if end > cut), cut + shortest))
+        for cut in _whole(cuts, windows[0].start, ends[-1])
+        if cut not in ends
+    ]
+
+
+def _whole(cuts: Iterable[datetime], start: datetime, end: datetime) -> list[datetime]:
+    """Return the whole seconds on both sides of every cut, those between `start` and `end`, in their order.
+
+    A window that begins at the one would leave out what was deleted, at the other what was inserted, between that
+    second and the cut.
+    """
+    both = {moment for cut in cuts for moment in (whole_seconds(cut), round_up(cut))}
+    return sorted(moment for moment in both if start < moment < end)
 
 
 def round_up(moment: datetime) -> datetime:

@@ -5,8 +5,8 @@ point-in-time recovery. It costs the table no read capacity but for the few item
 
 Invariant: each file's changes and its mark commit together, after the whole file has been verified. So a catch-up that
 was killed resumes, one that is repeated changes nothing, and nothing that is newer is undone: all goes through the
-ordering rule. Windows are applied in their order, each followed by the seam at its beginning (`pipeline.core.windows`),
-whose later half is then the window's to tell.
+ordering rule. Windows are applied in their order, each followed by those that overlap it and end no later
+(`pipeline.core.windows`): of them only that counts which it does not tell.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from pipeline.aurora.errors import translating
 from pipeline.core.errors import ConfigurationError, ReplicationError, TerminalError
 from pipeline.core.ordering import snapshot_position
 from pipeline.core.shape import shape
-from pipeline.core.windows import Window, seam, shortest_range, split, whole_seconds
+from pipeline.core.windows import Window, seam, shortest_range, split, whole_seconds, windows_from_cuts
 from pipeline.dynamodb.exports import wait_for_export
 from pipeline.dynamodb.manifest import read_manifest
 from pipeline.jobs.load_progress import Progress
 from pipeline.jobs.load_workers import load_files
 from pipeline.jobs.read_again import ReadAgain, read_untold
 from pipeline.jobs.snapshot import poll_seconds
-from pipeline.jobs.window_exports import check_range, request_window, shortest_window
+from pipeline.jobs.window_exports import check_range, request_window, shortest_window, too_close
 from pipeline.jobs.window_file import WindowWork
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ class WindowReport:
     start: datetime
     end: datetime
     is_seam: bool
+    """It overlaps the windows that meet: a seam, or a window from a snapshot's time that none of those begins at."""
     location: str
     export_arn: str | None
     as_of: datetime
@@ -135,14 +136,18 @@ def apply_export(
 ) -> CatchUpReport:
     """Apply one incremental export that exists, by its ARN or the location of its manifest-summary.json.
 
-    Raises as `catch_up` does. Alone it has no seams: changes of its last minutes may need the window that follows.
+    Raises as `catch_up` does. Alone it has no seams: changes of its last minutes may need the window that follows. Nor
+    has it windows from the snapshots that end within it: the first of them ends what the report claims.
     """
     started, say = time.monotonic(), on_progress or _say_nothing
     margin = mapping.margin if margin is None else margin
     run = _Run(services, mapping, margin, workers, say)
     report = run.apply(location, export_arn, is_seam=False)
     told = Window(report.start, report.end)
-    return _report(mapping, told, margin, [report], read_untold(services, mapping, told, margin), started)
+    with services.connect("dynaurora catch-up") as connection:
+        cuts = loads.snapshot_times(connection, mapping.name)
+    healed = Window(told.start, min([told.end, *(whole_seconds(cut) for cut in cuts if told.start < cut < told.end)]))
+    return _report(mapping, healed, margin, [report], read_untold(services, mapping, told, margin), started)
 
 
 def _say_nothing(_: str) -> None:
@@ -185,18 +190,26 @@ class _Run:
     say: Callable[[str], None]
 
     def plan(self, asked: Window, earliest: datetime | None) -> list[tuple[Window, bool]]:
-        """Return the windows of the range in their order, each followed by the seam at its beginning (True)."""
+        """Return the windows of the range in their order, with False; behind each, with True, those that overlap it.
+
+        These are the seam at its beginning, and the windows from the times of snapshots that end within it. Raises
+        ConfigurationError where a load's time is too close to both ends of the range.
+        """
         shortest = shortest_window(self.services)
+        least = shortest_range(self.margin, shortest)
         with self.services.connect("dynaurora catch-up") as connection:
             cuts = loads.snapshot_times(connection, self.mapping.name)
+        windows = split(asked.start, asked.end, cuts=cuts, shortest=least)
+        if not windows:
+            raise too_close(self.mapping, asked, cuts, least)
+        from_cuts = windows_from_cuts(windows, cuts, shortest=least)
         planned: list[tuple[Window, bool]] = []
-        windows = split(asked.start, asked.end, cuts=cuts, shortest=shortest_range(self.margin, shortest))
         for window in windows:
             planned.append((window, False))
-            end = windows[-1].end
-            across = seam(window.start, self.margin, earliest=earliest, end=end, shortest=shortest)
+            across = seam(window.start, self.margin, earliest=earliest, end=windows[-1].end, shortest=shortest)
             if across is not None:
                 planned.append((across, True))
+            planned += [(other, True) for other in from_cuts if window.start < other.end <= window.end]
         return planned
 
     def export_of(self, table_arn: str, window: Window) -> tuple[str | None, str | None]:

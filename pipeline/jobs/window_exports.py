@@ -12,12 +12,12 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from pipeline.core.errors import ConfigurationError, TerminalError, TransientError
-from pipeline.core.windows import SHORTEST, shortest_range
+from pipeline.core.windows import SHORTEST, round_up, shortest_range, whole_seconds
 from pipeline.dynamodb.exports import ExportWindow, describe_export, request_export
 from pipeline.dynamodb.tables import check_recovery, describe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from pipeline.core.mapping import TableMapping
     from pipeline.core.windows import Window
@@ -63,6 +63,19 @@ def check_range(
     if source.earliest_restorable and asked.start < source.earliest_restorable:
         raise _beyond(mapping, asked, source.earliest_restorable)
     return _wait_until_restorable(services, mapping, asked, source, say)
+
+
+def too_close(mapping: TableMapping, asked: Window, cuts: Iterable[datetime], least: timedelta) -> ConfigurationError:
+    """Return what is wrong with a range that the exports applied before leave no window of."""
+    inside = sorted(cut for cut in cuts if asked.start < cut < asked.end)
+    first, last = whole_seconds(inside[0]), round_up(inside[-1])
+    return ConfigurationError(
+        f"catching up {asked}: an export or a scan that was applied, of {first:%Y-%m-%d %H:%M:%S} UTC, lies closer than"
+        f" {_span(least)} to both ends, and no export of so short a time tells what was deleted since",
+        table=mapping.name,
+        hint=f"begin at {first - least:%Y-%m-%dT%H:%M:%SZ} or before, or end at {last + least:%Y-%m-%dT%H:%M:%SZ} or"
+        " after: what is applied already is not applied again",
+    )
 
 
 def _beyond(mapping: TableMapping, asked: Window, earliest: datetime) -> TerminalError:

@@ -243,6 +243,21 @@ def test_a_load_within_the_range_is_a_cut(
     ]
 
 
+def test_writes_of_the_very_second_of_a_load(
+    past: PastTable, services: Services, employees: TableMapping, run: Run, connection: Connection
+) -> None:
+    """Windows begin at whole seconds, a load's time is none."""
+    second = START + HOUR
+    past.put(START + 10 * MINUTE, 1, "loaded")
+    past.put(second + timedelta(milliseconds=100), 2, "loaded")
+    load(services, employees, past.full(second + timedelta(milliseconds=300)))
+    past.delete(second + timedelta(milliseconds=600), 1)
+    past.delete(START + 2 * HOUR, 2)
+    assert names(connection) == {1: "loaded", 2: "loaded"}
+    run(START, START + 4 * HOUR)
+    assert names(connection) == {}
+
+
 def test_a_load_just_before_the_end_ends_the_range(
     past: PastTable, services: Services, employees: TableMapping, run: Run, connection: Connection
 ) -> None:
@@ -252,6 +267,65 @@ def test_a_load_just_before_the_end_ends_the_range(
     report = run(START, START + HOUR + 10 * MINUTE)
     assert (report.end, report.healed_through) == (START + HOUR, START + HOUR - employees.margin)
     run(START, START + 2 * HOUR)
+    assert names(connection) == {}
+
+
+def test_a_load_just_behind_the_beginning(
+    past: PastTable, services: Services, employees: TableMapping, run: Run, connection: Connection
+) -> None:
+    """What was inserted in the few minutes before it, loaded, and deleted since: also deleted in another window."""
+    cut = START + 10 * MINUTE
+    for number in range(1, 6):
+        past.put(START + MINUTE, number, "loaded")
+    load(services, employees, past.full(cut))
+    past.delete(cut + MINUTE, 1)
+    past.put(cut + 2 * MINUTE, 6, "short-lived")
+    past.delete(START + 20 * MINUTE, 2)
+    past.delete(START + 2 * HOUR, 3)
+    past.put(START + 3 * HOUR, 3, "again")
+    past.delete(START + 18 * HOUR, 4)
+    past.delete(START + 18 * HOUR, 6)
+    report = run(START, NOW)
+    assert names(connection) == past.state() == {3: "again", 5: "loaded"}
+    assert report.end == NOW
+    again = run(START, NOW)
+    assert all(window.already_applied for window in again.windows)
+    assert [w.start for w in again.windows] == [w.start for w in report.windows]
+
+
+def test_loads_that_follow_each_other_within_minutes(
+    past: PastTable, services: Services, employees: TableMapping, run: Run, connection: Connection
+) -> None:
+    """The later ones do not take away what the first brought."""
+    past.put(START + 55 * MINUTE, 9, "stays")
+    for number in range(3):
+        load_at = START + HOUR + 5 * number * MINUTE
+        past.put(load_at - MINUTE, number, "loaded")
+        load(services, employees, past.full(load_at))
+        past.delete(load_at + MINUTE, number)
+    assert len(names(connection)) == 4
+    report = run(START, START + 4 * HOUR)
+    assert names(connection) == past.state() == {9: "stays"}
+    assert report.end == START + 4 * HOUR
+    assert report.removed == 0
+
+
+def test_a_load_that_is_close_to_both_ends_of_the_range(
+    past: PastTable, services: Services, employees: TableMapping, run: Run, connection: Connection
+) -> None:
+    """No window can begin at it: that is said, and nothing is done."""
+    past.put(START + MINUTE, 1, "loaded")
+    load(services, employees, past.full(START + 10 * MINUTE))
+    past.delete(START + 11 * MINUTE, 1)
+    with pytest.raises(ConfigurationError) as refused:
+        run(START, START + 20 * MINUTE)
+    hint = str(refused.value)
+    assert f"begin at {START - 5 * MINUTE:%Y-%m-%dT%H:%M:%SZ} or before" in hint
+    assert f"end at {START + 25 * MINUTE:%Y-%m-%dT%H:%M:%SZ} or after" in hint
+    assert past.requested == []
+    earlier = run(START - 5 * MINUTE, START + 20 * MINUTE)
+    assert earlier.end == START + 10 * MINUTE
+    assert run(START, START + HOUR).end == START + HOUR
     assert names(connection) == {}
 
 
@@ -300,8 +374,14 @@ def test_whatever_was_lost_the_range_is_healed(
     ranges = [(begin - HOUR, begin + 10 * HOUR), (begin + 10 * HOUR, cuts[2]), (cuts[2], NOW)]
     if source.random() < 0.3:
         ranges = [(begin - HOUR, NOW)]
-    if source.random() < 0.5:
-        load(services, employees, past.full(begin + source.uniform(5, 60) * HOUR))
+    first, last = source.choice(ranges)
+    if source.random() < 0.6:  # a load, or several on each other's heels; half of them just behind a range's beginning
+        loaded = first + source.uniform(0, 20) * MINUTE
+        if source.random() < 0.5:
+            loaded = first + source.random() * (last - first - 2 * HOUR)
+        for _ in range(source.choice([1, 1, 2, 4])):
+            load(services, employees, past.full(loaded))
+            loaded += source.uniform(0.1, 25) * MINUTE
     source.shuffle(ranges)
     for start, end in [*ranges, *([source.choice(ranges)] if source.random() < 0.3 else [])]:
         run(start, end)
@@ -328,6 +408,20 @@ def test_an_export_that_exists(
         apply_export(services, employees, location=past.full(START))
     with pytest.raises(ConfigurationError, match="it is an incremental export"):
         load(services, employees, written.location)
+
+
+def test_an_export_that_exists_and_has_a_load_within(
+    past: PastTable, services: Services, employees: TableMapping, run: Run, connection: Connection
+) -> None:
+    """Alone it cannot tell what was loaded and deleted since, and does not claim to."""
+    cut = START + HOUR
+    past.put(START + MINUTE, 1, "loaded")
+    load(services, employees, past.full(cut))
+    past.delete(cut + MINUTE, 1)
+    report = apply_export(services, employees, location=past.incremental(START, START + 2 * HOUR).location)
+    assert (report.end, report.healed_through) == (cut, cut - employees.margin)
+    run(START, START + 2 * HOUR)
+    assert names(connection) == {}
 
 
 def test_a_line_that_cannot_be_stored_is_a_reject_and_the_rest_goes_on(
