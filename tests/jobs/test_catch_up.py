@@ -248,7 +248,7 @@ def test_writes_of_the_very_second_of_a_load(
 ) -> None:
     """Windows begin at whole seconds, a load's time is none."""
     second = START + HOUR
-    past.put(START + 10 * MINUTE, 1, "loaded")
+    past.put(second - MINUTE, 1, "loaded")  # within the seam too
     past.put(second + timedelta(milliseconds=100), 2, "loaded")
     load(services, employees, past.full(second + timedelta(milliseconds=300)))
     past.delete(second + timedelta(milliseconds=600), 1)
