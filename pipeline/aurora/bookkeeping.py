@@ -353,6 +353,20 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
             'of the stale changes, those that had no row and were as old as what was purged';
         """,
     ),
+    (
+        "0007 ranges caught up",
+        """
+        CREATE TABLE replication.caught_up (
+            table_name text NOT NULL REFERENCES replication.tables,
+            since timestamptz NOT NULL,
+            until timestamptz NOT NULL,
+            finished_at timestamptz NOT NULL DEFAULT now(),
+            PRIMARY KEY (table_name, since, until)
+        );
+        COMMENT ON TABLE replication.caught_up IS
+            'ranges of the past whose catch-up came to its end: every window, every seam, every item read again';
+        """,
+    ),
 )
 
 

@@ -69,22 +69,27 @@ def keep(
         return open_losses(connection, table_name)
 
 
-# Columns that a later migration adds are read by name, so that a database which lacks it can be looked at too: the
-# beginning of an incremental export's window, whether it only joins two windows, and what a reconciliation left open.
 _HEAL = """
 UPDATE replication.losses AS l SET healed_at = clock_timestamp()
  WHERE l.table_name = %(table)s AND l.healed_at IS NULL
    AND (EXISTS (SELECT FROM replication.reconciliations AS r
                  WHERE r.table_name = l.table_name AND r.status = 'done' AND r.as_of >= l.until
-                   AND COALESCE(r.missing + r.extra + r.different - r.repaired, 1) = 0
-                   AND COALESCE((to_jsonb(r)->>'stale')::bigint, 0) = 0
-                   AND COALESCE((to_jsonb(r)->>'undecided')::bigint, 0) = 0)
-        OR COALESCE((SELECT range_agg(tstzrange((to_jsonb(e)->>'from_time')::timestamptz, e.snapshot_time))
-                       FROM replication.exports AS e
-                      WHERE e.table_name = l.table_name AND e.kind = 'incremental' AND e.status = 'loaded'
-                        AND to_jsonb(e)->>'from_time' IS NOT NULL AND (to_jsonb(e)->>'is_seam') IS DISTINCT FROM 'true')
+                   AND COALESCE(r.missing + r.extra + r.different + COALESCE(r.stale, 0) - r.repaired, 1) = 0
+                   AND COALESCE(r.undecided, 0) = 0)
+        OR COALESCE((SELECT range_agg(tstzrange(c.since, c.until)) FROM replication.caught_up AS c
+                      WHERE c.table_name = l.table_name)
                     @> tstzrange(l.since - %(margin)s, l.until + %(margin)s), false))
 """
+
+
+def note_caught_up(connection: Connection, table_name: str, since: datetime, until: datetime) -> None:
+    """Record that a catch-up over a range has come to its end: every window, every seam, every item read again."""
+    with translating("recording the range that was caught up", table=table_name):
+        connection.execute(
+            "INSERT INTO replication.caught_up (table_name, since, until) VALUES (%s, %s, %s)"
+            " ON CONFLICT (table_name, since, until) DO UPDATE SET finished_at = excluded.finished_at",
+            [table_name, since, until],
+        )
 
 
 def open_losses(connection: Connection, table_name: str) -> list[Loss]:

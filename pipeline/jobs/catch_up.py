@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.aurora import loads
+from pipeline.aurora import loads, losses
 from pipeline.aurora.errors import translating
 from pipeline.core.errors import ConfigurationError, ReplicationError, TerminalError
 from pipeline.core.ordering import snapshot_position
@@ -121,7 +121,10 @@ def catch_up(
     say("reading items again that no export told of")
     healed = Window(asked.start, max(window.end for window, _ in planned))
     told = Window(min(window.start for window, _ in planned), healed.end)  # the first seam begins before the range
-    return _report(mapping, healed, margin, reports, read_untold(services, mapping, told, margin), started)
+    again = read_untold(services, mapping, told, margin)
+    with services.connect("dynaurora catch-up") as connection:
+        losses.note_caught_up(connection, mapping.name, healed.start, healed.end)
+    return _report(mapping, healed, margin, reports, again, started)
 
 
 def apply_export(

@@ -92,6 +92,8 @@ def test_three_hours_withheld_from_the_lambda_are_healed(
     assert names(connection) == past.state()
     assert report.applied > 50
     assert report.healed_through == START + 6 * HOUR - employees.margin
+    caught_up = connection.execute("SELECT since, until FROM replication.caught_up").fetchall()
+    assert caught_up == [(START + 2 * HOUR, START + 6 * HOUR)]
     assert report.items == report.applied + report.stale + report.rejected + report.ignored
 
 

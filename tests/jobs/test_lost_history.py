@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.aurora import losses
 from pipeline.aurora.connection import Connection
 from pipeline.core.lost_history import Finding, Kind, Severity
 from pipeline.core.mapping import TableMapping
@@ -99,12 +100,9 @@ def test_a_stream_made_anew_is_a_loss_until_catch_ups_cover_it(world: World) -> 
         "run `dynaurora catch-up employees --from 2026-05-20T11:05:00Z --to 2026-05-20T13:05:00Z`"
     )
     assert world.only().remedy == finding.remedy, "it stays"
-    world.connection.execute("ALTER TABLE replication.exports ADD COLUMN IF NOT EXISTS from_time timestamptz")
     for start, end, left in ((-5, 30, 1), (31, 90, 1), (25, 60, 1), (90, 114, 1), (91, 115, 0)):
-        world.connection.execute(
-            "INSERT INTO replication.exports (table_name, kind, location, snapshot_time, as_of, from_time, item_count,"
-            " file_count, size_bytes, status) VALUES (%s, 'incremental', %s, %s, now(), %s, 0, 0, 0, 'loaded')",
-            ["employees", f"s3://b/{start}", applied + timedelta(minutes=end), applied + timedelta(minutes=start)],
+        losses.note_caught_up(
+            world.connection, "employees", applied + timedelta(minutes=start), applied + timedelta(minutes=end)
         )
         assert len(world.look().findings) == left
 
