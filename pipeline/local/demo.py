@@ -131,15 +131,21 @@ def _prove(scene: Scene, loaded: dict[str, Any]) -> bool:
 
 
 def _damage(database_url: str) -> None:
-    """Alter one row, delete one, invent one; behind the back of everything that replicates."""
+    """Alter one row, delete one, invent one; behind the back of everything that replicates.
+
+    The one deleted has not been written for the longest: of one written a moment ago it would not be known for a while
+    that its change is not still on its way.
+    """
     with psycopg.connect(database_url) as connection:
         connection.execute(
             """UPDATE replica."Employees" SET "Name" = 'altered by hand'
                WHERE "Id" = (SELECT min("Id") FROM public."Employees")"""
         )
         connection.execute(
-            """DELETE FROM replica."Employees"
-               WHERE "Id" = (SELECT "Id" FROM public."Employees" ORDER BY "Id" OFFSET 99 LIMIT 1)"""
+            """DELETE FROM replica."Employees" WHERE "Id" = (
+                 SELECT "Id" FROM replica."Employees"
+                 WHERE NOT _deleted AND "Id" <> (SELECT min("Id") FROM public."Employees")
+                 ORDER BY _as_of, "Id" LIMIT 1)"""
         )
         connection.execute(
             """INSERT INTO replica."Employees" ("Id", "Name", _as_of) VALUES (999999999, 'invented', now())"""
