@@ -33,7 +33,15 @@ from pipeline.local.history import PastChange, UnprovableError, changes_between,
 from pipeline.local.http_messages import Head
 from pipeline.local.proxy import WriteGate
 from pipeline.local.raw_aws import AwsError, Json, RawAws
-from pipeline.local.snapshot import StreamTail, Table, cut_now, describe_table, past_changes, rewindable_cut
+from pipeline.local.snapshot import (
+    KeptCuts,
+    StreamTail,
+    Table,
+    cut_now,
+    describe_table,
+    past_changes,
+    rewindable_cut,
+)
 
 CREDENTIAL = re.compile(rb"Credential=([^/]+)/[^/]+/([^/]+)/")
 ERROR_PREFIX = "com.amazonaws.dynamodb.v20120810#"
@@ -86,6 +94,7 @@ class ExportService:
         self._reach_ms = int(recovery_reach_seconds * 1000)
         self._exports: dict[str, Export] = {}
         self._pasts: dict[str, PastOfTable] = {}
+        self._kept_cuts: KeptCuts = {}
         self._enabled_ms: dict[str, int] = {}
         self._one_request = threading.Lock()
         self._loop = asyncio.get_running_loop()
@@ -223,7 +232,7 @@ class ExportService:
             past = self._items_at(aws, table, at_ms)
             return at_ms, lambda: past
         if table.has_old_images:
-            at_ms, items = rewindable_cut(aws, table, self._held)
+            at_ms, items = rewindable_cut(aws, table, self._held, self._kept_cuts)
         else:
             cut = cut_now(aws, table, self._held)
             at_ms, items = cut.at_ms, lambda: cut.items

@@ -4,7 +4,8 @@ Invariant: the items returned are those of one moment, to which the returned tim
 answered before it is in, every write begun after it is not.
 
 How, where the stream carries old and new images: hold writes for a moment, which is the export's; then scan at
-leisure, and rewind every key that the stream saw change since. The export's time is known at once.
+leisure, and rewind every key that the stream saw change since. The export's time is known at once. The items are
+kept with the stream's position, and the next export rolls them forward: a local scan costs the square of the table.
 
 How, where it carries new images alone: note the end of the stream; scan, which takes its time and so mixes
 moments; then hold writes at the proxy for the few milliseconds it takes to read the rest of the stream, and roll
@@ -124,20 +125,62 @@ class StreamTail:
         return records
 
 
-def rewindable_cut(aws: RawAws, table: Table, hold: Hold) -> tuple[int, Callable[[], dict[str, str]]]:
-    """Fix a moment now; the function returned scans and rewinds to it. Needs old and new images."""
-    if table.stream_arn is None or not table.has_old_images:
+@dataclass
+class KeptCut:
+    """The items of an earlier export, what its stream told later than it, and the stream from there on."""
+
+    at_ms: int
+    items: dict[str, str]
+    later: list[PastChange]
+    tail: StreamTail
+
+    def roll_forward(self, table: Table, at_ms: int) -> None:
+        """Become the cut of `at_ms`, which is past. Raises AwsError where the stream cannot be read on."""
+        changes = self.later + past_changes(table, self.tail.read())
+        roll_forward(self.items, (change for change in changes if change.at_ms < at_ms))
+        self.later = [change for change in changes if change.at_ms >= at_ms]
+        self.at_ms = at_ms
+
+
+# By stream. A thread takes a cut out while it works on it.
+KeptCuts = dict[str, KeptCut]
+
+
+def rewindable_cut(
+    aws: RawAws, table: Table, hold: Hold, kept_cuts: KeptCuts
+) -> tuple[int, Callable[[], dict[str, str]]]:
+    """Fix a moment now; the function returned tells the items of it. Needs old and new images."""
+    stream_arn = table.stream_arn
+    if stream_arn is None or not table.has_old_images:
         raise ValueError(f"the stream of {table.name} carries no old images")
-    tail = StreamTail(aws, table.stream_arn, "LATEST")
+    tail = StreamTail(aws, stream_arn, "LATEST")
     tail.open()
     with hold():
         at_ms = _moment_ms()
 
     def items() -> dict[str, str]:
-        scanned = _scan(aws, table)
-        return state_at(scanned, past_changes(table, tail.read()), at_ms)
+        cut = _rolled_forward(kept_cuts.pop(stream_arn, None), table, at_ms)
+        if cut is None:
+            scanned = _scan(aws, table)
+            changes = past_changes(table, tail.read())
+            later = [change for change in changes if change.at_ms >= at_ms]
+            cut = KeptCut(at_ms, state_at(scanned, changes, at_ms), later, tail)
+        items = dict(cut.items)
+        kept_cuts[stream_arn] = cut
+        return items
 
     return at_ms, items
+
+
+def _rolled_forward(cut: KeptCut | None, table: Table, at_ms: int) -> KeptCut | None:
+    """Bring an earlier cut to `at_ms`; None where it is a later one, or its stream can no longer be read on."""
+    if cut is None or cut.at_ms > at_ms:
+        return None
+    try:
+        cut.roll_forward(table, at_ms)
+    except AwsError:
+        return None
+    return cut
 
 
 def cut_now(aws: RawAws, table: Table, hold: Hold) -> Cut:

@@ -219,7 +219,8 @@ def resume(services: Services, mapping: TableMapping, location: str, aside_from:
 def test_workers_end_with_the_load_that_was_killed(
     exports: ExportFactory, services: Services, employees: TableMapping
 ) -> None:
-    export = exports.full([item(n, f"name {n}") for n in range(20_000)], Layout(files=4))
+    # So many that both workers are seen at work, however much later the second one starts.
+    export = exports.full([item(n, f"name {n}") for n in range(200_000)], Layout(files=20))
     sessions = "SELECT FROM pg_stat_activity WHERE application_name = 'dynaurora load worker' AND datname = %s"
     with closing(services.connect("test")) as connection:
         process = Killed(services, employees, export.location, 0).start(0)

@@ -174,6 +174,45 @@ def test_a_full_export_is_the_table_of_its_export_time_while_writes_go_on(
             assert description["ExportTime"] == description["StartTime"]
 
 
+def test_exports_asked_for_at_once_are_each_of_their_own_time(
+    dynamodb: "DynamoDBClient", s3: "S3Client", bucket: str, make_table: MakeTable
+) -> None:
+    """They share what an earlier export read, whichever of them comes to it first."""
+    table = make_table("NEW_AND_OLD_IMAGES")
+    items = fill(dynamodb, table)
+    arn = arn_of(dynamodb, table)
+    with writing(dynamodb, table, items) as writer:
+        for _ in range(3):
+            asked: list[str] = []
+            for _ in range(4):
+                writer.wait_for(5)
+                answer = dynamodb.export_table_to_point_in_time(TableArn=arn, S3Bucket=bucket)
+                asked.append(answer["ExportDescription"].get("ExportArn", ""))
+            descriptions = [finished(dynamodb, export_arn) for export_arn in asked]
+            writer.wait_for(5)
+            for description in descriptions:
+                exported = by_key(read_export(s3, description)[2])
+                assert exported in writer.states_at(description["ExportTime"].timestamp())
+
+
+def test_an_export_after_the_stream_was_changed_reads_the_table_anew(
+    dynamodb: "DynamoDBClient", s3: "S3Client", bucket: str, make_table: MakeTable
+) -> None:
+    table = make_table("NEW_AND_OLD_IMAGES")
+    items = fill(dynamodb, table)
+    arn = arn_of(dynamodb, table)
+    for key in ("1", "2"):
+        answer: Any = dynamodb.export_table_to_point_in_time(TableArn=arn, S3Bucket=bucket)
+        exported = by_key(read_export(s3, finished(dynamodb, answer["ExportDescription"]["ExportArn"]))[2])
+        assert exported == items
+        # What is written while there is no stream, no stream tells.
+        dynamodb.update_table(TableName=table, StreamSpecification={"StreamEnabled": False})
+        dynamodb.delete_item(TableName=table, Key={"Id": {"N": key}})
+        del items[key]
+        stream: Any = {"StreamEnabled": True, "StreamViewType": "NEW_AND_OLD_IMAGES"}
+        dynamodb.update_table(TableName=table, StreamSpecification=stream)
+
+
 def test_layout_and_summary_of_a_full_export(
     dynamodb: "DynamoDBClient", s3: "S3Client", bucket: str, make_table: MakeTable
 ) -> None:
