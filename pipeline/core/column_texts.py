@@ -60,7 +60,11 @@ def _binaries(values: Values, missing: bytes, _: bool) -> Values:  # noqa: FBT00
 def _text_arrays(values: Values, missing: bytes, escaped: bool) -> Values:  # noqa: FBT001  a Writer
     if escaped:
         return [_escaped_text_array(value) if value else missing for value in values]
-    return [b'{"' + b'","'.join(sorted(value[1:-1].split(b'","'))) + b'"}' if value else missing for value in values]
+    return [_text_array(value) if b'","' in value else b"{" + value + b"}" if value else missing for value in values]
+
+
+def _text_array(value: bytes) -> bytes:
+    return b'{"' + b'","'.join(sorted(value[1:-1].split(b'","'))) + b'"}'
 
 
 def _escaped_text_array(value: bytes) -> bytes:

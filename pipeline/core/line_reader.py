@@ -81,11 +81,12 @@ class LineReader:
 
     def _read_piece(self, pattern: LinePattern, piece: bytes, reading: Reading, *, escaped: bool) -> None:
         spelt = plain(piece)
-        if UNREADABLE not in spelt:
-            if not escaped and self._useless_shapes < _PATIENCE:
-                spelt = piece = self._read_by_shape(piece, reading)
-            if not piece or (not self._mixed and _read_whole(pattern, spelt, reading, escaped=escaped)):
-                return
+        if UNREADABLE in spelt:
+            piece, spelt = _set_aside_unreadable(piece, spelt, reading)
+        if piece and not escaped and self._useless_shapes < _PATIENCE:
+            spelt = piece = self._read_by_shape(piece, reading)
+        if not piece or (not self._mixed and _read_whole(pattern, spelt, reading, escaped=escaped)):
+            return
         others = _read_each(pattern, piece, spelt, reading, escaped=escaped)
         if others and self._learn(others):
             self._pattern = pattern = LinePattern(self._target, self._names)
@@ -147,6 +148,19 @@ def _attributes(line: bytes) -> dict[str, dict[str, Any]]:
         return {}
 
 
+def _set_aside_unreadable(piece: bytes, spelt: bytes, reading: Reading) -> tuple[bytes, bytes]:
+    """Hand back the lines that have no plain spelling; returns the rest, as they stand and in it."""
+    kept: list[bytes] = []
+    kept_spelt: list[bytes] = []
+    for line, spelt_line in zip(piece.split(b"\n")[:-1], spelt.split(b"\n")[:-1], strict=True):
+        if UNREADABLE in spelt_line:
+            reading.others.append(line)
+        else:
+            kept.append(line)
+            kept_spelt.append(spelt_line)
+    return b"\n".join([*kept, b""]), b"\n".join([*kept_spelt, b""])
+
+
 def _read_whole(pattern: LinePattern, spelt: bytes, reading: Reading, *, escaped: bool) -> bool:
     """Read a piece of which the pattern matches every line; False, with nothing read, when it does not."""
     found = pattern.find_all(spelt)
@@ -167,7 +181,7 @@ def _read_each(pattern: LinePattern, piece: bytes, spelt: bytes, reading: Readin
     others: list[bytes] = []
     match = pattern.match
     for line, spelt_line in zip(piece.split(b"\n")[:-1], spelt.split(b"\n")[:-1], strict=True):
-        matched = match(spelt_line) if UNREADABLE not in spelt_line else None
+        matched = match(spelt_line)
         if matched:
             found.append(matched.groups(b""))
             lines.append(line)

@@ -31,7 +31,7 @@ class Sizes:
     duckdb: int
 
 
-FULL = {"narrow": Sizes(1_000_000, 50_000, 1_000_000), "wide": Sizes(200_000, 10_000, 20_000)}
+FULL = {"narrow": Sizes(1_000_000, 50_000, 1_000_000), "wide": Sizes(500_000, 10_000, 20_000)}
 QUICK = {"narrow": Sizes(100_000, 10_000, 100_000), "wide": Sizes(10_000, 1_000, 2_000)}
 MEMORY_ITEMS = {"full": (100_000, 400_000, 2_000_000), "quick": (20_000, 100_000)}
 WORKERS = (1, 2, 4)
