@@ -7,6 +7,7 @@ keys alone, finds its row.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from pipeline.core.column_rules import COLUMN_EXAMPLE, ColumnSources, name_problem, read_column, read_on_error
@@ -26,6 +27,8 @@ UNMAPPED_IGNORE = "ignore"
 # Rows of more columns than this cannot be relied on to fit: 500 values that are stored out of line already fail
 # with "row is too big" (54000), for 8,160 bytes must hold a pointer to each.
 MOST_COLUMNS = 500
+# Tables that loads and reconciliations make beside the storage tables, and drop.
+_OWN_TABLE = "_(load|reconcile)_[0-9].*"
 
 _TARGET = {"primary_key": "primary_key: [Id]", "columns": COLUMN_EXAMPLE}
 _TARGET_OPTIONAL = {
@@ -68,6 +71,8 @@ def read_target_name(name: str, field: Field) -> tuple[str, str]:
         field.problem(f'"{name}" has more than one "."; write Name, or schema.Name')
     elif problem:
         field.problem(f'"{name}" {problem}')
+    elif re.fullmatch(_OWN_TABLE, view):
+        field.problem(f'"{name}" is the name of a table that loads and reconciliations make and drop; choose another')
     elif schema in {STORAGE_SCHEMA, BOOKKEEPING_SCHEMA}:
         field.problem(f'schema "{schema}" is Dynaurora\'s own; put the view into another schema')
     elif schema.startswith("pg_") or schema == "information_schema":

@@ -264,6 +264,10 @@ WRONG = (
     Wrong("type of no key", "key: {Id: N}", "key: {Id: BOOL}", (
         '2: source.key.Id: "BOOL" is not a key attribute type; the types are S (string), N (number) and B (binary)',
     ), structural=True),
+    Wrong("table of a load", "Employees:", "_load_3_0:", (
+        '4: targets._load_3_0: "_load_3_0" is the name of a table that loads and reconciliations make and drop;'
+        " choose another",
+    )),
     Wrong("our own schema", "  Employees:", "  replica.Employees:", (
         '4: targets.replica.Employees: schema "replica" is Dynaurora\'s own; put the view into another schema',
     ), structural=True),

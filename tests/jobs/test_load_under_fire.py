@@ -1,6 +1,6 @@
 """The load while everything happens at once: writers on the stream, readers, and kill -9 at any moment.
 
-`DYNAURORA_KILLS` sets how many loads are killed for each strategy (5 unless set).
+`LOAD_KILLS` sets how many loads are killed for each strategy (5 unless set).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pipeline.jobs.services import Services
 from tests.dynamodb.export_fixture import EXPORT_TIME, ExportFactory, Layout
 from tests.jobs.conftest import named, record, view
 
-KILLS = int(os.environ.get("DYNAURORA_KILLS", "5"))
+KILLS = int(os.environ.get("LOAD_KILLS", "5"))
 ITEMS = 4_000
 BEFORE, AFTER = EXPORT_TIME.timestamp() - 3600, EXPORT_TIME.timestamp() + 60
 
