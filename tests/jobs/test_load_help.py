@@ -18,7 +18,7 @@ from psycopg import sql
 
 from pipeline.aurora import build_aside, load_lead, loads
 from pipeline.aurora.connection import Connection
-from pipeline.aurora.load_lead import Lead, LoadEndedError, led_load, take_part
+from pipeline.aurora.load_lead import Lead, LoadEndedError, led_load, take_lead, take_part
 from pipeline.core.errors import ConfigurationError, DataError, TransientError
 from pipeline.core.mapping import TableMapping
 from pipeline.core.ordering import snapshot_position
@@ -228,6 +228,21 @@ def test_a_run_of_a_load_that_died_does_nothing_for_the_one_that_resumes(
     assert [(each.files, each.outcome) for each in late] == [(0, ENDED_BEFORE)]
     assert leads[0].export_id == leads[1].export_id
     assert view(connection) == WHOLE
+
+
+def test_a_session_leads_only_while_it_holds_the_load_lock(
+    services: Services, employees: TableMapping, export: WrittenExport, connection: Connection
+) -> None:
+    with pytest.raises(Interrupted):
+        load(services, employees, export.location, on_progress=interrupt)
+    connection.execute("UPDATE replication.exports SET status = 'loading'")
+    with closing(services.connect("test lead")) as leading:
+        loads.lock_table(leading, employees.name)
+        lead = take_lead(leading, 1)
+        assert led_load(connection, employees.name, lead) is not None
+        assert led_load(connection, "another table", lead) is None
+        leading.execute("SELECT pg_advisory_unlock(hashtext('dynaurora.load'), hashtext(%s))", [employees.name])
+        assert led_load(connection, employees.name, lead) is None
 
 
 def test_a_run_ends_with_the_load_it_takes_part_in(
@@ -444,7 +459,7 @@ def test_a_load_that_is_killed_ends_the_runs_that_share_it_and_resumes(
     assert leftovers(connection) == 0
 
 
-def test_a_reconciliation_waits_for_files_in_work_too(
+def test_reconciliations_and_discarding_wait_for_files_in_work_too(
     services: Services, employees: TableMapping, export: WrittenExport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As does whoever else takes the table; but not for ever."""
@@ -459,5 +474,7 @@ def test_a_reconciliation_waits_for_files_in_work_too(
             load(services, employees, export.location, on_lead=leave_behind, on_progress=interrupt)
         with pytest.raises(TransientError, match="files that a load of this table has in work"):
             loads.keep_loads_out(following, employees.name)
+        with pytest.raises(TransientError, match="files that a load of this table has in work"):
+            build_aside.discard(following, [1], employees.name)
         orphan.execute("ROLLBACK")
         loads.keep_loads_out(following, employees.name)
