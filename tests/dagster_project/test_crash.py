@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Generator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from tests.dagster_project.conftest import Code, items
 from tests.dagster_project.graphql import alive, ask, wait_until
 from tests.dynamodb.export_fixture import Layout
 
-ITEMS, FILES = 2_400, 48
+ITEMS, FILES = 2_400, 120
 # Every file takes a second, so that there is a middle to be killed in.
 SLOW = """CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(1); RETURN NULL; END $$;
 CREATE TRIGGER slow BEFORE INSERT ON replica."Employees" FOR EACH STATEMENT EXECUTE FUNCTION slow()"""
@@ -73,11 +74,9 @@ def test_everything_is_killed_in_the_middle_of_a_load_and_nothing_stays_held(
     with DagsterWebserver(home) as server:
         form = {"manifest": export.location, "workers": 1, "run_workers": 2}
         launched = ask(server, LAUNCH, form=form)["launchRun"]["run"]["runId"]
-        wait_until(lambda: sessions("dynaurora load worker") == 2, 60, "two run workers load files")
+        wait_until(lambda: sessions("dynaurora load worker") == 2, 110, "two run workers load files")
         assert marked() >= 1
-        for pid in alive(str(tmp_path)):
-            os.kill(pid, signal.SIGKILL)
-    assert alive(str(tmp_path)) == []
+        kill_everything(str(tmp_path))
 
     wait_until(lambda: sessions("dynaurora load%") == 0, 10, "the server has noticed")
     assert code.query("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [(0,)]
@@ -118,6 +117,19 @@ def test_everything_is_killed_in_the_middle_of_a_load_and_nothing_stays_held(
     assert code.query('SELECT count(*), count(DISTINCT "Name"), min("Id"), max("Id") FROM "Employees"') == [
         (ITEMS, ITEMS, 0, ITEMS - 1)
     ]
+
+
+def kill_everything(mark: str) -> None:
+    """Kill what is there, and what the dying ones have still started, until nothing is left."""
+
+    def killed() -> bool:
+        left = alive(mark)
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return not left
+
+    wait_until(killed, 20, "every process is gone")
 
 
 def slots(instance: dg.DagsterInstance) -> int:

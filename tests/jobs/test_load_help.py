@@ -112,29 +112,26 @@ def test_several_runs_share_the_files_and_none_is_loaded_twice(
     connection: Connection,
     helping: Helping,
     aside_from: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Every run waits with its first file until all have one, so that each has a part in it."""
-    together = threading.Barrier(3, timeout=60)
-    waited = threading.local()
+    """Every worker waits when it has loaded a file until all have loaded one, so that each run has a part in it."""
+    together, waited = threading.Barrier(3, timeout=60), threading.local()
+    loading = FileLoader.load
 
-    def once_all_have_begun(_: LoadProgress) -> None:
-        if not getattr(waited, "yes", False):
+    def load_and_wait(loader: FileLoader, *arguments: Any) -> loads.FileCounts | None:  # noqa: ANN401 - load's own
+        counts = loading(loader, *arguments)
+        if counts is not None and not getattr(waited, "yes", False):
             waited.yes = True
             together.wait()
+        return counts
 
+    monkeypatch.setattr(FileLoader, "load", load_and_wait)
     helped: list[HelpReport] = []
     told: list[LoadProgress] = []
 
-    def take(lead: Lead) -> None:
-        helped.append(helping(lead, workers=1, on_progress=once_all_have_begun))
-
     def launch(lead: Lead) -> None:
         for _ in range(2):
-            threading.Thread(target=take, args=(lead,)).start()
-
-    def tell(progress: LoadProgress) -> None:
-        told.append(progress)
-        once_all_have_begun(progress)
+            threading.Thread(target=lambda: helped.append(helping(lead, workers=1))).start()
 
     report = load(
         services,
@@ -144,11 +141,12 @@ def test_several_runs_share_the_files_and_none_is_loaded_twice(
         aside_from=aside_from,
         processes_from=NEVER,
         on_lead=launch,
-        on_progress=tell,
+        on_progress=told.append,
     )
     while len(helped) < 2:
         time.sleep(0.01)
-    assert 0 < sum(each.files for each in helped) < FILES
+    assert all(each.files for each in helped)
+    assert sum(each.files for each in helped) < FILES
     assert (report.applied, report.stale, report.files_resumed) == (ITEMS, 0, 0)
     assert (told[0].files_done, told[-1].files_done, told[-1].rows_done) == (0, FILES, ITEMS)
     assert connection.execute("SELECT count(*) FROM replication.export_files").fetchone() == (FILES,)
