@@ -1,4 +1,4 @@
-"""How a load scales over run workers: `python -m tests.bench.run_workers`, some six minutes; build/run-workers.json.
+"""How a load scales over run workers: `python -m tests.bench.run_workers`, some eight minutes; build/run-workers.json.
 
 A real Dagster (webserver, daemon, queue, run launcher) launches the load with 1, 2 and 3 run workers, each with one
 file at a time. The rate is that of the files that were begun while all run workers were at work, so that it does not
