@@ -17,6 +17,7 @@ from pipeline.dynamodb.manifest import SUMMARY_NAME
 from pipeline.jobs.pace import CHUNK_SECONDS
 
 MOST_WORKERS = 32
+MOST_RUN_WORKERS = 16
 MARGIN_OF_LOAD = (
     "How much older than the export's time its rows count as, against changes from the stream: covers what clocks"
     " disagree by. The default is the mapping's."
@@ -67,8 +68,23 @@ class FullLoadChoice(SnapshotChoice):
         default=2,
         ge=1,
         le=MOST_WORKERS,
-        description=f"Files loaded side by side, 1 to {MOST_WORKERS}; each takes one connection.",
+        description=f"Files loaded side by side in a run, 1 to {MOST_WORKERS}; each takes one connection.",
     )
+    run_workers: int = Field(
+        default=1,
+        ge=1,
+        le=MOST_RUN_WORKERS,
+        description=f"Runs that the files are spread over, 1 to {MOST_RUN_WORKERS}, this one included: a process, task"
+        " or pod each, as the instance launches runs. For tables that take hours.",
+    )
+
+
+class LoadFilesChoice(dg.Config):
+    """Load files of a load that another run leads. That run fills this in."""
+
+    export_id: int = Field(description="The load, as `replication.exports` numbers it.")
+    ticket: int = Field(description="Drawn by the run that leads the load: when that one is gone, nothing is loaded.")
+    workers: int = Field(default=2, ge=1, le=MOST_WORKERS, description="Files loaded side by side.")
 
 
 class ReconcileChoice(SnapshotChoice):

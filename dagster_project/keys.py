@@ -52,6 +52,16 @@ class TableKeys:
         return f"{self.name}_full_load"
 
     @property
+    def load_files_job(self) -> str:
+        """Job of the runs that a load launches to share its files."""
+        return f"{self.name}_load_files"
+
+    @property
+    def load_files_op(self) -> str:
+        """Step of such a run, as it stands in run configuration."""
+        return f"{self.name}__load_files"
+
+    @property
     def reconcile_job(self) -> str:
         """Job that reconciles the table."""
         return f"{self.name}_reconcile"

@@ -5,8 +5,7 @@ what it did.
 """
 
 # No `from __future__ import annotations`: Dagster reads the annotations of what is defined in a function.
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -16,15 +15,16 @@ from dagster_project.failures import explained
 from dagster_project.forms import full_load_form
 from dagster_project.graph import aurora_spec, export_spec
 from dagster_project.keys import TableKeys
+from dagster_project.progress_log import ProgressLog
 from dagster_project.resources import ServicesResource
+from dagster_project.run_workers import RunWorkers
 from dagster_project.schema_check import judge_schema, schema_spec
 from pipeline.core.errors import ConfigurationError
 from pipeline.core.mapping import TableMapping
-from pipeline.jobs.load import LoadProgress, LoadReport, load
+from pipeline.jobs.load import LoadReport, load
 from pipeline.jobs.schema import schema_report
 from pipeline.jobs.snapshot import ScanChoice, Snapshot, take_snapshot
 
-_LOG_EVERY_SECONDS = 2.0
 _EXPORTS_LOOKED_AT = 100
 # Tags of a run that was launched to go on where another failed.
 _RESUMES = ("dagster/is_resume_retry", "dagster/is_asset_resume_retry")
@@ -77,7 +77,7 @@ def load_assets(mapping: TableMapping) -> dg.AssetsDefinition:
                 asset_key=keys.s3_export, metadata=_export_metadata(snapshot), data_version=dg.DataVersion(location)
             )
         if keys.aurora_table in context.selected_asset_keys:
-            with explained(context):
+            with explained(context), RunWorkers(context, keys, choice.run_workers, choice.workers) as run_workers:
                 report = load(
                     dynaurora.services,
                     mapping,
@@ -85,6 +85,7 @@ def load_assets(mapping: TableMapping) -> dg.AssetsDefinition:
                     margin=timedelta(seconds=choice.margin_seconds),
                     workers=choice.workers,
                     on_progress=ProgressLog(context.log.info),
+                    on_lead=run_workers.launch,
                 )
             yield dg.MaterializeResult(
                 asset_key=keys.aurora_table, metadata=_load_metadata(report), check_results=judged
@@ -123,26 +124,6 @@ def _exports(context: dg.AssetExecutionContext, keys: TableKeys) -> Iterator[tup
         location = materialization.metadata.get("location") if materialization else None
         if location is not None:
             yield record.run_id, str(location.value)
-
-
-class ProgressLog:
-    """Writes a load's progress to the run's log: every two seconds, and at the end."""
-
-    def __init__(self, write: Callable[[str], None], *, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._write, self._monotonic = write, monotonic
-        self._written: float | None = None
-
-    def __call__(self, progress: LoadProgress) -> None:
-        """Take note of progress. The caller sees to it that calls do not overlap."""
-        now, done = self._monotonic(), progress.files_done == progress.files
-        if not done and self._written is not None and now - self._written < _LOG_EVERY_SECONDS:
-            return
-        self._written = now
-        left = "" if progress.seconds_left is None or done else f", about {progress.seconds_left:.0f} s left"
-        self._write(
-            f"{progress.files_done} of {progress.files} files, {progress.rows_done:,} of {progress.rows:,} rows,"
-            f" {progress.rows_per_second:,.0f} rows/s{left}"
-        )
 
 
 def _export_metadata(snapshot: Snapshot) -> dict[str, dg.MetadataValue]:

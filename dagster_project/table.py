@@ -18,15 +18,13 @@ from dagster_project.load_assets import load_assets
 from dagster_project.purge import purge_job, purge_schedule
 from dagster_project.reconciliation import reconciliation_asset
 from dagster_project.replication_checks import replication_checks
+from dagster_project.run_workers import LOAD_MAX_SECONDS, load_files_job
 
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
     from pipeline.core.mapping import TableMapping
 
-# A run of a host that died stays STARTED for ever without a limit; run monitoring ends it then. A load may take
-# longer than a stream's 24 hours, because the stream is applied all the while.
-LOAD_MAX_SECONDS = 3 * 24 * 3600
 RECONCILE_MAX_SECONDS = 24 * 3600
 
 
@@ -48,7 +46,7 @@ def table_definitions(mapping: TableMapping) -> dg.Definitions:
             catch_up_asset(mapping),
         ],
         asset_checks=[replication_checks(mapping), history_checks(mapping)],
-        jobs=[full_load, reconcile, catch_up, purge],
+        jobs=[full_load, load_files_job(mapping), reconcile, catch_up, purge],
         schedules=[schedule for schedule in schedules if schedule is not None],
     )
 

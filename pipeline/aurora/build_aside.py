@@ -24,6 +24,7 @@ from psycopg import sql
 from pipeline.aurora import apply, catalog, loads, tables
 from pipeline.aurora.connection import literal
 from pipeline.aurora.errors import translating
+from pipeline.aurora.load_lead import wait_for_files
 from pipeline.aurora.ordering_sql import supersedes
 from pipeline.aurora.standard_form import beyond_standard
 from pipeline.core.errors import TerminalError, TransientError, UnreachableError
@@ -137,8 +138,12 @@ SELECT a.attname, a.atttypid, a.atttypmod, a.attcollation, a.attnotnull
 
 
 def discard(connection: Connection, export_ids: Iterable[int], table_name: str, *, strategy: str = "merge") -> None:
-    """Drop the unfinished builds of exports and forget what was loaded into them; those loads begin again."""
+    """Drop the unfinished builds of exports and forget what was loaded into them; those loads begin again.
+
+    Waits for the files in work, which other runs may have; they take part in what was before, and no more after.
+    """
     with translating("dropping tables loaded aside", table=table_name), connection.transaction():
+        wait_for_files(connection, table_name)
         for export_id in export_ids:
             names = connection.execute(
                 "DELETE FROM replication.builds WHERE export_id = %s RETURNING build_name, swapped_at", [export_id]

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, LiteralString
 
 from pipeline.aurora.errors import translating
-from pipeline.core.errors import TerminalError
+from pipeline.aurora.load_lead import LOAD_SPACE, wait_for_files
+from pipeline.core.errors import ReplicationError, TerminalError
 from pipeline.core.windows import Span
 
 if TYPE_CHECKING:
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     from pipeline.aurora.connection import Connection
     from pipeline.core.windows import Window
 
-_LOCK_SPACE = "dynaurora.load"
+
+class FileBusyError(Exception):
+    """Another session has the file in its hands."""
 
 
 class OlderSnapshotError(TerminalError):
@@ -57,19 +60,23 @@ class FileCounts:
 
 
 def lock_table(connection: Connection, table_name: str) -> None:
-    """Take the table's load lock for as long as the connection lives. Raises TerminalError when it is taken."""
+    """Take the table's load lock for as long as the connection lives. Raises TerminalError when it is taken.
+
+    Returns when no file of the load before is in work any more; raises TransientError when one stays so.
+    """
     with translating("taking the load lock", table=table_name):
         row = connection.execute(
-            "SELECT pg_try_advisory_lock(hashtext(%s), hashtext(%s))", [_LOCK_SPACE, table_name]
+            "SELECT pg_try_advisory_lock(hashtext(%s), hashtext(%s))", [LOAD_SPACE, table_name]
         ).fetchone()
         if row and row[0]:
+            _wait_for_files(connection, table_name, "pg_advisory_unlock")
             return
         holder = connection.execute(
             "SELECT a.pid, a.backend_start, a.application_name"
             " FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)"
             " WHERE l.locktype = 'advisory' AND l.granted AND l.classid = hashtext(%s)::bigint & 4294967295"
             " AND l.objid = hashtext(%s)::bigint & 4294967295",
-            [_LOCK_SPACE, table_name],
+            [LOAD_SPACE, table_name],
         ).fetchone()
     who = f" (backend {holder[0]}, {holder[2]}, since {holder[1]:%Y-%m-%d %H:%M:%S} UTC)" if holder else ""
     raise TerminalError(
@@ -105,14 +112,14 @@ def table_locked(connection: Connection, table_name: str) -> Generator[None]:
     finally:
         if not connection.closed:
             with translating("giving the load lock back", table=table_name):
-                connection.execute("SELECT pg_advisory_unlock(hashtext(%s), hashtext(%s))", [_LOCK_SPACE, table_name])
+                connection.execute("SELECT pg_advisory_unlock(hashtext(%s), hashtext(%s))", [LOAD_SPACE, table_name])
 
 
 def keep_loads_out(connection: Connection, table_name: str) -> None:
     """Hold the load lock shared, for as long as the connection lives: no load begins. Raises when one is running."""
     with translating("keeping loads out", table=table_name):
         row = connection.execute(
-            "SELECT pg_try_advisory_lock_shared(hashtext(%s), hashtext(%s))", [_LOCK_SPACE, table_name]
+            "SELECT pg_try_advisory_lock_shared(hashtext(%s), hashtext(%s))", [LOAD_SPACE, table_name]
         ).fetchone()
     if not (row and row[0]):
         raise TerminalError(
@@ -120,6 +127,18 @@ def keep_loads_out(connection: Connection, table_name: str) -> None:
             table=table_name,
             hint="wait until the load has ended, then run this again",
         )
+    _wait_for_files(connection, table_name, "pg_advisory_unlock_shared")
+
+
+def _wait_for_files(connection: Connection, table_name: str, unlock: LiteralString) -> None:
+    """Wait until no file of the load before is in work; gives the load lock back when one stays so, and raises."""
+    try:
+        with connection.transaction():
+            wait_for_files(connection, table_name)
+    except ReplicationError:
+        if not connection.closed:
+            connection.execute(f"SELECT {unlock}(hashtext(%s), hashtext(%s))", [LOAD_SPACE, table_name])
+        raise
 
 
 def begin(
@@ -176,8 +195,7 @@ def begin(
         if row[1] != "loaded" and kind != "incremental":
             refuse_purged(connection, table_name, as_of)
             _refuse_older(connection, table_name, as_of)
-        files = connection.execute("SELECT file_key FROM replication.export_files WHERE export_id = %s", [row[0]])
-        record = ExportRecord(row[0], row[1], row[2], frozenset(key for (key,) in files))
+        record = ExportRecord(row[0], row[1], row[2], loaded_files(connection, row[0]))
         return record if row[3] == shape else _reshape(connection, table_name, record, shape)
 
 
@@ -311,18 +329,31 @@ def begin_again(connection: Connection, export_id: int, strategy: str) -> None:
         connection.execute("UPDATE replication.exports SET strategy = %s WHERE id = %s", [strategy, export_id])
 
 
-def claim_file(connection: Connection, export_id: int, file_key: str) -> bool:
+def claim_file(connection: Connection, export_id: int, file_key: str, *, wait: bool = True) -> bool:
     """Take a file for the rest of the transaction; False when it is loaded already.
 
-    Waits while another transaction has it: a worker of a load that was killed may outlive it for a moment.
+    While another transaction has it, waits, or raises FileBusyError: a worker of a load that was killed may outlive it
+    for a moment, and other runs may load files of the same export.
     """
     with translating("taking a file"):
-        connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, %s))", [file_key, export_id])
+        if wait:
+            connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, %s))", [file_key, export_id])
+        elif connection.execute(
+            "SELECT WHERE pg_try_advisory_xact_lock(hashtextextended(%s, %s))", [file_key, export_id]
+        ).fetchone() is None:  # fmt: skip
+            raise FileBusyError
         # A statement of its own, so that it sees what the other transaction committed.
         found = connection.execute(
             "SELECT FROM replication.export_files WHERE export_id = %s AND file_key = %s", [export_id, file_key]
         ).fetchone()
     return found is None
+
+
+def loaded_files(connection: Connection, export_id: int) -> frozenset[str]:
+    """Return the files that are marked as loaded, whoever loaded them."""
+    with translating("reading which files are loaded"):
+        rows = connection.execute("SELECT file_key FROM replication.export_files WHERE export_id = %s", [export_id])
+        return frozenset(key for (key,) in rows)
 
 
 def notice_lost_client(connection: Connection) -> None:

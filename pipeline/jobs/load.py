@@ -6,6 +6,9 @@ leaves nothing behind, a killed load resumes, and no file counts twice. Items mu
 Two strategies, chosen when a load is begun and kept when it resumes. A first load of a big table is built aside: into
 new tables without an index, keyed when full, brought up to date with what the stream wrote, and swapped in
 (`pipeline.aurora.build_aside`). Any other load merges file by file into the storage tables.
+
+This run leads the load: it begins and ends it, and loads what nobody else does. Other runs may load files meanwhile
+(`pipeline.jobs.load_help`).
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from pipeline.aurora import build_aside, loads
 from pipeline.aurora.build_aside import Build
 from pipeline.aurora.connection import giving_locks_back
 from pipeline.aurora.errors import translating
+from pipeline.aurora.load_lead import Lead, take_lead
 from pipeline.aurora.standard_form import beyond_standard
 from pipeline.core.errors import ConfigurationError, DataError, ReplicationError, TerminalError
 from pipeline.core.ordering import Position, snapshot_position
@@ -28,6 +32,7 @@ from pipeline.core.shape import shape
 from pipeline.dynamodb.manifest import read_manifest
 from pipeline.jobs.load_file import LoadWork
 from pipeline.jobs.load_progress import LoadProgress, Progress, telling
+from pipeline.jobs.load_watch import MarksWatch
 from pipeline.jobs.load_workers import load_files
 
 if TYPE_CHECKING:
@@ -88,11 +93,13 @@ def load(
     on_progress: Callable[[LoadProgress], None] | None = None,
     aside_from: int = ASIDE_FROM_ITEMS,
     processes_from: int = PROCESSES_FROM_ITEMS,
+    on_lead: Callable[[Lead], None] | None = None,
 ) -> LoadReport:
     """Load the full export at `location` (its manifest-summary.json). Idempotent; run again it resumes.
 
     `margin` is the mapping's unless given; exports of `aside_from` items and more are built aside where they may be,
-    and of `processes_from` items and more are loaded by processes. Raises TerminalError with the file and the reason
+    and of `processes_from` items and more are loaded by processes. `on_lead` is called whenever files are about to be
+    loaded, with what other runs need to take part (`help_load`). Raises TerminalError with the file and the reason
     when the export is damaged or foreign, when another load of the table is running, or when tombstones were purged
     as far as the snapshot; nothing of a damaged file is in the table. Raises TransientError when it may be run again.
     """
@@ -114,7 +121,7 @@ def load(
             build_aside.discard(connection, [record.id], mapping.name, strategy=record.strategy)
             record = replace(record, loaded_files=frozenset())
         processes = manifest.item_count >= processes_from
-        run = _Run(services, mapping, manifest, position, connection, record, workers, processes, on_progress)
+        run = _Run(services, mapping, manifest, position, connection, record, workers, processes, on_progress, on_lead)
         files, counts = run.finished() if record.status == "loaded" else run.to_the_end()
     return LoadReport(
         table=mapping.name,
@@ -182,6 +189,7 @@ class _Run:
     workers: int
     processes: bool
     on_progress: Callable[[LoadProgress], None] | None
+    on_lead: Callable[[Lead], None] | None
     files_resumed: int = 0
 
     @property
@@ -220,10 +228,13 @@ class _Run:
             self.manifest.bucket,
             self.manifest.location,
             self.position,
-            self.record.id,
+            take_lead(self.connection, self.record.id),
             tuple(build.name for build in builds),
         )
-        load_files(work, waiting, progress, workers=self.workers, processes=self.processes)
+        if waiting and self.on_lead:
+            self.on_lead(work.lead)
+        watch = MarksWatch(self.connection, self.record.id)
+        load_files(work, waiting, progress, workers=self.workers, processes=self.processes, watch=watch)
         files_and_counts = self._totals()
         for build in builds:
             if not build.swapped:

@@ -1,8 +1,8 @@
 """Loading one file of an export: its rows, its rejects and its mark, in one transaction.
 
 Invariant: a file counts once. It is taken under a lock that ends with the transaction, and its mark is looked for under
-that lock, so that a worker that outlives a killed load and the load that resumes it never both load it. Nothing
-commits before the whole file has been verified.
+that lock, so that two runs of one load never both load it. Nothing commits before the whole file has been verified,
+nor for a load that has ended or goes on another way (`pipeline.aurora.load_lead`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from psycopg import sql
 
 from pipeline.aurora import loads, rejects, settled
 from pipeline.aurora.errors import translating
+from pipeline.aurora.load_lead import take_part
 from pipeline.aurora.loads import FileCounts
 from pipeline.aurora.staging import Staging, copy_statement, store_isolating
 from pipeline.core.block_decode import BlockDecoder
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from psycopg import Copy
 
     from pipeline.aurora.connection import Connection
+    from pipeline.aurora.load_lead import Lead
     from pipeline.core.change import Row
     from pipeline.core.export_routing import Part
     from pipeline.core.mapping import TableMapping, Target
@@ -60,9 +62,14 @@ class LoadWork:
     bucket: str
     location: str
     position: Position
-    export_id: int
+    lead: Lead
     builds: tuple[str, ...] = ()
     """Names of the tables built aside, one a target; none when files are merged into storage."""
+
+    @property
+    def strategy(self) -> str:
+        """How the load goes, as `replication.exports` has it."""
+        return "aside" if self.builds else "merge"
 
     def loader(self) -> FileLoader:
         """Return what loads the files, one for each worker."""
@@ -83,6 +90,7 @@ class FileLoader:
     def load(self, connection: Connection, file: ExportFile, on_lines: OnLines) -> FileCounts | None:
         """Load one file; None when it was loaded already. Raises with the file's name.
 
+        Raises FileBusyError when another worker has it in its hands, LoadEndedError when the load does not go on so.
         When PostgreSQL refuses a value, the file is read again with savepoints, to set that record alone aside.
         """
         try:
@@ -95,7 +103,8 @@ class FileLoader:
         for counts_of_target in self._settled:
             counts_of_target.clear()
         with translating(f"loading {location}", table=work.mapping.name), connection.transaction():
-            if not loads.claim_file(connection, work.export_id, file.key):
+            take_part(connection, work.mapping.name, work.lead, work.strategy)
+            if not loads.claim_file(connection, work.lead.export_id, file.key, wait=False):
                 return None
             destinations = [self._destination(connection, number) for number in range(len(self._decoders))]
             counting = _Counting(self, file, location, on_lines)
@@ -109,7 +118,7 @@ class FileLoader:
             rejects.add(connection, work.mapping.name, counting.refused, source=f"export {location}")
             settled.add(connection, work.mapping.name, self._settled_by_target())
             counts = counting.counts()
-            loads.mark_file(connection, work.export_id, file.key, counts)
+            loads.mark_file(connection, work.lead.export_id, file.key, counts)
         return counts
 
     def _settled_by_target(self) -> dict[str, Counter[str]]:

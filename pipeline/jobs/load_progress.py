@@ -21,7 +21,7 @@ TELL_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class LoadProgress:
-    """How far a load is, over all its files; `rows` and the rate count this run's items."""
+    """How far a load is, over all its files. `size_bytes_done` is this run's; the rate is that of all its runs."""
 
     files_done: int
     files: int
@@ -45,6 +45,8 @@ class Progress:
         on_progress: Callable[[LoadProgress], None] | None,
     ) -> None:
         self.phase = "copying"
+        self.files_loaded = 0
+        """By this run."""
         self._tell = on_progress
         self._lock = threading.Lock()
         self._files, self._rows = len(manifest.files), manifest.item_count
@@ -64,7 +66,15 @@ class Progress:
     def finish_file(self) -> None:
         """Count a file as loaded."""
         with self._lock:
+            self.files_loaded += 1
             self._files_done += 1
+            self._report()
+
+    def pass_over(self, file: ExportFile) -> None:
+        """Count a file as loaded by another run."""
+        with self._lock:
+            self._files_done += 1
+            self._rows_done += file.item_count
             self._report()
 
     def tell(self, phase: str | None = None) -> None:

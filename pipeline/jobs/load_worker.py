@@ -19,6 +19,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, BinaryIO
 
 from pipeline.aurora import loads
+from pipeline.aurora.loads import FileBusyError
 from pipeline.core import errors
 from pipeline.core.errors import ReplicationError, TerminalError
 
@@ -67,8 +68,11 @@ def _work_off(work: Work, files: SimpleQueue[ExportFile], answers: BinaryIO) -> 
         with closing(work.services.connect("dynaurora load worker")) as connection:
             loads.notice_lost_client(connection)
             while True:
-                loader.load(connection, files.get(), lambda lines, size: answer("lines", lines, size))
-                answer("done")
+                try:
+                    counts = loader.load(connection, files.get(), lambda lines, size: answer("lines", lines, size))
+                    answer("loaded" if counts is not None else "known")
+                except FileBusyError:
+                    answer("busy")
                 gc.collect()
     except ReplicationError as error:
         answer("failed", *failure_parts(error))

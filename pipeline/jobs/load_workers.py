@@ -13,18 +13,18 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
-import threading
-from collections import deque
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from pipeline.aurora import loads
+from pipeline.aurora.loads import FileBusyError
 from pipeline.core.errors import TerminalError, TransientError
 from pipeline.jobs.load_progress import TELL_SECONDS
+from pipeline.jobs.load_queue import FileQueue
 from pipeline.jobs.load_worker import failure_from
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Container, Iterable, Sequence
 
     from pipeline.aurora.connection import Connection
     from pipeline.aurora.loads import FileCounts
@@ -40,11 +40,22 @@ _START = (
 )
 
 
+class Watch(Protocol):
+    """Watches what other runs do; what it raises ends the run."""
+
+    def __call__(self, *, idle: bool) -> Container[str] | None:
+        """Return the files that are loaded, whoever loaded them; None when that was looked up lately.
+
+        `idle` says that a worker waits for it.
+        """
+        ...
+
+
 class Loader(Protocol):
     """Loads one file after another: those of a full export, or of an incremental one."""
 
     def load(self, connection: Connection, file: ExportFile, on_lines: OnLines) -> FileCounts | None:
-        """Load one file; None when it was loaded already."""
+        """Load one file; None when it was loaded already. Raises FileBusyError when another has it in its hands."""
         ...
 
 
@@ -62,8 +73,8 @@ class Work(Protocol):
 
 
 class _Worker(Protocol):
-    def load(self, file: ExportFile, on_lines: OnLines) -> None:
-        """Load one file."""
+    def load(self, file: ExportFile, on_lines: OnLines) -> bool:
+        """Load one file; False when it was loaded already."""
         ...
 
     def stop(self) -> None:
@@ -75,23 +86,39 @@ class _Worker(Protocol):
         ...
 
 
-def load_files(work: Work, files: Sequence[ExportFile], progress: Progress, *, workers: int, processes: bool) -> None:
-    """Load files side by side. Raises what the first of them to fail raised; the others are then rolled back."""
+def load_files(
+    work: Work,
+    files: Sequence[ExportFile],
+    progress: Progress,
+    *,
+    workers: int,
+    processes: bool,
+    watch: Watch | None = None,
+    to_the_end: bool = True,
+) -> None:
+    """Load files side by side. Raises what the first of them to fail raised; the others are then rolled back.
+
+    `watch` is called every half second where other runs load files of the same export too. Files that such a run has
+    in its hands are waited for, and loaded should it leave them undone; not `to_the_end`, they are left to others.
+    """
     progress.tell()
     if not files:
         return
     count = max(1, min(workers, len(files)))
     crew: list[_Worker] = [_Process(work) if processes else _Thread(work) for _ in range(count)]
-    waiting, stop = deque(files), threading.Event()
+    queue = FileQueue(files, to_the_end=to_the_end)
     with ThreadPoolExecutor(max_workers=count, thread_name_prefix="load") as pool:
-        driving = [pool.submit(_drive, worker, waiting, progress, stop) for worker in crew]
+        driving = [pool.submit(_drive, worker, queue, progress) for worker in crew]
         try:
             while pending := wait(driving, timeout=TELL_SECONDS, return_when=FIRST_EXCEPTION).not_done:
                 _raise_first(set(driving) - pending)
+                if watch and (loaded := watch(idle=queue.idle)) is not None:
+                    for file in queue.settle(loaded):
+                        progress.pass_over(file)
                 progress.tell()
             _raise_first(driving)
         except BaseException:
-            stop.set()
+            queue.stop()
             for worker in crew:
                 worker.stop()
             raise
@@ -102,22 +129,23 @@ def _raise_first(driving: Iterable[Any]) -> None:
         done.result()
 
 
-def _drive(worker: _Worker, waiting: deque[ExportFile], progress: Progress, stop: threading.Event) -> None:
+def _drive(worker: _Worker, queue: FileQueue, progress: Progress) -> None:
     """Give a worker one file after another until there is none."""
 
     def on_lines(lines: int, size_bytes: int) -> None:
-        if stop.is_set():
+        if queue.stopped:
             raise TerminalError("loading: stopped, because another file failed")
         progress.add(lines, size_bytes)
 
     try:
-        while not stop.is_set():
+        while (file := queue.take()) is not None:
             try:
-                file = waiting.popleft()
-            except IndexError:
-                return
-            worker.load(file, on_lines)
-            progress.finish_file()
+                if worker.load(file, on_lines):
+                    progress.finish_file()
+                else:
+                    progress.pass_over(file)
+            except FileBusyError:
+                queue.put_off(file)
     finally:
         worker.close()
 
@@ -129,11 +157,11 @@ class _Thread:
         self._work, self._loader = work, work.loader()
         self._connection: Connection | None = None
 
-    def load(self, file: ExportFile, on_lines: OnLines) -> None:
+    def load(self, file: ExportFile, on_lines: OnLines) -> bool:
         if self._connection is None:
             self._connection = self._work.services.connect("dynaurora load worker")
             loads.notice_lost_client(self._connection)
-        self._loader.load(self._connection, file, on_lines)
+        return self._loader.load(self._connection, file, on_lines) is not None
 
     def stop(self) -> None:
         """Nothing to do: it notices at its next block."""
@@ -153,7 +181,7 @@ class _Process:
         self._send(sys.path)
         self._send(work)
 
-    def load(self, file: ExportFile, on_lines: OnLines) -> None:
+    def load(self, file: ExportFile, on_lines: OnLines) -> bool:
         self._send(file)
         while True:
             kind, *values = self._receive()
@@ -161,8 +189,10 @@ class _Process:
                 on_lines(*values)
             elif kind == "failed":
                 raise failure_from(*values)
+            elif kind == "busy":
+                raise FileBusyError
             else:
-                return
+                return kind == "loaded"
 
     def stop(self) -> None:
         self._process.kill()  # between files it has nothing to lose, and within one the server rolls back

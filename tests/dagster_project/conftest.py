@@ -86,6 +86,10 @@ class Code:
         with psycopg.connect(self.database) as connection:
             return connection.execute(text.encode()).fetchall()
 
+    def execute(self, text: str) -> None:
+        with psycopg.connect(self.database) as connection:
+            connection.execute(text.encode())
+
     def migrate(self) -> None:
         with psycopg.connect(self.database, autocommit=True) as connection:
             migrate(connection, load_mappings(self.folder))

@@ -18,6 +18,8 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("employees_full_load", {"margin_seconds": None}, "margin_seconds"),
     ("employees_full_load", {"workers": 0}, "workers"),
     ("employees_full_load", {"workers": 33}, "less than or equal to 32"),
+    ("employees_full_load", {"run_workers": 17}, "less than or equal to 16"),
+    ("employees_load_files", {"export_id": 1}, "ticket"),
     ("employees_full_load", {"export_arn": "arn:aws:s3:::x"}, "export_arn is not the ARN of an export"),
     ("employees_full_load", {"manifest": "s3://bucket/AWSDynamoDB/1"}, "manifest is not the location"),
     ("employees_full_load", {"manifest": "/tmp/manifest-summary.json"}, "manifest is not the location"),
@@ -57,6 +59,7 @@ def test_every_field_has_a_default_and_a_description(code: Code) -> None:
         "read_capacity": 100,
         "margin_seconds": 60,
         "workers": 2,
+        "run_workers": 1,
     }
     assert {name: field.default_value for name, field in reconcile.items()} == {
         "export_arn": "",

@@ -13,7 +13,7 @@ from dagster._core.loader import LoadingContextForTest
 
 from dagster_project import failures
 from dagster_project.definitions import build
-from dagster_project.load_assets import ProgressLog
+from dagster_project.progress_log import ProgressLog
 from dagster_project.resources import ServicesResource
 from pipeline.jobs.load import LoadProgress
 from tests.dagster_project.conftest import Code

@@ -83,6 +83,7 @@ def test_the_graph_of_a_table_is_pinned(folder: Path) -> None:
         "__ASSET_JOB",
         "employees_catch_up",
         "employees_full_load",
+        "employees_load_files",
         "employees_purge",
         "employees_reconcile",
         "redrive",
@@ -97,8 +98,8 @@ def test_the_graph_of_a_table_is_pinned(folder: Path) -> None:
     ]
     assert [s.name for s in repository.sensor_defs] == ["given_up_batches", "lost_history", "replication_progress"]
     assert all(graph.get(key).description for key in graph.get_all_asset_keys())
-    limits = {name: definitions.resolve_job_def(name).tags["dagster/max_runtime"] for name in ("employees_full_load",)}
-    assert limits == {"employees_full_load": str(3 * 24 * 3600)}
+    for job in ("employees_full_load", "employees_load_files"):
+        assert definitions.resolve_job_def(job).tags["dagster/max_runtime"] == str(3 * 24 * 3600)
 
 
 def test_what_takes_a_table_for_itself_waits_in_one_pool(folder: Path) -> None:
@@ -106,6 +107,8 @@ def test_what_takes_a_table_for_itself_waits_in_one_pool(folder: Path) -> None:
     for verb in ("full_load", "catch_up", "purge", "reconcile"):
         node = definitions.resolve_job_def(f"employees_{verb}").get_node_named(f"employees__{verb}")
         assert node.definition.pools == {"employees_load"}, verb
+    sharing = definitions.resolve_job_def("employees_load_files").get_node_named("employees__load_files")
+    assert sharing.definition.pools == set()  # the load that launches it holds the pool while it waits for its files
 
 
 def test_columns_have_types_origins_and_a_lineage_with_two_ends(folder: Path) -> None:

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +12,7 @@ import pytest
 from pipeline.local.dagster_ui import DagsterHome, DagsterWebserver
 from pipeline.local.errors import LocalStackError
 from tests.dagster_project.conftest import Code
+from tests.dagster_project.graphql import alive, ask, wait_until
 
 QUERY = """{
   workspaceOrError { ... on Workspace { locationEntries { name loadStatus
@@ -35,39 +31,6 @@ LAUNCH = """mutation ($form: RunConfigData!) { launchRun(executionParams: {
   ... on LaunchRunSuccess { run { runId } }
   ... on RunConfigValidationInvalid { errors { message } }
   ... on PythonError { message causes { message } } } }"""
-
-
-def ask(server: DagsterWebserver, query: str = QUERY, **variables: object) -> dict[str, Any]:
-    body = json.dumps({"query": query, "variables": variables}).encode()
-    request = urllib.request.Request(  # noqa: S310  our own server
-        f"{server.url}/graphql", body, {"Content-Type": "application/json"}
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310  our own server
-            content = json.load(answer)
-    except urllib.error.HTTPError as error:  # how Dagster answers where definitions refuse
-        content = json.load(error)
-    assert "errors" not in content, content
-    return content["data"]
-
-
-def alive(mark: str) -> list[int]:
-    """Processes that were started with `mark` in their environment, zombies apart."""
-    found: list[int] = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if mark.encode() in (folder / "environ").read_bytes() and (folder / "cmdline").read_bytes():
-                found.append(int(folder.name))
-        except OSError:
-            continue
-    return [pid for pid in found if pid != os.getpid()]
-
-
-def wait_until(condition: Callable[[], object], seconds: float, what: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.5)
 
 
 @pytest.mark.timeout(240)
@@ -92,16 +55,16 @@ def test_a_job_then_the_ui_then_nothing(code: Code, tmp_path: Path) -> None:
         home.execute_job("employees_full_load", {"workers": 0})
     code.replicate({"Id": {"N": "1"}})
     with DagsterWebserver(home) as server:
-        wait_until(lambda: ask(server)["assetNodes"], 60, "the code location is loaded")
+        wait_until(lambda: ask(server, QUERY)["assetNodes"], 60, "the code location is loaded")
 
         def replication() -> dict[str, Any]:
-            nodes = {tuple(node["assetKey"]["path"]): node for node in ask(server)["assetNodes"]}
+            nodes = {tuple(node["assetKey"]["path"]): node for node in ask(server, QUERY)["assetNodes"]}
             return nodes["employees", "replication"]
 
         # No stream is within reach, so the sensor shows what Aurora says and proves no freshness.
         wait_until(lambda: replication()["assetObservations"], 120, "the sensor has reported replication")
         assert not replication()["assetMaterializations"]
-        found = ask(server)
+        found = ask(server, QUERY)
         (location,) = found["workspaceOrError"]["locationEntries"]
         assert (location["name"], location["loadStatus"]) == ("dynaurora", "LOADED")
         runs = {run["runId"]: run for run in found["runsOrError"]["results"]}
@@ -122,7 +85,7 @@ def launch_from_the_form(server: DagsterWebserver, location: str) -> None:
     run_id = launched["run"]["runId"]
 
     def status() -> str:
-        return {run["runId"]: run["status"] for run in ask(server)["runsOrError"]["results"]}[run_id]
+        return {run["runId"]: run["status"] for run in ask(server, QUERY)["runsOrError"]["results"]}[run_id]
 
     wait_until(lambda: status() in {"SUCCESS", "FAILURE"}, 60, "the launched load has ended")
     assert status() == "SUCCESS"

@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.aurora import build_aside, loads
 from pipeline.aurora.connection import Connection
+from pipeline.aurora.load_lead import Lead, take_lead
 from pipeline.core.mapping import TableMapping
 from pipeline.core.ordering import snapshot_position
 from pipeline.dynamodb.manifest import ExportFile, read_manifest
@@ -39,7 +40,7 @@ def big_and_small(
         exports.full([item(n) for n in range(count)], Layout(files=1, empty_files=0)) for count in (2, 40_000)
     )
     read = [read_manifest(services.store(e.location), e.location, expected_table=None) for e in (small, big)]
-    work = LoadWork(services, employees, "", small.location, snapshot_position(EXPORT_TIME), 0)
+    work = LoadWork(services, employees, "", small.location, snapshot_position(EXPORT_TIME), Lead(0, 0))
     return work, read[0].files[0], read[1].files[0]
 
 
@@ -56,14 +57,16 @@ def begun(connection: Connection, work: LoadWork, build: bool) -> LoadWork:
         item_count=1,
         file_count=1,
         size_bytes=1,
+        strategy="aside" if build else "merge",
     )
     builds = build_aside.create(
         connection, record.id, work.mapping.name, work.mapping.targets, work.position.as_of
     ) if build else ()  # fmt: skip
-    return replace(work, export_id=record.id, builds=tuple(each.name for each in builds))
+    loads.lock_table(connection, work.mapping.name)
+    return replace(work, lead=take_lead(connection, record.id), builds=tuple(each.name for each in builds))
 
 
-@pytest.mark.parametrize(("build", "most"), [(True, 10), (False, 14)], ids=["aside", "merge"])
+@pytest.mark.parametrize(("build", "most"), [(True, 12), (False, 16)], ids=["aside", "merge"])
 def test_a_file_costs_the_same_few_round_trips_whatever_its_size(
     connection: Connection, big_and_small: tuple[LoadWork, ExportFile, ExportFile], build: bool, most: int
 ) -> None:

@@ -1,0 +1,35 @@
+"""A load's progress as lines of its run's log, for a person who watches.
+
+Invariant: a line every two seconds at most, and always the last one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.jobs.load_progress import LoadProgress
+
+_LOG_EVERY_SECONDS = 2.0
+
+
+class ProgressLog:
+    """Writes a load's progress to the run's log: every two seconds, and at the end."""
+
+    def __init__(self, write: Callable[[str], None], *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._write, self._monotonic = write, monotonic
+        self._written: float | None = None
+
+    def __call__(self, progress: LoadProgress) -> None:
+        """Take note of progress. The caller sees to it that calls do not overlap."""
+        now, done = self._monotonic(), progress.files_done == progress.files
+        if not done and self._written is not None and now - self._written < _LOG_EVERY_SECONDS:
+            return
+        self._written = now
+        left = "" if progress.seconds_left is None or done else f", about {progress.seconds_left:.0f} s left"
+        self._write(
+            f"{progress.files_done} of {progress.files} files, {progress.rows_done:,} of {progress.rows:,} rows,"
+            f" {progress.rows_per_second:,.0f} rows/s{left}"
+        )

@@ -1,0 +1,121 @@
+"""A load spread over several run workers: the runs that a load launches to share its files, and their job.
+
+Invariant: the run that leads the load needs none of them. One that cannot be launched, waits in the queue or dies costs
+time and nothing else, and none outlives the load. They take no slot of the table's pool, which the leading run holds.
+
+They are launched as any run is, by the instance's queue and run launcher: a process on a laptop, a task on ECS, a pod
+on Kubernetes. They carry a tag of ours and not `dagster/parent_run_id`: Dagster takes runs under that for second tries
+of the leading run, so that one of them that ends well would pass for its success, and each would use up a retry.
+"""
+
+# No `from __future__ import annotations`: Dagster reads the annotations of what is defined in a function.
+from types import TracebackType
+from typing import Any, Self, cast
+
+import dagster as dg
+from dagster._core.origin import JobPythonOrigin
+from dagster._core.remote_origin import RemoteJobOrigin
+
+from dagster_project.failures import explained
+from dagster_project.forms import LoadFilesChoice, job_form
+from dagster_project.keys import TableKeys
+from dagster_project.progress_log import ProgressLog
+from dagster_project.resources import ServicesResource
+from pipeline.aurora.load_lead import Lead
+from pipeline.core.mapping import TableMapping
+from pipeline.jobs.load_help import help_load
+
+# A run of a host that died stays STARTED for ever without a limit; run monitoring ends it then. A load may take
+# longer than a stream's 24 hours, because the stream is applied all the while.
+LOAD_MAX_SECONDS = 3 * 24 * 3600
+LOAD_RUN_TAG = "dynaurora/load_run"
+"""On a run that shares the files of a load: the run that leads it."""
+# What such a run has from the one that leads: how long it may take, and where the UI lists it.
+_SHARED_TAGS = ("dagster/max_runtime", ".dagster/repository")
+
+
+def load_files_job(mapping: TableMapping) -> dg.JobDefinition:
+    """Define the job of the runs that share a load's files."""
+    keys = TableKeys(mapping.name)
+
+    @dg.op(name=keys.load_files_op, config_schema=LoadFilesChoice.to_fields_dict())
+    def load_files(context: dg.OpExecutionContext, dynaurora: ServicesResource) -> None:
+        choice = LoadFilesChoice(**context.op_config)
+        with explained(context):
+            report = help_load(
+                dynaurora.services,
+                mapping,
+                Lead(choice.export_id, choice.ticket),
+                workers=choice.workers,
+                on_progress=ProgressLog(context.log.info),
+            )
+        context.log.info("%s files loaded by this run; %s", report.files, report.outcome)
+        context.add_output_metadata(
+            {"files": report.files, "seconds": round(report.seconds, 3), "outcome": report.outcome}
+        )
+
+    @dg.job(  # pyright: ignore[reportUnknownMemberType]  # dagster leaves parameters of its overloads out
+        name=keys.load_files_job,
+        config=job_form(LoadFilesChoice, keys.load_files_op),
+        executor_def=dg.in_process_executor,
+        tags={"dagster/max_runtime": LOAD_MAX_SECONDS, "dynaurora/table": mapping.name},
+        description=f"Shares the files of a running `{keys.full_load_job}`, which launches it where its form says"
+        " `run_workers`. It does nothing once that load has ended. Not to be launched by hand.",
+    )
+    def loading_files() -> None:
+        load_files()
+
+    return loading_files
+
+
+class RunWorkers:
+    """The runs that share the files of the load that `context` leads. Use as a context manager around the load."""
+
+    def __init__(self, context: dg.AssetExecutionContext, keys: TableKeys, run_workers: int, workers: int) -> None:
+        """`run_workers` counts the leading run too; `workers` is for each."""
+        self._context, self._keys = context, keys
+        self._count, self._workers = run_workers - 1, workers
+        self._launched: list[str] = []
+
+    def __enter__(self) -> Self:
+        """Launch nothing yet: the load says when."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Take those out of the queue that have not begun; the others notice by themselves that the load has ended."""
+        instance = self._context.instance
+        for run_id in self._launched:
+            run = instance.get_run_by_id(run_id)
+            if run is not None and run.status == dg.DagsterRunStatus.QUEUED:
+                instance.run_coordinator.cancel_run(run_id)
+
+    def launch(self, lead: Lead) -> None:
+        """Launch them. Where that cannot be done, it is logged, and the load goes on alone."""
+        if self._count == 0:
+            return
+        if self._context.run.remote_job_origin is None:
+            self._context.log.warning("this run was started without Dagster's run launcher: it loads every file itself")
+            return
+        try:
+            for _ in range(self._count):
+                self._launched.append(self._submit(lead))
+        except Exception as error:  # noqa: BLE001 - whatever a run launcher may raise; the load goes on without them
+            self._context.log.warning("launching run workers failed (%s); the load goes on", type(error).__name__)
+        self._context.log.info("launched to share the files: %s", ", ".join(self._launched) or "none")
+
+    def _submit(self, lead: Lead) -> str:
+        run, instance, name = self._context.run, self._context.instance, self._keys.load_files_job
+        remote, code = run.remote_job_origin, run.job_code_origin
+        job = self._context.repository_def.get_job(name)
+        shared = {tag: run.tags[tag] for tag in _SHARED_TAGS if tag in run.tags}
+        made = instance.create_run_for_job(
+            job,
+            run_config={"export_id": lead.export_id, "ticket": lead.ticket, "workers": self._workers},
+            tags={**job.run_tags, **shared, LOAD_RUN_TAG: run.run_id},
+            remote_job_origin=remote and RemoteJobOrigin(remote.repository_origin, name),
+            job_code_origin=code and JobPythonOrigin(name, code.repository_origin),
+        )
+        # The queue needs no workspace: the daemon, which takes runs from it, has its own.
+        return instance.submit_run(made.run_id, workspace=cast("Any", None)).run_id
