@@ -103,6 +103,18 @@ class Cockpit:
         self.open(f"/assets/{'/'.join(asset)}?view=checks&checkDetail={name}")
         self.wait_for("Latest execution")
 
+    def watch_check(self, asset: Sequence[str], name: str, *texts: str) -> str:
+        """Look at a check's page, again and again, until every text is to be read on it."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            self.open_check(asset, name)
+            self.page.wait_for_timeout(_LOOK_EVERY_MS)  # the details come after the page
+            text = self.text()
+            if all(part in text for part in texts):
+                return text
+            assert time.monotonic() < deadline, f"the check {name} does not show {texts}"
+            self.page.wait_for_timeout(_LOOK_EVERY_MS)
+
 
 def _ended(text: str) -> str | None:
     lines = text.splitlines()

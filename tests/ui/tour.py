@@ -15,10 +15,12 @@ from pathlib import Path
 import psycopg
 
 from tests.ui.cockpit import Cockpit
+from tests.ui.outage import Outage
 
 ITEMS = 500
 # So low that reconciliation decides every row.
 MARGIN_SECONDS = 2
+ARRIVE_SECONDS = 30.0
 AURORA, CATCH_UP = ("employees", "aurora_table"), ("employees", "catch_up")
 REPLICATION, RECONCILIATION = ("employees", "replication"), ("employees", "reconciliation")
 NODES = ("dynamodb_table", "s3_export", "replication", "aurora_table", "reconciliation", "catch_up")
@@ -31,6 +33,7 @@ class Tour:
 
     cockpit: Cockpit
     database_url: str
+    outage: Outage
     images: Path | None
     seconds: dict[str, float] = field(default_factory=dict[str, float])
 
@@ -50,12 +53,17 @@ class Tour:
             self._turn_red()
         with self._step("repair it: parity turns green"):
             self._turn_green()
-        with self._step("the table's page: rows, columns, plots, lineage"):
-            self._table_page()
         with self._step("the backfill has turned its hours green"):
             self._hours()
         with self._step("freshness and lag"):
             self._freshness()
+        self.outage.begin()
+        with self._step("the table's page: rows, columns, plots, lineage"):
+            self._table_page()
+        with self._step("the replicator stands still while writes go on: lag turns red"):
+            self._lag_red()
+        with self._step("it runs again: lag turns green"):
+            self._lag_green()
         if self.images is not None:
             # So wide that the nodes are big enough to tell their checks.
             self.cockpit.page.set_viewport_size({"width": 2100, "height": 820})
@@ -138,6 +146,23 @@ class Tour:
     def _freshness(self) -> None:
         cockpit = self.cockpit
         cockpit.open_asset(*REPLICATION)
-        cockpit.wait_for("Freshness policy\nPassing", "Warns if more than 5 minutes")
+        cockpit.wait_for("Freshness policy\nPassing", "Fails if more than a minute")
         cockpit.open_check(REPLICATION, "lag")
         cockpit.wait_for("every change in the stream has arrived", "Passed")
+
+    def _lag_red(self) -> None:
+        text = self.cockpit.watch_check(REPLICATION, "lag", "keys have changes that have not arrived", "Failed")
+        assert "is Disabled" in text, "the check names what stands still"
+        self._shot("check_lag_red")
+        assert not self.outage.compare().equal
+
+    def _lag_green(self) -> None:
+        self.outage.end()
+        self.cockpit.watch_check(REPLICATION, "lag", "Passed")
+        assert self.outage.calm() > 0
+        # The writes of the last moments are on their way still.
+        deadline = time.monotonic() + ARRIVE_SECONDS
+        while not (compared := self.outage.compare()).equal:
+            assert time.monotonic() < deadline, compared
+            time.sleep(0.5)
+        self.cockpit.watch_check(REPLICATION, "lag", "Passed")
