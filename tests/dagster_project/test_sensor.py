@@ -162,7 +162,7 @@ def test_a_broken_file_is_reported_once(code: Code, folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("windows", "seconds"),
-    [("{warn: 4m, fail: 20m}", 30), ("{warn: 20s, fail: 20m}", 10), ("{warn: 2s, fail: 20m}", 5)],
+    [("{warn: 4m, fail: 20m}", 30), ("{warn: 20s, fail: 20m}", 10), ("{warn: 2s, fail: 20m}", 4)],
 )
 def test_a_short_window_is_looked_into_more_often(code: Code, folder: Path, windows: str, seconds: int) -> None:
     (folder / "other.yaml").write_text(

@@ -59,9 +59,8 @@ class Cockpit:
         self.open(f"/locations/dynaurora/jobs/{job}/playground")
         self.wait_for("margin_seconds?: Int", "Launch Run")
 
-    def fill_in(self, job: str, form: str) -> None:
-        """Open the launchpad of a job, and write over what is in its form: the defaults, or what was typed last."""
-        self.open_form(job)
+    def fill_in(self, form: str) -> None:
+        """Write over what is in the open form: the defaults, or what was typed last."""
         self.page.locator(".CodeMirror").first.click()
         self.page.keyboard.press("Control+a")
         self.page.keyboard.type(form)
@@ -74,7 +73,8 @@ class Cockpit:
 
     def launch(self, job: str, form: str) -> str:
         """Launch a job with a form; return the run's path once its page is open."""
-        self.fill_in(job, form)
+        self.open_form(job)
+        self.fill_in(form)
         self.press_launch()
         self.page.wait_for_url("**/runs/**")
         return self.page.url.removeprefix(self._url)

@@ -36,13 +36,13 @@ class Outage:
 
     def begin(self) -> None:
         """Stop the replicator, and begin to write."""
-        self._switch(on=False)
+        self._playground.replicate(on=False)
         self._writer.start()
         self._stack.callback(self._writer.stop)
 
     def end(self) -> None:
         """Start the replicator again; writes go on."""
-        self._switch(on=True)
+        self._playground.replicate(on=True)
 
     def calm(self) -> int:
         """Stop writing; return how many writes there were."""
@@ -52,10 +52,3 @@ class Outage:
     def compare(self) -> Equality:
         """Compare table and view."""
         return compare_employees(self._playground.dynamodb, self._playground.stack.postgres.url)
-
-    def _switch(self, *, on: bool) -> None:
-        deployment = self._playground.deployment
-        assert deployment is not None
-        self._playground.services.functions.update_event_source_mapping(
-            UUID=deployment.outputs["EventSourceMappingId"], Enabled=on
-        )

@@ -46,24 +46,27 @@ class Tour:
             self._wrong_form()
         with self._step("launch a full load from its form and watch it"):
             self._full_load()
-        with self._step("launch a backfill over three hours"):
-            last = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=1)
-            self.cockpit.launch_backfill(CATCH_UP, last - timedelta(hours=2), last)
-        with self._step("damage a row by hand: parity turns red"):
-            self._turn_red()
-        with self._step("repair it: parity turns green"):
+        with self._step("damage a row by hand, launch a reconciliation"):
+            self._damage()
+            reconciliation = self._reconcile()
+        with self._step("meanwhile the table's page: rows, columns, plots, lineage"):
+            self._table_page()
+        with self._step("the reconciliation ends: parity turns red"):
+            self._turned_red(reconciliation)
+        with self._step("repair it, prove it: parity turns green"):
             self._turn_green()
-        with self._step("the backfill has turned its hours green"):
-            self._hours()
         with self._step("freshness and lag"):
             self._freshness()
-        self.outage.begin()
-        with self._step("the table's page: rows, columns, plots, lineage"):
-            self._table_page()
-        with self._step("the replicator stands still while writes go on: lag turns red"):
+        with self._step("the replicator stands still while writes go on; launch a backfill over three hours"):
+            self.outage.begin()
+            last = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=1)
+            self.cockpit.launch_backfill(CATCH_UP, last - timedelta(hours=2), last)
+        with self._step("lag turns red"):
             self._lag_red()
-        with self._step("it runs again: lag turns green"):
+        with self._step("the replicator runs again: lag turns green"):
             self._lag_green()
+        with self._step("the backfill has turned its hours green"):
+            self._hours()
         if self.images is not None:
             # So wide that the nodes are big enough to tell their checks.
             self.cockpit.page.set_viewport_size({"width": 2100, "height": 820})
@@ -90,7 +93,7 @@ class Tour:
         cockpit = self.cockpit
         cockpit.open_form("employees_full_load")
         cockpit.wait_for("margin_seconds: 300", "workers: 2", "Files loaded side by side, 1 to 32")
-        cockpit.fill_in("employees_full_load", "workers: 99")
+        cockpit.fill_in("workers: 99")
         cockpit.press_launch()
         cockpit.wait_for("workers: input should be less than or equal to 32")
         cockpit.open("/runs")
@@ -105,27 +108,34 @@ class Tour:
         assert f"{ITEMS} of {ITEMS} rows" in text, "the log tells the rows"
         assert len(self._names()) == ITEMS
 
-    def _reconcile(self, form: str = "") -> None:
-        self.cockpit.launch("employees_reconcile", f"margin_seconds: {MARGIN_SECONDS}\n{form}")
-        self.cockpit.watch()
-        self.cockpit.open_check(RECONCILIATION, "parity")
+    def _reconcile(self, form: str = "") -> str:
+        """Launch a reconciliation; return its run's path."""
+        return self.cockpit.launch("employees_reconcile", f"margin_seconds: {MARGIN_SECONDS}\n{form}")
 
-    def _turn_red(self) -> None:
+    def _damage(self) -> None:
         with psycopg.connect(self.database_url) as connection:
             connection.execute(
                 'UPDATE replica."Employees" SET "Name" = %s WHERE "Id" = (SELECT min("Id") FROM public."Employees")',
                 [_DAMAGED],
             )
-        self._reconcile()
+
+    def _turned_red(self, run: str) -> None:
+        self.cockpit.open(run)
+        self.cockpit.watch()
+        self.cockpit.open_check(RECONCILIATION, "parity")
         self.cockpit.wait_for("1 of 1 differing rows are not repaired", "Failed", "launch employees_reconcile")
         self._shot("check_red")
         assert self._names().count(_DAMAGED) == 1
 
     def _turn_green(self) -> None:
         self._reconcile("repair: true")
+        self.cockpit.watch()
+        self.cockpit.open_check(RECONCILIATION, "parity")
         self.cockpit.wait_for("1 differing rows were found and repaired")
         assert _DAMAGED not in self._names()
         self._reconcile()
+        self.cockpit.watch()
+        self.cockpit.open_check(RECONCILIATION, "parity")
         self.cockpit.wait_for(f"{ITEMS} rows compared, none differs", "Passed")
         self._shot("check_green")
 
