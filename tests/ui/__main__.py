@@ -22,13 +22,11 @@ from pipeline.local.writer import put_items
 from tests.ui.browser import BrowserError, Page, find_chromium, open_page
 from tests.ui.cockpit import Cockpit
 from tests.ui.outage import Outage
-from tests.ui.tour import ITEMS, NODES, Tour
+from tests.ui.tour import FAIL_SECONDS, ITEMS, NODES, WARN_SECONDS, Tour
 
 RUN_DIR, RESULT = Path("build/test-ui"), Path("build/test-ui.json")
 # Beside the run directory, which is emptied at the start.
 TABLES = Path("build/test-ui-tables")
-# So short that an outage of seconds is one.
-FRESHNESS = "freshness: {warn: 5s, fail: 12s}"
 IMAGES = Path("docs/images")
 
 
@@ -78,7 +76,8 @@ def _write_mapping() -> None:
     """The seed's mapping, with windows that a tour has the time for."""
     TABLES.mkdir(parents=True, exist_ok=True)
     text = Path("tables/employees.yaml").read_text()
-    (TABLES / "employees.yaml").write_text(f"{text}{FRESHNESS}\n")
+    freshness = f"freshness: {{warn: {WARN_SECONDS}s, fail: {FAIL_SECONDS}s}}"
+    (TABLES / "employees.yaml").write_text(f"{text}{freshness}\n")
 
 
 def _keep_evidence(page: Page) -> None:

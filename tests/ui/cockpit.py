@@ -13,7 +13,7 @@ from datetime import datetime
 from tests.ui.browser import Page
 
 PATIENCE_SECONDS = 180.0
-_LOOK_EVERY_MS = 500.0
+_LOOK_EVERY_MS, _RELOAD_EVERY_MS = 500.0, 2000.0
 _RUN_ENDS = ("Success", "Failure", "Canceled")
 
 
@@ -103,17 +103,17 @@ class Cockpit:
         self.open(f"/assets/{'/'.join(asset)}?view=checks&checkDetail={name}")
         self.wait_for("Latest execution")
 
-    def watch_check(self, asset: Sequence[str], name: str, *texts: str) -> str:
-        """Look at a check's page, again and again, until every text is to be read on it."""
+    def watch_check(self, asset: Sequence[str], name: str, condition: Callable[[str], bool]) -> str:
+        """Look at a check's page, again and again, until what is to be read is as wanted; return it."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             self.open_check(asset, name)
             self.page.wait_for_timeout(_LOOK_EVERY_MS)  # the details come after the page
             text = self.text()
-            if all(part in text for part in texts):
+            if condition(text):
                 return text
-            assert time.monotonic() < deadline, f"the check {name} does not show {texts}"
-            self.page.wait_for_timeout(_LOOK_EVERY_MS)
+            assert time.monotonic() < deadline, f"not within {PATIENCE_SECONDS:.0f} s: the check {name} as wanted"
+            self.page.wait_for_timeout(_RELOAD_EVERY_MS)
 
 
 def _ended(text: str) -> str | None:
