@@ -45,6 +45,8 @@ def build(folder: Path, services: ServicesResource | None = None) -> dg.Definiti
         jobs=[redrive_job(usable)],
         sensors=[progress_sensor(usable, broken), history_sensor(usable), redrive_sensor()],
         resources={RESOURCE: services or ServicesResource()},
+        # Whatever is launched is a step that has workers of its own: a process more would only cost its start.
+        executor=dg.in_process_executor,
     )
     return dg.Definitions.merge(shared, broken_definitions(broken), *tables)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from dagster_project.columns import column_lineage, source_schema, target_schema
+from dagster_project.console import exports_anywhere, table_by_name
 from dagster_project.freshness import Freshness
 from dagster_project.keys import TableKeys
 
@@ -46,9 +47,7 @@ def source_spec(mapping: TableMapping) -> dg.AssetSpec:
         metadata={
             "dagster/table_name": mapping.table,
             "dagster/column_schema": source_schema(mapping),
-            "console": dg.MetadataValue.url(
-                f"https://console.aws.amazon.com/dynamodbv2/home#table?name={mapping.table}"
-            ),
+            **table_by_name(mapping.table),
         },
     )
 
@@ -63,7 +62,7 @@ def export_spec(mapping: TableMapping) -> dg.AssetSpec:
         " waits until it is complete (minutes), or takes one that exists. It costs the table no read capacity."
         f" To load, launch the job `{keys.full_load_job}`.",
         deps=[keys.dynamodb_table],
-        metadata={"dagster/column_schema": source_schema(mapping)},
+        metadata={"dagster/column_schema": source_schema(mapping), **exports_anywhere()},
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import dagster as dg
 
+from dagster_project.console import Links, source_links
 from dagster_project.keys import TableKeys
 from dagster_project.resources import ServicesResource
 from pipeline.core.lost_history import CONFIGURATION, Finding, Severity
@@ -39,7 +40,8 @@ def history_specs(mapping: TableMapping) -> list[dg.AssetCheckSpec]:
             asset=keys.dynamodb_table,
             description=f"The stream of `{mapping.table}` is on and carries new images, a Lambda reads it, and"
             " point-in-time recovery is on, so that what was lost can be caught up. When not: the result has the"
-            " command. While the stream is off, or no Lambda reads it, changes are on their way to being lost.",
+            " command. While the stream is off, or no Lambda reads it, changes are on their way to being lost. The"
+            " result links into the AWS console: the table, the function, its event source mapping, its log.",
         ),
         dg.AssetCheckSpec(
             LOST,
@@ -64,13 +66,19 @@ def judge_history(keys: TableKeys, report: HistoryReport) -> list[dg.AssetCheckR
     configuration = [finding for finding in report.findings if finding.kind in CONFIGURATION]
     history = [finding for finding in report.findings if finding.kind not in CONFIGURATION]
     return [
-        _result(keys, CONFIGURED, configuration, "stream, event source mapping and recovery are as they must be"),
-        _result(keys, LOST, history, "no lost history is known"),
+        _result(
+            keys,
+            CONFIGURED,
+            configuration,
+            "stream, event source mapping and recovery are as they must be",
+            source_links(report.table_arn, report.readers),
+        ),
+        _result(keys, LOST, history, "no lost history is known", {}),
         _given_up(keys, report.on_failure),
     ]
 
 
-def _result(keys: TableKeys, name: str, findings: Sequence[Finding], well: str) -> dg.AssetCheckResult:
+def _result(keys: TableKeys, name: str, findings: Sequence[Finding], well: str, links: Links) -> dg.AssetCheckResult:
     failed = [finding for finding in findings if finding.severity is not Severity.UNKNOWN]
     worst = any(finding.severity is Severity.ERROR for finding in failed)
     return dg.AssetCheckResult(
@@ -82,6 +90,7 @@ def _result(keys: TableKeys, name: str, findings: Sequence[Finding], well: str) 
         metadata={
             "findings": dg.MetadataValue.int(len(failed)),
             **({"details": dg.MetadataValue.table([_record(f) for f in findings], _SCHEMA)} if findings else {}),
+            **links,
         },
     )
 

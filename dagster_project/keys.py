@@ -82,8 +82,28 @@ class TableKeys:
         return f"{self.name}__purge"
 
     @property
+    def promote_job(self) -> str:
+        """Job that fills the columns which the mapping has gained."""
+        return f"{self.name}_promote"
+
+    @property
+    def promote_op(self) -> str:
+        """Step of a promotion, as it stands in run configuration."""
+        return f"{self.name}__promote"
+
+    @property
+    def replay_job(self) -> str:
+        """Job that replays rejects."""
+        return f"{self.name}_replay_rejects"
+
+    @property
+    def replay_op(self) -> str:
+        """Step of a replay, as it stands in run configuration."""
+        return f"{self.name}__replay_rejects"
+
+    @property
     def load_pool(self) -> str:
-        """Pool of what takes the table for itself: loads, catch-ups, purges, reconciliations. They wait in turn.
+        """Pool of what takes the table for itself: whatever rewrites or compares all of it. They wait in turn.
 
         The table's advisory lock would refuse the second; the pool makes it wait instead.
         """

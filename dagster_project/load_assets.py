@@ -11,6 +11,7 @@ from typing import Any
 
 import dagster as dg
 
+from dagster_project.console import export_links
 from dagster_project.failures import explained
 from dagster_project.forms import full_load_form
 from dagster_project.graph import aurora_spec, export_spec
@@ -139,12 +140,8 @@ def _export_metadata(snapshot: Snapshot) -> dict[str, dg.MetadataValue]:
     }
     if snapshot.export_arn:
         metadata["export_arn"] = dg.MetadataValue.text(snapshot.export_arn)
-    if manifest.bucket:
-        folder = snapshot.location.removeprefix(f"s3://{manifest.bucket}/").rpartition("/")[0]
-        metadata["console"] = dg.MetadataValue.url(
-            f"https://console.aws.amazon.com/s3/buckets/{manifest.bucket}?prefix={folder}/"
-        )
-    return metadata
+    folder = snapshot.location.removeprefix(f"s3://{manifest.bucket}/").rpartition("/")[0]
+    return metadata | export_links(snapshot.export_arn, manifest.bucket, folder)
 
 
 def _load_metadata(report: LoadReport) -> dict[str, dg.MetadataValue]:

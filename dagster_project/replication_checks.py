@@ -5,11 +5,12 @@ bookkeeping says, and what a tick of the probe found in the stream and in Aurora
 """
 
 # No `from __future__ import annotations`: Dagster reads the annotations of what is defined in a function.
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import dagster as dg
 
+from dagster_project.console import source_links
 from dagster_project.freshness import Freshness
 from dagster_project.keys import TableKeys
 from dagster_project.resources import ServicesResource
@@ -17,6 +18,8 @@ from pipeline.aurora.probes import Tick
 from pipeline.aurora.status import TableStatus
 from pipeline.core.errors import ReplicationError
 from pipeline.core.mapping import TableMapping
+from pipeline.dynamodb.event_sources import EventSourceMapping
+from pipeline.jobs.lost_history import stream_readers
 from pipeline.jobs.probe import probe
 from pipeline.jobs.probe_shards import Limits
 from pipeline.jobs.services import Services
@@ -34,6 +37,9 @@ class Look:
     """What the probe found; None when it could not run."""
     problem: str = ""
     """Why it could not."""
+    table_arn: str = ""
+    readers: Sequence[EventSourceMapping] | None = None
+    """What reads the stream, looked up when replication is late; None when it was not, or could not be."""
 
     @property
     def lag_seconds(self) -> float | None:
@@ -42,11 +48,21 @@ class Look:
 
 
 def look(services: Services, mapping: TableMapping, found: TableStatus, limits: Limits | None = None) -> Look:
-    """Run a tick of the probe. A source that cannot be read is part of what is seen: it fails no other table's look."""
+    """Run a tick of the probe. A source that cannot be read is part of what is seen: it fails no other table's look.
+
+    When it finds replication late, it is looked up what should have applied the changes: 3 calls of AWS more.
+    """
     try:
-        return Look(found, probe(services, mapping, limits=limits))
+        tick = probe(services, mapping, limits=limits)
     except ReplicationError as error:
         return Look(found, None, str(error))
+    if tick.lag_seconds is None or tick.lag_seconds <= Freshness.of(mapping).warn.total_seconds():
+        return Look(found, tick)
+    try:
+        table, readers = stream_readers(services, mapping)
+    except ReplicationError:  # the lag is what matters, and it is known
+        return Look(found, tick)
+    return Look(found, tick, table_arn=table.arn, readers=readers)
 
 
 def replication_checks(mapping: TableMapping) -> dg.AssetChecksDefinition:
@@ -72,14 +88,15 @@ def check_specs(mapping: TableMapping) -> list[dg.AssetCheckSpec]:
             f" {_span(freshness.warn.total_seconds())} of being made (an error beyond"
             f" {_span(freshness.fail.total_seconds())}). It is measured from the stream and the stored rows, so it is"
             " true when the replicator stands still, and when nothing is written. When late: look at the replicator's"
-            " errors, throttles and iterator age in CloudWatch, at its event source mapping, and at the load of the"
-            " database.",
+            " errors, throttles and iterator age in CloudWatch, at its event source mapping (the result has links to"
+            " both), and at the load of the database.",
         ),
         dg.AssetCheckSpec(
             REJECTS,
             asset=keys.replication,
             description="No record waits that could not be converted. When some do: `dynaurora rejects list"
-            f" {mapping.name}` shows the reasons; mend the mapping, then replay them.",
+            f" {mapping.name}` shows the reasons; mend the mapping, `dynaurora migrate {mapping.name}`, deploy it to"
+            f" the replicator, then launch `{keys.replay_job}` (or `dynaurora rejects replay {mapping.name}`).",
         ),
     ]
 
@@ -101,6 +118,7 @@ def _lag(keys: TableKeys, freshness: Freshness, seen: Look) -> dg.AssetCheckResu
             metadata["caught_up_through"] = dg.MetadataValue.timestamp(seen.tick.caught_up_through)
     if lag is not None:
         metadata["lag_seconds"] = dg.MetadataValue.float(round(lag, 3))
+    metadata |= source_links(seen.table_arn, seen.readers)
     return dg.AssetCheckResult(
         passed=lag is not None and lag <= warn,
         asset_key=keys.replication,
@@ -119,9 +137,19 @@ def _told(seen: Look) -> str:
     if seen.tick.waiting:
         return (
             f"{seen.tick.waiting} keys have changes that have not arrived, the oldest made"
-            f" {_span(seen.lag_seconds)} ago"
+            f" {_span(seen.lag_seconds)} ago{_why(seen.readers)}"
         )
     return "every change in the stream has arrived"
+
+
+def _why(readers: Sequence[EventSourceMapping] | None) -> str:
+    """Say what of the readers' state explains a lag; nothing where all are at work, or it is not known."""
+    if readers is None:
+        return ""
+    if not readers:
+        return "; no event source mapping reads the stream"
+    asleep = [f"event source mapping {reader.mapping_id} is {reader.state}" for reader in readers if not reader.enabled]
+    return "".join(f"; {one}" for one in asleep)
 
 
 def _rejects(keys: TableKeys, found: TableStatus) -> dg.AssetCheckResult:
@@ -131,7 +159,10 @@ def _rejects(keys: TableKeys, found: TableStatus) -> dg.AssetCheckResult:
         asset_key=keys.replication,
         check_name=REJECTS,
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"{waiting} rejects wait to be replayed" if waiting else "no reject waits",
+        description=f"{waiting} rejects wait: `dynaurora rejects list {keys.name}` says why; mend the mapping, migrate,"
+        f" then launch `{keys.replay_job}` or run `dynaurora rejects replay {keys.name}`"
+        if waiting
+        else "no reject waits",
         metadata={"rejects_waiting": dg.MetadataValue.int(waiting)},
     )
 

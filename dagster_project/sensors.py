@@ -27,6 +27,8 @@ from pipeline.jobs.status import status
 
 PROGRESS = "replication_progress"
 INTERVAL_SECONDS = 30
+# Dagster's daemon looks at sensors every 5 s; with an interval of 5 every other look would come a hair too soon.
+SHORTEST_INTERVAL_SECONDS = 4
 # Dagster gives a tick 60 s (DAGSTER_SENSOR_GRPC_TIMEOUT_SECONDS).
 LOOKING_SECONDS = 40.0
 
@@ -36,7 +38,7 @@ def progress_sensor(mappings: Sequence[TableMapping], problems: Sequence[Problem
 
     @dg.sensor(  # pyright: ignore[reportUnknownMemberType]  # dagster leaves a parameter of PathLike out
         name=PROGRESS,
-        minimum_interval_seconds=INTERVAL_SECONDS,
+        minimum_interval_seconds=interval_seconds([Freshness.of(mapping) for mapping in mappings]),
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Reads each table's stream beside the Lambda, asks Aurora what has arrived, and reports it on the"
         " table's `replication`: freshness, lag, counters, rejects. Starts no run.",
@@ -53,6 +55,12 @@ def progress_sensor(mappings: Sequence[TableMapping], problems: Sequence[Problem
         )
 
     return replication_progress
+
+
+def interval_seconds(freshness: Sequence[Freshness]) -> int:
+    """Return how often to look: twice within the shortest warning window, within the bounds above."""
+    shortest = min((one.warn.total_seconds() for one in freshness), default=2.0 * INTERVAL_SECONDS)
+    return int(min(max(shortest / 2, SHORTEST_INTERVAL_SECONDS), INTERVAL_SECONDS))
 
 
 def _report_all(mappings: Sequence[TableMapping], dynaurora: ServicesResource, memories: dict[str, Any]) -> list[Event]:

@@ -15,8 +15,10 @@ from dagster_project.graph import replication_spec, source_spec
 from dagster_project.history_checks import history_checks
 from dagster_project.keys import TableKeys
 from dagster_project.load_assets import load_assets
+from dagster_project.promotion import promote_job
 from dagster_project.purge import purge_job, purge_schedule
 from dagster_project.reconciliation import reconciliation_asset
+from dagster_project.replay import replay_job
 from dagster_project.replication_checks import replication_checks
 from dagster_project.run_workers import LOAD_MAX_SECONDS, load_files_job
 
@@ -46,7 +48,7 @@ def table_definitions(mapping: TableMapping) -> dg.Definitions:
             catch_up_asset(mapping),
         ],
         asset_checks=[replication_checks(mapping), history_checks(mapping)],
-        jobs=[full_load, load_files_job(mapping), reconcile, catch_up, purge],
+        jobs=[full_load, load_files_job(mapping), reconcile, catch_up, purge, promote_job(mapping), replay_job(mapping)],
         schedules=[schedule for schedule in schedules if schedule is not None],
     )
 

@@ -19,8 +19,9 @@ def unmapped_spec(keys: TableKeys) -> dg.AssetCheckSpec:
         UNMAPPED,
         asset=keys.reconciliation,
         description="Every attribute that the mapping has a column for is in its column. A warning: some wait in the"
-        f" jsonb column since before the mapping had one; run `dynaurora promote {keys.name}`. The attributes that no"
-        " column takes are listed, with the line that would take each; they are kept, exactly.",
+        f" jsonb column since before the mapping had one; launch `{keys.promote_job}` (or run `dynaurora promote"
+        f" {keys.name}`); the next reconciliation tells. The attributes that no column takes are listed, with the line"
+        " that would take each; they are kept, exactly.",
     )
 
 
@@ -37,7 +38,8 @@ def judge_unmapped(keys: TableKeys, reports: list[UnmappedReport]) -> dg.AssetCh
         asset_key=keys.reconciliation,
         check_name=UNMAPPED,
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"{len(waiting)} attributes wait to be promoted"
+        description=f"{len(waiting)} attributes wait to be promoted: launch `{keys.promote_job}` or run"
+        f" `dynaurora promote {keys.name}`"
         if waiting
         else f"{kept} attributes have no column",
         metadata=metadata,

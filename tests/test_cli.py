@@ -149,6 +149,28 @@ INSERT INTO replication.reconciliations (table_name, snapshot, snapshot_time, as
 """
 
 
+def test_a_load_into_a_database_that_is_not_as_the_mapping_says_starts_nothing(
+    environment: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = ["load", "employees", "--manifest", "file:///there/is/none/manifest-summary.json"]
+    assert main(missing, environment) == 2
+    told = capsys.readouterr().err
+    assert "nothing was started: create or complete schema replication" in told
+    assert "run `dynaurora migrate employees`" in told
+    assert main(["migrate"], environment) == 0
+    add_column(environment)
+    capsys.readouterr()
+    assert main(missing, environment) == 2
+    told = capsys.readouterr().err
+    assert "nothing was started" in told
+    assert "City" in told
+    assert "run `dynaurora migrate employees`" in told
+    assert main(["migrate"], environment) == 0
+    capsys.readouterr()
+    assert main(missing, environment) != 0
+    assert "nothing was started" not in capsys.readouterr().err, "now the manifest is what is missing"
+
+
 def test_wrong_mappings_are_listed_one_a_line(environment: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     path = Path(environment["DYNAURORA_TABLES"]) / "employees.yaml"
     path.write_text(path.read_text().replace("bigint", "bigit").replace("varchar(20)", "varchar"))

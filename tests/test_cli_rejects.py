@@ -77,6 +77,17 @@ def test_list_show_mend_replay(environment: dict[str, str], capsys: pytest.Captu
     assert [g["replayed"] for g in document(capsys)["groups"]] == [2]
 
 
+def test_a_few_are_replayed_first(environment: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    widen(environment)
+    assert main(["migrate"], environment) == 0
+    told(capsys)
+    assert main(["rejects", "replay", "employees", "--limit", "1", "--json"], environment) == 1
+    report = document(capsys)
+    assert (report["replayed"], report["waiting"]) == (1, 1)
+    with pytest.raises(SystemExit):
+        main(["rejects", "replay", "employees", "--limit", "0"], environment)
+
+
 def test_people_are_told_what_to_do(environment: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     told(capsys)
     assert main(["rejects", "list"], environment) == 1

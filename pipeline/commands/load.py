@@ -1,4 +1,8 @@
-"""`dynaurora load NAME`: brings a full export into the table's targets, with a progress bar."""
+"""`dynaurora load NAME`: brings a full export into the table's targets, with a progress bar.
+
+Invariant: where the database is not as the mapping says, no export is requested and nothing is written: what Dagster's
+check `schema_matches_mapping` refuses is refused here, with the same next step.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +29,12 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(session: Session, arguments: Namespace) -> Outcome:
-    """Load; rejected items need a person."""
+    """Load, into a database that is as the mapping says; rejected items need a person."""
     (mapping,) = session.mappings([arguments.name])
     margin = snapshots.margin(arguments)
+    from pipeline.jobs.schema import schema_report  # noqa: PLC0415 - `--help` does without
+
+    schema_report(session.services, mapping).require()
     snapshot = snapshots.take(session, mapping, arguments)
     report = _load(session, mapping, snapshot.location, arguments, margin)
     return Outcome(asdict(report), _lines(report), needs_person=report.rejected > 0)

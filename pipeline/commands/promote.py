@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: ArgumentParser) -> None:
     """Add this verb's arguments."""
     parser.add_argument("name", metavar="NAME", help="the mapping")
+    parser.add_argument("--attribute", metavar="ATTRIBUTE", help="promote this one (default: all that wait)")
 
 
 def run(session: Session, arguments: Namespace) -> Outcome:
@@ -44,7 +45,7 @@ def run(session: Session, arguments: Namespace) -> Outcome:
                 total=progress.rows,
             )
 
-        report = promote(session.services, mapping, on_progress=tell)
+        report = promote(session.services, mapping, attribute=arguments.attribute, on_progress=tell)
     document = asdict(report) | {"refused": report.refused, "finished": report.finished}
     return Outcome(document, _lines(report), needs_person=bool(report.refused) or not report.finished)
 

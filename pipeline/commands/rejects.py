@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shown.add_argument("--show-values", action="store_true", help="print the whole record; it may hold personal data")
     replayed = actions.add_parser("replay", help="decode them again under today's mapping, and apply them")
     replayed.add_argument("name", metavar="NAME", help="the mapping whose rejects to replay")
+    replayed.add_argument("--limit", metavar="N", type=_count, help="the N oldest, to try a mended mapping on a few")
     for action in (listed, shown, replayed):
         action.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON document")
 
@@ -48,7 +49,7 @@ def run(session: Session, arguments: argparse.Namespace) -> Outcome:
         return _show(session, arguments.id, values=arguments.show_values)
     if arguments.action == "replay":
         (mapping,) = session.mappings([arguments.name])
-        return _replay(session, mapping)
+        return _replay(session, mapping, arguments.limit)
     names = [mapping.name for mapping in session.mappings(arguments.names)] if arguments.names else None
     return _list(session, names, replayed_too=arguments.all)
 
@@ -135,11 +136,20 @@ def _value_outline(attribute: object) -> str:
     return tag[:8]
 
 
-def _replay(session: Session, mapping: TableMapping) -> Outcome:
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return count
+
+
+def _replay(session: Session, mapping: TableMapping, limit: int | None) -> Outcome:
     from pipeline.jobs.replay import replay  # noqa: PLC0415 - the other actions need none of it
 
     with session.connect("rejects replay") as connection, session.progress.status(f"{mapping.name}: replaying") as bar:
-        report = replay(connection, mapping, on_progress=lambda n: bar.update(f"{mapping.name}: {n:,} looked at"))
+        report = replay(
+            connection, mapping, limit=limit, on_progress=lambda n: bar.update(f"{mapping.name}: {n:,} looked at")
+        )
     return Outcome(asdict(report), _report_lines(report), needs_person=report.waiting > 0)
 
 

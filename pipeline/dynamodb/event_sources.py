@@ -41,6 +41,11 @@ class EventSourceMapping:
     """ARN of where batches go that it gave up; empty: they are lost."""
 
     @property
+    def enabled(self) -> bool:
+        """Whether it hands batches over, or is about to."""
+        return self.state in {"Enabled", "Enabling", "Creating", "Updating"}
+
+    @property
     def on_failure_bucket(self) -> str | None:
         """The bucket they go to; None when they go elsewhere."""
         return self.on_failure.partition(_BUCKET_ARN)[2] or None

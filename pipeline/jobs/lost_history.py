@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from pipeline.jobs.services import Services
 
 _STATEMENT_SECONDS = 20.0
-_AT_WORK = frozenset({"Enabled", "Enabling", "Creating", "Updating"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +49,16 @@ class HistoryReport:
     table: str
     findings: list[Finding]
     on_failure: OnFailure
+    table_arn: str
+    readers: Sequence[EventSourceMapping] | None
+    """The event source mappings of its stream; None: this process may not list them."""
 
 
 def lost_history_report(
     services: Services, mapping: TableMapping, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
 ) -> HistoryReport:
     """Look at a table's source once and keep what was found. Raises TransientError, TerminalError."""
-    table = tables.describe(services.dynamodb, mapping.table)
-    mappings = event_source_mappings(services.functions, table.stream_arn) if table.stream_arn else []
+    table, mappings = stream_readers(services, mapping)
     on_failure = _on_failure(services, mappings)
     at = now()
     with services.connect("dynaurora lost history", statement_timeout_seconds=_STATEMENT_SECONDS) as connection:
@@ -67,7 +68,19 @@ def lost_history_report(
         kept = losses.keep(connection, mapping.name, seen, new, now=at, margin=mapping.margin)
     found = [lost_history.told(loss, source) for loss in kept] + lost_history.conditions(source, at)
     order = list(lost_history.Severity)
-    return HistoryReport(mapping.name, sorted(found, key=lambda finding: order.index(finding.severity)), on_failure)
+    worst_first = sorted(found, key=lambda finding: order.index(finding.severity))
+    return HistoryReport(mapping.name, worst_first, on_failure, table.arn, mappings)
+
+
+def stream_readers(
+    services: Services, mapping: TableMapping
+) -> tuple[SourceTable, Sequence[EventSourceMapping] | None]:
+    """Return the source table and the event source mappings of its stream; None where they may not be listed.
+
+    Raises TransientError, TerminalError.
+    """
+    table = tables.describe(services.dynamodb, mapping.table)
+    return table, event_source_mappings(services.functions, table.stream_arn) if table.stream_arn else []
 
 
 def _source(
@@ -94,7 +107,7 @@ def _source(
 
 
 def _reader(found: EventSourceMapping) -> Reader:
-    return Reader(found.mapping_id, found.state in _AT_WORK, found.starting_position == "TRIM_HORIZON")
+    return Reader(found.mapping_id, found.enabled, found.starting_position == "TRIM_HORIZON")
 
 
 def _on_failure(services: Services, mappings: Sequence[EventSourceMapping] | None) -> OnFailure:

@@ -98,12 +98,14 @@ def promote(
     services: Services,
     mapping: TableMapping,
     *,
+    attribute: str | None = None,
     on_progress: Callable[[PromoteProgress], None] | None = None,
 ) -> PromoteReport:
     """Fill the columns of every attribute that waits in a jsonb column. Idempotent; interrupted, it resumes.
 
-    Raises ConfigurationError when no target has a jsonb column, TerminalError when another promotion of the table is
-    running or the database lacks the columns (migrate first), TransientError when rows cannot be written in time.
+    `attribute`: of this one alone. Raises ConfigurationError when no target has a jsonb column or no column takes the
+    attribute, TerminalError when another promotion of the table is running or the database lacks the columns (migrate
+    first), TransientError when rows cannot be written in time.
     """
     started = time.monotonic()
     targets = [target for target in mapping.targets if target.unmapped]
@@ -113,10 +115,22 @@ def promote(
             table=mapping.name,
             hint=f"load the table instead: `dynaurora load {mapping.name}`",
         )
+    if attribute is not None and attribute not in promotable(mapping):
+        raise ConfigurationError(
+            f"promoting: no column of the mapping can be filled from an attribute {attribute}",
+            table=mapping.name,
+            hint=f"the attributes are {', '.join(promotable(mapping)) or 'none'}",
+        )
     with services.connect("dynaurora promote") as connection, _alone(connection, mapping.name):
         work = _Work(connection, mapping.name, on_progress or (lambda _: None), _FIRST_ROWS)
-        done = [found for target in targets for found in _promote_target(work, target)]
+        done = [found for target in targets for found in _promote_target(work, target, attribute)]
     return PromoteReport(mapping.name, tuple(done), time.monotonic() - started, work.longest_lock_seconds)
+
+
+def promotable(mapping: TableMapping) -> list[str]:
+    """Return the attributes whose columns could be filled from a jsonb column, in the mapping's order."""
+    found = [one.attribute for target in mapping.targets if target.unmapped for one in promotions_of(target)]
+    return list(dict.fromkeys(found))
 
 
 def promotions_of(target: Target) -> list[Promotion]:
@@ -164,8 +178,8 @@ class _Counts:
     refused: Counter[str] = field(default_factory=Counter[str])
 
 
-def _promote_target(work: _Work, target: Target) -> list[PromotedAttribute]:
-    possible = promotions_of(target)
+def _promote_target(work: _Work, target: Target, attribute: str | None) -> list[PromotedAttribute]:
+    possible = [one for one in promotions_of(target) if attribute in {None, one.attribute}]
     if not possible:
         return []
     waiting = _survey(work, possible)

@@ -60,9 +60,13 @@ class _Chunk:
 
 
 def replay(
-    connection: Connection, mapping: TableMapping, *, on_progress: Callable[[int], None] | None = None
+    connection: Connection,
+    mapping: TableMapping,
+    *,
+    limit: int | None = None,
+    on_progress: Callable[[int], None] | None = None,
 ) -> ReplayReport:
-    """Decode every waiting reject of `mapping` again and apply it.
+    """Decode every waiting reject of `mapping` again and apply it; of the first `limit` alone, where that is given.
 
     `on_progress` is told the number of records looked at. Raises TransientError, TerminalError; what was committed
     until then stays.
@@ -73,7 +77,9 @@ def replay(
         for target in mapping.targets
     }
     router = Router(mapping)
-    while stored := rejects.waiting(connection, mapping.name, after=after, limit=_CHUNK):
+    while stored := rejects.waiting(
+        connection, mapping.name, after=after, limit=_CHUNK if limit is None else min(_CHUNK, limit - seen)
+    ):
         with translating("replaying rejects", table=mapping.name), connection.transaction():
             chunk = _replay_chunk(connection, stored, targets, router)
             rejects.mark_replayed(connection, chunk.settled)

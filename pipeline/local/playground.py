@@ -21,6 +21,7 @@ import boto3.session
 from pipeline.aurora.migrate import migrate
 from pipeline.jobs.services import Services
 from pipeline.local.deploy import Deployment, deploy
+from pipeline.local.errors import LocalStackError
 from pipeline.local.ministack import ENVIRONMENT_DIR, REGION
 from pipeline.local.stack import LocalStack
 from pipeline.mappings import load_mappings
@@ -101,6 +102,13 @@ class Playground:
     def dynamodb(self) -> DynamoDBClient:
         """A client as any application would make it."""
         return self._client("dynamodb")
+
+    def replicate(self, *, on: bool) -> None:
+        """Enable or disable the replicator's event source mapping, as an operator can; it goes on where it stopped."""
+        if self.deployment is None:
+            raise LocalStackError("switching the replicator: it is not deployed; enter the playground first")
+        mapping_id = self.deployment.outputs["EventSourceMappingId"]
+        self._client("lambda").update_event_source_mapping(UUID=mapping_id, Enabled=on)
 
     def _client(self, service: str) -> Any:  # noqa: ANN401 - the stubs type a client by its literal name
         session: Any = boto3.session.Session()

@@ -8,6 +8,8 @@ import dagster as dg
 import pytest
 
 from dagster_project.forms import full_load_form, reconcile_form
+from dagster_project.promotion import promote_form
+from dagster_project.replay import ReplayChoice
 from tests.dagster_project.conftest import Code
 
 EXPORT = "arn:aws:dynamodb:eu-central-1:111122223333:table/Employees/export/01715685260608-c488b4e1"
@@ -27,6 +29,9 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("employees_full_load", {"scan": True, "manifest": SUMMARY}, "scan is asked for"),
     ("employees_full_load", {"read_capacity": 0}, "read_capacity"),
     ("employees_purge", {"retention_days": 0}, "retention_days"),
+    ("employees_promote", {"attribute": "empNmae"}, "did you mean empName?"),
+    ("employees_promote", {"attribute": "Id"}, "no column can be filled from Id"),
+    ("employees_replay_rejects", {"limit": -1}, "limit: input should be greater than or equal to 0"),
     ("redrive", {"prefix": "bucket/prefix"}, "prefix is not s3://"),
     ("redrive", {"prefix": "s3://b/p", "queue": "https://q"}, "are both given"),
     ("employees_reconcile", {"margin_seconds": 0}, "margin_seconds"),
@@ -71,4 +76,8 @@ def test_every_field_has_a_default_and_a_description(code: Code) -> None:
         "chunk_seconds": 2.0,
         "max_share": 1.0,
     }
-    assert all(field.description for field in [*load.values(), *reconcile.values()])
+    promote, replay = promote_form(code.mapping).to_fields_dict(), ReplayChoice.to_fields_dict()
+    assert {name: field.default_value for name, field in promote.items()} == {"attribute": ""}
+    assert {name: field.default_value for name, field in replay.items()} == {"limit": 0}
+    fields = [*load.values(), *reconcile.values(), *promote.values(), *replay.values()]
+    assert all(field.description for field in fields)

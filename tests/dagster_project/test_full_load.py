@@ -50,6 +50,8 @@ def test_a_load_fills_the_view_and_says_what_it_did(code: Code) -> None:
     taken, loaded = metadata(result, EXPORT), metadata(result, AURORA)
     assert (taken["location"], taken["dagster/row_count"], taken["files"]) == (export.location, 1000, 4)
     assert taken["export_arn"] == export.export_arn
+    region = export.export_arn.split(":")[3]
+    assert taken["console"] == (f"https://{region}.console.aws.amazon.com/dynamodbv2/home?region={region}#exports")
     assert (loaded["dagster/row_count"], loaded["applied"], loaded["stale"], loaded["rejected"]) == (1000, 999, 1, 0)
     assert (loaded["files"], loaded["files_resumed"], loaded["already_loaded"]) == (4, 0, False)
     assert float(str(loaded["rows_per_second"])) > 0

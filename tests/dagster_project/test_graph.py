@@ -19,42 +19,49 @@ from pipeline.core.mapping import TableMapping
 from pipeline.mappings import load_mappings
 from tests.dagster_project.conftest import MAPPING
 
-PINNED = {
+DYNAMODB = "https://console.aws.amazon.com/dynamodbv2/home"
+PINNED: dict[str, dict[str, object]] = {
     "employees/catch_up": {
         "parents": ["employees/dynamodb_table"],
         "kinds": ["aws", "postgres", "s3"],
         "external": False,
         "checks": [],
+        "links": {},
     },
     "employees/dynamodb_table": {
         "parents": [],
         "kinds": ["aws", "dynamodb"],
         "external": True,
         "checks": ["lost_history", "on_failure_waiting", "source_configuration"],
+        "links": {"console": f"{DYNAMODB}#table?name=Employees"},
     },
     "employees/s3_export": {
         "parents": ["employees/dynamodb_table"],
         "kinds": ["aws", "s3"],
         "external": False,
         "checks": [],
+        "links": {"console": f"{DYNAMODB}#exports"},
     },
     "employees/replication": {
         "parents": ["employees/dynamodb_table"],
         "kinds": ["aws", "lambda"],
         "external": True,
         "checks": ["lag", "rejects_waiting"],
+        "links": {},
     },
     "employees/aurora_table": {
         "parents": ["employees/replication", "employees/s3_export"],
         "kinds": ["aurora", "postgres"],
         "external": False,
         "checks": ["schema_matches_mapping"],
+        "links": {},
     },
     "employees/reconciliation": {
         "parents": ["employees/aurora_table"],
         "kinds": ["postgres"],
         "external": False,
         "checks": ["parity", "unmapped_attributes"],
+        "links": {},
     },
 }
 
@@ -67,6 +74,11 @@ def nodes(definitions: dg.Definitions) -> dict[str, dict[str, object]]:
             "kinds": sorted(graph.get(key).kinds),
             "external": graph.get(key).is_external,
             "checks": sorted(check.name for check in graph.get(key).check_keys),
+            "links": {
+                name: value.value
+                for name, value in graph.get(key).metadata.items()
+                if isinstance(value, dg.UrlMetadataValue)
+            },
         }
         for key in graph.get_all_asset_keys()
     }
@@ -84,8 +96,10 @@ def test_the_graph_of_a_table_is_pinned(folder: Path) -> None:
         "employees_catch_up",
         "employees_full_load",
         "employees_load_files",
+        "employees_promote",
         "employees_purge",
         "employees_reconcile",
+        "employees_replay_rejects",
         "redrive",
     }
     assert [(s.name, s.cron_schedule, s.execution_timezone) for s in repository.schedule_defs] == [
@@ -104,7 +118,7 @@ def test_the_graph_of_a_table_is_pinned(folder: Path) -> None:
 
 def test_what_takes_a_table_for_itself_waits_in_one_pool(folder: Path) -> None:
     definitions = build(folder)
-    for verb in ("full_load", "catch_up", "purge", "reconcile"):
+    for verb in ("full_load", "catch_up", "promote", "purge", "reconcile", "replay_rejects"):
         node = definitions.resolve_job_def(f"employees_{verb}").get_node_named(f"employees__{verb}")
         assert node.definition.pools == {"employees_load"}, verb
     sharing = definitions.resolve_job_def("employees_load_files").get_node_named("employees__load_files")

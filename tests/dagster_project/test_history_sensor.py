@@ -36,6 +36,15 @@ def test_a_source_at_work_is_reported_once_and_not_again_after_a_restart(code: C
     told, cursor = tick(code)
     assert {name: event.passed for name, event in told.items()} == dict.fromkeys(NAMES, True)
     assert all(event.asset_key == SOURCE for event in told.values())
+    home = "https://eu-central-1.console.aws.amazon.com"
+    assert {n: v.value for n, v in told["source_configuration"].metadata.items() if n.startswith("console")} == {
+        "console_table": f"{home}/dynamodbv2/home?region=eu-central-1#table?name=Employees",
+        "console_exports": f"{home}/dynamodbv2/home?region=eu-central-1#exports",
+        "console_function": f"{home}/lambda/home?region=eu-central-1#/functions/r",
+        "console_event_source_mapping": f"{home}/lambda/home?region=eu-central-1#/functions/r?tab=configure",
+        "console_log_group": f"{home}/cloudwatch/home?region=eu-central-1"
+        "#logsV2:log-groups/log-group/$252Faws$252Flambda$252Fr",
+    }
     code.definitions = build(code.folder, code.resource)
     assert tick(code, cursor)[0] == {}
 

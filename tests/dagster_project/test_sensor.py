@@ -79,9 +79,16 @@ def test_a_dead_lambda_is_seen_and_its_lag_check_fails(code: Code) -> None:
     passed, severity, told = lag_check(code)
     assert (passed, severity) == (False, dg.AssetCheckSeverity.WARN)
     assert told.startswith("1 keys have changes that have not arrived, the oldest made 5")
+    code.services.lambdas.mappings[0]["State"] = "Disabled"
     code.replicate({"Id": {"N": "2"}}, age=timedelta(minutes=21), dead=True)
     tick(code, cursor)
-    assert lag_check(code)[:2] == (False, dg.AssetCheckSeverity.ERROR)
+    passed, severity, told = lag_check(code)
+    assert (passed, severity) == (False, dg.AssetCheckSeverity.ERROR)
+    assert told.endswith("; event source mapping esm-1 is Disabled")
+    key = dg.AssetCheckKey(REPLICATION, "lag")
+    record = code.instance.event_log_storage.get_latest_asset_check_execution_by_key([key])[key]
+    assert record.evaluation is not None
+    assert {"console_function", "console_event_source_mapping", "console_log_group"} <= set(record.evaluation.metadata)
     assert materializations(code) == 1
 
 
@@ -151,3 +158,16 @@ def test_a_broken_file_is_reported_once(code: Code, folder: Path) -> None:
     assert "Zebra!" in (event.description or "")
     result, _ = tick(code, cursor)
     assert result.asset_events == []
+
+
+@pytest.mark.parametrize(
+    ("windows", "seconds"),
+    [("{warn: 4m, fail: 20m}", 30), ("{warn: 20s, fail: 20m}", 10), ("{warn: 2s, fail: 20m}", 4)],
+)
+def test_a_short_window_is_looked_into_more_often(code: Code, folder: Path, windows: str, seconds: int) -> None:
+    (folder / "other.yaml").write_text(
+        MAPPING.replace("Employees", "Others").replace("employees", "others").replace("{warn: 4m, fail: 20m}", windows)
+    )
+    code.definitions = build(folder, code.resource)
+    sensor = code.definitions.get_repository_def().get_sensor_def(PROGRESS)
+    assert sensor.minimum_interval_seconds == seconds

@@ -347,6 +347,8 @@ def test_what_is_wrong_is_said(services: Services, employees: TableMapping) -> N
         promote(services, read_mapping(text, "ignoring.yaml"))
     with pytest.raises(TerminalError, match="run `dynaurora migrate`"):
         promote(services, with_columns(employees, CITY))
+    with pytest.raises(ConfigurationError, match=r"an attribute town .*the attributes are empName, empDepartment"):
+        promote(services, employees, attribute="town")
 
 
 def test_the_verb(

@@ -75,8 +75,9 @@ def source(environment: dict[str, str], employees: TableMapping) -> TableMapping
 
 
 @pytest.fixture
-def real(environment: dict[str, str], services: Services) -> Services:
-    assert services  # migrated
+def real(environment: dict[str, str], services: Services, connection: Connection) -> Services:
+    assert services  # migrated, for a table of another name
+    connection.execute("UPDATE replication.tables SET source_table = %s", [environment["TABLE"]])
     return Services(Settings.from_environment(environment))
 
 

@@ -21,9 +21,12 @@ from pipeline.local.screen import Screen
 from pipeline.local.writer import put_items
 from tests.ui.browser import BrowserError, Page, find_chromium, open_page
 from tests.ui.cockpit import Cockpit
-from tests.ui.tour import ITEMS, NODES, Tour
+from tests.ui.outage import Outage
+from tests.ui.tour import FAIL_SECONDS, ITEMS, NODES, WARN_SECONDS, Tour
 
 RUN_DIR, RESULT = Path("build/test-ui"), Path("build/test-ui.json")
+# Beside the run directory, which is emptied at the start.
+TABLES = Path("build/test-ui-tables")
 IMAGES = Path("docs/images")
 
 
@@ -32,15 +35,20 @@ def run(screen: Screen, images: Path | None) -> None:
     browser = find_chromium()
     started = time.monotonic()
     screen.step("starting PostgreSQL 17, ministack and the export service; deploying the replicator")
-    with Playground(RUN_DIR, ARCHIVE, progress=screen.note) as playground:
+    _write_mapping()
+    with Playground(RUN_DIR, ARCHIVE, tables=TABLES, progress=screen.note) as playground:
         put_items(playground.dynamodb, "Employees", range(1, ITEMS + 1))
         # As `make ui` finds its mappings, but told by a path that is the same on every machine that takes pictures.
         home = DagsterHome(RUN_DIR, {**playground.environment(), "DYNAURORA_TABLES": str(playground.tables)})
         screen.step("starting Dagster")
         dagster_started = time.monotonic()
-        with DagsterWebserver(home) as webserver, open_page(browser) as page:
+        with (
+            DagsterWebserver(home) as webserver,
+            open_page(browser) as page,
+            Outage(playground, range(1, ITEMS + 1)) as outage,
+        ):
             cockpit = Cockpit(page, webserver.url)
-            tour = Tour(cockpit, playground.stack.postgres.url, images)
+            tour = Tour(cockpit, playground.stack.postgres.url, outage, images)
             try:
                 cockpit.open_graph()
                 cockpit.wait_for(*NODES)
@@ -62,6 +70,14 @@ def run(screen: Screen, images: Path | None) -> None:
     }
     RESULT.write_text(json.dumps(figures, indent=2) + "\n")
     screen.step(f"all {len(tour.seconds)} steps done; figures in {RESULT}")
+
+
+def _write_mapping() -> None:
+    """The seed's mapping, with windows that a tour has the time for."""
+    TABLES.mkdir(parents=True, exist_ok=True)
+    text = Path("tables/employees.yaml").read_text()
+    freshness = f"freshness: {{warn: {WARN_SECONDS}s, fail: {FAIL_SECONDS}s}}"
+    (TABLES / "employees.yaml").write_text(f"{text}{freshness}\n")
 
 
 def _keep_evidence(page: Page) -> None:

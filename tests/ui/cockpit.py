@@ -13,7 +13,7 @@ from datetime import datetime
 from tests.ui.browser import Page
 
 PATIENCE_SECONDS = 180.0
-_LOOK_EVERY_MS = 500.0
+_LOOK_EVERY_MS, _RELOAD_EVERY_MS = 500.0, 2000.0
 _RUN_ENDS = ("Success", "Failure", "Canceled")
 
 
@@ -59,9 +59,8 @@ class Cockpit:
         self.open(f"/locations/dynaurora/jobs/{job}/playground")
         self.wait_for("margin_seconds?: Int", "Launch Run")
 
-    def fill_in(self, job: str, form: str) -> None:
-        """Open the launchpad of a job, and write over what is in its form: the defaults, or what was typed last."""
-        self.open_form(job)
+    def fill_in(self, form: str) -> None:
+        """Write over what is in the open form: the defaults, or what was typed last."""
         self.page.locator(".CodeMirror").first.click()
         self.page.keyboard.press("Control+a")
         self.page.keyboard.type(form)
@@ -74,7 +73,8 @@ class Cockpit:
 
     def launch(self, job: str, form: str) -> str:
         """Launch a job with a form; return the run's path once its page is open."""
-        self.fill_in(job, form)
+        self.open_form(job)
+        self.fill_in(form)
         self.press_launch()
         self.page.wait_for_url("**/runs/**")
         return self.page.url.removeprefix(self._url)
@@ -102,6 +102,18 @@ class Cockpit:
         """Open a check's page."""
         self.open(f"/assets/{'/'.join(asset)}?view=checks&checkDetail={name}")
         self.wait_for("Latest execution")
+
+    def watch_check(self, asset: Sequence[str], name: str, condition: Callable[[str], bool]) -> str:
+        """Look at a check's page, again and again, until what is to be read is as wanted; return it."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            self.open_check(asset, name)
+            self.page.wait_for_timeout(_LOOK_EVERY_MS)  # the details come after the page
+            text = self.text()
+            if condition(text):
+                return text
+            assert time.monotonic() < deadline, f"not within {PATIENCE_SECONDS:.0f} s: the check {name} as wanted"
+            self.page.wait_for_timeout(_RELOAD_EVERY_MS)
 
 
 def _ended(text: str) -> str | None:
