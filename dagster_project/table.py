@@ -48,7 +48,15 @@ def table_definitions(mapping: TableMapping) -> dg.Definitions:
             catch_up_asset(mapping),
         ],
         asset_checks=[replication_checks(mapping), history_checks(mapping)],
-        jobs=[full_load, load_files_job(mapping), reconcile, catch_up, purge, promote_job(mapping), replay_job(mapping)],
+        jobs=[
+            full_load,
+            load_files_job(mapping),
+            reconcile,
+            catch_up,
+            purge,
+            promote_job(mapping),
+            replay_job(mapping),
+        ],
         schedules=[schedule for schedule in schedules if schedule is not None],
     )
 
