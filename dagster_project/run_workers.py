@@ -75,7 +75,8 @@ class RunWorkers:
         """`run_workers` counts the leading run too; `workers` is for each."""
         self._context, self._keys = context, keys
         self._count, self._workers = run_workers - 1, workers
-        self._launched: list[str] = []
+        self.launched: list[str] = []
+        """Ids of the runs."""
 
     def __enter__(self) -> Self:
         """Launch nothing yet: the load says when."""
@@ -86,7 +87,7 @@ class RunWorkers:
     ) -> None:
         """Take those out of the queue that have not begun; the others notice by themselves that the load has ended."""
         instance = self._context.instance
-        for run_id in self._launched:
+        for run_id in self.launched:
             run = instance.get_run_by_id(run_id)
             if run is not None and run.status == dg.DagsterRunStatus.QUEUED:
                 instance.run_coordinator.cancel_run(run_id)
@@ -100,10 +101,10 @@ class RunWorkers:
             return
         try:
             for _ in range(self._count):
-                self._launched.append(self._submit(lead))
+                self.launched.append(self._submit(lead))
         except Exception as error:  # noqa: BLE001 - whatever a run launcher may raise; the load goes on without them
             self._context.log.warning("launching run workers failed (%s); the load goes on", type(error).__name__)
-        self._context.log.info("launched to share the files: %s", ", ".join(self._launched) or "none")
+        self._context.log.info("launched to share the files: %s", ", ".join(self.launched) or "none")
 
     def _submit(self, lead: Lead) -> str:
         run, instance, name = self._context.run, self._context.instance, self._keys.load_files_job

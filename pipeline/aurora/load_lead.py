@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, LiteralString
 
 from pipeline.aurora.errors import translating
-from pipeline.core.errors import TransientError
+from pipeline.core.errors import ReplicationError, TransientError
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -89,6 +89,20 @@ def wait_for_files(connection: Connection, table_name: str) -> None:
         connection.execute("SELECT set_config('lock_timeout', %s, true)", [f"{WAIT_SECONDS}s"])
         connection.execute("SELECT pg_advisory_xact_lock(hashtext(%s), hashtext(%s))", [FILES_SPACE, table_name])
         connection.execute("SET LOCAL lock_timeout TO DEFAULT")
+
+
+def settle_files(connection: Connection, table_name: str, *, or_else: LiteralString) -> None:
+    """Return when no file of the load before is in work.
+
+    When one stays so, gives the load lock back, by the function `or_else`, and raises TransientError.
+    """
+    try:
+        with connection.transaction():
+            wait_for_files(connection, table_name)
+    except ReplicationError:
+        if not connection.closed:
+            connection.execute(f"SELECT {or_else}(hashtext(%s), hashtext(%s))", [LOAD_SPACE, table_name])
+        raise
 
 
 # The two locks must be in one session's hands, in this database.

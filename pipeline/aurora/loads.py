@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, LiteralString
+from typing import TYPE_CHECKING
 
 from pipeline.aurora.errors import translating
-from pipeline.aurora.load_lead import LOAD_SPACE, wait_for_files
-from pipeline.core.errors import ReplicationError, TerminalError
+from pipeline.aurora.load_lead import LOAD_SPACE, settle_files
+from pipeline.core.errors import TerminalError
 from pipeline.core.windows import Span
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def lock_table(connection: Connection, table_name: str) -> None:
             "SELECT pg_try_advisory_lock(hashtext(%s), hashtext(%s))", [LOAD_SPACE, table_name]
         ).fetchone()
         if row and row[0]:
-            _wait_for_files(connection, table_name, "pg_advisory_unlock")
+            settle_files(connection, table_name, or_else="pg_advisory_unlock")
             return
         holder = connection.execute(
             "SELECT a.pid, a.backend_start, a.application_name"
@@ -127,18 +127,7 @@ def keep_loads_out(connection: Connection, table_name: str) -> None:
             table=table_name,
             hint="wait until the load has ended, then run this again",
         )
-    _wait_for_files(connection, table_name, "pg_advisory_unlock_shared")
-
-
-def _wait_for_files(connection: Connection, table_name: str, unlock: LiteralString) -> None:
-    """Wait until no file of the load before is in work; gives the load lock back when one stays so, and raises."""
-    try:
-        with connection.transaction():
-            wait_for_files(connection, table_name)
-    except ReplicationError:
-        if not connection.closed:
-            connection.execute(f"SELECT {unlock}(hashtext(%s), hashtext(%s))", [LOAD_SPACE, table_name])
-        raise
+    settle_files(connection, table_name, or_else="pg_advisory_unlock_shared")
 
 
 def begin(
