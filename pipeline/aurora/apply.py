@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from psycopg import sql
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from psycopg import Cursor
 
     from pipeline.aurora.connection import Connection
-    from pipeline.core.change import Change
+    from pipeline.core.change import Change, Row
     from pipeline.core.mapping import Target
 
 
@@ -120,17 +121,18 @@ class ApplyStatement:
 
     def parameters(self, changes: Sequence[Change]) -> list[str]:
         """Array literals, one a storage column, for coalesced changes; then the versions of expiry deletes."""
-        columns: list[list[str | None]] = [[] for _ in self.target.stored_columns]
+        count = len(self.target.stored_columns)
         key_positions = [self.target.stored_columns.index(name) for name in self.target.primary_key]
-        for change in changes:
-            row = change.row
-            if row is None:
-                tombstone: list[str | None] = [None] * len(columns)
-                for position, text in zip(key_positions, change.key, strict=True):
-                    tombstone[position] = text
-                row = tombstone
-            for values, value in zip(columns, row, strict=False):  # what a row carries is sent once it is taken
-                values.append(value)
+
+        def tombstone(change: Change) -> Row:
+            row: list[str | None] = [None] * count
+            for position, text in zip(key_positions, change.key, strict=True):
+                row[position] = text
+            return tuple(row)
+
+        rows = [tombstone(change) if change.row is None else change.row for change in changes]
+        # What a row carries, behind its columns, is sent once it is taken.
+        columns = islice(zip(*rows, strict=False), count) if rows else [()] * count
         versions = [None if c.position.version is None else str(c.position.version) for c in changes]
         as_of = [c.position.as_of.isoformat() for c in changes]
         deleted = ["t" if c.row is None else "f" for c in changes]

@@ -132,12 +132,16 @@ def _parted(block: bytes) -> Iterable[tuple[bytes, bool]]:
     """Part the lines without a backslash, mostly nearly all, from those with one, which cost more."""
     if b"\\" not in block:
         return ((block, False),)
-    lines = block.split(b"\n")
-    unescaped = [line for line in lines if b"\\" not in line]  # the empty one after the last line end is its last
-    return (
-        (b"\n".join(unescaped), False),
-        (b"\n".join([*[line for line in lines if b"\\" in line], b""]), True),
-    )
+    plain_parts: list[bytes] = []
+    escaped_lines: list[bytes] = []
+    done = 0
+    while (at := block.find(b"\\", done)) >= 0:
+        start, end = block.rfind(b"\n", done, at) + 1 or done, block.find(b"\n", at) + 1
+        plain_parts.append(block[done:start])
+        escaped_lines.append(block[start:end])
+        done = end
+    plain_parts.append(block[done:])
+    return ((b"".join(plain_parts), False), (b"".join(escaped_lines), True))
 
 
 def _attributes(line: bytes) -> dict[str, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The workers of a load: side by side, as threads for a small load and as processes for a big one.
+"""The workers of a load: side by side, as threads for a small load and as processes, but for one, for a big one.
 
 Invariant: the first failure stops all, and no worker outlives its load: a process ends when the pipe from the load
 does, however the load ended. A file in work is then rolled back by the server.
@@ -10,10 +10,12 @@ interpreters of their own that import the load and nothing else, never as copies
 
 from __future__ import annotations
 
+import gc
 import pickle
 import subprocess
 import sys
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from pipeline.aurora import loads
@@ -22,6 +24,7 @@ from pipeline.core.errors import TerminalError, TransientError
 from pipeline.jobs.load_progress import TELL_SECONDS
 from pipeline.jobs.load_queue import FileQueue
 from pipeline.jobs.load_worker import failure_from
+from pipeline.jobs.memory import collection_paused
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Sequence
@@ -105,9 +108,10 @@ def load_files(
     if not files:
         return
     count = max(1, min(workers, len(files)))
-    crew: list[_Worker] = [_Process(work) if processes else _Thread(work) for _ in range(count)]
+    crew = _crew(work, count, processes=processes)
     queue = FileQueue(files, to_the_end=to_the_end)
-    with ThreadPoolExecutor(max_workers=count, thread_name_prefix="load") as pool:
+    paused = collection_paused() if processes else nullcontext()
+    with paused, ThreadPoolExecutor(max_workers=count, thread_name_prefix="load") as pool:
         driving = [pool.submit(_drive, worker, queue, progress) for worker in crew]
         try:
             while pending := wait(driving, timeout=TELL_SECONDS, return_when=FIRST_EXCEPTION).not_done:
@@ -122,6 +126,14 @@ def load_files(
             for worker in crew:
                 worker.stop()
             raise
+
+
+def _crew(work: Work, count: int, *, processes: bool) -> list[_Worker]:
+    """Start the workers. Of several processes one is a thread here instead: at work while the others still start."""
+    if not processes:
+        return [_Thread(work) for _ in range(count)]
+    started: list[_Worker] = [_Process(work) for _ in range(max(1, count - 1))]
+    return started if count == 1 else [*started, _Thread(work)]
 
 
 def _raise_first(driving: Iterable[Any]) -> None:
@@ -161,7 +173,11 @@ class _Thread:
         if self._connection is None:
             self._connection = self._work.services.connect("dynaurora load worker")
             loads.notice_lost_client(self._connection)
-        return self._loader.load(self._connection, file, on_lines) is not None
+        try:
+            return self._loader.load(self._connection, file, on_lines) is not None
+        finally:
+            if not gc.isenabled():
+                gc.collect()
 
     def stop(self) -> None:
         """Nothing to do: it notices at its next block."""

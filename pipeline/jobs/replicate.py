@@ -19,6 +19,7 @@ from pipeline.aurora.connection import Connection
 from pipeline.core.errors import ConfigurationError, ReplicationError, TransientError
 from pipeline.core.mapping import TableMapping
 from pipeline.core.stream_records import DecodedBatch, StreamDecoder, StreamRecord, stream_source
+from pipeline.jobs.memory import collection_paused
 
 # Records applied in one transaction. A whole batch of up to this many is all or nothing.
 CHUNK_RECORDS = 2_500
@@ -78,11 +79,12 @@ class Replicator:
         names the first sequence number not processed. Raises TransientError, TerminalError.
         """
         reports: list[ReplicationReport] = []
-        for arn, records in _by_stream(cast("Sequence[StreamRecord]", event.get("Records", ()))):
-            report = self._replicate_stream(arn, records, deadline)
-            reports.append(report)
-            if report.first_unprocessed is not None:
-                break
+        with collection_paused():
+            for arn, records in _by_stream(cast("Sequence[StreamRecord]", event.get("Records", ()))):
+                report = self._replicate_stream(arn, records, deadline)
+                reports.append(report)
+                if report.first_unprocessed is not None:
+                    break
         return reports
 
     def close(self) -> None:
