@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from dagster_project.alerts import alerts_sensor
 from dagster_project.broken import broken_definitions
 from dagster_project.history_sensor import history_sensor
 from dagster_project.redrive import redrive_job, redrive_sensor
@@ -43,7 +44,7 @@ def build(folder: Path, services: ServicesResource | None = None) -> dg.Definiti
             usable.append(mapping)
     shared = dg.Definitions(
         jobs=[redrive_job(usable)],
-        sensors=[progress_sensor(usable, broken), history_sensor(usable), redrive_sensor()],
+        sensors=[progress_sensor(usable, broken), history_sensor(usable), redrive_sensor(), alerts_sensor()],
         resources={RESOURCE: services or ServicesResource()},
         # Whatever is launched is a step that has workers of its own: a process more would only cost its start.
         executor=dg.in_process_executor,

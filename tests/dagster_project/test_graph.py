@@ -110,7 +110,12 @@ def test_the_graph_of_a_table_is_pinned(folder: Path) -> None:
         dg.DefaultScheduleStatus.STOPPED,
         dg.DefaultScheduleStatus.RUNNING,
     ]
-    assert [s.name for s in repository.sensor_defs] == ["given_up_batches", "lost_history", "replication_progress"]
+    assert [s.name for s in repository.sensor_defs] == [
+        "alerts",
+        "given_up_batches",
+        "lost_history",
+        "replication_progress",
+    ]
     assert all(graph.get(key).description for key in graph.get_all_asset_keys())
     for job in ("employees_full_load", "employees_load_files"):
         assert definitions.resolve_job_def(job).tags["dagster/max_runtime"] == str(3 * 24 * 3600)
