@@ -34,12 +34,15 @@ Writer = Callable[[Values, bytes, bool], Values]
 _decode_base64 = partial(a2b_base64, strict_mode=True)
 
 
-def writer(column: Column) -> Writer:
-    """Return what writes a column's values. It raises ValueError for what only the converter can judge."""
+def writer(column: Column, *, quoted: bool) -> Writer:
+    """Return what writes a column's values, texts and binaries with the quote before them if they are `quoted`.
+
+    It raises ValueError for what only the converter can judge.
+    """
     kind = column.type.name
     if kind in {"text", "varchar"}:
-        return _texts
-    return {"bytea": _binaries, "text[]": _text_arrays, "numeric[]": _number_arrays, "jsonb": _documents}.get(
+        return _quoted_texts if quoted else _as_they_are
+    return {"bytea": _quoted_binaries if quoted else _binaries, "text[]": _text_arrays, "numeric[]": _number_arrays, "jsonb": _documents}.get(
         kind, _as_they_are
     )
 
@@ -48,12 +51,16 @@ def _as_they_are(values: Values, missing: bytes, _: bool) -> Values:  # noqa: FB
     return [value or missing for value in values] if b"" in values else values
 
 
-def _texts(values: Values, missing: bytes, _: bool) -> Values:  # noqa: FBT001  a Writer
+def _quoted_texts(values: Values, missing: bytes, _: bool) -> Values:  # noqa: FBT001  a Writer
     """Cut off the quote that tells an empty text from none."""
     return [value[1:] if value else missing for value in values]
 
 
 def _binaries(values: Values, missing: bytes, _: bool) -> Values:  # noqa: FBT001  a Writer
+    return [rb"\\x" + hexlify(_decode_base64(value)) if value else missing for value in values]
+
+
+def _quoted_binaries(values: Values, missing: bytes, _: bool) -> Values:  # noqa: FBT001  a Writer
     return [rb"\\x" + hexlify(_decode_base64(value[1:])) if value else missing for value in values]
 
 

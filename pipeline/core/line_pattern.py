@@ -84,12 +84,16 @@ class _Converted:
 class LinePattern:
     """The pattern, and what makes rows of its matches. Raises ValueError for a target that it is not for."""
 
-    def __init__(self, target: Target, rest: Mapping[str, bool]) -> None:
-        """`rest` names attributes that no column takes, and tells which of them may be lists or maps."""
+    def __init__(self, target: Target, rest: Mapping[str, bool], *, empties: bool) -> None:
+        """`rest` names attributes that no column takes, and tells which of them may be lists or maps.
+
+        Lines in which a column's text is empty match only with `empties`; to tell that from none costs every text.
+        """
         if target.match or target.children:
             raise ValueError("parts of keys and elements are no values of their own")
         if any(mark in (column.default or "") for column in target.columns for mark in "\x01\x02\x03"):
             raise ValueError("a default that would be taken for the plain spelling's marks")
+        self._empties = empties
         self._alternatives: list[str] = []
         self._nullable: list[str] = []
         self._groups: int = 0
@@ -139,7 +143,8 @@ class LinePattern:
         for name, columns in by_attribute.items():
             first, is_key = columns[0], columns[0].name in keys
             alone = len(columns) == 1 and len(first.path) == 1
-            value = column_value(first, is_key=is_key, longest_bytes=share if is_key else None) if alone else ""
+            longest = share if is_key else None
+            value = column_value(first, is_key=is_key, longest_bytes=longest, empties=self._empties) if alone else ""
             if value:
                 group = self._add(name, value)
                 sources[first.name] = self._captured(first, group)
@@ -158,7 +163,7 @@ class LinePattern:
 
     def _captured(self, column: Column, group: int) -> _Captured:
         null_group = group + 1 if self._groups == group + 2 else None
-        return _Captured(group, null_group, field(column.default).encode(), column_texts.writer(column))
+        return _Captured(group, null_group, field(column.default).encode(), column_texts.writer(column, quoted=self._empties))
 
     def _add(self, name: str, value: str) -> int:
         """Add the alternative of an attribute; returns the number of its first group, from 0."""

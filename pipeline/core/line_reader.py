@@ -29,6 +29,8 @@ MOST_NAMES = 100
 _SAMPLE = 100
 # Blocks or pieces in a row that something was no use for, until it is no longer tried.
 _PATIENCE = 3
+# An attribute value that is empty.
+_EMPTY = b'":""}'
 # What writing raises for a value that only the general way can judge.
 _UNSURE = (ConversionError, AttributeError, KeyError, RecursionError, TypeError, ValueError)
 
@@ -55,9 +57,12 @@ class LineReader:
         self._columns = {column.path[0] for column in target.columns}
         self._names: dict[str, bool] = {}
         try:
-            self._pattern: LinePattern | None = LinePattern(target, self._names)
+            self._pattern: LinePattern | None = LinePattern(target, self._names, empties=False)
         except ValueError:
             self._pattern = None
+        # Takes empty texts too, for a little more; made when the first one comes.
+        self._roomy: LinePattern | None = None
+        self._pieces_with_empties = 0
         self._shape: LineShape | None = None
         # Where a key has to be measured, the pattern does it.
         self._useless_shapes = _PATIENCE if RowDecoder(target).limits_key else 0
@@ -68,8 +73,6 @@ class LineReader:
         """Read a block of whole lines; None when nothing in it can be read so. Raises UnicodeDecodeError."""
         if self._pattern is None:
             return None
-        if not block.isascii():
-            block.decode()
         reading = Reading()
         for part, escaped in _parted(block):
             for piece in pieces(part):
@@ -80,20 +83,39 @@ class LineReader:
         return reading if reading.rows else None
 
     def _read_piece(self, pattern: LinePattern, piece: bytes, reading: Reading, *, escaped: bool) -> None:
+        if not piece.isascii():
+            piece.decode()
         spelt = plain(piece)
         if UNREADABLE in spelt:
             piece, spelt = _set_aside_unreadable(piece, spelt, reading)
         if piece and not escaped and self._useless_shapes < _PATIENCE:
             spelt = piece = self._read_by_shape(piece, reading)
-        if not piece or (not self._mixed and _read_whole(pattern, spelt, reading, escaped=escaped)):
+        if not piece or (not self._mixed and self._read_whole(pattern, spelt, reading, escaped=escaped)):
             return
-        others = _read_each(pattern, piece, spelt, reading, escaped=escaped)
+        others = _read_each(self._roomy_pattern(), piece, spelt, reading, escaped=escaped)
         if others and self._learn(others):
-            self._pattern = pattern = LinePattern(self._target, self._names)
+            self._pattern, self._roomy = LinePattern(self._target, self._names, empties=False), None
             rest = b"\n".join([*others, b""])
-            others = _read_each(pattern, rest, plain(rest), reading, escaped=escaped)
+            others = _read_each(self._roomy_pattern(), rest, plain(rest), reading, escaped=escaped)
         reading.others += others
         self._mixed = bool(others)
+
+    def _read_whole(self, pattern: LinePattern, spelt: bytes, reading: Reading, *, escaped: bool) -> bool:
+        """Read a piece of which a pattern matches every line; False, with nothing read, when none does."""
+        expects_empties = self._pieces_with_empties >= _PATIENCE and _EMPTY in spelt
+        if not expects_empties:
+            if _read_whole(pattern, spelt, reading, escaped=escaped):
+                self._pieces_with_empties = 0
+                return True
+            if _EMPTY not in spelt:
+                return False
+        self._pieces_with_empties += 1
+        return _read_whole(self._roomy_pattern(), spelt, reading, escaped=escaped)
+
+    def _roomy_pattern(self) -> LinePattern:
+        if self._roomy is None:
+            self._roomy = LinePattern(self._target, self._names, empties=True)
+        return self._roomy
 
     def _read_by_shape(self, piece: bytes, reading: Reading) -> bytes:
         """Read the lines that have the shape of the first one, or of an earlier one; returns the others."""

@@ -2,8 +2,8 @@ r"""From attribute values as they stand in an export to the JSON that `attribute
 
 Every value of a column at once: type tags are cut out of one long text, a kind of tag at a time. The values are of the
 form of `value_patterns.any_value`, their texts without quotes; so what opens a tagged value can be nothing else. Only
-what closes it, `"}`, `]}` or `}}`, could also be part of a text. Then it is there more often than what opens, and the
-values are written one by one, such a one by parsing it.
+what closes it, `"}`, `]}` or `}}`, could also be part of a text. Then it is there more often than what opens, as it is
+where a number is none that JSON has; and the values are written one by one, such a one by parsing it.
 
 Invariant: the JSON is that of `to_json`, sets sorted, every digit kept.
 """
@@ -17,14 +17,17 @@ from typing import TYPE_CHECKING
 from pipeline.core.attributes import sort_numbers, to_json
 from pipeline.core.plain_spelling import as_json
 from pipeline.core.plain_spelling import plain as respelt
+from pipeline.core.plain_texts import EXPONENT_NUMBER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-_cut_numbers = re.compile(rb'\{"N":"([^"]*+)"\}').split
+_cut_numbers = re.compile(rb'\{"N":"(%b)"\}' % EXPONENT_NUMBER.encode()).split
 _cut_sets = re.compile(rb'\{"([SNB])S":\["([^"]*+(?:","[^"]*+)*)"\]').split
 # Stands before what was a value: a member may have a tag's name, and its value must not then look like the tag's.
 _MARK = b"\x04"
+_MAP_END = b"\x05"
+_MAP_ENDS = bytes.maketrans(_MAP_END, b"}")
 # Digits that a float holds exactly, so that they sort as numbers do.
 _EXACT_AS_FLOAT = 15
 
@@ -51,18 +54,22 @@ def _write(text: bytes) -> bytes | None:
         start = _MARK + start
         text, binaries = _replaced(text, b'{"B":"', start)
     text, texts = _replaced(text, b'{"S":"', start)
-    text, closed = _replaced(text, b'"}', b'"')
-    if closed != texts + binaries:
-        return None
     text, lists = _replaced(text, b'{"L":[', b"[")
-    text, closed = _replaced(text, b"]}", b"]")
-    if closed != lists + sets:
-        return None
     text, maps = _replaced(text, b'{"M":{', b"{")
-    text, closed = _replaced(text, b"}}", b"}")
-    if closed != maps:
-        return None
-    return text.replace(_MARK, b"") if _MARK in text else text
+    closed = _close(text, texts + binaries, lists + sets, maps)
+    return closed.replace(_MARK, b"") if closed and _MARK in closed else closed
+
+
+def _close(text: bytes, texts: int, lists: int, maps: int) -> bytes | None:
+    """Cut out what closes the tags of so many values; None when a text has what looks like it."""
+    if text.count(b"}") == texts + lists + 2 * maps:
+        # No text has a bracket. In a row of them, two close a map and its tag, and one before those another tag.
+        return text.replace(b"}}", _MAP_END).translate(_MAP_ENDS, b"}")
+    for count, tagged, value in ((texts, b'"}', b'"'), (lists, b"]}", b"]"), (maps, b"}}", b"}")):
+        text, closed = _replaced(text, tagged, value)
+        if closed != count:
+            return None
+    return text
 
 
 def _replaced(text: bytes, old: bytes, new: bytes) -> tuple[bytes, int]:

@@ -13,7 +13,8 @@ from __future__ import annotations
 import re
 
 UNREADABLE = b"\x03"
-_CONTROL = bytes(3 if code < 0x20 and code != 0x0A else code for code in range(256))
+_CONTROLS = [bytes([code]) for code in range(0x20) if code != 0x0A]
+_AS_UNREADABLE = bytes(3 if bytes([code]) in _CONTROLS else code for code in range(256))
 _OTHER_ESCAPE = re.compile(
     rb"\\(?:u([dD][89abAB]%(hex)b{2})\\u([dD][c-fC-F]%(hex)b{2})|u(%(hex)b{4})|(?![nrtbf]))" % {b"hex": b"[0-9a-fA-F]"}
 )
@@ -22,8 +23,8 @@ _SHORT = {0x08: b"\\b", 0x09: b"\\t", 0x0A: b"\\n", 0x0C: b"\\f", 0x0D: b"\\r", 
 
 def plain(block: bytes) -> bytes:
     """Return a block of lines, or a part of one, in the plain spelling."""
-    if UNREADABLE in (found := block.translate(_CONTROL)):
-        block = found
+    if any(control in block for control in _CONTROLS):  # to look for each takes half the time of one translation
+        block = block.translate(_AS_UNREADABLE)
     if b"\\" not in block:
         return block
     block = block.replace(b"\\\\", b"\x01").replace(b'\\"', b"\x02").replace(b"\\/", b"/")

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 # DynamoDB's numbers have at most 126 digits before the point and 167 after it; longer ones are for the converter.
 # Character classes one after another, without a group: three times as fast. The look behind is against `1.`.
 NUMBER = r"-?+(?!0\d)\d{1,200}+\.?+\d{0,200}+(?<=\d)"
+# numeric, double precision and jsonb read an exponent, and make of it what the plain notation is.
+EXPONENT_NUMBER = rf'{NUMBER}(?:(?=")|[eE][+-]?+\d{{1,3}}+)'
 # A character takes four bytes in UTF-8 at most, and escapes only make a text longer.
 MOST_BYTES = 4
 # Digits that fit whatever their value, and what first digit one more may have; the converter compares the others.

@@ -13,14 +13,12 @@ import sys
 from typing import TYPE_CHECKING
 
 from pipeline.core.decode import LONGEST_KEY_BYTES
-from pipeline.core.plain_texts import NUMBER, plain_pattern
+from pipeline.core.plain_texts import EXPONENT_NUMBER, NUMBER, plain_pattern
 
 if TYPE_CHECKING:
     from pipeline.core.mapping import Column
 
 TEXT = '[^"]*+'
-# numeric, double precision and jsonb read an exponent, and make of it what the plain notation is.
-_NUMBER = rf'{NUMBER}(?:(?=")|[eE][+-]?+\d{{1,3}}+)'
 # Repeats that do not backtrack are faster by half; before 3.11.5 Python got those of groups wrong (its issue 106052).
 REPEAT = "*+" if sys.version_info >= (3, 11, 5) else "*"
 # Maps and lists within each other that are still read by pattern.
@@ -39,44 +37,54 @@ def any_value(depth: int = DEPTH) -> str:
 
     Lists and maps share one repeat, as the pattern would else double with every level. That a name stands in a list, or
     brackets close crosswise, is therefore not seen here: such a value is no JSON afterwards either, which PostgreSQL
-    refuses, and the general way then names the line.
+    refuses, and the general way then names the line. Numbers are judged where they are written: it is cheaper there.
     """
-    texts, numbers = _elements(TEXT), _elements(_NUMBER)
+    return rf'\{{"{_tagged_value(depth)}'
+
+
+def _tagged_value(depth: int) -> str:
+    """Return the pattern of a value from its tag on."""
+    texts, numbers = _elements(TEXT), _elements(EXPONENT_NUMBER)
     kinds = (
-        rf'S":"{TEXT}"|N":"{_NUMBER}"|BOOL":(?:true|false)|NULL":true|B":"{TEXT}"|[SB]S":\[{texts}\]|NS":\[{numbers}\]'
+        rf'S":"{TEXT}"|N":"{TEXT}"|BOOL":(?:true|false)|NULL":true|B":"{TEXT}"|[SB]S":\[{texts}\]|NS":\[{numbers}\]'
     )
     if depth:
-        member = rf'(?:"{TEXT}":)?{any_value(depth - 1)}(?:,(?=["{{])|(?=[\]}}]))'
+        # Alternatives that start with a character of their own are told apart by it, for next to nothing.
+        member = rf'(?:,|(?<=[\[{{]))(?:"{TEXT}":\{{|\{{)"{_tagged_value(depth - 1)}'
         kinds += rf'|(?:L":\[(?=[{{\]])|M":\{{(?=["}}]))(?:{member}){REPEAT}[\]}}]'
-    return rf'\{{"(?:{kinds})\}}'
+    return rf'(?:{kinds})\}}'
 
 
 def _elements(element: str) -> str:
     return rf'"{element}"(?:,"{element}"){REPEAT}'
 
 
-def column_value(column: Column, *, is_key: bool, longest_bytes: int | None) -> str:  # noqa: PLR0911  one return a type
+def column_value(  # noqa: PLR0911  one return a type
+    column: Column, *, is_key: bool, longest_bytes: int | None, empties: bool
+) -> str:
     """Return the pattern of an attribute value that the column takes; "" where there is none.
 
-    Its one group is of text with the quote before it, so that an empty text is not taken for none; else of the bare
-    value. NULL is in it, as a second group, only for a column that makes a difference between NULL and none: else it
-    would cost every value. `longest_bytes` is what the column may add to a key that is measured.
+    Its one group is of the bare value, which is never empty: so that is none. With `empties`, it is of text with the
+    quote before it, and an empty text is taken too. NULL is in it, as a second group, only for a column that makes a
+    difference between NULL and none: else it would cost every value. `longest_bytes` is what the column may add to a
+    key that is measured.
     """
     kind = column.type.name
     null = '|NULL":(true)' if column.default is not None and not is_key else ""
-    tagged = _tagged(column, is_key=is_key, longest_bytes=longest_bytes)
+    tagged = _tagged(column, is_key=is_key, longest_bytes=longest_bytes, empties=empties)
     if tagged:
-        start = '("' if kind in {"text", "varchar"} else '"('
-        return _value(f'{tagged[0]}":{start}{tagged[1]})"', null)
+        if kind not in {"text", "varchar"}:
+            return _value(f'{tagged[0]}":"({tagged[1]})"', null)
+        return _value(f'S":("{tagged[1]})"' if empties else f'S":"({tagged[1]})"', null)
     if kind == "boolean":
         return _value(_BOOLEAN, null)
     if kind == "bytea":
-        most = "*+" if longest_bytes is None else f"{{0,{longest_bytes // 3 * 4}}}+"
-        return _value(f'B":("[A-Za-z0-9+/=]{most})"', null)
+        binary = f'[^"]{_times(not empties, longest_bytes and longest_bytes // 3 * 4)}'
+        return _value(f'B":("{binary})"' if empties else f'B":"({binary})"', null)
     if kind == "text[]":
         return _value(rf'SS":\[({_elements(TEXT)})\]', null)
     if kind == "numeric[]":
-        return _value(rf'NS":\[({_elements(_NUMBER)})\]', null)
+        return _value(rf'NS":\[({_elements(EXPONENT_NUMBER)})\]', null)
     if kind == "jsonb":
         return ('((?!..S")' if column.json == "parse" else "(") + any_value() + ")"
     return ""
@@ -93,31 +101,37 @@ def plain_value(column: Column, *, is_key: bool) -> str:
     """
     if column.type.name == "boolean":
         return rf'\{{"{_BOOLEAN}\}}'
-    tagged = _tagged(column, is_key=is_key, longest_bytes=None)
+    tagged = _tagged(column, is_key=is_key, longest_bytes=None, empties=True)
     return rf'\{{"{tagged[0]}":"({tagged[1]})"\}}' if tagged else ""
 
 
-def _tagged(column: Column, *, is_key: bool, longest_bytes: int | None) -> tuple[str, str] | None:
+def _tagged(column: Column, *, is_key: bool, longest_bytes: int | None, empties: bool) -> tuple[str, str] | None:
     """Return the tag and the pattern of the texts that are the column's field as they stand."""
     kind = column.type.name
     pattern = plain_pattern(column, is_key=is_key)
     if pattern:
-        return ("S" if kind == "uuid" else "N"), _NUMBER if pattern == NUMBER else pattern
+        return ("S" if kind == "uuid" else "N"), EXPONENT_NUMBER if pattern == NUMBER else pattern
     if kind in {"text", "varchar"}:
-        return "S", _text(column, longest_bytes)
+        return "S", _text(column, longest_bytes, empties=empties)
     if kind == "date" or (kind == "timestamptz" and column.epoch is None):
         return "S", _DATE if kind == "date" else _TIMESTAMP
     return None
 
 
-def _text(column: Column, longest_bytes: int | None) -> str:
+def _text(column: Column, longest_bytes: int | None, *, empties: bool) -> str:
     most = column.type.params[0] if column.type.params else None
     if longest_bytes is not None:
-        return f'[^"]{{0,{min(longest_bytes, most or longest_bytes)}}}+'
+        return f'[^"]{_times(not empties, min(longest_bytes, most or longest_bytes))}'
     if most is None:
-        return TEXT
+        return f'[^"]{_times(not empties)}'
     # Characters are counted one by one only where the bytes, the first and fast alternative, are too many.
-    return rf'(?:[^"]{{0,{most}}}+(?=")|(?:[^"\x80-\xbf][\x80-\xbf]*+){{0,{most}}}(?="))'
+    times = _times(not empties, most)
+    return rf'(?:[^"]{times}(?=")|(?:[^"\x80-\xbf][\x80-\xbf]*+){times.rstrip("+")}(?="))'
+
+
+def _times(least: int, most: int | None = None) -> str:
+    """Return how often something may stand, as a pattern that does not go back."""
+    return f"{{{least:d},{most or ''}}}+"
 
 
 def key_share(count: int) -> int:

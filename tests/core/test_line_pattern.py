@@ -279,7 +279,7 @@ def test_only_so_many_names_are_learnt() -> None:
 def test_parts_of_keys_and_elements_have_no_pattern() -> None:
     child = Target("public", "c", ("pk", "n"), (), parent="public.t", explode=("list",))
     with pytest.raises(ValueError, match="parts of keys"):
-        LinePattern(Target("public", "t", ("pk",), (column("pk", "text"),), children=(child,)), {})
+        LinePattern(Target("public", "t", ("pk",), (column("pk", "text"),), children=(child,)), {}, empties=True)
 
 
 PLAIN = Target(
@@ -330,7 +330,7 @@ def test_a_line_end_within_a_text_is_no_match_of_two_lines() -> None:
 def test_a_pattern_is_soon_made() -> None:
     """A hundred names, all of them nested, are alternatives in one pattern of bounded size."""
     target = Target("public", "t", ("pk",), (column("pk", "text"),), "rest")
-    pattern = LinePattern(target, {f"attribute {n}": True for n in range(MOST_NAMES)})
+    pattern = LinePattern(target, {f"attribute {n}": True for n in range(MOST_NAMES)}, empties=True)
     item = {"pk": {"S": "k"}, "attribute 99": {"M": {"x": {"S": "y"}}}}
     found = pattern.find_all(written([line_of(item)]))
     assert json.loads(pattern.write(found, escaped=False).split(b"\t")[1]) == {"attribute 99": {"x": "y"}}
