@@ -42,9 +42,12 @@ def writer(column: Column, *, quoted: bool) -> Writer:
     kind = column.type.name
     if kind in {"text", "varchar"}:
         return _quoted_texts if quoted else _as_they_are
-    return {"bytea": _quoted_binaries if quoted else _binaries, "text[]": _text_arrays, "numeric[]": _number_arrays, "jsonb": _documents}.get(
-        kind, _as_they_are
-    )
+    return {
+        "bytea": _quoted_binaries if quoted else _binaries,
+        "text[]": _text_arrays,
+        "numeric[]": _number_arrays,
+        "jsonb": _documents,
+    }.get(kind, _as_they_are)
 
 
 def _as_they_are(values: Values, missing: bytes, _: bool) -> Values:  # noqa: FBT001  a Writer

@@ -53,17 +53,20 @@ class RoutedBlock:
 
     parts: dict[Target, Part] = field(default_factory=dict["Target", Part])
     unmatched: list[bytes] = field(default_factory=list[bytes])
+    lines: int = 0
+    """How many the block has."""
 
 
 def route_block(block: bytes, router: Router, *, file: str, first_line: int) -> RoutedBlock:
     """Part a block of whole lines. Raises TerminalError for a line that is not of the form."""
     if router.trivial:
-        whole = Part(block, range(first_line, first_line + block.count(b"\n")))
-        return RoutedBlock(dict.fromkeys(router.targets, whole))
-    routed = RoutedBlock()
+        lines = block.count(b"\n")
+        whole = Part(block, range(first_line, first_line + lines))
+        return RoutedBlock(dict.fromkeys(router.targets, whole), lines=lines)
     texts: dict[Target, list[bytes]] = {}
     numbers: dict[Target, list[int]] = {}
     items = parse_full(block, file=file, first_line=first_line)
+    routed = RoutedBlock(lines=len(items))
     for number, (line, item) in enumerate(zip(block.split(b"\n"), items, strict=False), first_line):
         try:
             targets = router.route(item)

@@ -163,7 +163,9 @@ class LinePattern:
 
     def _captured(self, column: Column, group: int) -> _Captured:
         null_group = group + 1 if self._groups == group + 2 else None
-        return _Captured(group, null_group, field(column.default).encode(), column_texts.writer(column, quoted=self._empties))
+        return _Captured(
+            group, null_group, field(column.default).encode(), column_texts.writer(column, quoted=self._empties)
+        )
 
     def _add(self, name: str, value: str) -> int:
         """Add the alternative of an attribute; returns the number of its first group, from 0."""

@@ -62,12 +62,13 @@ def _write(text: bytes) -> bytes | None:
 
 def _close(text: bytes, texts: int, lists: int, maps: int) -> bytes | None:
     """Cut out what closes the tags of so many values; None when a text has what looks like it."""
-    if text.count(b"}") == texts + lists + 2 * maps:
-        # No text has a bracket. In a row of them, two close a map and its tag, and one before those another tag.
-        return text.replace(b"}}", _MAP_END).translate(_MAP_ENDS, b"}")
+    # Where no text has a bracket: of several in a row, two close a map and its tag, and one before them another tag.
+    closed = text.replace(b"}}", _MAP_END).translate(_MAP_ENDS, b"}")
+    if len(text) - len(closed) == texts + lists + maps:
+        return closed
     for count, tagged, value in ((texts, b'"}', b'"'), (lists, b"]}", b"]"), (maps, b"}}", b"}")):
-        text, closed = _replaced(text, tagged, value)
-        if closed != count:
+        text, replaced = _replaced(text, tagged, value)
+        if replaced != count:
             return None
     return text
 

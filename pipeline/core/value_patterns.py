@@ -45,14 +45,12 @@ def any_value(depth: int = DEPTH) -> str:
 def _tagged_value(depth: int) -> str:
     """Return the pattern of a value from its tag on."""
     texts, numbers = _elements(TEXT), _elements(EXPONENT_NUMBER)
-    kinds = (
-        rf'S":"{TEXT}"|N":"{TEXT}"|BOOL":(?:true|false)|NULL":true|B":"{TEXT}"|[SB]S":\[{texts}\]|NS":\[{numbers}\]'
-    )
+    kinds = rf'S":"{TEXT}"|N":"{TEXT}"|BOOL":(?:true|false)|NULL":true|B":"{TEXT}"|[SB]S":\[{texts}\]|NS":\[{numbers}\]'
     if depth:
         # Alternatives that start with a character of their own are told apart by it, for next to nothing.
         member = rf'(?:,|(?<=[\[{{]))(?:"{TEXT}":\{{|\{{)"{_tagged_value(depth - 1)}'
         kinds += rf'|(?:L":\[(?=[{{\]])|M":\{{(?=["}}]))(?:{member}){REPEAT}[\]}}]'
-    return rf'(?:{kinds})\}}'
+    return rf"(?:{kinds})\}}"
 
 
 def _elements(element: str) -> str:

@@ -31,7 +31,7 @@ from pipeline.core.export_routing import route_block
 from pipeline.core.mapping import STORAGE_SCHEMA
 from pipeline.core.routing import MATCHES_NO_TARGET, NO_TARGET, Router
 from pipeline.core.stream_records import Reject
-from pipeline.dynamodb.export_files import check_count, count_lines, read_lines
+from pipeline.dynamodb.export_files import check_count, read_lines
 from pipeline.dynamodb.objects import join_location
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from pipeline.aurora.connection import Connection
     from pipeline.aurora.load_lead import Lead
     from pipeline.core.change import Row
-    from pipeline.core.export_routing import Part
+    from pipeline.core.export_routing import Part, RoutedBlock
     from pipeline.core.mapping import TableMapping, Target
     from pipeline.core.ordering import Position
     from pipeline.dynamodb.manifest import ExportFile
@@ -210,7 +210,8 @@ class _Counting:
         with ExitStack() as stack:
             only = stack.enter_context(destinations[0].opened(connection)) if len(destinations) == 1 else None
             for block in self.loader.blocks(self.file):
-                for each, part in self._parts(block, destinations):
+                routed = self._route(block)
+                for each, part in self._parts(routed, destinations):
                     decoded = part.decode(partial(each.decoder.decode, file=self.location))
                     if only:
                         only.write(decoded.text)
@@ -220,12 +221,13 @@ class _Counting:
                     each.rows += decoded.rows
                     for line, error in decoded.failures:
                         self.refused.append(self.loader.reject(each.target.view_name, line, error.message))
-                self._count(block)
+                self._count(block, routed)
 
     def copy_isolating(self, connection: Connection, destinations: Sequence[_Destination]) -> None:
         """Store every block under savepoints, halved where PostgreSQL refuses."""
         for block in self.loader.blocks(self.file):
-            for each, part in self._parts(block, destinations):
+            routed = self._route(block)
+            for each, part in self._parts(routed, destinations):
                 decoder = each.decoder.rows
                 rows, failures = part.decode(partial(decode_full, decoder=decoder, file=self.location))
                 for line, error in failures:
@@ -236,13 +238,14 @@ class _Counting:
                     return each.store(connection, some)
 
                 self.applied += store_isolating(connection, rows, store, refuser.refuse)
-            self._count(block)
+            self._count(block, routed)
 
-    def _parts(self, block: bytes, destinations: Sequence[_Destination]) -> list[tuple[_Destination, Part]]:
-        """Return each destination's lines of the block, and set aside or count those that are no one's."""
-        router = self.loader.router
-        routed = route_block(block, router, file=self.location, first_line=self.lines + 1)
-        if router.rejects_unmatched:
+    def _route(self, block: bytes) -> RoutedBlock:
+        return route_block(block, self.loader.router, file=self.location, first_line=self.lines + 1)
+
+    def _parts(self, routed: RoutedBlock, destinations: Sequence[_Destination]) -> list[tuple[_Destination, Part]]:
+        """Return each destination's lines of a block, and set aside or count those that are no one's."""
+        if self.loader.router.rejects_unmatched:
             self.refused += [self.loader.reject(NO_TARGET, line, MATCHES_NO_TARGET) for line in routed.unmatched]
             self.rows += len(routed.unmatched)
         else:
@@ -250,11 +253,10 @@ class _Counting:
         self.rows += sum(len(part.numbers) for part in routed.parts.values())
         return [(each, routed.parts[each.target]) for each in destinations if each.target in routed.parts]
 
-    def _count(self, block: bytes) -> None:
-        lines = count_lines(block)
-        self.lines += lines
+    def _count(self, block: bytes, routed: RoutedBlock) -> None:
+        self.lines += routed.lines
         self.size_bytes += len(block)
-        self.on_lines(lines, len(block))
+        self.on_lines(routed.lines, len(block))
 
 
 @dataclass(frozen=True, slots=True)

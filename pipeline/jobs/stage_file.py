@@ -24,7 +24,7 @@ from pipeline.core.export_routing import route_block
 from pipeline.core.keys import key_attributes
 from pipeline.core.mapping import STORAGE_SCHEMA
 from pipeline.core.routing import Router
-from pipeline.dynamodb.export_files import check_count, count_lines, read_lines
+from pipeline.dynamodb.export_files import check_count, read_lines
 from pipeline.dynamodb.objects import join_location
 from pipeline.jobs.pace import Pace
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from pipeline.core.attributes import AttributeValue
     from pipeline.core.change import Row
     from pipeline.core.export_routing import Part
-    from pipeline.core.mapping import TableMapping, Target
+    from pipeline.core.mapping import TableMapping
     from pipeline.dynamodb.manifest import ExportFile
     from pipeline.jobs.load_file import OnLines
     from pipeline.jobs.services import Services
@@ -106,24 +106,20 @@ class FileStager:
                 copy = stack.enter_context(only) if only else None
                 for block in read_lines(work.services.store(work.location), work.bucket, file):
                     with self._pace.working():
-                        for target, part in self._parts(block, reading, location):
+                        routed = route_block(block, self._router, file=location, first_line=reading.lines + 1)
+                        if self._router.rejects_unmatched:
+                            reading.set_aside(routed.unmatched)
+                        for target, part in routed.parts.items():
                             if isolate:
                                 self._copy_isolating(connection, stagings[target], part, reading, location)
                             else:
                                 self._copy(connection, copy, stagings[target], part, reading, location)
-                        lines = count_lines(block)
-                        reading.lines += lines
-                        on_lines(lines, len(block))
+                        reading.lines += routed.lines
+                        on_lines(routed.lines, len(block))
             check_count(file, work.bucket, reading.lines)
             reconciliations.mark_file(
                 connection, work.run_id, file.key, items=reading.lines, rows=reading.rows, unfit=reading.unfit
             )
-
-    def _parts(self, block: bytes, reading: _Reading, location: str) -> list[tuple[Target, Part]]:
-        routed = route_block(block, self._router, file=location, first_line=reading.lines + 1)
-        if self._router.rejects_unmatched:
-            reading.set_aside(routed.unmatched)
-        return list(routed.parts.items())
 
     def _copy(
         self,
