@@ -63,8 +63,9 @@ def _write(text: bytes) -> bytes | None:
 def _close(text: bytes, texts: int, lists: int, maps: int) -> bytes | None:
     """Cut out what closes the tags of so many values; None when a text has what looks like it."""
     # Where no text has a bracket: of several in a row, two close a map and its tag, and one before them another tag.
-    closed = text.replace(b"}}", _MAP_END).translate(_MAP_ENDS, b"}")
-    if len(text) - len(closed) == texts + lists + maps:
+    marked, pairs = _replaced(text, b"}}", _MAP_END)
+    closed = marked.translate(_MAP_ENDS, b"}")
+    if pairs == maps and len(marked) - len(closed) == texts + lists:
         return closed
     for count, tagged, value in ((texts, b'"}', b'"'), (lists, b"]}", b"]"), (maps, b"}}", b"}")):
         text, replaced = _replaced(text, tagged, value)
