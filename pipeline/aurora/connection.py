@@ -1,7 +1,8 @@
 """Connections to Aurora PostgreSQL, all set up one way.
 
 Invariant: statements outside a transaction block commit on their own, and every transaction is READ COMMITTED,
-which the ordering rule's `ON CONFLICT … WHERE` needs to see the row that another writer has just committed.
+which the ordering rule's `ON CONFLICT … WHERE` needs to see the row that another writer has just committed. Text goes
+over in UTF-8 to a database that keeps it so, and which refuses bytes that are none.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from psycopg import IsolationLevel
 from psycopg.conninfo import make_conninfo
 
 from pipeline.aurora.errors import translating
+from pipeline.core.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,7 +37,8 @@ def connect(
 ) -> Connection:
     """Open a connection from a URL, or from libpq parameters (host, port, dbname, user, password, sslmode …).
 
-    Raises UnreachableError when nothing answers, LoginRefusedError when the server turns the session away.
+    Raises UnreachableError when nothing answers, LoginRefusedError when the server turns the session away,
+    ConfigurationError when the database keeps text in another encoding than UTF-8.
     """
     with translating("connecting to the database"):
         conninfo = make_conninfo(
@@ -48,7 +51,7 @@ def connect(
         connection = psycopg.connect(conninfo, autocommit=True)
         try:
             _set_up(connection, statement_timeout_seconds)
-        except psycopg.Error:
+        except (psycopg.Error, ConfigurationError):
             connection.close()
             raise
     connection.isolation_level = IsolationLevel.READ_COMMITTED
@@ -64,13 +67,20 @@ def _set_up(connection: Connection, statement_timeout_seconds: float | None) -> 
         "DateStyle": "ISO, MDY",
         "bytea_output": "hex",
         "client_min_messages": "warning",
+        "client_encoding": "UTF8",  # PGCLIENTENCODING would say otherwise
     }
     if statement_timeout_seconds is not None:
         settings["statement_timeout"] = str(max(1, int(statement_timeout_seconds * 1000)))
-    connection.execute(
-        "SELECT set_config(name, value, false) FROM unnest(%s::text[], %s::text[]) AS setting (name, value)",
+    row = connection.execute(
+        "SELECT set_config(name, value, false), current_setting('server_encoding')"
+        " FROM unnest(%s::text[], %s::text[]) AS setting (name, value)",
         (list(settings), list(settings.values())),
-    )
+    ).fetchone()
+    if row and row[1] != "UTF8":
+        raise ConfigurationError(
+            f"connecting to the database: it keeps text in the encoding {row[1]}, which DynamoDB's text does not fit",
+            hint="give a database that was created with ENCODING 'UTF8'",
+        )
 
 
 @contextmanager

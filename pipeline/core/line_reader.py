@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pipeline.core.mapping import Target
 
 # What is read at a time: what it becomes, several times its size, then stays in the processor's cache.
-PIECE_BYTES = 64 << 10
+PIECE_BYTES = 128 << 10
 # Names of attributes that no column takes which a pattern has alternatives for.
 MOST_NAMES = 100
 # Lines handed back of which the names are learnt.
@@ -70,7 +70,7 @@ class LineReader:
         self._mixed = False
 
     def read(self, block: bytes) -> Reading | None:
-        """Read a block of whole lines; None when nothing in it can be read so. Raises UnicodeDecodeError."""
+        """Read a block of whole lines; None when nothing in it can be read so."""
         if self._pattern is None:
             return None
         reading = Reading()
@@ -83,8 +83,6 @@ class LineReader:
         return reading if reading.rows else None
 
     def _read_piece(self, pattern: LinePattern, piece: bytes, reading: Reading, *, escaped: bool) -> None:
-        if not piece.isascii():
-            piece.decode()
         spelt = plain(piece)
         if UNREADABLE in spelt:
             piece, spelt = _set_aside_unreadable(piece, spelt, reading)

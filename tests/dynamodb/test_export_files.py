@@ -6,9 +6,11 @@ import gzip
 import itertools
 import os
 import tracemalloc
+import zlib
 from pathlib import Path
 
 import pytest
+from isal import isal_zlib
 
 from pipeline.core.errors import TerminalError
 from pipeline.dynamodb import export_files
@@ -16,6 +18,15 @@ from pipeline.dynamodb.export_files import BLOCK_BYTES, ExportFileError, check_c
 from pipeline.dynamodb.manifest import ExportFile
 from pipeline.dynamodb.objects import FolderObjects, MissingObjectError
 from tests.dynamodb.export_fixture import md5_text
+
+pytestmark = pytest.mark.usefixtures("inflating")
+
+
+@pytest.fixture(params=[zlib, isal_zlib], ids=["zlib", "isal"])
+def inflating(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test with what always inflates and with what does where it is installed."""
+    monkeypatch.setattr(export_files, "zlib", request.param)
+
 
 LINES = [b'{"Item":{"Id":{"N":"%d"},"t":{"S":"%s"}}}' % (n, b"x" * (n % 700)) for n in range(20_000)]
 TEXT = b"".join(line + b"\n" for line in LINES)
@@ -103,7 +114,9 @@ def test_a_damaged_file_is_told_by_its_md5(tmp_path: Path) -> None:
         read(stored(tmp_path, damaged, md5_of=whole))
 
 
-@pytest.mark.parametrize("content", [TEXT[:5000], gzip.compress(TEXT) + b"garbage", gzip.compress(TEXT) + b"\0" * 512])
+@pytest.mark.parametrize(
+    "content", [TEXT[:5000], gzip.compress(TEXT) + b"garbage" * 3, gzip.compress(TEXT) + bytes(512)]
+)
 def test_what_is_not_gzip_or_has_garbage_behind_although_its_md5_matches(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(ExportFileError, match="its bytes are those of the manifest's MD5, and they are not gzip"):
         read(stored(tmp_path, content))

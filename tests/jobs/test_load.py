@@ -24,7 +24,7 @@ from pipeline.jobs.load import LoadReport, load
 from pipeline.jobs.load_progress import LoadProgress
 from pipeline.jobs.load_worker import failure_from, failure_parts
 from pipeline.jobs.services import Services
-from tests.dynamodb.export_fixture import EXPORT_TIME, ExportFactory, Layout, WrittenExport
+from tests.dynamodb.export_fixture import EXPORT_TIME, ExportFactory, Layout, WrittenExport, md5_text
 from tests.jobs.conftest import named, record, view
 
 AFTER = EXPORT_TIME.timestamp() + 60
@@ -212,6 +212,24 @@ def test_a_file_with_fewer_items_than_stated_is_refused(run: Load, exports: Expo
         path.with_suffix(".md5").unlink()
     with pytest.raises(TerminalError, match="holds 2 lines, and the manifest states 3"):
         run(export.location)
+
+
+@pytest.mark.parametrize("processes_from", [0, 10**9], ids=["processes", "threads"])
+def test_bytes_that_are_no_utf_8_are_refused_by_their_line(
+    run: Load, exports: ExportFactory, connection: Connection, processes_from: int
+) -> None:
+    export = exports.full([item(n, f"name {n}") for n in range(50)], Layout(files=1, empty_files=0))
+    path = file_path(export, 0)
+    whole = path.read_bytes()
+    damaged = gzip.compress(gzip.decompress(whole).replace(b'"name 30"', b'"name \xe9"'))
+    path.write_bytes(damaged)
+    files = Path(export.location.removeprefix("file://")).with_name(Path(export.files_key).name)
+    md5 = md5_text(whole).decode(), md5_text(damaged).decode()
+    files.write_text(files.read_text().replace(*md5))
+    files.with_suffix(".md5").unlink()
+    with pytest.raises(TerminalError, match=rf"{path.name}.*line 31.*not JSON"):
+        run(export.location, processes_from=processes_from)
+    assert view(connection) == {}
 
 
 def test_an_incremental_export_is_refused(run: Load, exports: ExportFactory) -> None:
