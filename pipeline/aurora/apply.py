@@ -63,14 +63,17 @@ class ApplyStatement:
 
     target: Target
     mapping_name: str
-    query: sql.Composed = field(init=False)
-    query_with_mark: sql.Composed = field(init=False)
+    query: bytes = field(init=False)
+    query_with_mark: bytes = field(init=False)
 
     def __post_init__(self) -> None:
         upsert = _compose(self.target, self.mapping_name)
         keys = [sql.SQL(", array_agg({})").format(sql.Identifier(f"key {i}")) for i in _key_numbers(self.target)]
-        object.__setattr__(self, "query", upsert + _COUNT.format(keys=sql.SQL("").join(keys)))
-        object.__setattr__(self, "query_with_mark", upsert + bookkeeping.MARK_APPLIED + _COUNT.format(keys=sql.SQL("")))
+        query = upsert + _COUNT.format(keys=sql.SQL("").join(keys))
+        with_mark = upsert + bookkeeping.MARK_APPLIED + _COUNT.format(keys=sql.SQL(""))
+        # As bytes, once: psycopg would put the parts together for every batch.
+        object.__setattr__(self, "query", query.as_bytes())
+        object.__setattr__(self, "query_with_mark", with_mark.as_bytes())
 
     def apply(self, connection: Connection, changes: Sequence[Change]) -> tuple[int, int, int, int]:
         """Apply coalesced changes, children included, inside the caller's transaction.

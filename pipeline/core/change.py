@@ -6,8 +6,7 @@ Values are text as PostgreSQL reads it (`None` is NULL): exact for every type, t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.core.ordering import Position, supersedes
 
@@ -19,8 +18,7 @@ Row = tuple[str | None, ...]
 rows of each child target, as a JSON array of arrays of texts."""
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """`row` None is a delete. `key` holds the primary key's texts, in primary-key order, as they are in `row`."""
 
     key: tuple[str, ...]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,11 +35,21 @@ class Measurement:
     """What else the contestant stated."""
 
 
-def run(module: str, spec: Spec, *, server_pid: int, python: Path) -> Measurement:
-    """Run a contestant once. Raises ContestantError with the end of what it said."""
+def run(module: str, spec: Spec, *, server_pid: int, python: Path, first_on_path: Path | None = None) -> Measurement:
+    """Run a contestant once. Raises ContestantError with the end of what it said.
+
+    `first_on_path` is a folder whose modules come before all others.
+    """
+    environment = os.environ | ({"PYTHONPATH": str(first_on_path)} if first_on_path else {})
     command = [str(python), "-m", "tests.bench.contest", module, spec.to_json()]
     with subprocess.Popen(
-        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         if process.stdin is None or process.stdout is None:  # pragma: no cover - both were asked for
             raise ContestantError(f"{module}: no pipes")

@@ -35,6 +35,7 @@ FULL = {"narrow": Sizes(1_000_000, 50_000, 1_000_000), "wide": Sizes(500_000, 10
 QUICK = {"narrow": Sizes(100_000, 10_000, 100_000), "wide": Sizes(10_000, 1_000, 2_000)}
 MEMORY_ITEMS = {"full": (100_000, 400_000, 2_000_000), "quick": (20_000, 100_000)}
 WORKERS = (1, 2, 4)
+_WITHOUT_ISAL = Path(__file__).with_name("without_isal")
 
 
 class LoadRace:
@@ -51,6 +52,7 @@ class LoadRace:
             self.limit("copy_then_index", "psql \\copy of ready text, key built after", key_after=True),
             self.limit("copy_indexed", "psql \\copy of ready text, key first", key_after=False),
             *(self._ours(workers) for workers in WORKERS),
+            self._ours_without_isal(),
             self._reconciliation(),
             self._rival("boto3_executemany", "boto3 TypeDeserializer, executemany", sizes.slow),
             self._rival("pandas_to_sql", "pandas to_sql", sizes.slow),
@@ -95,10 +97,17 @@ class LoadRace:
         label = f"dynaurora load, {workers} worker{'s' if workers > 1 else ''}"
         return Entry(f"load_{workers}", label, "ours", lambda: self._run_ours(workers, self._sizes.items))
 
-    def _run_ours(self, workers: int, count: int) -> Run:
+    def _ours_without_isal(self) -> Entry:
+        def contest() -> Run:
+            return self._run_ours(2, self._sizes.items, first_on_path=_WITHOUT_ISAL)
+
+        return Entry("load_2_without_isal", "dynaurora load, 2 workers, without isal", "ours", contest)
+
+    def _run_ours(self, workers: int, count: int, *, first_on_path: Path | None = None) -> Run:
         data = self._data(count)
         url, _ = self._storage("bench_ours", data, keyed=True)
-        found = self._judged("tests.bench.ours.load", self._spec(data, url, workers=workers), data, self._view())
+        spec = self._spec(data, url, workers=workers)
+        found = self._judged("tests.bench.ours.load", spec, data, self._view(), first_on_path=first_on_path)
         self._server.drop("bench_ours")
         return found
 
@@ -161,10 +170,18 @@ class LoadRace:
                 connection.execute(sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(table, name))
             return url, table.as_string(connection)
 
-    def _judged(self, module: str, spec: Spec, data: Data, relation: str, python: Path = OURS_PYTHON) -> Run:
+    def _judged(
+        self,
+        module: str,
+        spec: Spec,
+        data: Data,
+        relation: str,
+        python: Path = OURS_PYTHON,
+        first_on_path: Path | None = None,
+    ) -> Run:
         wanted = self._reference(data)
         self._server.settle()
-        measured = run(module, spec, server_pid=self._server.pid, python=python)
+        measured = run(module, spec, server_pid=self._server.pid, python=python, first_on_path=first_on_path)
         return Run(data.count, measured, _verdict(_checksum(spec.url, self._shape, relation), wanted))
 
     def _reference(self, data: Data) -> tuple[str, ...]:

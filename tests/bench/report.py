@@ -109,7 +109,8 @@ def _load_tables(parts: dict[str, dict[str, Any]]) -> list[str]:
     lines += [
         "Items in random order of their keys, in 8 gzip files of the documented export layout, from a local folder."
         " Rivals get a plain table with its key; the limits get our own table. Slow rivals get fewer items, which is"
-        " in their favour. *Client* is processor time of the loader's processes, *server* that of PostgreSQL's.",
+        " in their favour. Ours inflates with isal (the extra `fast`) but for the line without it. *Client* is processor"
+        " time of the loader's processes, *server* that of PostgreSQL's.",
         "",
     ]
     for shape, title in (

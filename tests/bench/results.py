@@ -7,8 +7,13 @@ from typing import Any
 from tests.bench.rounds import EXACT
 
 Outcomes = dict[str, dict[str, Any]]
-LOAD_WORKERS = 2
-"""The workers that a load has by default: what `narrow` and `wide` mean."""
+# Key of the outcome, suffix of the case, workers. Two are what a load has by default: what `narrow` and `wide` mean.
+_LOADS = (
+    ("load_1", "-1-worker", 1),
+    ("load_2", "", 2),
+    ("load_2_without_isal", "-without-isal", 2),
+    ("load_4", "-4-workers", 4),
+)
 _LOAD_RIVALS = {
     "ratio_to_copy_then_index": "copy_then_index",
     "ratio_to_copy_indexed": "copy_indexed",
@@ -30,7 +35,11 @@ def ours(parts: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for shape in ("narrow", "wide"):
         outcomes = _by_key(parts.get(f"load-{shape}", {}))
-        found += [_load(outcomes, shape, workers) for workers in (1, 2, 4) if f"load_{workers}" in outcomes]
+        found += [
+            _load(outcomes[key], outcomes, f"{shape}{suffix}", workers)
+            for key, suffix, workers in _LOADS
+            if key in outcomes
+        ]
         if "reconcile_2" in outcomes:
             found.append(_reconcile(outcomes, shape))
     for name, part in parts.items():
@@ -49,9 +58,7 @@ def _measured(outcome: dict[str, Any], path: str, case: str) -> dict[str, Any]:
     return {"path": path, "case": case, **{name: outcome.get(name) for name in names}}
 
 
-def _load(outcomes: Outcomes, shape: str, workers: int) -> dict[str, Any]:
-    outcome = outcomes[f"load_{workers}"]
-    case = shape if workers == LOAD_WORKERS else f"{shape}-{workers}-worker{'s' if workers > 1 else ''}"
+def _load(outcome: dict[str, Any], outcomes: Outcomes, case: str, workers: int) -> dict[str, Any]:
     found = _measured(outcome, "load", case) | {"workers": workers}
     found |= {name: ratio(outcome, outcomes.get(rival)) for name, rival in _LOAD_RIVALS.items()}
     # A wrong result is none: of pandas' two ways the faster one that ended exact.

@@ -1,0 +1,3 @@
+"""Stands before the package of this name, so that a load is measured as it is where that is not installed."""
+
+raise ImportError("hidden for a measurement")
