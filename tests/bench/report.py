@@ -109,8 +109,8 @@ def _load_tables(parts: dict[str, dict[str, Any]]) -> list[str]:
     lines += [
         "Items in random order of their keys, in 8 gzip files of the documented export layout, from a local folder."
         " Rivals get a plain table with its key; the limits get our own table. Slow rivals get fewer items, which is"
-        " in their favour. Ours inflates with isal (the extra `fast`) but for the line without it. *Client* is processor"
-        " time of the loader's processes, *server* that of PostgreSQL's.",
+        " in their favour. Ours inflates with isal (the extra `fast`) but for the line without it. *Client* is the"
+        " processor time of the loader's processes, *server* that of PostgreSQL's.",
         "",
     ]
     for shape, title in (
@@ -137,7 +137,7 @@ def _row(outcome: dict[str, Any]) -> list[str]:
         return [label, "", "", "", "", "", f"did not finish: {outcome['failure']}"]
     numbers = (outcome["client_us_per_item"], outcome["server_us_per_item"], outcome["rss_mb"])
     verdict = outcome["verdict"] if outcome["verdict"] == EXACT else f"**{outcome['verdict']}**"
-    return [label, f"{outcome['items']:,}", f"{outcome['items_per_s']:,.0f}", *map(_number, numbers), verdict]
+    return [label, f"{outcome['items']:,.0f}", f"{outcome['items_per_s']:,.0f}", *map(_number, numbers), verdict]
 
 
 def _apply_tables(parts: dict[str, dict[str, Any]]) -> list[str]:
