@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from pipeline.core import line_reader
 from pipeline.core.attributes import parse_path
 from pipeline.core.block_decode import BlockDecoder
 from pipeline.core.line_pattern import LinePattern
@@ -234,6 +235,7 @@ def test_names_that_stand_twice_or_are_spelt_otherwise(line: str) -> None:
      '{"L":["a":{"S":"x"}]}',
      '{"M":{"a":{"S":"x"},}}', '{"M":{"a":{"S":"x"}"b":{"S":"y"}}}', '{"L":[{"S":"a"}}}', '{"M":{"a":{"S":"x"}]}',
      '{"M":{"a":{"S":"x","N":"1"}}}', '{"M":{"a":"x"}}', '{"M":{"a":{"N":"1."}}}', '{"L":[{"N":"-"}]}',
+     '{"M":{"a":{"N":"true"}}}', '{"L":[{"N":"1,2"},{"N":""}]}', '{"M":{"a":{"N":"1"},"b":{"N":"{}"}}}',
      '{"NS":["1" ]}'],
 )  # fmt: skip
 def test_nested_values_that_are_not_of_the_form_are_refused_alike(value: str) -> None:
@@ -246,6 +248,22 @@ def test_what_is_nested_too_deep_for_the_pattern_is_converted_all_the_same() -> 
     for _ in range(31):
         value = {"L": [value]}
     block = written([line_of({"pk": {"S": "k"}, "list": value})])
+    assert outcome(EVERY_TYPE, block, general=False) == outcome(EVERY_TYPE, block, general=True)
+
+
+def test_empty_texts_are_none_that_is_missing_however_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(line_reader, "PIECE_BYTES", 1)  # a piece a line
+    kinds: dict[str, dict[str, Any]] = {
+        "full": ITEM,
+        "empty": {**ITEM, "name": {"S": ""}},
+        "no bytes": {**ITEM, "bytes": {"B": ""}},
+        "missing": {"pk": {"S": "k"}},
+    }
+    order = [*["full"] * 2, *["empty", "no bytes", "missing"] * 3, *["empty"] * 4, *["missing", "full"] * 2, "no bytes"]
+    block = written([line_of({**kinds[kind], "pk": {"S": str(n)}}) for n, kind in enumerate(order)])
+    reading = LineReader(EVERY_TYPE).read(block)
+    assert reading is not None
+    assert (reading.rows, reading.others) == (len(order), [])
     assert outcome(EVERY_TYPE, block, general=False) == outcome(EVERY_TYPE, block, general=True)
 
 
