@@ -26,6 +26,7 @@ from tests.bench.server import SETTINGS, BenchServer, running
 BUILD = ROOT / "build"
 DATA = BUILD / "bench"
 Part = Callable[[], dict[str, Any]]
+_NOT_QUICK = ("apply-narrow", "profile")
 
 
 def main(arguments: list[str]) -> int:
@@ -62,13 +63,17 @@ def _options(arguments: list[str]) -> argparse.Namespace:
 
 def _parts(server: BenchServer, options: argparse.Namespace) -> dict[str, Part]:
     quick, rounds = options.quick, options.rounds
-    return {
+    parts: dict[str, Part] = {
         **load_race.races(server, DATA, quick=quick, rounds=rounds, say=_say),
         **apply_race.races(server, DATA, quick=quick, rounds=rounds, say=_say),
         "cold-start": lambda: cold_start.measure(server, runs=2 if quick else 7, say=_say),
         "promote": lambda: _promote(server, 50_000 if quick else 1_000_000),
         "profile": lambda: profiles.measure(server, DATA, quick=quick, say=_say),
     }
+    if quick and options.only is None:  # to end within two minutes
+        for name in _NOT_QUICK:
+            del parts[name]
+    return parts
 
 
 def _promote(server: BenchServer, rows: int) -> dict[str, Any]:
