@@ -19,7 +19,7 @@ EXPONENT_NUMBER = rf'{NUMBER}(?:(?=")|[eE][+-]?+\d{{1,3}}+)'
 # A character takes four bytes in UTF-8 at most, and escapes only make a text longer.
 MOST_BYTES = 4
 # Digits that fit whatever their value, and what first digit one more may have; the converter compares the others.
-# Most numbers are short, and none is tried twice: that order and these repeats are worth a fifth of narrow items.
+# Most numbers are short, and none is tried twice: that order and these repeats spare a fifth of a narrow pattern.
 _INTEGERS = {
     "smallint": r"-?+[1-9]\d{0,3}+|-?[12]\d{4}|0",
     "integer": r"-?+[1-9]\d{0,8}+|-?1\d{9}|0",
