@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
+from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -137,7 +139,7 @@ class ApplyStatement:
         # What a row carries, behind its columns, is sent once it is taken.
         columns = islice(zip(*rows, strict=False), count) if rows else [()] * count
         versions = [None if c.position.version is None else str(c.position.version) for c in changes]
-        as_of = [c.position.as_of.isoformat() for c in changes]
+        as_of = [_isoformat(c.position.as_of) for c in changes]
         deleted = ["t" if c.row is None else "f" for c in changes]
         expired = [str(c.position.version) for c in changes if c.expired]
         return [
@@ -148,6 +150,9 @@ class ApplyStatement:
             array_literal(expired),
         ]
 
+
+# The records of a batch share their seconds.
+_isoformat = lru_cache(maxsize=4_096)(datetime.isoformat)
 
 _COUNT = sql.SQL(
     " SELECT count(*), count(*) FILTER (WHERE deleted), count(*) FILTER (WHERE expired),"

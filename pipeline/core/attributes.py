@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
+from functools import lru_cache
 from json.encoder import encode_basestring  # the C encoder: quotes and escapes, leaves other characters alone
 from typing import TYPE_CHECKING, Any, cast
 
@@ -76,15 +77,17 @@ def to_json(attribute: AttributeValue) -> str:
     """
     if len(attribute) != 1:
         raise UnrepresentableError("is not an attribute value: expected one type tag and its value")
-    tag, value = next(iter(attribute.items()))
-    writer = _JSON_WRITERS.get(tag)
-    if writer is None:
-        raise UnrepresentableError(f"has the type tag {tag[:8]!r}, which is none of DynamoDB's ten")
+    ((tag, value),) = attribute.items()
+    try:
+        writer = _JSON_WRITERS[tag]
+    except KeyError:
+        raise UnrepresentableError(f"has the type tag {tag[:8]!r}, which is none of DynamoDB's ten") from None
     return writer(value)
 
 
 def _json_text(value: str) -> str:
-    return encode_basestring(text(value))
+    # `text` takes it as it is; most are so, and a call costs more than this look.
+    return encode_basestring(value if value.isascii() and "\x00" not in value else text(value))
 
 
 def _json_boolean(value: object) -> str:
@@ -108,7 +111,11 @@ def _json_list(elements: list[AttributeValue]) -> str:
 
 
 def _json_map(members: Item) -> str:
-    return f"{{{','.join([f'{_json_text(name)}:{to_json(value)}' for name, value in members.items()])}}}"
+    return f"{{{','.join([f'{_json_name(name)}:{to_json(value)}' for name, value in members.items()])}}}"
+
+
+# Items of a table share the names of their maps' members.
+_json_name = lru_cache(maxsize=512)(_json_text)
 
 
 _JSON_WRITERS: dict[str, Callable[[Any], str]] = {

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 from binascii import a2b_base64, hexlify
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from pipeline.core import plain_json
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
 Values = list[bytes] | tuple[bytes, ...]
 Writer = Callable[[Values, bytes, bool], Values]
 """Writes values, with the field of an item without the attribute, and whether there are escapes."""
-
-_decode_base64 = partial(a2b_base64, strict_mode=True)
 
 
 def writer(column: Column, *, quoted: bool) -> Writer:
@@ -60,21 +57,18 @@ def _quoted_texts(values: Values, missing: bytes, _: bool) -> Values:  # noqa: F
 
 
 def _binaries(values: Values, missing: bytes, _: bool) -> Values:  # noqa: FBT001  a Writer
-    return [rb"\\x" + hexlify(_decode_base64(value)) if value else missing for value in values]
+    return [rb"\\x" + hexlify(a2b_base64(value, strict_mode=True)) if value else missing for value in values]
 
 
 def _quoted_binaries(values: Values, missing: bytes, _: bool) -> Values:  # noqa: FBT001  a Writer
-    return [rb"\\x" + hexlify(_decode_base64(value[1:])) if value else missing for value in values]
+    return [rb"\\x" + hexlify(a2b_base64(value[1:], strict_mode=True)) if value else missing for value in values]
 
 
 def _text_arrays(values: Values, missing: bytes, escaped: bool) -> Values:  # noqa: FBT001  a Writer
     if escaped:
         return [_escaped_text_array(value) if value else missing for value in values]
-    return [_text_array(value) if b'","' in value else b"{" + value + b"}" if value else missing for value in values]
-
-
-def _text_array(value: bytes) -> bytes:
-    return b'{"' + b'","'.join(sorted(value[1:-1].split(b'","'))) + b'"}'
+    join = b'","'.join
+    return [b'{"' + join(sorted(value[1:-1].split(b'","'))) + b'"}' if value else missing for value in values]
 
 
 def _escaped_text_array(value: bytes) -> bytes:

@@ -31,7 +31,8 @@ from pipeline.core.sql_types import TYPES, SqlType
 
 Converter = Callable[[AttributeValue | None], str | None]
 
-_SMALL_INTEGER = re.compile(r"-?[1-9]\d{0,3}|0", re.ASCII)
+# Digits that fit whatever their value.
+_FITTING_DIGITS = {15: 4, 31: 9, 63: 18}
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 # Hour 24, which some versions of Python read, is left out: one text must mean one thing on every machine.
@@ -53,6 +54,7 @@ def converter(column: Column, *, is_key: bool = False, settled: Counter[str] | N
     """
     accepted = TYPES[column.type.name]
     by_tag = {tag: _tag_converter(tag, column, is_key=is_key, settled=settled) for tag in accepted}
+    find_converter = by_tag.get
     name, default = column.name, column.default
     on_error = _policy(column, settled, is_key=is_key)
 
@@ -62,10 +64,10 @@ def converter(column: Column, *, is_key: bool = False, settled: Counter[str] | N
                 raise ConversionError(name, "the key attribute is missing")
             return default
         for tag, value in attribute.items():
-            if tag == "NULL" and not is_key and "NULL" not in accepted:
-                return None
-            convert_value = by_tag.get(tag)
+            convert_value = find_converter(tag)
             if convert_value is None:
+                if tag == "NULL" and not is_key:
+                    return None
                 return on_error(f"takes {' or '.join(sorted(accepted))} and the attribute is of type {tag[:8]}")
             try:
                 return convert_value(value)
@@ -145,9 +147,10 @@ def _tag_converter(
 
 def _integer(bits: int) -> Callable[[str], str]:
     low, high = -(2**bits), 2**bits - 1
+    fits = re.compile(rf"-?[1-9]\d{{0,{_FITTING_DIGITS[bits] - 1}}}|0", re.ASCII).fullmatch
 
     def convert(value: str) -> str:
-        if _SMALL_INTEGER.fullmatch(value):
+        if fits(value):
             return value
         plain = canonical_number(value)
         if "." in plain:
@@ -261,7 +264,12 @@ def array_literal(values: list[str]) -> str:
         return "{}"
     joined = '","'.join(values)
     if "\\" in joined or joined.count('"') != 2 * (len(values) - 1):
-        joined = '","'.join([v.replace("\\", "\\\\").replace('"', '\\"') for v in values])
+        # All at once: U+0000 is in no text that PostgreSQL takes, and so parts them.
+        joined = "\x00".join(values)
+        if joined.count("\x00") == len(values) - 1:
+            joined = joined.replace("\\", "\\\\").replace('"', '\\"').replace("\x00", '","')
+        else:
+            joined = '","'.join([v.replace("\\", "\\\\").replace('"', '\\"') for v in values])
     return f'{{"{joined}"}}'
 
 

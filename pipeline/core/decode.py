@@ -5,7 +5,7 @@ Invariant: one item gives one row, the same whichever door it came through (stre
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from pipeline.core.attributes import find
 from pipeline.core.captures import capture_converter
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pipeline.core.mapping import Column, Target
 
 _Source = tuple["str | None", "tuple[PathPart, ...]", "Converter"]
+_Named = tuple[str, "Converter"]
 
 
 # PostgreSQL's index takes rows of 2,704 bytes (error 54000), measured after compression, so that a key's fate would
@@ -45,8 +46,8 @@ class RowDecoder:
         self._children = [ChildDecoder(child, settled) for child in target.children]
         self._columns = [_source(column, is_key=column.name in keys, settled=settled) for column in target.columns]
         self._key_columns = [_source(column, is_key=True) for column in target.key_columns]
-        self._plain = all(column.capture is None and len(column.path) == 1 for column in target.columns)
-        """Whether every column is a whole attribute, which is then found by its name alone."""
+        self._named = _named(self._columns)
+        self._named_keys = _named(self._key_columns)
         names = [column.name for column in target.columns]
         self._key_positions = [names.index(name) for name in target.primary_key]
         self.limits_key = _may_exceed(target)
@@ -59,7 +60,7 @@ class RowDecoder:
 
     def row(self, item: Mapping[str, AttributeValue]) -> Row:
         """Convert an item to the target's stored columns, and what they carry. Raises ConversionError."""
-        values = self._convert(self._columns, item)
+        values = self._convert(self._named, self._columns, item)
         if self.target.unmapped:
             values.append("{}" if item.keys() <= self._taken else self._rest(item))
         if self.limits_key:
@@ -78,15 +79,17 @@ class RowDecoder:
 
     def key(self, keys: Mapping[str, AttributeValue]) -> tuple[str, ...]:
         """Convert a record's key attributes alone, as a REMOVE carries them. Raises ConversionError."""
-        texts = tuple([text or "" for text in self._convert(self._key_columns, keys)])
+        texts = tuple([text or "" for text in self._convert(self._named_keys, self._key_columns, keys)])
         if self.limits_key:
             _check_length(self.target, texts)
         return texts
 
-    def _convert(self, sources: list[_Source], item: Mapping[str, AttributeValue]) -> list[str | None]:
-        if self._plain:
+    def _convert(
+        self, named: list[_Named] | None, sources: list[_Source], item: Mapping[str, AttributeValue]
+    ) -> list[str | None]:
+        if named is not None:
             get = item.get
-            return [convert(get(path[0])) for _, path, convert in sources]  # type: ignore[arg-type]  # names, all of them
+            return [convert(get(name)) for name, convert in named]
         parts: Item = captured(self.target, item) if self.target.match else {}
         return [
             convert(parts[capture] if capture else item.get(path[0]) if len(path) == 1 else find(item, path))  # type: ignore[arg-type]
@@ -97,6 +100,13 @@ class RowDecoder:
 def _source(column: Column, *, is_key: bool, settled: Counter[str] | None = None) -> _Source:
     make = converter if column.capture is None else capture_converter
     return column.capture, column.path, make(column, is_key=is_key, settled=settled)
+
+
+def _named(sources: list[_Source]) -> list[_Named] | None:
+    """Return the columns by their attributes' names; None unless each is a whole attribute, found by its name alone."""
+    if any(capture is not None or len(path) > 1 for capture, path, _ in sources):
+        return None
+    return [(cast("str", path[0]), convert) for _, path, convert in sources]
 
 
 def _may_exceed(target: Target) -> bool:

@@ -77,7 +77,7 @@ def streamed_position(stream_label: str, sequence_number: str, approximate_creat
     seconds, a number or a quoted number. Raises TerminalError when a part is malformed.
     """
     try:
-        as_of = _whole_second(int(float(approximate_creation_time) // 1))
+        as_of = _whole_second(approximate_creation_time)
     except (TypeError, ValueError, OverflowError, OSError):
         raise TerminalError(
             "reading a stream record: its ApproximateCreationDateTime is not a time in epoch seconds",
@@ -94,7 +94,7 @@ def stream_version(stream_label: str, sequence_number: str) -> int:
             "reading a stream record: its SequenceNumber is not a number of at most 40 digits",
             hint="the record did not come from a DynamoDB stream; check what invokes the replicator",
         )
-    return _label_milliseconds(stream_label) * _SEQUENCE_NUMBER_SPACE + int(sequence_number)
+    return _label_part(stream_label) + int(sequence_number)
 
 
 def label_time(stream_label: str) -> datetime:
@@ -103,8 +103,8 @@ def label_time(stream_label: str) -> datetime:
 
 
 @lru_cache(maxsize=4_096)  # a batch's records share their seconds
-def _whole_second(seconds: int) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)
+def _whole_second(seconds: float | str) -> datetime:
+    return datetime.fromtimestamp(int(float(seconds) // 1), UTC)
 
 
 def stream_and_sequence(version: int) -> tuple[datetime, str]:
@@ -114,6 +114,10 @@ def stream_and_sequence(version: int) -> tuple[datetime, str]:
 
 
 @lru_cache(maxsize=64)  # all records of a stream have one label
+def _label_part(stream_label: str) -> int:
+    return _label_milliseconds(stream_label) * _SEQUENCE_NUMBER_SPACE
+
+
 def _label_milliseconds(stream_label: str) -> int:
     try:
         created = datetime.fromisoformat(stream_label)

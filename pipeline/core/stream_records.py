@@ -111,6 +111,7 @@ class StreamDecoder:
         # By identity, for a target is hashed by all that it holds: too much for each record.
         sinks = {id(target): changes.append for target, changes in batch.changes.items()}
         route, newest = self._router.route, None
+        decoders = self._decoders
         for origin, record in enumerate(records):
             change = _image_change(record)
             targets = route(change.get("Keys", _NO_KEYS))
@@ -127,7 +128,7 @@ class StreamDecoder:
                 newest = position
             for target in targets:
                 try:
-                    sinks[id(target)](decode_record(self._decoders[id(target)], record, position, origin))
+                    sinks[id(target)](_decoded(decoders[id(target)], record, change, position, origin))
                 except ConversionError as error:
                     batch.rejects.append(_reject(target, error, record, position))
             if not targets:
@@ -172,11 +173,14 @@ def _reject(target: Target, error: ConversionError, record: StreamRecord, positi
 
 def decode_record(decoder: RowDecoder, record: StreamRecord, position: Position, origin: int = 0) -> Change:
     """Decode one record, of known position, for one target. Raises ConversionError."""
-    change = _image_change(record)
+    return _decoded(decoder, record, _image_change(record), position, origin)
+
+
+def _decoded(decoder: RowDecoder, record: StreamRecord, change: ImageChange, position: Position, origin: int) -> Change:
     if record.get("eventName") == "REMOVE":
-        return Change(decoder.key(change.get("Keys", {})), None, position, _expired(record), origin)
-    row = decoder.row(change.get("NewImage", {}))
-    return Change(decoder.key_of(row), row, position, origin=origin)
+        return Change(decoder.key(change.get("Keys", _NO_KEYS)), None, position, _expired(record), origin)
+    row = decoder.row(change.get("NewImage", _NO_KEYS))
+    return Change(decoder.key_of(row), row, position, False, origin)  # noqa: FBT003  by name it takes longer
 
 
 def _image_change(record: StreamRecord) -> ImageChange:
@@ -190,6 +194,8 @@ def keys_digest(keys: Item) -> str:
 
 def _expired(record: StreamRecord) -> bool:
     """Whether time to live removed the item (DynamoDB guide, time-to-live-ttl-streams)."""
-    identity = record.get("userIdentity") or {}
+    identity = record.get("userIdentity")
+    if not identity:
+        return False
     who = {name.lower(): value for name, value in identity.items()}
     return who.get("type") == "Service" and who.get("principalid") == _TTL_SERVICE

@@ -35,7 +35,8 @@ _MORE = {
     " jsonb_build_array('x', n % 10))",
 }
 
-
+# Runs a round of those that the stated ratios hang on: each takes a second or a few.
+_CLOSE = 3
 _ALSO = {"no-delay": "no delay", "synced": "commits wait for the disk"}
 
 
@@ -109,7 +110,7 @@ class ApplyRace:
             options = {"select": select, "log": log}
             return self._contest("tests.bench.rivals.seed_handler", database, 100, batches, options, RIVALS_PYTHON)
 
-        return Entry(key, f"{label}, batch 100", "rival", contest)
+        return Entry(key, f"{label}, batch 100", "rival", contest, _CLOSE if log else 1)
 
     def _ours(self, rows: int, size: int, batches: int, *, also: str = "") -> Entry:
         key = f"batch-{size}" + ("" if rows == self._scale.rows[0] else f"-rows-{rows}") + (f"-{also}" if also else "")
@@ -124,7 +125,7 @@ class ApplyRace:
             with self._server.synced(on=also == "synced"):
                 return self._contest("tests.bench.ours.apply", database, size, batches, {}, OURS_PYTHON, direct=direct)
 
-        return Entry(key, label, "ours", contest)
+        return Entry(key, label, "ours", contest, _CLOSE if size == 100 and not also else 1)
 
     def _rows(self, rows: int) -> str:
         return _FILL.format(more=_MORE[self._shape.name], rows=rows)

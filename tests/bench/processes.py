@@ -68,11 +68,13 @@ class PeakMemory:
 
 
 def _read(pattern: str) -> list[str]:
-    """Return the texts of the files that are there; a process may end at any moment."""
+    """Return the texts of the files that are there; a process may end at any moment, while its folder is listed too."""
     texts: list[str] = []
-    for path in Path("/").glob(pattern[1:]) if "*" in pattern else [Path(pattern)]:
+    paths = Path("/").glob(pattern[1:]) if "*" in pattern else iter([Path(pattern)])
+    while True:
         try:
-            texts.append(path.read_text())
+            texts.append(next(paths).read_text())
+        except StopIteration:
+            return texts
         except OSError:
             continue
-    return texts

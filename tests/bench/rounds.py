@@ -37,6 +37,8 @@ class Entry:
     kind: str
     """`ours`, `rival` or `limit`."""
     run: Callable[[], Run]
+    times: int = 1
+    """Runs a round, where there are several rounds: more than one where a stated ratio hangs on a short run."""
 
 
 @dataclass
@@ -101,11 +103,12 @@ class Outcome:
 
 
 def interleave(entries: Sequence[Entry], rounds: int, say: Say, *, seed: int = 7) -> dict[str, Outcome]:
-    """Run every entry once a round. One that fails is noted and left out from then on; the others go on."""
+    """Run every entry, `times` times a round. One that fails is noted and left out from then on; the others go on."""
     choose = random.Random(seed)
     outcomes = {entry.key: Outcome(entry.key, entry.label, entry.kind) for entry in entries}
+    counts = [entry.times if rounds > 1 else 1 for entry in entries]
     for number in range(1, rounds + 1):
-        for entry in choose.sample(entries, len(entries)):
+        for entry in choose.sample(entries, counts=counts, k=sum(counts)):
             outcome = outcomes[entry.key]
             if outcome.failure:
                 continue

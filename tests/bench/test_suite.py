@@ -135,6 +135,15 @@ def test_one_that_fails_is_told_and_the_others_go_on() -> None:
     assert [problem.partition(":")[0] for problem in results.problems({"load-narrow": outcomes})] == ["load-narrow, A"]
 
 
+@pytest.mark.parametrize(("rounds", "runs"), [(1, [1, 1]), (2, [2, 6])])
+def test_close_ones_run_more_often_where_there_are_several_rounds(rounds: int, runs: list[int]) -> None:
+    measured = contestant.Measurement(2.0, 1.0, 0.5, 10.0)
+    once = Entry("a", "A", "rival", lambda: Run(100, measured, EXACT))
+    often = Entry("b", "B", "ours", lambda: Run(100, measured, EXACT), times=3)
+    found = interleave([once, often], rounds, quiet)
+    assert [len(found[key].rates) for key in ("a", "b")] == runs
+
+
 def outcome(key: str, rate: float, verdict: str = EXACT) -> dict[str, Any]:
     numbers = {"items": 10, "rss_mb": 40.0, "client_us_per_item": 3.0, "server_us_per_item": 2.0, "runs": [rate]}
     named = {"key": key, "label": key, "kind": "ours", "failure": "", "verdict": verdict}
