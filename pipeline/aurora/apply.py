@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from psycopg import sql
 
-from pipeline.aurora import bookkeeping, children, tables
+from pipeline.aurora import children, tables, watermarks
 from pipeline.aurora.connection import literal
 from pipeline.aurora.ordering_sql import admits_new_key, supersedes
 from pipeline.core.conversion import array_literal
@@ -72,7 +72,7 @@ class ApplyStatement:
         upsert = _compose(self.target, self.mapping_name)
         keys = [sql.SQL(", array_agg({})").format(sql.Identifier(f"key {i}")) for i in _key_numbers(self.target)]
         query = upsert + _COUNT.format(keys=sql.SQL("").join(keys))
-        with_mark = upsert + bookkeeping.MARK_APPLIED + _COUNT.format(keys=sql.SQL(""))
+        with_mark = upsert + watermarks.MARK_APPLIED + _COUNT.format(keys=sql.SQL(""))
         # As bytes, once: psycopg would put the parts together for every batch.
         object.__setattr__(self, "query", query.as_bytes())
         object.__setattr__(self, "query_with_mark", with_mark.as_bytes())

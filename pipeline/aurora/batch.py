@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pipeline.aurora import bookkeeping, rejects, settled
+from pipeline.aurora import rejects, settled, watermarks
 from pipeline.aurora.apply import Applied, ApplyStatement
 from pipeline.aurora.errors import translating
 from pipeline.core.change import coalesce
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from psycopg import Cursor
 
-    from pipeline.aurora.bookkeeping import Mark
     from pipeline.aurora.connection import Connection
+    from pipeline.aurora.watermarks import Mark
     from pipeline.core.change import Change
     from pipeline.core.mapping import TableMapping, Target
     from pipeline.core.stream_records import DecodedBatch, StreamRecord
@@ -77,7 +77,7 @@ class BatchWriter:
             marks = [replace(mark, rejected=len(batch.rejects)), *[replace(mark, records=0, batches=0)] * len(work)]
             sent = [self._send_with_mark(connection, part, own) for part, own in zip(work, marks, strict=False)]
             if not work:
-                bookkeeping.add_mark(connection, marks[0], *Applied())
+                watermarks.add_mark(connection, marks[0], *Applied())
             self._add_rejects(connection, batch, batch.rejects, mark)
         total = Applied()
         for (_, changes, _), answer in zip(work, sent, strict=True):
@@ -102,7 +102,7 @@ class BatchWriter:
                     counts = self._statements[target].finish(connection, answer)
                     total = total.plus(_counts(counts, len(changes)))
                 self._add_rejects(connection, batch, batch.rejects, mark)
-                bookkeeping.add_mark(connection, replace(mark, rejected=len(batch.rejects)), *total)
+                watermarks.add_mark(connection, replace(mark, rejected=len(batch.rejects)), *total)
                 connection.execute("COMMIT")
         except BaseException:
             if not connection.closed:
@@ -131,7 +131,7 @@ class BatchWriter:
                 for change, reason in found
             ]
         self._add_rejects(connection, batch, refused, mark)
-        bookkeeping.add_mark(connection, replace(mark, rejected=len(refused)), *total)
+        watermarks.add_mark(connection, replace(mark, rejected=len(refused)), *total)
         return BatchResult(total, len(refused))
 
     def _apply_isolating(

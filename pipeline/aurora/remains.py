@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline.aurora import build_aside
-from pipeline.aurora.bookkeeping import GONE_WRITERS, WRITERS_NOT_LIVE
+from pipeline.aurora.watermarks import GONE_WRITERS, WRITERS_NOT_LIVE
 from pipeline.aurora.errors import translating
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg.rows import class_row
 
-from pipeline.aurora import bookkeeping, tables
+from pipeline.aurora import bookkeeping, tables, watermarks
 from pipeline.aurora.errors import translating
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def read_status(connection: Connection, mappings: Sequence[TableMapping]) -> dic
     with translating("reading the status"), connection.cursor(row_factory=class_row(TableStatus)) as cursor:
         parameters: dict[str, Any] = {
             "names": [mapping.name for mapping in mappings],
-            "not_live": list(bookkeeping.WRITERS_NOT_LIVE),
+            "not_live": list(watermarks.WRITERS_NOT_LIVE),
             "owners": [mapping.name for mapping in mappings for _ in mapping.targets],
             "storage": [tables.storage(target).as_string(connection) for m in mappings for target in m.targets],
         }

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from pipeline.aurora.bookkeeping import REDRIVE_WRITER
+from pipeline.aurora.watermarks import REDRIVE_WRITER
 from pipeline.core.errors import ConfigurationError, TerminalError, TransientError
 from pipeline.core.failed_batches import parse_failed_batch
 from pipeline.core.windows import SHORTEST

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from pipeline.aurora.batch import BatchResult, BatchWriter
-from pipeline.aurora.bookkeeping import Mark
 from pipeline.aurora.connection import Connection
+from pipeline.aurora.watermarks import Mark
 from pipeline.core.errors import ConfigurationError, ReplicationError, TransientError
 from pipeline.core.mapping import TableMapping
 from pipeline.core.stream_records import DecodedBatch, StreamDecoder, StreamRecord, stream_source

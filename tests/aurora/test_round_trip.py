@@ -20,7 +20,7 @@ from psycopg.types.json import set_json_loads
 from pipeline.aurora import tables
 from pipeline.aurora.apply import ApplyStatement
 from pipeline.aurora.batch import BatchWriter
-from pipeline.aurora.bookkeeping import Mark
+from pipeline.aurora.watermarks import Mark
 from pipeline.aurora.connection import Connection, connect
 from pipeline.aurora.migrate import migrate
 from pipeline.aurora.staging import Staging

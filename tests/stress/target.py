@@ -23,7 +23,7 @@ from psycopg import Rollback, sql
 
 from pipeline.aurora import bookkeeping, loads, purge, tables
 from pipeline.aurora.batch import BatchWriter
-from pipeline.aurora.bookkeeping import Mark
+from pipeline.aurora.watermarks import Mark
 from pipeline.aurora.connection import Connection, connect
 from pipeline.aurora.loads import OlderSnapshotError
 from pipeline.aurora.staging import Staging

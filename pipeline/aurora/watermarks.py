@@ -1,0 +1,90 @@
+"""Watermarks: how far each writer has applied a table's stream, and what its changes came to.
+
+Invariant: a mark commits in the transaction of the changes it speaks of. One row a writer, so that writers never queue.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from psycopg import sql
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from pipeline.aurora.connection import Connection
+
+# Writers whose rows of the watermarks say nothing of how far the stream is: batches applied late, and the sums of
+# writers that are gone.
+REDRIVE_WRITER, GONE_WRITERS = "redrive", "writers that are gone"
+WRITERS_NOT_LIVE = (REDRIVE_WRITER, GONE_WRITERS)
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """How far one writer has applied a table's stream with one batch."""
+
+    table_name: str
+    writer: str
+    stream_label: str
+    sequence_number: str | None
+    as_of: datetime | None
+    records: int
+    candidates: int
+    """Changes sent to the target: those not applied were stale."""
+    rejected: int
+    batches: int = 1
+    """None for a further target of the batch that was counted with the first."""
+
+    def parameters(self) -> list[object]:
+        """Values for MARK_APPLIED, in its order."""
+        return [
+            self.table_name,
+            self.writer,
+            self.stream_label,
+            self.sequence_number,
+            self.as_of,
+            self.records,
+            self.candidates,
+            self.rejected,
+            self.batches,
+        ]
+
+
+_KEEP_MARK = """
+ ON CONFLICT (table_name, writer) DO UPDATE SET stream_label = excluded.stream_label,
+ sequence_number = COALESCE(excluded.sequence_number, w.sequence_number),
+ as_of = GREATEST(w.as_of, excluded.as_of), applied_at = clock_timestamp(),
+ batches = w.batches + excluded.batches, records = w.records + excluded.records, applied = w.applied + excluded.applied,
+ stale = w.stale + excluded.stale, deleted = w.deleted + excluded.deleted, expired = w.expired + excluded.expired,
+ rejected = w.rejected + excluded.rejected, refused = w.refused + excluded.refused"""
+
+_MARK_COLUMNS = (
+    "table_name, writer, stream_label, sequence_number, as_of, applied_at, batches, records,"
+    " applied, stale, deleted, expired, rejected, refused"
+)
+
+# A further common table expression for the apply statement: its counts go straight to the watermark.
+MARK_APPLIED = sql.SQL(
+    f", m AS (SELECT %s::text t, %s::text w, %s::text l, %s::numeric s, %s::timestamptz a,"  # noqa: S608 - constants only
+    f" %s::bigint r, %s::bigint c, %s::bigint j, %s::bigint b),"
+    f" mark AS (INSERT INTO replication.watermarks AS w ({_MARK_COLUMNS})"
+    " SELECT t, w, l, s, a, clock_timestamp(), b, r, n.applied, c - n.applied, n.deleted, n.expired, j, n.refused"
+    " FROM m, (SELECT count(*) AS applied, count(*) FILTER (WHERE deleted) AS deleted,"
+    " count(*) FILTER (WHERE expired) AS expired, (SELECT n FROM refused) AS refused"
+    f" FROM applied) AS n{_KEEP_MARK})"
+)
+
+_MARK_COUNTED = sql.SQL(
+    f"INSERT INTO replication.watermarks AS w ({_MARK_COLUMNS})"  # noqa: S608 - constants only
+    " VALUES (%s, %s, %s, %s, %s, clock_timestamp(), 1, %s, %s, %s, %s, %s, %s, %s)" + _KEEP_MARK
+)
+
+
+def add_mark(
+    connection: Connection, mark: Mark, applied: int, stale: int, deleted: int, expired: int, refused: int
+) -> None:
+    """Add counts to a writer's watermark, inside the caller's transaction."""
+    values = mark.parameters()[:6]
+    connection.execute(_MARK_COUNTED, [*values, applied, stale, deleted, expired, mark.rejected, refused])
