@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline.aurora import build_aside
-from pipeline.aurora.watermarks import GONE_WRITERS, WRITERS_NOT_LIVE
 from pipeline.aurora.errors import translating
+from pipeline.aurora.watermarks import GONE_WRITERS, WRITERS_NOT_LIVE
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -9,7 +9,8 @@
 Invariant: the rows are those of the general way, `decode_full` and `copy_text`, failures included: a value may be spelt
 otherwise (a time, an escape, an exponent) where PostgreSQL reads the same. Only the order of rows may differ, and of
 several malformed lines another may be named. Bytes that are no UTF-8 go through to PostgreSQL, which looks at each
-anyway, and refuses them (`pipeline.aurora.connection`): the general way, tried next, then names the line.
+anyway, and refuses them (`pipeline.aurora.connection`): the general way, tried next, then names the line. In an
+attribute that no column takes they go unseen.
 
 Two facts make the plain cases plain. A line of JSON without a backslash has no quote, control character or lone
 surrogate in any text, so that neither JSON nor arrays nor COPY text need escapes. And `join` refuses whatever is not a

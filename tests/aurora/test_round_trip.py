@@ -20,10 +20,10 @@ from psycopg.types.json import set_json_loads
 from pipeline.aurora import tables
 from pipeline.aurora.apply import ApplyStatement
 from pipeline.aurora.batch import BatchWriter
-from pipeline.aurora.watermarks import Mark
 from pipeline.aurora.connection import Connection, connect
 from pipeline.aurora.migrate import migrate
 from pipeline.aurora.staging import Staging
+from pipeline.aurora.watermarks import Mark
 from pipeline.core.attributes import Item
 from pipeline.core.change import Change, coalesce
 from pipeline.core.decode import RowDecoder

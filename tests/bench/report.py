@@ -58,8 +58,9 @@ def document(runs: Sequence[_Run]) -> str:
         "# Benchmarks",
         "",
         "Written by `make bench`, which makes its data, starts its own PostgreSQL, and runs everybody interleaved, in"
-        f" {newest['rounds']} rounds. Those that the targets' ratios hang on run several times a round. Rates are medians, memory is the largest of a contestant's"
-        " processes. Every result is compared, value for value, with what a loader written apart says it must be; a"
+        f" {newest['rounds']} rounds. Those that the targets' ratios hang on run several times a round. Rates are"
+        " medians, memory is the largest of a contestant's processes. Every result is compared, value for value, with"
+        " what a loader written apart says it must be; a"
         " wrong one is shown as wrong. Ratios are what is worth quoting: programs on one machine, in one run.",
         "",
         f"The newest run: {newest['date'][:10]}, {newest['seconds'] / 60:.0f} minutes, {machine['cores']} cores"

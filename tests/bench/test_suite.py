@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import pytest
 
 from pipeline.local.postgres import PostgresServer
 from tests.bench import contestant, report, results

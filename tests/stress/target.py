@@ -23,10 +23,10 @@ from psycopg import Rollback, sql
 
 from pipeline.aurora import bookkeeping, loads, purge, tables
 from pipeline.aurora.batch import BatchWriter
-from pipeline.aurora.watermarks import Mark
 from pipeline.aurora.connection import Connection, connect
 from pipeline.aurora.loads import OlderSnapshotError
 from pipeline.aurora.staging import Staging
+from pipeline.aurora.watermarks import Mark
 from pipeline.core.change import Change
 from pipeline.core.mapping import VERSION, Column, TableMapping, Target
 from pipeline.core.ordering import Position
