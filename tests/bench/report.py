@@ -60,8 +60,8 @@ def document(runs: Sequence[_Run]) -> str:
         "Written by `make bench`, which makes its data, starts its own PostgreSQL, and runs everybody interleaved, in"
         f" {newest['rounds']} rounds. Those that the targets' ratios hang on run several times a round. Rates are"
         " medians, memory is the largest of a contestant's processes. Every result is compared, value for value, with"
-        " what a loader written apart says it must be; a"
-        " wrong one is shown as wrong. Ratios are what is worth quoting: programs on one machine, in one run.",
+        " what a loader written apart says it must be; a wrong one is shown as wrong. Ratios are what is worth quoting:"
+        " programs on one machine, in one run.",
         "",
         f"The newest run: {newest['date'][:10]}, {newest['seconds'] / 60:.0f} minutes, {machine['cores']} cores"
         f" ({machine['architecture']}), {machine['memory_gb']} GB, PostgreSQL {machine['postgresql']} on the same"
@@ -214,7 +214,7 @@ _FLOORS = (
     " cores, so the time cannot fall below the sum of both over their number: the last column. What is left above it"
     " is starting the workers, the swap, and waiting for the disk.",
     "*Apply*: one shard's batches follow one another, so decode, network, statement and commit add up; what can be"
-    " given up is only what each costs. Parsing the event's JSON is Lambda's, and about a quarter of the client's time;"
+    " given up is only what each costs. Parsing the event's JSON is Lambda's, and a good part of the client's time;"
     " the statement is one for each target, prepared, and sent in one round trip with its watermark.",
     "*Reconcile*: the load's decode, the copy of the snapshot to a staging table, and one comparison in the server.",
 )

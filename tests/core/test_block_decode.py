@@ -109,16 +109,17 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def line_of(item: Any, *, ascii_only: bool = True) -> str:  # noqa: ANN401
-    """A line as DynamoDB writes it: without spaces, in UTF-8; a lone surrogate has none, and stands as an escape.
-
-    What is done about bytes that are no UTF-8 is another matter, for PostgreSQL refuses them (tests/jobs/test_load.py).
-    """
-    line = json.dumps({"Item": item}, ensure_ascii=ascii_only, separators=(",", ":"))
-    return _LONE_SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", line)
+    """A line as DynamoDB writes it: without spaces."""
+    return json.dumps({"Item": item}, ensure_ascii=ascii_only, separators=(",", ":"))
 
 
 def written(lines: list[str]) -> bytes:
-    return "".join(line + "\n" for line in lines).encode()
+    """In UTF-8. A lone surrogate, which has none, stands as an escape.
+
+    What is done about bytes that are no UTF-8 is another matter, for PostgreSQL refuses them (tests/jobs/test_load.py).
+    """
+    text = "".join(line + "\n" for line in lines)
+    return _LONE_SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text).encode()
 
 
 def outcome(target: Target, block: bytes, *, general: bool) -> tuple[Any, ...]:
