@@ -31,8 +31,6 @@ from pipeline.core.sql_types import TYPES, SqlType
 
 Converter = Callable[[AttributeValue | None], str | None]
 
-# Digits that fit whatever their value.
-_FITTING_DIGITS = {15: 4, 31: 9, 63: 18}
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 # Hour 24, which some versions of Python read, is left out: one text must mean one thing on every machine.
@@ -147,7 +145,8 @@ def _tag_converter(
 
 def _integer(bits: int) -> Callable[[str], str]:
     low, high = -(2**bits), 2**bits - 1
-    fits = re.compile(rf"-?[1-9]\d{{0,{_FITTING_DIGITS[bits] - 1}}}|0", re.ASCII).fullmatch
+    # A digit less than the bound has fits whatever it is; the others are compared.
+    fits = re.compile(rf"-?[1-9]\d{{0,{len(str(high)) - 2}}}|0", re.ASCII).fullmatch
 
     def convert(value: str) -> str:
         if fits(value):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -70,11 +71,8 @@ class PeakMemory:
 def _read(pattern: str) -> list[str]:
     """Return the texts of the files that are there; a process may end at any moment, while its folder is listed too."""
     texts: list[str] = []
-    paths = Path("/").glob(pattern[1:]) if "*" in pattern else iter([Path(pattern)])
-    while True:
-        try:
-            texts.append(next(paths).read_text())
-        except StopIteration:
-            return texts
-        except OSError:
-            continue
+    with suppress(OSError):
+        for path in list(Path("/").glob(pattern[1:])) if "*" in pattern else [Path(pattern)]:
+            with suppress(OSError):
+                texts.append(path.read_text())
+    return texts

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.attributes import UnrepresentableError, canonical_number, find, number, parse_path, to_json
-from pipeline.core.conversion import converter, unmapped_json
+from pipeline.core.conversion import array_literal, converter, unmapped_json
 from pipeline.core.errors import ConversionError
 from pipeline.core.json_text import DEEPEST_JSON, checked_json
 from pipeline.core.mapping import Column, OnError
@@ -257,3 +257,23 @@ def test_epoch_times_are_read_in_their_unit(unit: str, text: str, time: str) -> 
 def test_equal_number_keys_are_equal_texts(one: str, other: str) -> None:
     key = converter(Column("c", "c", ("c",), SqlType("numeric")), is_key=True)
     assert key({"N": one}) == key({"N": other})
+
+
+@pytest.mark.parametrize(("sql_type", "bits"), [("smallint", 15), ("integer", 31), ("bigint", 63)])
+@given(data=st.data())
+def test_an_integer_column_takes_what_its_range_holds_and_nothing_else(
+    sql_type: str, bits: int, data: st.DataObject
+) -> None:
+    edges = [sign * (2**bits + off) for sign in (1, -1) for off in (-1, 0, 1)] + [10**n for n in range(21)]
+    value = data.draw(st.sampled_from(edges) | st.integers(-(2 ** (bits + 1)), 2 ** (bits + 1)))
+    if -(2**bits) <= value < 2**bits:
+        assert convert(sql_type, {"N": str(value)}) == str(value)
+    else:
+        with pytest.raises(ConversionError, match="out of the range"):
+            convert(sql_type, {"N": str(value)})
+
+
+@given(st.lists(st.text(st.sampled_from('a,"\\{} \x00é')), min_size=1))
+def test_an_array_literal_quotes_each_element_by_itself(values: list[str]) -> None:
+    quoted = ["".join("\\" + c if c in '"\\' else c for c in value) for value in values]
+    assert array_literal(values) == "{" + ",".join(f'"{value}"' for value in quoted) + "}"
