@@ -104,7 +104,7 @@ class LoadRace:
         def contest() -> Run:
             return self._run_ours(2, self._sizes.items, first_on_path=_WITHOUT_ISAL)
 
-        return Entry("load_2_without_isal", "dynaurora load, 2 workers, without isal", "ours", contest)
+        return Entry("load_2_without_isal", "dynaurora load, 2 workers, without isal", "ours", contest, _CLOSE)
 
     def _run_ours(self, workers: int, count: int, *, first_on_path: Path | None = None) -> Run:
         data = self._data(count)
