@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from lambda_replicator.database import DatabaseOpener, DatabaseSecret, DatabaseUrl
 from lambda_replicator.telemetry import Telemetry
 from pipeline.core.errors import ConfigurationError
+from pipeline.jobs.memory import collect_rarely
 from pipeline.jobs.replicate import Replicator
 from pipeline.mappings import load_mappings
 from pipeline.settings import Settings
@@ -75,4 +76,6 @@ def current(*, remaining_seconds: float) -> Runtime:
     global _runtime  # noqa: PLW0603 (state between invocations lives in globals)
     if _runtime is None:
         _runtime = build(os.environ, timeout_seconds=remaining_seconds)
+        # Lambda parses an event before it calls: pausing the search while a batch is applied comes too late for that.
+        collect_rarely()
     return _runtime

@@ -10,6 +10,9 @@ import gc
 from collections.abc import Generator
 from contextlib import contextmanager
 
+# New objects, less those that went, before a search: more than the JSON of a batch of 1,000 records is made of.
+_RARELY = 50_000
+
 
 @contextmanager
 def collection_paused() -> Generator[None]:
@@ -21,3 +24,12 @@ def collection_paused() -> Generator[None]:
     finally:
         if paused:
             gc.enable()
+
+
+def collect_rarely() -> None:
+    """Search among what this process makes from now on, and rarely: for one that is to serve events for hours.
+
+    What is there already, modules for the most part, stays for good and is never looked through again.
+    """
+    gc.freeze()
+    gc.set_threshold(_RARELY)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import sys
@@ -175,7 +176,10 @@ def environment(monkeypatch: pytest.MonkeyPatch, target: Database, mappings: Pat
     monkeypatch.setenv("DATABASE_URL", target.url)
     monkeypatch.setenv("DYNAURORA_TABLES", str(mappings))
     monkeypatch.delenv("DATABASE_SECRET_ID", raising=False)
+    usual_collection = gc.get_threshold()
     yield monkeypatch
+    gc.unfreeze()
+    gc.set_threshold(*usual_collection)
     built = runtime._runtime  # pyright: ignore[reportPrivateUsage] (the one place that ends an environment)
     if built is not None:
         built.replicator.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import traceback
@@ -58,6 +59,16 @@ def test_a_batch_delivered_again_changes_nothing(
     assert lambda_handler(event, context) == {"batchItemFailures": []}
     assert target.execute('SELECT * FROM replica."Employees" ORDER BY 1') == before
     assert log_lines(capsys.readouterr().out)[0]["stale"] == 2
+
+
+@pytest.mark.usefixtures("environment")
+def test_parsing_and_applying_events_searches_for_no_cycles(context: Any, make_record: Any) -> None:
+    events = [json.dumps({"Records": [make_record(n, n) for n in range(100)]}) for _ in range(30)]
+    lambda_handler(json.loads(events[0]), context)
+    before = [generation["collections"] for generation in gc.get_stats()]
+    for event in events:
+        lambda_handler(json.loads(event), context)
+    assert [generation["collections"] for generation in gc.get_stats()] == before
 
 
 @pytest.mark.usefixtures("environment")
