@@ -36,7 +36,7 @@ QUICK = {"narrow": Sizes(100_000, 10_000, 100_000), "wide": Sizes(10_000, 1_000,
 MEMORY_ITEMS = {"full": (100_000, 400_000, 2_000_000), "quick": (20_000, 100_000)}
 WORKERS = (1, 2, 4)
 # Runs a round of those that the stated ratios hang on: the machine is not the same from one minute to the next.
-_CLOSE = 2
+_CLOSE = 3
 _WITHOUT_ISAL = Path(__file__).with_name("without_isal")
 
 
