@@ -16,6 +16,7 @@ from typing import IO, Self
 
 from pipeline.local.errors import LocalStackError
 from pipeline.local.export_server import ExportServer
+from pipeline.local.interrupts import interrupts_deferred
 from pipeline.local.ministack import REGION, Ministack
 from pipeline.local.postgres import PostgresServer
 from pipeline.local.process import free_port
@@ -127,15 +128,11 @@ class LocalStack:
 
     def _start_all(self) -> None:
         starts = (self._start_postgres, self._start_ministack, self._start_exports)
-        threads = ThreadPoolExecutor(max_workers=len(starts), thread_name_prefix="start")
-        started = [threads.submit(start) for start in starts]
-        try:
-            for future in started:
-                future.result()
-        finally:
-            # After an interrupt too: a start half-way would bring up its server behind our back. Each takes a
-            # second.
-            threads.shutdown(wait=True)
+        # An interrupt waits until all have started, a second or two: it could lock up the threads that start them, and
+        # a start left half-way would bring up its server behind our back.
+        with interrupts_deferred(), ThreadPoolExecutor(len(starts), thread_name_prefix="start") as threads:
+            for started in [threads.submit(start) for start in starts]:
+                started.result()
 
     def _start_postgres(self) -> None:
         self.postgres.start()

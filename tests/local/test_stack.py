@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import psycopg
@@ -139,6 +140,22 @@ def test_an_interrupt_during_the_start_leaves_nothing(seconds: float) -> None:
         owner.send_signal(signal.SIGINT)
         owner.wait(timeout=20)
         assert wait_nothing_left(folder) == []
+
+
+def test_an_interrupt_reaches_nobody_who_waits_for_threads() -> None:
+    """It could leave their locks taken, and the start waiting for ever."""
+    told: list[str] = []
+
+    def interrupt(line: str) -> None:
+        told.append(line)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with run_directory() as folder:
+        with pytest.raises(KeyboardInterrupt) as raised:
+            LocalStack(folder, durable=False, progress=interrupt).start()
+        assert traceback.extract_tb(raised.tb)[-1].name == "interrupts_deferred"
+        assert len(told) == 3
+        assert processes_in(folder) == []
 
 
 def test_ministack_without_its_environment_says_how_to_make_it() -> None:
