@@ -4,6 +4,7 @@ Invariant: no test sees credentials, endpoints or databases of the person who ru
 """
 
 import os
+import signal
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -22,7 +23,12 @@ TESTS = Path(__file__).parent
 
 
 def pytest_configure() -> None:
-    """Drop what could lead a test, or a process it starts, to somebody's real account or database."""
+    """Drop what could lead a test, or a process it starts, to somebody's real account or database.
+
+    And let them be interrupted: what a shell runs in the background, a suite too, would ignore it.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in [name for name in os.environ if name.startswith(FOREIGN_PREFIXES)]:
         del os.environ[name]
     os.environ["AWS_CONFIG_FILE"] = os.environ["AWS_SHARED_CREDENTIALS_FILE"] = os.devnull
