@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.stress.source import SECOND, SourceTable
-from tests.stress.target import MARGIN_MICROSECONDS, ONE_TARGET, TWO_TARGETS, TargetSystem
+from tests.stress.target import MARGIN_MICROSECONDS, ONE_TARGET, TWO_TARGETS, Snapshot, TargetSystem
 from tests.stress.world import LARGEST_BLUR, LARGEST_LAG, LARGEST_LEAD, Counts, World
 
 KEYS = 200
@@ -50,13 +50,14 @@ class _Run:
             self.lose: 1,
             self.toggle_stream: 2,
             self.export: 3,
+            self.export_at_once: 4,
             self.merge_file: 8,
             self.roll_back_file: 2,
             self.load: 1,
             self.export_window: 2,
             self.read_again: 3,
             self.apply_reads: 5,
-            self.purge: 3,
+            self.purge: 5,
             self.race: 4,
         }
         for action in self.random.choices(list(actions), list(actions.values()), k=steps):
@@ -193,14 +194,24 @@ class _Run:
 
     # Snapshots.
 
-    def export(self) -> None:
-        if self.random.random() < 0.5:  # so that writes fall where margin, blur and clocks only just suffice
+    def export(self, close: float = 0.5) -> Snapshot:
+        if self.random.random() < close:  # so that writes fall where margin, blur and clocks only just suffice
             self.write()
-            self.world.source.tick(self.random.choice([SECOND, 2 * SECOND, 3 * SECOND]))
+            self.world.source.tick(self.random.choice([SECOND, 2 * SECOND, 3 * SECOND, 3 * SECOND]))
         if self.random.random() < 0.7:
             self.to_whole_second()
         ages = [0, 2 * self.blur, 2 * self.blur, self.random.randint(0, 2 * self.blur)]
-        self.world.take_snapshot(self.blur, lambda _: self.random.choice(ages), lambda _: self.random.randrange(3))
+        return self.world.take_snapshot(
+            self.blur, lambda _: self.random.choice(ages), lambda _: self.random.randrange(3)
+        )
+
+    def export_at_once(self) -> None:
+        """Writes, an export and its merge, with no newer record between that would decide in their place."""
+        snapshot = self.export(close=1)
+        for shard in self.world.shards_waiting():
+            self.deliver(self.world.poll(shard, 10**6))
+        for file in range(3):
+            self.world.merge(snapshot, file)
 
     def merge_file(self) -> None:
         if self.world.snapshots:
@@ -220,8 +231,7 @@ class _Run:
             )
 
     def load(self) -> None:
-        self.export()
-        snapshot = self.world.snapshots[-1]
+        snapshot = self.export()
         if self.random.random() < 0.5:
             self.world.load(snapshot, interrupt_after=self.random.randrange(3))
             self.world.check_step()
@@ -246,7 +256,11 @@ class _Run:
         self.world.apply_mixed(self.old_records() + self.next_batch(), reads)
 
     def purge(self) -> None:
-        self.world.purge(self.purge_time())
+        """A purge, and then younger records a second time: their tombstones must still be there."""
+        world, through = self.world, self.purge_time()
+        world.purge(through)
+        younger = [i for i in sorted(world.delivered) if world.source.records[i].created > through]
+        self.deliver([i for i in younger if self.random.random() < 0.5])
 
     def purge_time(self) -> int:
         through = self.world.source.now - self.random.choice([0, 2 * SECOND, 20 * SECOND, 20 * SECOND, 60 * SECOND])
