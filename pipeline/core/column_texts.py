@@ -92,6 +92,21 @@ def documents(values: Values, *, escaped: bool) -> list[bytes]:
     return (as_quoted_copy_text(written) if escaped else written).split(b"\n")
 
 
+def shaped(written: list[bytes], first: Values, whole: Values, missing: bytes, *, escaped: bool) -> Values:
+    """Write documents as JSON in COPY text: `written` by their shape, or `whole`, which goes before.
+
+    Where an item has neither, `first`, the shape's first values, is b"".
+    """
+    if escaped:
+        written = as_quoted_copy_text(b"\n".join(written)).split(b"\n")
+    if b"" in first:
+        written = [document if value else missing for document, value in zip(written, first, strict=True)]
+    if whole.count(b"") < len(whole):
+        others = documents(whole, escaped=escaped)
+        written = [other or document for other, document in zip(others, written, strict=True)]
+    return written
+
+
 def members(columns: Sequence[Values], names: Sequence[tuple[bytes, int]], count: int, *, escaped: bool) -> Values:
     """Write the attributes that no column takes as one JSON object an item; `names` has each one's name and group."""
     if not names:

@@ -29,7 +29,12 @@ if TYPE_CHECKING:
 
     from pipeline.core.column_texts import Values, Writer
     from pipeline.core.conversion import Converter
+    from pipeline.core.document_shape import DocumentShape
     from pipeline.core.mapping import Column, Target
+
+# Documents after which a shape is judged.
+_JUDGED = 1000
+_NO_SHAPES: Mapping[str, DocumentShape | None] = {}
 
 
 def spelt_name(name: str) -> str | None:
@@ -45,9 +50,9 @@ def _spelt(name: str) -> str:
     return spelt
 
 
-def _once(name: str, group: int) -> str:
-    """Return the pattern of an attribute's name, unless its value was met before."""
-    return f'{re.escape(_spelt(name))}":(?({group + 1})(?!)|)'
+def _once(name: str, *groups: int) -> str:
+    """Return the pattern of an attribute's name, unless its value was met before, in one of the groups."""
+    return f'{re.escape(_spelt(name))}":' + "".join(f"(?({group + 1})(?!)|)" for group in groups)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,23 +86,60 @@ class _Converted:
         return column_texts.converted(columns[self.group], self.column, self.convert, escaped=escaped)
 
 
+@dataclass(slots=True)
+class _Document:
+    """A column whose documents mostly have one shape, in groups of its own; another is captured whole."""
+
+    shape: DocumentShape
+    first: int
+    """The group of the shape's first value."""
+    group: int
+    missing: bytes
+    shaped: int = 0
+    others: int = 0
+
+    def is_useless(self) -> bool:
+        """Whether most of the last many documents were others."""
+        if self.shaped + self.others < _JUDGED:
+            return False
+        useless = self.others > self.shaped
+        self.shaped = self.others = 0
+        return useless
+
+    def fields(self, columns: Sequence[Values], *, escaped: bool) -> Values:
+        values, whole = columns[self.first : self.first + self.shape.values], columns[self.group]
+        self.shaped += len(values[0]) - values[0].count(b"")
+        self.others += len(whole) - whole.count(b"")
+        # Of a document that its shape did not match after all, the first values may stand in their groups all the same.
+        return column_texts.shaped(self.shape.write(values), values[0], whole, self.missing, escaped=escaped)
+
+
 class LinePattern:
     """The pattern, and what makes rows of its matches. Raises ValueError for a target that it is not for."""
 
-    def __init__(self, target: Target, rest: Mapping[str, bool], *, empties: bool) -> None:
+    def __init__(
+        self,
+        target: Target,
+        rest: Mapping[str, bool],
+        *,
+        empties: bool,
+        shapes: Mapping[str, DocumentShape | None] = _NO_SHAPES,
+    ) -> None:
         """`rest` names attributes that no column takes, and tells which of them may be lists or maps.
 
-        Lines in which a column's text is empty match only with `empties`; to tell that from none costs every text.
+        `shapes` has those that the documents of some columns mostly have, by the columns' names. Lines in which a column's text is empty match only with `empties`; to tell that from none costs every text.
         """
         if target.match or target.children:
             raise ValueError("parts of keys and elements are no values of their own")
         if any(mark in (column.default or "") for column in target.columns for mark in "\x01\x02\x03"):
             raise ValueError("a default that would be taken for the plain spelling's marks")
         self._empties = empties
+        self.shapes = {name: shape for name, shape in shapes.items() if shape}
         self._alternatives: list[str] = []
         self._nullable: list[str] = []
         self._groups: int = 0
         self._rest: list[tuple[bytes, int]] | None = [] if target.unmapped else None
+        self._columns = target.columns
         self._fields = self._add_columns(target)
         if self._rest is not None:
             for name, deep in rest.items():
@@ -132,19 +174,39 @@ class LinePattern:
         text = b"\n".join(map(b"\t".join, zip(*fields, strict=True)))
         return (as_copy_text(text) if escaped else text) + b"\n"
 
-    def _add_columns(self, target: Target) -> list[_Captured | _Converted]:
+    def documents(self, found: Sequence[tuple[bytes, ...]]) -> dict[str, list[bytes]]:
+        """Return the documents of what was found in lines that were captured whole, by their columns' names."""
+        return {
+            column.name: [match[source.group] for match in found]
+            for source, column in zip(self._fields, self._columns, strict=True)
+            if column.type.name == "jsonb" and isinstance(source, _Captured)
+        }
+
+    def useless_shapes(self) -> list[str]:
+        """Return the columns whose documents mostly had another shape than theirs, of the last many written."""
+        return [
+            column.name
+            for source, column in zip(self._fields, self._columns, strict=True)
+            if isinstance(source, _Document) and source.is_useless()
+        ]
+
+    def _add_columns(self, target: Target) -> list[_Captured | _Document | _Converted]:
         by_attribute: dict[str, list[Column]] = {}
         for column in target.columns:
             by_attribute.setdefault(cast("str", column.path[0]), []).append(column)
         keys = set(target.primary_key)
         long_keys = sum(column.type.name in LONG_TYPES for column in target.key_columns)
         share = key_share(long_keys) if RowDecoder(target).limits_key else None
-        sources: dict[str, _Captured | _Converted] = {}
+        sources: dict[str, _Captured | _Document | _Converted] = {}
         for name, columns in by_attribute.items():
             first, is_key = columns[0], columns[0].name in keys
             alone = len(columns) == 1 and len(first.path) == 1
             longest = share if is_key else None
             value = column_value(first, is_key=is_key, longest_bytes=longest, empties=self._empties) if alone else ""
+            shape = self.shapes.get(first.name) if alone and not is_key else None
+            if value and shape:
+                sources[first.name] = self._document(first, shape, value)
+                continue
             if value:
                 group = self._add(name, value)
                 sources[first.name] = self._captured(first, group)
@@ -166,6 +228,12 @@ class LinePattern:
         return _Captured(
             group, null_group, field(column.default).encode(), column_texts.writer(column, quoted=self._empties)
         )
+
+    def _document(self, column: Column, shape: DocumentShape, value: str) -> _Document:
+        first, group = self._groups, self._groups + shape.values
+        self._alternatives.append(_once(column.path[0], first, group) + f"(?:{shape.pattern}|{value})")
+        self._groups = group + 1
+        return _Document(shape, first, group, field(column.default).encode())
 
     def _add(self, name: str, value: str) -> int:
         """Add the alternative of an attribute; returns the number of its first group, from 0."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from pipeline.core.decode import RowDecoder
+from pipeline.core.document_shape import common_shape
 from pipeline.core.errors import ConversionError
 from pipeline.core.line_pattern import LinePattern, spelt_name
 from pipeline.core.line_shape import LineShape, shape_of
@@ -19,6 +20,7 @@ from pipeline.core.plain_spelling import UNREADABLE, plain
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from pipeline.core.document_shape import DocumentShape
     from pipeline.core.mapping import Target
 
 # What is read at a time: what it becomes, several times its size, then stays in the processor's cache.
@@ -27,6 +29,8 @@ PIECE_BYTES = 128 << 10
 MOST_NAMES = 100
 # Lines handed back of which the names are learnt.
 _SAMPLE = 100
+# Pieces whose documents are looked at for a shape that most of them have.
+_STUDIED = 10
 # Blocks or pieces in a row that something was no use for, until it is no longer tried.
 _PATIENCE = 3
 # An attribute value that is empty.
@@ -56,8 +60,11 @@ class LineReader:
         self._target = target
         self._columns = {column.path[0] for column in target.columns}
         self._names: dict[str, bool] = {}
+        # Of the columns with documents that were looked at; None where they have none in common.
+        self._shapes: dict[str, DocumentShape | None] = {}
+        self._studied = 0
         try:
-            self._pattern: LinePattern | None = LinePattern(target, self._names, empties=False)
+            self._pattern: LinePattern | None = self._made(empties=False)
         except ValueError:
             self._pattern = None
         # Takes empty texts too, for a little more; made when the first one comes.
@@ -92,7 +99,7 @@ class LineReader:
             return
         others = _read_each(self._roomy_pattern(), piece, spelt, reading, escaped=escaped)
         if others and self._learn(others):
-            self._pattern, self._roomy = LinePattern(self._target, self._names, empties=False), None
+            self._pattern, self._roomy = self._made(empties=False), None
             rest = b"\n".join([*others, b""])
             others = _read_each(self._roomy_pattern(), rest, plain(rest), reading, escaped=escaped)
         reading.others += others
@@ -102,18 +109,36 @@ class LineReader:
         """Read a piece of which a pattern matches every line; False, with nothing read, when none does."""
         expects_empties = self._pieces_with_empties >= _PATIENCE and _EMPTY in spelt
         if not expects_empties:
-            if _read_whole(pattern, spelt, reading, escaped=escaped):
+            if found := _read_whole(pattern, spelt, reading, escaped=escaped):
                 self._pieces_with_empties = 0
+                self._study(pattern, found)
                 return True
             if _EMPTY not in spelt:
                 return False
         self._pieces_with_empties += 1
-        return _read_whole(self._roomy_pattern(), spelt, reading, escaped=escaped)
+        found = _read_whole(self._roomy_pattern(), spelt, reading, escaped=escaped)
+        self._study(self._roomy_pattern(), found)
+        return bool(found)
 
     def _roomy_pattern(self) -> LinePattern:
         if self._roomy is None:
-            self._roomy = LinePattern(self._target, self._names, empties=True)
+            self._roomy = self._made(empties=True)
         return self._roomy
+
+    def _made(self, *, empties: bool) -> LinePattern:
+        return LinePattern(self._target, self._names, empties=empties, shapes=self._shapes)
+
+    def _study(self, pattern: LinePattern, found: list[tuple[bytes, ...]]) -> None:
+        """Note shapes that documents of the first pieces have in common, and drop those that most no longer have."""
+        changes = dict.fromkeys(pattern.useless_shapes())
+        if self._studied < _STUDIED:
+            self._studied += 1
+            for name, documents in pattern.documents(found).items():
+                if name not in self._shapes and any(documents):
+                    changes[name] = common_shape(documents)
+        self._shapes |= changes
+        if any(changes.values()) or changes.keys() & pattern.shapes.keys():
+            self._pattern, self._roomy = self._made(empties=False), None
 
     def _read_by_shape(self, piece: bytes, reading: Reading) -> bytes:
         """Read the lines that have the shape of the first one, or of an earlier one; returns the others."""
@@ -185,17 +210,19 @@ def _set_aside_unreadable(piece: bytes, spelt: bytes, reading: Reading) -> tuple
     return b"\n".join([*kept, b""]), b"\n".join([*kept_spelt, b""])
 
 
-def _read_whole(pattern: LinePattern, spelt: bytes, reading: Reading, *, escaped: bool) -> bool:
-    """Read a piece of which the pattern matches every line; False, with nothing read, when it does not."""
+def _read_whole(
+    pattern: LinePattern, spelt: bytes, reading: Reading, *, escaped: bool
+) -> list[tuple[bytes, ...]]:
+    """Read a piece of which the pattern matches every line, and return what it found; nothing when it does not."""
     found = pattern.find_all(spelt)
     # A match that spans lines, as one with a bare line end in a text would, makes them fewer.
     if len(found) < spelt.count(b"\n"):
-        return False
+        return []
     try:
         reading.add(pattern.write(found, escaped=escaped), len(found))
     except _UNSURE:
-        return False
-    return True
+        return []
+    return found
 
 
 def _read_each(pattern: LinePattern, piece: bytes, spelt: bytes, reading: Reading, *, escaped: bool) -> list[bytes]:
