@@ -34,6 +34,7 @@ from pipeline.core.decode import LONGEST_KEY_BYTES, RowDecoder
 from pipeline.core.errors import TerminalError
 from pipeline.core.export_lines import Failure, decode_full
 from pipeline.core.line_reader import LineReader, pieces
+from pipeline.core.lines import count_lines
 from pipeline.core.mapping import OnError
 from pipeline.core.plain_texts import MOST_BYTES, NUMBER, plain_pattern
 from pipeline.core.routing import captured
@@ -105,7 +106,7 @@ class BlockDecoder:
             texts.append(decoded.text)
             rows += decoded.rows
             failures += decoded.failures
-            first_line += piece.count(b"\n")
+            first_line += count_lines(piece)
         return Decoded(b"".join(texts), rows, failures)
 
     def _decode_piece(self, block: bytes, file: str, first_line: int) -> Decoded:

@@ -54,9 +54,9 @@ class DocumentShape:
 
     def write(self, values: Sequence[Values]) -> list[bytes]:
         """Return the JSON of documents, whose first values are in the first of `values`, and so on."""
-        texts = iter(self.texts)
-        parts = chain([repeat(next(texts))], *([column, repeat(text)] for column, text in zip(values, texts, strict=True)))
-        return list(map(b"".join, zip(*parts, strict=False)))  # the same texts for every one, without end
+        before, *after = map(repeat, self.texts)  # without end: the same for every document
+        parts = chain([before], *zip(values, after, strict=True))
+        return list(map(b"".join, zip(*parts, strict=False)))
 
 
 def common_shape(documents: Iterable[bytes]) -> DocumentShape | None:

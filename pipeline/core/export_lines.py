@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from pipeline.core.change import Change
 from pipeline.core.errors import ConversionError, TerminalError
+from pipeline.core.lines import count_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -111,7 +112,7 @@ def _parse(block: bytes, form: Callable[[Any], _To], file: str, first_line: int)
         parsed = [form(line) for line in json.loads(f"[{text}]")]
     except MALFORMED:
         parsed = []
-    return parsed if len(parsed) == block.count(b"\n") else _parse_each(block, form, file, first_line)
+    return parsed if len(parsed) == count_lines(block) else _parse_each(block, form, file, first_line)
 
 
 def _parse_each(block: bytes, form: Callable[[Any], _To], file: str, first_line: int) -> list[_To]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from pipeline.core.errors import TerminalError
 from pipeline.core.export_lines import MALFORMED, malformed, parse_full
+from pipeline.core.lines import count_lines
 
 if TYPE_CHECKING:
     from pipeline.core.mapping import Target
@@ -60,7 +61,7 @@ class RoutedBlock:
 def route_block(block: bytes, router: Router, *, file: str, first_line: int) -> RoutedBlock:
     """Part a block of whole lines. Raises TerminalError for a line that is not of the form."""
     if router.trivial:
-        lines = block.count(b"\n")
+        lines = count_lines(block)
         whole = Part(block, range(first_line, first_line + lines))
         return RoutedBlock(dict.fromkeys(router.targets, whole), lines=lines)
     texts: dict[Target, list[bytes]] = {}

@@ -127,7 +127,8 @@ class LinePattern:
     ) -> None:
         """`rest` names attributes that no column takes, and tells which of them may be lists or maps.
 
-        `shapes` has those that the documents of some columns mostly have, by the columns' names. Lines in which a column's text is empty match only with `empties`; to tell that from none costs every text.
+        Lines in which a column's text is empty match only with `empties`; to tell that from none costs every text.
+        `shapes` has those that the documents of some columns mostly have, by the columns' names.
         """
         if target.match or target.children:
             raise ValueError("parts of keys and elements are no values of their own")

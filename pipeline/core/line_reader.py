@@ -15,6 +15,7 @@ from pipeline.core.document_shape import common_shape
 from pipeline.core.errors import ConversionError
 from pipeline.core.line_pattern import LinePattern, spelt_name
 from pipeline.core.line_shape import LineShape, shape_of
+from pipeline.core.lines import count_lines
 from pipeline.core.plain_spelling import UNREADABLE, plain
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ class LineReader:
         shape = self._shape = self._shape or shape_of(piece[: piece.index(b"\n")], self._target)
         text, rows, rest = shape.read(piece) if shape else (b"", 0, piece)
         reading.add(text, rows)
-        if rest.count(b"\n") > rows:
+        if count_lines(rest) > rows:
             self._shape = None
             self._useless_shapes += 1
         return rest
@@ -210,13 +211,11 @@ def _set_aside_unreadable(piece: bytes, spelt: bytes, reading: Reading) -> tuple
     return b"\n".join([*kept, b""]), b"\n".join([*kept_spelt, b""])
 
 
-def _read_whole(
-    pattern: LinePattern, spelt: bytes, reading: Reading, *, escaped: bool
-) -> list[tuple[bytes, ...]]:
+def _read_whole(pattern: LinePattern, spelt: bytes, reading: Reading, *, escaped: bool) -> list[tuple[bytes, ...]]:
     """Read a piece of which the pattern matches every line, and return what it found; nothing when it does not."""
     found = pattern.find_all(spelt)
     # A match that spans lines, as one with a bare line end in a text would, makes them fewer.
-    if len(found) < spelt.count(b"\n"):
+    if len(found) < count_lines(spelt):
         return []
     try:
         reading.add(pattern.write(found, escaped=escaped), len(found))

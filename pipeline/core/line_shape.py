@@ -13,6 +13,7 @@ import re
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, cast
 
+from pipeline.core.lines import count_lines
 from pipeline.core.value_patterns import plain_value
 
 if TYPE_CHECKING:
@@ -48,9 +49,10 @@ class LineShape:
         found: list[Any] = self._find(piece)
         if not found:
             return b"", 0, piece
+        lines = count_lines(piece)
         # A match that spans lines would be a malformed text: the general way refuses it by name.
-        rest = b"" if len(found) == piece.count(b"\n") else self._cut(b"", piece)
-        if len(found) + rest.count(b"\n") != piece.count(b"\n"):
+        rest = b"" if len(found) == lines else self._cut(b"", piece)
+        if len(found) + count_lines(rest) != lines:
             return b"", 0, piece
         rows = map(b"\t".join, map(self._select, found) if self._select else found)
         return self._end.join(rows) + self._end, len(found), rest

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.core.export_lines import MALFORMED, malformed, parse_incremental
 from pipeline.core.export_routing import Part
+from pipeline.core.lines import count_lines
 from pipeline.core.windows import covered
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def route_changes(
     Raises TerminalError for a line that is not of the form.
     """
     if router.trivial and not spans:
-        whole = Part(block, range(first_line, first_line + block.count(b"\n")))
+        whole = Part(block, range(first_line, first_line + count_lines(block)))
         return RoutedChanges(dict.fromkeys(router.targets, whole))
     routed = RoutedChanges()
     texts: dict[Target, list[bytes]] = {}

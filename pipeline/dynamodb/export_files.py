@@ -73,11 +73,6 @@ def read_lines(store: ObjectStore, bucket: str, file: ExportFile) -> Iterator[by
         body.close()
 
 
-def count_lines(block: bytes) -> int:
-    """Return how many lines a block of `read_lines` holds; over a file they must sum to its `item_count`."""
-    return block.count(b"\n")
-
-
 def check_count(file: ExportFile, bucket: str, lines: int) -> None:
     """Raise ExportFileError unless the lines read are as many as the manifest states."""
     if lines != file.item_count:

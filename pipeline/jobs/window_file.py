@@ -22,10 +22,11 @@ from pipeline.aurora.staging import Staging, store_isolating
 from pipeline.core.decode import RowDecoder
 from pipeline.core.errors import DataError
 from pipeline.core.export_lines import decode_incremental
+from pipeline.core.lines import count_lines
 from pipeline.core.routing import MATCHES_NO_TARGET, NO_TARGET, Router
 from pipeline.core.stream_records import Reject
 from pipeline.core.window_routing import route_changes
-from pipeline.dynamodb.export_files import check_count, count_lines, read_lines
+from pipeline.dynamodb.export_files import check_count, read_lines
 from pipeline.dynamodb.objects import join_location
 
 if TYPE_CHECKING:

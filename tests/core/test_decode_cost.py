@@ -59,6 +59,7 @@ def test_an_item_costs_so_many_calls_and_no_more(
 ) -> None:
     decoder = BlockDecoder(target)
     lines = [line_of(item(number), ascii_only=False) for number in range(2_000)]
-    decoder.decode(written(lines[:100]), file="f")  # what it learns, it learns once
+    for _ in range(2):
+        decoder.decode(written(lines[:100]), file="f")  # what it learns, it learns once
     block = written(lines)
     assert calls(lambda: decoder.decode(block, file="f")) / len(lines) <= most

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from pipeline.core.errors import ConfigurationError, TerminalError
-from pipeline.dynamodb.export_files import count_lines, read_lines
+from pipeline.core.lines import count_lines
+from pipeline.dynamodb.export_files import read_lines
 from pipeline.dynamodb.manifest import ExportManifest, parse_files, read_manifest
 from pipeline.dynamodb.objects import FolderObjects, MissingObjectError
 from tests.dynamodb.export_fixture import EXPORT_TIME, ExportFactory, Layout, WindowChange, WrittenExport, md5_text
