@@ -65,10 +65,13 @@ def _quoted_binaries(values: Values, missing: bytes, _: bool) -> Values:  # noqa
 
 
 def _text_arrays(values: Values, missing: bytes, escaped: bool) -> Values:  # noqa: FBT001  a Writer
-    if escaped:
-        return [_escaped_text_array(value) if value else missing for value in values]
     join = b'","'.join
-    return [b'{"' + join(sorted(value[1:-1].split(b'","'))) + b'"}' if value else missing for value in values]
+    written = [b'{"' + join(sorted(value[1:-1].split(b'","'))) + b'"}' if value else missing for value in values]
+    if escaped:
+        for number, value in enumerate(values):
+            if b"\\" in value or b"\x01" in value or b"\x02" in value:
+                written[number] = _escaped_text_array(value)
+    return written
 
 
 def _escaped_text_array(value: bytes) -> bytes:

@@ -206,7 +206,7 @@ class LinePattern:
             value = column_value(first, is_key=is_key, longest_bytes=longest, empties=self._empties) if alone else ""
             shape = self.shapes.get(first.name) if alone and not is_key else None
             if value and shape:
-                sources[first.name] = self._document(first, shape, value)
+                sources[first.name] = self._document(name, first, shape, value)
                 continue
             if value:
                 group = self._add(name, value)
@@ -230,9 +230,9 @@ class LinePattern:
             group, null_group, field(column.default).encode(), column_texts.writer(column, quoted=self._empties)
         )
 
-    def _document(self, column: Column, shape: DocumentShape, value: str) -> _Document:
+    def _document(self, name: str, column: Column, shape: DocumentShape, value: str) -> _Document:
         first, group = self._groups, self._groups + shape.values
-        self._alternatives.append(_once(column.path[0], first, group) + f"(?:{shape.pattern}|{value})")
+        self._alternatives.append(_once(name, first, group) + f"(?:{shape.pattern}|{value})")
         self._groups = group + 1
         return _Document(shape, first, group, field(column.default).encode())
 

@@ -18,6 +18,9 @@ _AS_UNREADABLE = bytes(3 if bytes([code]) in _CONTROLS else code for code in ran
 _OTHER_ESCAPE = re.compile(
     rb"\\(?:u([dD][89abAB]%(hex)b{2})\\u([dD][c-fC-F]%(hex)b{2})|u(%(hex)b{4})|(?![nrtbf]))" % {b"hex": b"[0-9a-fA-F]"}
 )
+# In fewer bytes than that for each, escapes are many: then passes over all bytes are faster.
+_MANY_BYTES = 55
+_QUOTE, _SLASH = b'"/'
 _SHORT = {0x08: b"\\b", 0x09: b"\\t", 0x0A: b"\\n", 0x0C: b"\\f", 0x0D: b"\\r", 0x22: b"\x02", 0x5C: b"\x01"}
 
 
@@ -27,8 +30,31 @@ def plain(block: bytes) -> bytes:
         block = block.translate(_AS_UNREADABLE)
     if b"\\" not in block:
         return block
-    block = block.replace(b"\\\\", b"\x01").replace(b'\\"', b"\x02").replace(b"\\/", b"/")
-    return _OTHER_ESCAPE.sub(_character, block)
+    few = len(block) - len(block.replace(b"\\", b"")) < len(block) // _MANY_BYTES
+    return _OTHER_ESCAPE.sub(_character, (marked_one_by_one if few else marked_at_once)(block))
+
+
+def marked_at_once(block: bytes) -> bytes:
+    """Put the marks in, in three passes over every byte."""
+    return block.replace(b"\\\\", b"\x01").replace(b'\\"', b"\x02").replace(b"\\/", b"/")
+
+
+def marked_one_by_one(block: bytes) -> bytes:
+    """Put the marks in, backslash by backslash."""
+    first, *others = block.split(b"\\")
+    parts = iter(others)
+    spelt = [first]
+    append = spelt.append
+    for part in parts:
+        if not part:  # a backslash that the one before it escapes
+            escaped = next(parts, None)
+            append(b"\\" if escaped is None else b"\x01" + escaped)
+        elif part[0] == _QUOTE:
+            append(b"\x02")
+            append(part[1:])
+        else:
+            append(part if part[0] == _SLASH else b"\\" + part)
+    return b"".join(spelt)
 
 
 def _character(match: re.Match[bytes]) -> bytes:

@@ -60,7 +60,7 @@ def test_documents_of_one_shape_are_written_as_any_are(document: dict[str, Any],
     assert written == plain_json.write([text for text, _ in found]).split(b"\n")
 
 
-MAP = {"M": {"a": {"S": "x"}, "l": {"L": [{"N": "1"}, {"BOOL": True}, {"NULL": True}]}, "e": {"M": {}}}}
+MAP: dict[str, Any] = {"M": {"a": {"S": "x"}, "l": {"L": [{"N": "1"}, {"BOOL": True}, {"NULL": True}]}, "e": {"M": {}}}}
 
 
 def test_a_shape_captures_values_and_writes_what_stands_between() -> None:

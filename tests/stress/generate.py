@@ -40,7 +40,7 @@ class _Run:
         self.world = World(system, mapping, SourceTable(mapping.table, keys, offsets), folder)
 
     def live(self, steps: int) -> None:
-        actions: dict[Callable[[], None], int] = {
+        actions: dict[Callable[[], object], int] = {
             self.write: 30,
             self.pause: 10,
             self.deliver_next: 20,
