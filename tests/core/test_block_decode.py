@@ -6,6 +6,7 @@ import json
 import re
 from base64 import b64encode
 from collections import Counter
+from contextlib import suppress
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -122,15 +123,20 @@ def written(lines: list[str]) -> bytes:
     return _LONE_SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text).encode()
 
 
-def outcome(target: Target, block: bytes, *, general: bool) -> tuple[Any, ...]:
-    """Rows sorted, failures as texts, what was settled; or the error."""
+def outcome(target: Target, block: bytes, *, general: bool, after: bytes = b"") -> tuple[Any, ...]:
+    """Rows sorted, failures as texts, what was settled; or the error. `after` is what the decoder has learnt from."""
     settled: Counter[str] = Counter()
+    decoder = BlockDecoder(target, settled)
+    if after:
+        with suppress(TerminalError):
+            decoder.decode(after, file="before")
+        settled.clear()
     try:
         if general:
             rows, failures = decode_full(block, RowDecoder(target, settled), file="f", first_line=7)
             text, count = copy_text(rows) if rows else b"", len(rows)
         else:
-            text, count, failures = BlockDecoder(target, settled).decode(block, file="f", first_line=7)
+            text, count, failures = decoder.decode(block, file="f", first_line=7)
     except TerminalError as error:
         return ("error", str(error) if malformed_lines(target, block) == 1 else "")
     rows = sorted((read_row(target, line) for line in text.split(b"\n")[:-1]), key=repr)

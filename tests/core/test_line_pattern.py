@@ -119,6 +119,15 @@ def test_lines_read_by_pattern_give_what_the_general_way_gives(made: tuple[Targe
     assert outcome(target, block, general=False) == outcome(target, block, general=True)
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=150)
+@given(typed_lines())
+def test_what_was_learnt_from_other_lines_changes_no_row(made: tuple[Target, list[str]]) -> None:
+    """The first line's documents have the shape that was learnt, the others mostly have not."""
+    target, lines = made
+    block = written([*lines, *lines[::-1]])
+    assert outcome(target, block, general=False, after=written(lines[:1])) == outcome(target, block, general=True)
+
+
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=100)
 @given(
     typed_lines(),
@@ -127,15 +136,19 @@ def test_lines_read_by_pattern_give_what_the_general_way_gives(made: tuple[Targe
         ['"', "\\", "{", "}", "[", "]", ",", ":", "\t", "\r", "\x01", "\x03", "N", "\n", '"}', '{"S":"x"}', " "]
     ),
     st.booleans(),
+    st.booleans(),
 )
-def test_a_damaged_line_is_refused_alike(made: tuple[Target, list[str]], place: int, junk: str, insert: bool) -> None:
+def test_a_damaged_line_is_refused_alike(
+    made: tuple[Target, list[str]], place: int, junk: str, insert: bool, learnt: bool
+) -> None:
     """One character more, or another in one's place, anywhere: no way takes for right what another refuses."""
     target, lines = made
+    after = written(lines[:1]) if learnt else b""
     text = lines[0]
     place %= len(text) + 1
     lines[0] = text[:place] + junk + text[place + (not insert) :]
     block = written(lines)
-    assert outcome(target, block, general=False) == outcome(target, block, general=True)
+    assert outcome(target, block, general=False, after=after) == outcome(target, block, general=True)
 
 
 def column(name: str, sql_type: str, **more: Any) -> Column:  # noqa: ANN401 - Column's own
@@ -265,6 +278,52 @@ def test_empty_texts_are_none_that_is_missing_however_they_come(monkeypatch: pyt
     assert reading is not None
     assert (reading.rows, reading.others) == (len(order), [])
     assert outcome(EVERY_TYPE, block, general=False) == outcome(EVERY_TYPE, block, general=True)
+
+
+def documents_in(lines: int, *, like: bool) -> bytes:
+    """Lines whose documents have one shape, or each another."""
+    items = [
+        {"pk": {"S": f"k{n}"}, "map": {"M": {"a" if like else f"a{n}": {"S": f"x{n}"}, "n": {"N": str(n)}}}}
+        for n in range(lines)
+    ]
+    return written([line_of(item) for item in items])
+
+
+def captured(reader: LineReader) -> set[str]:
+    """The columns whose documents are read by a shape."""
+    assert reader._pattern is not None
+    return set(reader._pattern.shapes)
+
+
+def test_a_shape_is_learnt_from_documents_that_have_it_and_dropped_when_they_no_longer_do() -> None:
+    reader = LineReader(EVERY_TYPE)
+    reader.read(documents_in(5, like=True))
+    assert captured(reader) == {"map"}
+    blocks = [documents_in(400, like=like) for like in (True, True, True, False, False, False, False, True)]
+    seen: list[set[str]] = []
+    for block in blocks:
+        assert outcome(EVERY_TYPE, block, general=False, after=blocks[0]) == outcome(EVERY_TYPE, block, general=True)
+        reading = reader.read(block)
+        assert reading is not None
+        assert (reading.rows, reading.others) == (400, [])
+        seen.append(captured(reader))
+    assert seen[:3] == [{"map"}] * 3
+    assert seen[-2:] == [set()] * 2
+
+
+def test_documents_of_no_shape_in_common_are_read_by_the_pattern_for_any() -> None:
+    reader = LineReader(EVERY_TYPE)
+    for _ in range(20):
+        reader.read(documents_in(50, like=False))
+    assert captured(reader) == set()
+
+
+def test_a_shape_is_learnt_where_documents_are_rare() -> None:
+    """The first pieces have none at all."""
+    reader = LineReader(EVERY_TYPE)
+    reader.read(written([line_of({"pk": {"S": "k"}})]))
+    reader.read(documents_in(2, like=True))
+    assert captured(reader) == {"map"}
 
 
 def test_a_refused_value_hands_back_its_line_alone() -> None:
