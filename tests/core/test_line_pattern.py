@@ -318,6 +318,14 @@ def test_documents_of_no_shape_in_common_are_read_by_the_pattern_for_any() -> No
     assert captured(reader) == set()
 
 
+@pytest.mark.parametrize("first", ['{"M":{"a":{"S":"x"},"n":{"N":"1"}}}', '{"L":[]}'])
+@pytest.mark.parametrize("second", ['{"M":{"a":{"S":"y"},"n":{"N":"2"}}}', '{"L":[{"S":"z"}]}'])
+def test_a_document_that_stands_twice_is_the_last_one_of_its_shape_or_not(first: str, second: str) -> None:
+    block = written([f'{{"Item":{{"pk":{{"S":"k"}},"map":{first},"map":{second}}}}}'])
+    learnt = documents_in(5, like=True)
+    assert outcome(EVERY_TYPE, block, general=False, after=learnt) == outcome(EVERY_TYPE, block, general=True)
+
+
 def test_a_shape_is_learnt_where_documents_are_rare() -> None:
     """The first pieces have none at all."""
     reader = LineReader(EVERY_TYPE)
