@@ -22,6 +22,7 @@ from pipeline.aurora import loads
 from pipeline.aurora.loads import FileBusyError
 from pipeline.core import errors
 from pipeline.core.errors import ReplicationError, TerminalError
+from pipeline.jobs.memory import collect_young
 
 if TYPE_CHECKING:
     from pipeline.dynamodb.manifest import ExportFile
@@ -73,7 +74,7 @@ def _work_off(work: Work, files: SimpleQueue[ExportFile], answers: BinaryIO) -> 
                     answer("loaded" if counts is not None else "known")
                 except FileBusyError:
                     answer("busy")
-                gc.collect()
+                collect_young()
     except ReplicationError as error:
         answer("failed", *failure_parts(error))
     except BrokenPipeError:  # the load is gone

@@ -10,7 +10,6 @@ interpreters of their own that import the load and nothing else, never as copies
 
 from __future__ import annotations
 
-import gc
 import pickle
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from pipeline.core.errors import TerminalError, TransientError
 from pipeline.jobs.load_progress import TELL_SECONDS
 from pipeline.jobs.load_queue import FileQueue
 from pipeline.jobs.load_worker import failure_from
-from pipeline.jobs.memory import collection_paused
+from pipeline.jobs.memory import collect_young, collection_paused
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Sequence
@@ -176,8 +175,7 @@ class _Thread:
         try:
             return self._loader.load(self._connection, file, on_lines) is not None
         finally:
-            if not gc.isenabled():
-                gc.collect()
+            collect_young()
 
     def stop(self) -> None:
         """Nothing to do: it notices at its next block."""

@@ -16,7 +16,7 @@ _RARELY = 50_000
 
 @contextmanager
 def collection_paused() -> Generator[None]:
-    """Pause the search in this process. What takes long calls `gc.collect` now and then."""
+    """Pause the search in this process. What takes long calls `collect_young` now and then."""
     paused = gc.isenabled()
     gc.disable()
     try:
@@ -24,6 +24,12 @@ def collection_paused() -> Generator[None]:
     finally:
         if paused:
             gc.enable()
+
+
+def collect_young() -> None:
+    """Search among what was made since the last search, while it is paused; what is older is not looked through."""
+    if not gc.isenabled():
+        gc.collect(0)
 
 
 def collect_rarely() -> None:
