@@ -81,8 +81,8 @@ def create(
             connection.execute(
                 sql.SQL(
                     "CREATE TABLE {} (LIKE {} INCLUDING DEFAULTS INCLUDING COMMENTS INCLUDING STORAGE"
-                    " INCLUDING COMPRESSION)"
-                ).format(build.identifier, tables.storage(target))
+                    " INCLUDING COMPRESSION) WITH ({})"
+                ).format(build.identifier, tables.storage(target), sql.SQL(tables.OPTIONS))
             )
             # COPY then sends nothing of ours: no version, not deleted, as of the snapshot.
             connection.execute(

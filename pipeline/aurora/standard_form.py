@@ -37,6 +37,7 @@ def beyond_standard(connection: Connection, target: Target) -> tuple[str, ...]:
             "storage": target.storage_name,
             "view_schema": target.schema,
             "view": target.name,
+            "options": tables.OPTIONS,
         }
         found += [what for (what,) in connection.execute(_BEYOND, parameters)]
     return tuple(found)
@@ -54,7 +55,7 @@ SELECT 'it is not a plain table' FROM t
     OR relam <> (SELECT oid FROM pg_am WHERE amname = 'heap')
 UNION ALL
 SELECT 'it has options' FROM t LEFT JOIN pg_class toast ON toast.oid = t.reltoastrelid
- WHERE t.reloptions IS NOT NULL OR toast.reloptions IS NOT NULL OR t.relreplident <> 'd'
+ WHERE t.reloptions <> ARRAY[%(options)s] OR toast.reloptions IS NOT NULL OR t.relreplident <> 'd'
 UNION ALL
 SELECT 'it has row security' FROM t WHERE relrowsecurity OR relforcerowsecurity
 UNION ALL
