@@ -177,7 +177,11 @@ def nullable_array_literal(values: Sequence[str | None]) -> str:
     """Write texts and NULLs as a PostgreSQL array literal; a list of texts alone goes the faster way."""
     if None not in values:
         return array_literal(values)  # type: ignore[arg-type]  # just checked
-    quoted = ["NULL" if v is None else '"' + v.replace("\\", "\\\\").replace('"', '\\"') + '"' for v in values]
+    present = "".join([v for v in values if v is not None])
+    if "\\" in present or '"' in present:
+        quoted = ["NULL" if v is None else '"' + v.replace("\\", "\\\\").replace('"', '\\"') + '"' for v in values]
+    else:
+        quoted = ["NULL" if v is None else f'"{v}"' for v in values]
     return f"{{{','.join(quoted)}}}"
 
 

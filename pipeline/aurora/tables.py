@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from pipeline.core.mapping import Column, Target
 
 # A tenth of each page is left free, so that a change of a loaded row stays on its page and touches no index: in a large
-# table most changes would else write a page of the table and one of the index each (PostgreSQL manual, heap-only tuples).
+# table most changes would else write a page of the table and one of the index each (PostgreSQL manual, heap-only
+# tuples).
 OPTIONS = "fillfactor=90"
 # Text keys compare by bytes, as DynamoDB compares them, and so that no collation change ever breaks the index.
 _KEY_COLLATION = ' COLLATE "C"'

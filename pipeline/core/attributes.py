@@ -20,7 +20,7 @@ AttributeValue = dict[str, Any]
 
 Item = dict[str, AttributeValue]
 
-_JSON_NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?", re.ASCII)
+_is_json_number = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?", re.ASCII).fullmatch
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,6})?", re.ASCII)
 # Digits that numeric, and a number in jsonb, hold before and after the point (PostgreSQL manual, numeric types).
 # DynamoDB's own numbers have 126 and 167 at most; a string that is read as a number may have any.
@@ -39,7 +39,7 @@ def number(text: str) -> str:
 
     Raises UnrepresentableError when the text is no number, or one of more digits than `numeric` has.
     """
-    if len(text) <= _FRACTION_DIGITS and _JSON_NUMBER.fullmatch(text):
+    if len(text) <= _FRACTION_DIGITS and _is_json_number(text):
         return text
     if not _NUMBER.fullmatch(text):
         raise UnrepresentableError("is not a number")
@@ -106,16 +106,43 @@ def _json_number_set(values: list[str]) -> str:
     return f"[{','.join(sort_numbers(values))}]"
 
 
+# Lists and maps mostly hold texts and numbers, which are written without the way round by their tag.
+
+
 def _json_list(elements: list[AttributeValue]) -> str:
-    return f"[{','.join(map(to_json, elements))}]"
+    parts: list[str] = []
+    append = parts.append
+    for element in elements:
+        if len(element) != 1:
+            append(to_json(element))  # which refuses it
+        elif "S" in element:
+            append(_json_text(element["S"]))
+        elif "N" in element:
+            append(number(element["N"]))
+        else:
+            append(to_json(element))
+    return "[" + ",".join(parts) + "]"
 
 
 def _json_map(members: Item) -> str:
-    return f"{{{','.join([f'{_json_name(name)}:{to_json(value)}' for name, value in members.items()])}}}"
+    parts: list[str] = []
+    append = parts.append
+    for name, member in members.items():
+        if len(member) != 1:
+            append(to_json(member))  # which refuses it
+        elif "S" in member:
+            append(_json_name(name) + _json_text(member["S"]))
+        elif "N" in member:
+            append(_json_name(name) + number(member["N"]))
+        else:
+            append(_json_name(name) + to_json(member))
+    return "{" + ",".join(parts) + "}"
 
 
 # Items of a table share the names of their maps' members.
-_json_name = lru_cache(maxsize=512)(_json_text)
+@lru_cache(maxsize=512)
+def _json_name(name: str) -> str:
+    return _json_text(name) + ":"
 
 
 _JSON_WRITERS: dict[str, Callable[[Any], str]] = {

@@ -21,31 +21,25 @@ from __future__ import annotations
 
 import json
 import re
-from base64 import b64decode
-from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pipeline.core.attributes import find, number, sort_numbers, to_json
-from pipeline.core.captures import capture_converter
-from pipeline.core.conversion import array_literal, converter
+from pipeline.core.attributes import number, sort_numbers, to_json
+from pipeline.core.conversion import array_literal
 from pipeline.core.copy_text import copy_text, escape, field
-from pipeline.core.decode import LONGEST_KEY_BYTES, RowDecoder
+from pipeline.core.decode import RowDecoder
 from pipeline.core.errors import TerminalError
 from pipeline.core.export_lines import Failure, decode_full
 from pipeline.core.line_reader import LineReader, pieces
 from pipeline.core.lines import count_lines
-from pipeline.core.mapping import OnError
-from pipeline.core.plain_texts import MOST_BYTES, NUMBER, plain_pattern
-from pipeline.core.routing import captured
+from pipeline.core.plain_texts import NUMBER
+from pipeline.core.row_code import Spelling, row_code
 
 if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Callable, Sequence
 
     from pipeline.core.attributes import AttributeValue
-    from pipeline.core.conversion import Converter
-    from pipeline.core.mapping import Column, Target
+    from pipeline.core.mapping import Target
 
 
 _is_number = re.compile(NUMBER, re.ASCII).fullmatch
@@ -167,7 +161,6 @@ def rows(lines, slow):
         try:
             item = line["Item"]
             get = item.get
-            missing = 0
 """
 # Every exception: the general way meets the same line next, and raises what is to be raised.
 _TAIL = """\
@@ -179,102 +172,17 @@ _TAIL = """\
 
 
 def _compile(target: Target) -> tuple[str, Any, Any]:
-    names: dict[str, Any] = {"tab": "\t".join, "find": find, "esc": escape, "array_literal": array_literal}
-    body: list[str] = []
-    seen: set[str] = set()
-    if target.match:
-        names["captured"] = partial(captured, target)
-        body.append("parts = captured(item)")
-    for position, column in enumerate(target.columns):
-        body += _column(position, column, names, is_key=column.name in target.primary_key, seen=seen)
-    fields = [f"c{position}" for position in range(len(target.columns))]
-    names_of = [column.name for column in target.columns]
-    if target.unmapped:
-        taken = {column.path[0] for column in target.columns if len(column.path) == 1}
-        taken |= {attribute for attribute, _ in target.match}
-        names["taken"] = frozenset(taken)
-        body += [
-            f"if len(item) + missing == {len(taken)}:",
-            '    rest = "{}"',
-            "else:",
-            '    rest = jsonb({"M": {name: value for name, value in item.items() if name not in taken}})',
-        ]
-        fields.append("rest")
-    if RowDecoder(target).limits_key:
-        names["too_long"] = ValueError("a key that may be too long")
-        key = [f"len(c{names_of.index(name)})" for name in target.primary_key]
-        body.append(f"if {' + '.join(key)} > {LONGEST_KEY_BYTES // MOST_BYTES}: raise too_long")
-    source = _HEAD + "".join(f"{' ' * 12}{line}\n" for line in body) + _TAIL.format(fields=", ".join(fields))
+    code = row_code(target, Spelling(field, r"\\x"))
+    body = "".join(f"{' ' * 12}{statement}\n" for statement in code.statements)
+    source = _HEAD + body + _TAIL.format(fields=", ".join(code.variables))
+    names = {**code.names, "tab": "\t".join}
     plain = {**names, "text": _same, "text_array": _plain_array, "jsonb": _plain_json}
     escaped = {**names, "text": escape, "text_array": _escaped_array, "jsonb": _escaped_json}
     # Plain texts are taken as they are: the call that would return them is left out.
-    code = re.sub(r"\btext\((c\d+)\)", r"\1", source)
-    for text, space in ((code, plain), (source, escaped)):
+    unchecked = re.sub(r"\btext\((c\d+)\)", r"\1", source)
+    for text, space in ((unchecked, plain), (source, escaped)):
         exec(compile(text, f"<rows of {target.view_name}>", "exec"), space)  # noqa: S102 - written here, from a checked mapping
-    return code, plain["rows"], escaped["rows"]
-
-
-def _column(position: int, column: Column, names: dict[str, Any], *, is_key: bool, seen: set[str]) -> list[str]:
-    """Write the statements that set c0, c1, … to a column's field."""
-    value, general = f"c{position}", f"general{position}"
-    # What a policy would settle goes to the general way, line and all, where it is counted once.
-    strict = replace(column, on_error=OnError.REJECT)
-    if column.capture is not None:
-        names[general] = _general(capture_converter(strict, is_key=is_key))
-        return [f"{value} = {general}(parts[{column.capture!r}])"]
-    names[general] = _general(converter(strict, is_key=is_key))
-    tag, statements = _plain_case(position, column, names, is_key=is_key)
-    if len(column.path) == 1:
-        lookup = f"a = get({column.path[0]!r})"
-    else:
-        names[f"path{position}"] = column.path
-        lookup = f"a = find(item, path{position})"
-    lines = [lookup, "if a is None:"]
-    if len(column.path) == 1 and column.path[0] not in seen:
-        seen.add(cast("str", column.path[0]))
-        lines.append("    missing += 1")
-    lines.append(f"    {value} = {general}(None)" if is_key else f"    {value} = {field(column.default)!r}")
-    if statements:
-        condition = f"{tag!r} in a" if tag != "jsonb" else '"S" not in a' if column.json == "parse" else "True"
-        lines += [f"elif len(a) == 1 and {condition}:", *(f"    {statement}" for statement in statements), "else:"]
-    else:
-        lines.append("else:")
-    lines.append(f"    {value} = {general}(a)")
-    return lines
-
-
-def _plain_case(  # noqa: PLR0911  one return a type reads best
-    position: int, column: Column, names: dict[str, Any], *, is_key: bool
-) -> tuple[str, list[str]]:
-    """Return the tag of a column's plain case and the statements for it; none where there is no such case."""
-    kind, value, general = column.type.name, f"c{position}", f"general{position}(a)"
-    pattern = plain_pattern(column, is_key=is_key)
-    if pattern:
-        tag = "S" if kind == "uuid" else "N"
-        names[f"match{position}"] = re.compile(pattern, re.ASCII).fullmatch
-        return tag, [f"{value} = a[{tag!r}]", f"if not match{position}({value}):", f"    {value} = {general}"]
-    if kind == "text":
-        return "S", [f'{value} = a["S"]', f"{value} = text({value})"]
-    if kind == "varchar":
-        length = column.type.params[0]
-        return "S", [
-            f'{value} = a["S"]',
-            f"{value} = text({value}) if len({value}) <= {length} else {general}",
-        ]
-    if kind == "boolean":
-        return "BOOL", ['b = a["BOOL"]', f'{value} = "t" if b is True else "f" if b is False else {general}']
-    if kind == "bytea":
-        names["b64decode"] = b64decode
-        return "B", [rf'{value} = "\\\\x" + b64decode(a["B"], validate=True).hex()']
-    if kind == "text[]":
-        return "SS", [f'{value} = text_array(a["SS"])']
-    if kind == "jsonb":
-        return "jsonb", [f"{value} = jsonb(a)"]
-    return "", []
-
-
-def _general(convert: Converter) -> Callable[[AttributeValue | None], str]:
-    return lambda attribute: field(convert(attribute))
+    return unchecked, plain["rows"], escaped["rows"]
 
 
 def _same(value: str) -> str:

@@ -77,6 +77,11 @@ class LineReader:
         self._useless = 0
         self._mixed = False
 
+    @property
+    def shaped(self) -> frozenset[str]:
+        """The columns whose documents are read by a shape that most of them have."""
+        return frozenset(self._pattern.shapes if self._pattern else ())
+
     def read(self, block: bytes) -> Reading | None:
         """Read a block of whole lines; None when nothing in it can be read so."""
         if self._pattern is None:

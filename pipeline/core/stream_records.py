@@ -19,6 +19,7 @@ from pipeline.core.errors import ConfigurationError, ConversionError, TerminalEr
 from pipeline.core.mapping import TableMapping, Target
 from pipeline.core.ordering import Position, stream_version, streamed_position
 from pipeline.core.routing import MATCHES_NO_TARGET, NO_TARGET, Router
+from pipeline.core.row_code import row_function
 
 
 class ImageChange(TypedDict, total=False):
@@ -100,7 +101,7 @@ class StreamDecoder:
         self.mapping = mapping
         self._settled: list[Counter[str]] = [Counter() for _ in mapping.targets]
         self._decoders = {
-            id(target): RowDecoder(target, settled)
+            id(target): _WrittenDecoder(RowDecoder(target, settled))
             for target, settled in zip(mapping.targets, self._settled, strict=True)
         }
         self._router = Router(mapping)
@@ -176,7 +177,17 @@ def decode_record(decoder: RowDecoder, record: StreamRecord, position: Position,
     return _decoded(decoder, record, _image_change(record), position, origin)
 
 
-def _decoded(decoder: RowDecoder, record: StreamRecord, change: ImageChange, position: Position, origin: int) -> Change:
+class _WrittenDecoder:
+    """Decodes as a RowDecoder does, rows by a function written for the target."""
+
+    def __init__(self, decoder: RowDecoder) -> None:
+        self.key, self.key_of = decoder.key, decoder.key_of
+        self.row = row_function(decoder)
+
+
+def _decoded(
+    decoder: RowDecoder | _WrittenDecoder, record: StreamRecord, change: ImageChange, position: Position, origin: int
+) -> Change:
     if record.get("eventName") == "REMOVE":
         return Change(decoder.key(change.get("Keys", _NO_KEYS)), None, position, _expired(record), origin)
     row = decoder.row(change.get("NewImage", _NO_KEYS))

@@ -289,24 +289,18 @@ def documents_in(lines: int, *, like: bool) -> bytes:
     return written([line_of(item) for item in items])
 
 
-def captured(reader: LineReader) -> set[str]:
-    """The columns whose documents are read by a shape."""
-    assert reader._pattern is not None
-    return set(reader._pattern.shapes)
-
-
 def test_a_shape_is_learnt_from_documents_that_have_it_and_dropped_when_they_no_longer_do() -> None:
     reader = LineReader(EVERY_TYPE)
     reader.read(documents_in(5, like=True))
-    assert captured(reader) == {"map"}
+    assert reader.shaped == {"map"}
     blocks = [documents_in(400, like=like) for like in (True, True, True, False, False, False, False, True)]
-    seen: list[set[str]] = []
+    seen: list[frozenset[str]] = []
     for block in blocks:
         assert outcome(EVERY_TYPE, block, general=False, after=blocks[0]) == outcome(EVERY_TYPE, block, general=True)
         reading = reader.read(block)
         assert reading is not None
         assert (reading.rows, reading.others) == (400, [])
-        seen.append(captured(reader))
+        seen.append(reader.shaped)
     assert seen[:3] == [{"map"}] * 3
     assert seen[-2:] == [set()] * 2
 
@@ -315,7 +309,7 @@ def test_documents_of_no_shape_in_common_are_read_by_the_pattern_for_any() -> No
     reader = LineReader(EVERY_TYPE)
     for _ in range(20):
         reader.read(documents_in(50, like=False))
-    assert captured(reader) == set()
+    assert reader.shaped == set()
 
 
 @pytest.mark.parametrize("first", ['{"M":{"a":{"S":"x"},"n":{"N":"1"}}}', '{"L":[]}'])
@@ -331,7 +325,7 @@ def test_a_shape_is_learnt_where_documents_are_rare() -> None:
     reader = LineReader(EVERY_TYPE)
     reader.read(written([line_of({"pk": {"S": "k"}})]))
     reader.read(documents_in(2, like=True))
-    assert captured(reader) == {"map"}
+    assert reader.shaped == {"map"}
 
 
 def test_a_refused_value_hands_back_its_line_alone() -> None:

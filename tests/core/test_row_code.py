@@ -1,0 +1,69 @@
+"""The function written for a target against the general way: same rows, same refusals, same counts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from pipeline.core.decode import RowDecoder
+from pipeline.core.errors import ConversionError
+from pipeline.core.mapping import Column, OnError, Target
+from pipeline.core.row_code import row_function
+from pipeline.core.sql_types import parse_sql_type
+from tests.core.test_block_decode import items, strange_items, targets
+
+Convert = Callable[[Mapping[str, Any]], tuple[Any, ...]]
+
+
+def outcome(target: Target, item: Mapping[str, Any], *, written: bool) -> tuple[Any, ...]:
+    """The row, or what was raised; and what was settled."""
+    settled: Counter[str] = Counter()
+    decoder = RowDecoder(target, settled)
+    convert: Convert = row_function(decoder) if written else decoder.row
+    try:
+        return convert(item), settled
+    except ConversionError as error:
+        return str(error), settled
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        return type(error), settled
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=400)
+@given(targets(), items | strange_items)
+def test_the_written_way_gives_what_the_general_way_gives(target: Target, item: dict[str, Any]) -> None:
+    assert outcome(target, item, written=True) == outcome(target, item, written=False)
+
+
+COLUMNS = {
+    "text": ({"S": "Zoë"}, "Zoë"),
+    "varchar(5)": ({"S": "12345"}, "12345"),
+    "bigint": ({"N": "-5"}, "-5"),
+    "numeric": ({"N": "0.10"}, "0.10"),
+    "boolean": ({"BOOL": False}, "f"),
+    "bytea": ({"B": "AAE="}, "\\x0001"),
+    "text[]": ({"SS": ["b", 'a"']}, '{"a\\"","b"}'),
+    "jsonb": ({"M": {"a": {"N": "1.50"}}}, '{"a":1.50}'),
+}
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_a_plain_value_never_takes_the_general_way(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    value, text = COLUMNS[name]
+    columns = (
+        Column("key", "key", ("key",), parse_sql_type("text")),
+        Column("c", "c", ("c",), parse_sql_type(name), on_error=OnError.NULL),
+    )
+    target = Target("public", "t", ("key",), columns, "rest")
+    decoder = RowDecoder(target)
+
+    def never(_: object) -> tuple[Any, ...]:
+        raise AssertionError
+
+    monkeypatch.setattr(decoder, "row", never)
+    convert = row_function(decoder)
+    assert convert({"key": {"S": "k"}, "c": value}) == ("k", text, "{}")
+    assert convert({"key": {"S": "k"}, "x": {"S": "y"}}) == ("k", None, '{"x":"y"}')
