@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-from tests.bench.shapes import WIDE, Shape
+from tests.bench.shapes import VARIED, WIDE, Shape
 
 Item = dict[str, dict[str, Any]]
 
@@ -92,11 +92,12 @@ def items(shape: Shape, count: int, part: int, parts: int) -> Iterator[Item]:
     choose = random.Random(1000 + part)
     numbers = list(range(part, count, parts))
     choose.shuffle(numbers)
-    if shape is WIDE:
+    if shape.fields == WIDE.fields:
         same = random.Random(5)
         orders = [[field.attribute for field in same.sample(shape.fields, len(shape.fields))] for _ in range(ORDERS)]
         for number in numbers:
-            yield _wide(number, choose, orders)
+            item = _wide(number, choose, orders)
+            yield _varied(item, choose) if shape is VARIED else item
     else:
         for number in numbers:
             yield _narrow(number, choose)
@@ -138,6 +139,14 @@ def _wide(i: int, choose: random.Random, orders: list[list[str]]) -> Item:
     elif choose.random() < 0.5:
         item["opt"] = {"NULL": True}
     return {name: item[name] for name in choose.choice(orders) if name in item}
+
+
+def _varied(item: Item, choose: random.Random) -> Item:
+    """Give the list another length and order, and leave members out of the map, their order changed too."""
+    elements, members = item["lines"]["L"], list(item["profile"]["M"].items())
+    lines = choose.choices(elements, k=choose.randint(0, 2 * len(elements)))
+    profile = dict(choose.sample(members, choose.randint(0, len(members))))
+    return {**item, "lines": {"L": lines}, "profile": {"M": profile}}
 
 
 def _digits(choose: random.Random, count: int) -> str:

@@ -31,10 +31,16 @@ class Sizes:
     duckdb: int
 
 
-FULL = {"narrow": Sizes(1_000_000, 50_000, 1_000_000), "wide": Sizes(500_000, 10_000, 20_000)}
-QUICK = {"narrow": Sizes(100_000, 10_000, 100_000), "wide": Sizes(10_000, 1_000, 2_000)}
+FULL = {
+    "narrow": Sizes(1_000_000, 50_000, 1_000_000),
+    "wide": Sizes(500_000, 10_000, 20_000),
+    "varied": Sizes(200_000, 0, 0),
+}
+QUICK = {"narrow": Sizes(100_000, 10_000, 100_000), "wide": Sizes(10_000, 1_000, 2_000), "varied": Sizes(10_000, 0, 0)}
 MEMORY_ITEMS = {"full": (100_000, 400_000, 2_000_000), "quick": (20_000, 100_000)}
 WORKERS = (1, 2, 4)
+TWO = 2
+"""What a load has by default."""
 # Runs a round of those that the stated ratios hang on: the machine is not the same from one minute to the next.
 _CLOSE = 3
 _WITHOUT_ISAL = Path(__file__).with_name("without_isal")
@@ -51,10 +57,9 @@ class LoadRace:
         """Run every contestant in every round."""
         sizes = self._sizes
         entries = [
-            self.limit("copy_then_index", "psql \\copy of ready text, key built after", key_after=True),
+            *self._closest(),
             self.limit("copy_indexed", "psql \\copy of ready text, key first", key_after=False),
-            *(self._ours(workers) for workers in WORKERS),
-            self._ours_without_isal(),
+            *(self._ours(workers) for workers in WORKERS if workers != TWO),
             self._reconciliation(),
             self._rival("boto3_executemany", "boto3 TypeDeserializer, executemany", sizes.slow, times=_CLOSE),
             self._rival("pandas_to_sql", "pandas to_sql", sizes.slow),
@@ -62,6 +67,10 @@ class LoadRace:
             self._rival("duckdb_adbc", "DuckDB, Arrow, ADBC", sizes.duckdb),
         ]
         return interleave(entries, rounds, say)
+
+    def closest(self, rounds: int, say: Say) -> dict[str, Outcome]:
+        """Run those alone that are closest to each other: the limit, and ours with two workers."""
+        return interleave(self._closest(), rounds, say)
 
     def by_size(self, counts: tuple[int, ...], say: Say) -> list[dict[str, object]]:
         """Load exports of several sizes once: the rate, and the most memory that one process had."""
@@ -72,6 +81,10 @@ class LoadRace:
             say(f"  {count:,} {self._shape.name} items: {rate:,}/s, {rss} MB, {run.verdict}")
             found.append({"items": count, "items_per_s": rate, "rss_mb": rss, "verdict": run.verdict})
         return found
+
+    def _closest(self) -> list[Entry]:
+        limit = self.limit("copy_then_index", "psql \\copy of ready text, key built after", key_after=True)
+        return [limit, self._ours(TWO), self._ours_without_isal()]
 
     def limit(self, key: str, label: str, *, key_after: bool) -> Entry:
         """Return the limit: ready-made text into the product's own table."""
@@ -97,7 +110,7 @@ class LoadRace:
 
     def _ours(self, workers: int) -> Entry:
         label = f"dynaurora load, {workers} worker{'s' if workers > 1 else ''}"
-        times = _CLOSE if workers == 2 else 1
+        times = _CLOSE if workers == TWO else 1
         return Entry(f"load_{workers}", label, "ours", lambda: self._run_ours(workers, self._sizes.items), times)
 
     def _ours_without_isal(self) -> Entry:
@@ -221,7 +234,7 @@ def races(
 
     def part(shape: str) -> dict[str, object]:
         race = LoadRace(server, folder, shape, (QUICK if quick else FULL)[shape])
-        outcomes = race.rounds(rounds, say)
+        outcomes = race.closest(rounds, say) if shape == "varied" else race.rounds(rounds, say)
         found: dict[str, object] = {"outcomes": [outcome.to_json() for outcome in outcomes.values()]}
         if shape == "narrow":
             found["by_size"] = race.by_size(MEMORY_ITEMS["quick" if quick else "full"], say)

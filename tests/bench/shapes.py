@@ -6,7 +6,7 @@ whoever fills it, so that one checksum compares every result.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,9 @@ WIDE = Shape(
     ),
 )
 
+VARIED = replace(WIDE, name="varied")
+"""The same with lists and maps that are of another form in every item."""
+
 STAFF = Shape(
     "staff",
     "Employees",
@@ -135,5 +138,5 @@ STAFF = Shape(
 )
 """What is applied beside the seed's three columns: six, with a number of many digits, a boolean and a map."""
 
-LOADED = {shape.name: shape for shape in (NARROW, WIDE)}
+LOADED = {shape.name: shape for shape in (NARROW, WIDE, VARIED)}
 SHAPES = {**LOADED, STAFF.name: STAFF}

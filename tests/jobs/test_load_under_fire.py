@@ -219,11 +219,16 @@ def resume(services: Services, mapping: TableMapping, location: str, aside_from:
 def test_workers_end_with_the_load_that_was_killed(
     exports: ExportFactory, services: Services, employees: TableMapping
 ) -> None:
-    # So many that both workers are seen at work, however much later the second one starts.
-    export = exports.full([item(n, f"name {n}") for n in range(200_000)], Layout(files=20))
+    export = exports.full([item(n, f"name {n}") for n in range(100_000)], Layout(files=20))
     sessions = "SELECT FROM pg_stat_activity WHERE application_name = 'dynaurora load worker' AND datname = %s"
-    with closing(services.connect("test")) as connection:
-        process = Killed(services, employees, export.location, 0).start(0)
+    with (
+        closing(services.connect("test")) as connection,
+        closing(services.connect("test")) as other,
+        other.transaction(),
+    ):
+        # No file can be marked: both workers are seen at work, however fast the one and however late the other.
+        other.execute("LOCK TABLE replication.export_files IN SHARE MODE")
+        process = Killed(services, employees, export.location, 10**9).start(0)
         wait_until(lambda: len(connection.execute(sessions, [connection.info.dbname]).fetchall()) == 2, seconds=30)
         process.kill()
         process.join()
