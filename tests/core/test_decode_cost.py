@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from pipeline.core.block_decode import BlockDecoder
-from pipeline.core.mapping import Target
+from pipeline.core.mapping import TableMapping, Target
+from pipeline.core.stream_records import StreamDecoder
 from tests.core.test_block_decode import EMPLOYEES, line_of, written
 from tests.core.test_line_pattern import EVERY_TYPE, ITEM
 
@@ -63,3 +64,31 @@ def test_an_item_costs_so_many_calls_and_no_more(
         decoder.decode(written(lines[:100]), file="f")  # what it learns, it learns once
     block = written(lines)
     assert calls(lambda: decoder.decode(block, file="f")) / len(lines) <= most
+
+
+def record(number: int) -> dict[str, Any]:
+    """A stream record of an item with a text, numbers, a boolean and a map that holds a list."""
+    attributes: dict[str, Any] = {
+        "pk": {"S": f"k{number}"},
+        "name": {"S": "Akua"},
+        "n": {"N": str(number)},
+        "on": {"BOOL": True},
+        "map": {"M": {"city": {"S": "Accra"}, "score": {"N": "1.5"}, "tags": {"L": [{"S": "x"}, {"N": "6"}]}}},
+    }
+    change = {
+        "ApproximateCreationDateTime": 1_717_200_418,
+        "Keys": {"pk": attributes["pk"]},
+        "NewImage": attributes,
+        "SequenceNumber": str(10**21 + number),
+    }
+    return {"eventName": "MODIFY", "dynamodb": change}
+
+
+def test_a_record_costs_so_many_calls_and_no_more() -> None:
+    """The general way, which nothing here should take, costs over a hundred."""
+    mapping = TableMapping("t", "t", {"pk": "S"}, (EVERY_TYPE,))
+    decoder = StreamDecoder(mapping)
+    records: Any = [record(number) for number in range(1_000)]
+    label = "2024-06-01T00:00:00.000"
+    decoder.decode(records[:10], label)
+    assert calls(lambda: decoder.decode(records, label)) / len(records) <= 90
