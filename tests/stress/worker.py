@@ -18,7 +18,7 @@ from tests.stress.world import Counts, Unequal
 RUNS_TO_CATCH = 300
 """Runs given to each mutation, at most: it ends with the first that comes out unequal.
 
-The rarest, a margin a second short, takes some thirty: with no more than sixty it survived now and then.
+The rarest, a margin a second short, took from ten to ninety: with no more than sixty it survived now and then.
 """
 
 TARGETS = [*ONE_TARGET.targets, *TWO_TARGETS.targets]
