@@ -280,54 +280,6 @@ def test_empty_texts_are_none_that_is_missing_however_they_come(monkeypatch: pyt
     assert outcome(EVERY_TYPE, block, general=False) == outcome(EVERY_TYPE, block, general=True)
 
 
-def documents_in(lines: int, *, like: bool) -> bytes:
-    """Lines whose documents have one shape, or each another."""
-    items = [
-        {"pk": {"S": f"k{n}"}, "map": {"M": {"a" if like else f"a{n}": {"S": f"x{n}"}, "n": {"N": str(n)}}}}
-        for n in range(lines)
-    ]
-    return written([line_of(item) for item in items])
-
-
-def test_a_shape_is_learnt_from_documents_that_have_it_and_dropped_when_they_no_longer_do() -> None:
-    reader = LineReader(EVERY_TYPE)
-    reader.read(documents_in(5, like=True))
-    assert reader.shaped == {"map"}
-    blocks = [documents_in(400, like=like) for like in (True, True, True, False, False, False, False, True)]
-    seen: list[frozenset[str]] = []
-    for block in blocks:
-        assert outcome(EVERY_TYPE, block, general=False, after=blocks[0]) == outcome(EVERY_TYPE, block, general=True)
-        reading = reader.read(block)
-        assert reading is not None
-        assert (reading.rows, reading.others) == (400, [])
-        seen.append(reader.shaped)
-    assert seen[:3] == [{"map"}] * 3
-    assert seen[-2:] == [set()] * 2
-
-
-def test_documents_of_no_shape_in_common_are_read_by_the_pattern_for_any() -> None:
-    reader = LineReader(EVERY_TYPE)
-    for _ in range(20):
-        reader.read(documents_in(50, like=False))
-    assert reader.shaped == set()
-
-
-@pytest.mark.parametrize("first", ['{"M":{"a":{"S":"x"},"n":{"N":"1"}}}', '{"L":[]}'])
-@pytest.mark.parametrize("second", ['{"M":{"a":{"S":"y"},"n":{"N":"2"}}}', '{"L":[{"S":"z"}]}'])
-def test_a_document_that_stands_twice_is_the_last_one_of_its_shape_or_not(first: str, second: str) -> None:
-    block = written([f'{{"Item":{{"pk":{{"S":"k"}},"map":{first},"map":{second}}}}}'])
-    learnt = documents_in(5, like=True)
-    assert outcome(EVERY_TYPE, block, general=False, after=learnt) == outcome(EVERY_TYPE, block, general=True)
-
-
-def test_a_shape_is_learnt_where_documents_are_rare() -> None:
-    """The first pieces have none at all."""
-    reader = LineReader(EVERY_TYPE)
-    reader.read(written([line_of({"pk": {"S": "k"}})]))
-    reader.read(documents_in(2, like=True))
-    assert reader.shaped == {"map"}
-
-
 def test_a_refused_value_hands_back_its_line_alone() -> None:
     lines = [line_of({**ITEM, "pk": {"S": str(n)}, "bytes": {"B": "A=" if n == 5 else "AAAA"}}) for n in range(9)]
     reading = LineReader(EVERY_TYPE).read(written(lines))
