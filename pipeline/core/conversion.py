@@ -272,7 +272,8 @@ def array_literal(values: list[str]) -> str:
     return f'{{"{joined}"}}'
 
 
-def _text_array(values: list[str]) -> str:
+def text_array(values: list[str]) -> str:
+    """Write a set of texts as a PostgreSQL array literal, sorted."""
     return array_literal([checked_text(v) for v in sorted(values)])
 
 
@@ -290,7 +291,7 @@ _BY_NAME: dict[str, Callable[[Any], str]] = {
     "text": checked_text,
     "date": _date,
     "bytea": _bytea,
-    "text[]": _text_array,
+    "text[]": text_array,
     "numeric[]": _numeric_array,
     "bytea[]": _bytea_array,
 }

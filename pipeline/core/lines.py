@@ -10,6 +10,6 @@ def count_lines(block: bytes) -> int:
     """Return how many lines a block holds.
 
     CPython's `replace` looks for a byte with `memchr`, its `count` at every byte in a loop: that takes several times as
-    long (`Objects/bytes_methods.c`), and every byte of an export is counted.
+    long (`Objects/stringlib/transmogrify.h`, `fastsearch.h`), and every byte of an export is counted.
     """
     return len(block) - len(block.replace(b"\n", b""))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pipeline.core.attributes import find, text, to_json
 from pipeline.core.captures import capture_converter
-from pipeline.core.conversion import array_literal, converter
+from pipeline.core.conversion import converter, text_array
 from pipeline.core.decode import LONGEST_KEY_BYTES, RowDecoder
 from pipeline.core.mapping import OnError
 from pipeline.core.plain_texts import MOST_BYTES, plain_pattern
@@ -63,7 +63,7 @@ class RowCode:
 
 def row_code(target: Target, spelling: Spelling) -> RowCode:
     """Write the code for a target without children."""
-    names: dict[str, Any] = {"find": find, "array_literal": array_literal}
+    names: dict[str, Any] = {"find": find}
     body = ["missing = 0"] if target.unmapped else []
     seen: set[str] = set()
     if target.match:
@@ -106,13 +106,9 @@ def row_function(decoder: RowDecoder) -> Callable[[Mapping[str, AttributeValue]]
         f"def row(item):\n    try:\n        get = item.get\n{body}        return ({', '.join(code.variables)},)\n"
         "    except Exception:\n        return general(item)\n"
     )
-    names: dict[str, Any] = code.names | {"text": text, "text_array": _text_array, "jsonb": to_json, "general": general}
+    names: dict[str, Any] = code.names | {"text": text, "text_array": text_array, "jsonb": to_json, "general": general}
     exec(compile(source, f"<row of {target.view_name}>", "exec"), names)  # noqa: S102 - written here, from a checked mapping
     return names["row"]
-
-
-def _text_array(values: list[str]) -> str:
-    return array_literal([text(value) for value in sorted(values)])
 
 
 @dataclass(frozen=True, slots=True)
