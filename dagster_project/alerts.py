@@ -1,8 +1,10 @@
-"""Alerts: what a person must know now, told outside Dagster. Checks that turn to error and back, and runs that fail.
+"""Alerts: what a person must know now, sent outside Dagster.
 
-Invariant: a change is told when it is seen, and its cursor is all the sensor remembers. Should telling fail, the tick
-fails with the reason and the next one tells again: a change may be told twice, and is never left out. Alerts say what
-checks and errors say, which holds no attribute values.
+It sends checks that turn to error and back, runs that fail, and other sensors and schedules whose tick fails.
+
+Invariant: a change is sent when it is seen, and the sensor's cursor is all it remembers. Each check, run and sensor is
+judged by itself, and an alert that could not be sent waits in the cursor for the next tick: it may be sent twice, and
+is never dropped. Alerts repeat what checks and errors say, which holds no attribute values.
 """
 
 # No `from __future__ import annotations`: Dagster reads the annotations of what is defined in a function.
@@ -10,126 +12,117 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from importlib import import_module
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import dagster as dg
 
+from dagster_project.alert_sources import ALERTS, Alert, failing_checks, failing_runs, failing_ticks
+from dagster_project.failures import trouble
 from pipeline.core.errors import ConfigurationError
 
-ALERTS = "alerts"
+__all__ = ["ALERTS", "Alert", "alerts_sensor", "teller"]
+
 VARIABLE = "DYNAURORA_ALERTS"
 INTERVAL_SECONDS = 30
-MOST_RUNS = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Alert:
-    """One thing to tell. `subject` is short and stays the same until it is resolved, so that it can group alerts."""
-
-    state: Literal["error", "resolved", "run failed"]
-    subject: str
-    """`employees/replication: lag`, or `employees_full_load, run 0f3a…`."""
-    text: str
-    """What was found, and what to do next."""
-
+# Dagster gives a tick 60 s, and what a tick has sent is remembered only when it ends.
+SENDING_SECONDS = 40.0
+# Alerts that wait because they could not be sent. With more, the oldest are in the log of their ticks only.
+MOST_WAITING = 1_000
 
 Tell = Callable[[Alert], object]
 
 
 def alerts_sensor() -> dg.SensorDefinition:
-    """Define the sensor over every check and every job of the code location."""
+    """Define the sensor over every check, job, sensor and schedule of the code location."""
 
     @dg.sensor(  # pyright: ignore[reportUnknownMemberType]  # dagster leaves a parameter of PathLike out
         name=ALERTS,
         minimum_interval_seconds=INTERVAL_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Tells checks that turn to error, and back, and runs that fail, to the function that {VARIABLE}"
-        " names (`module:function`); without it they stand in the log of the tick. Starts no run.",
+        description="Sends checks that turn to error and back, runs that fail, and sensors and schedules whose tick"
+        f" fails to the function that {VARIABLE} names (`module:function`); without it they are in the log of the tick."
+        " Starts no run.",
     )
     def alerts(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         cursor: dict[str, Any] = json.loads(context.cursor or "{}")
-        told: list[str] = cursor.setdefault("told", [])
-        found = [*_of_checks(context, told), *_of_runs(context, cursor)]
-        tell = teller(os.environ)
+        found = list(_found(context, cursor))
         for alert in found:
-            if tell:
-                tell(alert)
-            else:
-                context.log.error("%s: %s: %s", alert.state, alert.subject, alert.text)
-        skipped = None if found else dg.SkipReason("nothing has changed")
-        return dg.SensorResult(skip_reason=skipped, cursor=json.dumps(cursor))
+            context.log.error("%s: %s: %s", alert.state, alert.subject, alert.text)
+        waiting = [Alert(*fields) for fields in cursor.get("waiting", [])]
+        unsent, problem = _send([*waiting, *found])
+        cursor["waiting"] = [[alert.state, alert.subject, alert.text] for alert in unsent[-MOST_WAITING:]]
+        if problem:
+            problem = f"{len(unsent)} alerts could not be sent and wait for the next tick: {problem}"
+            context.log.error("%s", problem)
+        skipped = problem or (None if found or waiting else "nothing has changed")
+        return dg.SensorResult(skip_reason=dg.SkipReason(skipped) if skipped else None, cursor=json.dumps(cursor))
 
     return alerts
 
 
+def _found(context: dg.SensorEvaluationContext, cursor: dict[str, Any]) -> Iterable[Alert]:
+    """Find what is new, each source by itself: one that cannot be read is an alert too, and stops no other."""
+    told: list[str] = cursor.setdefault("told", [])
+    for source in (failing_checks, failing_runs, failing_ticks):
+        subject = f"alerts: {source.__name__}"
+        try:
+            yield from source(context, cursor)
+        except Exception as error:  # noqa: BLE001  whatever it is, the other sources are still read
+            if subject not in told:
+                told.append(subject)
+                yield Alert(
+                    "error", subject, f"they could not be read, so what failed there is not sent: {trouble(error)}"
+                )
+        else:
+            if subject in told:
+                told.remove(subject)
+                yield Alert("resolved", subject, "they are read again")
+
+
+def _send(alerts: list[Alert]) -> tuple[list[Alert], str]:
+    """Send alerts in their order; return those that could not be sent, and why.
+
+    After one that failed, later ones of the same subject wait too, so that `error` never comes after `resolved`.
+    """
+    if not alerts:
+        return [], ""
+    try:
+        tell = teller(os.environ)
+    except ConfigurationError as error:
+        return alerts, str(error)
+    if tell is None:  # they are in the log
+        return [], ""
+    unsent: list[Alert] = []
+    problem, end = "", time.monotonic() + SENDING_SECONDS
+    for alert in alerts:
+        if time.monotonic() > end:
+            problem = problem or f"the function took more than {SENDING_SECONDS:.0f} s; give it a timeout"
+        elif alert.subject not in {one.subject for one in unsent}:
+            try:
+                tell(alert)
+                continue
+            except Exception as error:  # noqa: BLE001  a user's function; the other alerts are still sent
+                problem = f"{os.environ[VARIABLE]} raised {trouble(error)}"
+        unsent.append(alert)
+    return unsent, problem
+
+
 def teller(environment: Mapping[str, str]) -> Tell | None:
-    """Return the function that is told alerts; None when none is named. Raises ConfigurationError."""
+    """Return the function that alerts are sent to; None when none is named. Raises ConfigurationError."""
     name = environment.get(VARIABLE, "")
     if not name:
         return None
     module, _, function = name.partition(":")
+    reason = ""
     try:
         found = getattr(import_module(module), function, None) if module and function else None
-    except ImportError:
-        found = None
+    except Exception as error:  # noqa: BLE001  a user's module: whatever its import raises is told with its name
+        found, reason = None, f": importing {module} raised {trouble(error)}"
     if not callable(found):
         raise ConfigurationError(
-            f"telling alerts: {VARIABLE} names no function that can be imported",
+            f"telling alerts: {VARIABLE} names no function that can be imported{reason}",
             hint=f"set it to module:function, such as {VARIABLE}=company.alerts:tell; the function takes one alert"
             " with state, subject and text",
         )
     return cast("Tell", found)
-
-
-def _of_checks(context: dg.SensorEvaluationContext, told: list[str]) -> Iterable[Alert]:
-    """Compare each check's newest result with what was told of it, and note it. An error is told once."""
-    repository = context.repository_def
-    keys = sorted(repository.asset_graph.asset_check_keys, key=str) if repository else []
-    records = context.instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
-    for key, record in records.items():
-        result = record.evaluation
-        if result is None:  # it is being made, or its step failed: the run's failure is told
-            continue
-        name = f"{key.asset_key.to_user_string()}: {key.name}"
-        failed = not result.passed and result.severity is dg.AssetCheckSeverity.ERROR
-        text = result.description or "see the check in Dagster"
-        if failed and name not in told:
-            told.append(name)
-            yield Alert("error", name, text)
-        elif not failed and name in told:
-            told.remove(name)
-            yield Alert("resolved", name, text)
-
-
-def _of_runs(context: dg.SensorEvaluationContext, cursor: dict[str, Any]) -> Iterable[Alert]:
-    """Find the runs of this code location that failed since the last look; the first look only begins."""
-    first = "runs_since" not in cursor
-    since: float = cursor.setdefault("runs_since", time.time())
-    known: list[str] = cursor.get("runs_then", [])
-    jobs = set(context.repository_def.job_names) if context.repository_def else set[str]()
-    records = context.instance.get_run_records(
-        # A moment earlier, as the filter leaves out what is of its very time; what was told is known.
-        dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=datetime.fromtimestamp(since - 1, UTC)),
-        limit=MOST_RUNS,
-        order_by="update_timestamp",
-        ascending=True,
-    )
-    for record in records:
-        run = record.dagster_run
-        if not first and run.run_id not in known and run.job_name in jobs:
-            yield Alert("run failed", f"{run.job_name}, run {run.run_id}", _why(context.instance, run.run_id))
-    if records:
-        cursor["runs_since"] = records[-1].update_timestamp.timestamp()
-        cursor["runs_then"] = [record.dagster_run.run_id for record in records]
-
-
-def _why(instance: dg.DagsterInstance, run_id: str) -> str:
-    """Return what the failed step said, else what Dagster says of the run."""
-    for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE):
-        data: Any = entry.dagster_event.step_failure_data if entry.dagster_event else None
-        if data and data.user_failure_data and data.user_failure_data.description:
-            return str(data.user_failure_data.description)
-    return "see the run in Dagster"

@@ -19,6 +19,7 @@ from dagster_project.redrive import redrive_job, redrive_sensor
 from dagster_project.resources import ServicesResource
 from dagster_project.sensors import progress_sensor
 from dagster_project.table import table_definitions
+from pipeline.core.errors import ConfigurationError
 from pipeline.core.yaml_fields import Problem
 from pipeline.mappings import load_each
 from pipeline.settings import DEFAULT_TABLES_FOLDER
@@ -30,16 +31,19 @@ LOCATION = RESOURCE = "dynaurora"
 
 
 def build(folder: Path, services: ServicesResource | None = None) -> dg.Definitions:
-    """Build the definitions of a folder of mapping files. Raises ConfigurationError when there is none in it."""
-    mappings, problems = load_each(folder)
+    """Build the definitions of a folder of mapping files. What is wrong with it or with a file is a broken node."""
+    try:
+        mappings, problems = load_each(folder)
+    except ConfigurationError as error:  # no folder, or no file in it: the UI still comes up, and alerts are still sent
+        mappings, problems = (), (Problem(str(folder), 1, "", str(error)),)
     tables: list[dg.Definitions] = []
     usable: list[TableMapping] = []
     broken = list(problems)
     for mapping in mappings:
         try:
             tables.append(table_definitions(mapping))
-        except dg.DagsterInvalidDefinitionError as error:  # a schedule that only Dagster finds wrong
-            broken.append(Problem(mapping.path, 1, "schedule", str(error)))
+        except Exception as error:  # noqa: BLE001  what only Dagster finds wrong, such as a schedule, hides no other table
+            broken.append(Problem(mapping.path, 1, "", f"Dagster cannot use it: {error}"))
         else:
             usable.append(mapping)
     shared = dg.Definitions(

@@ -5,7 +5,9 @@ Invariant: only a transient error is tried again, and every failure that a run e
 
 from __future__ import annotations
 
+import traceback
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -36,6 +38,18 @@ def explained(context: dg.AssetExecutionContext | dg.OpExecutionContext) -> Gene
         raise _failure(error) from error
     except ReplicationError as error:
         raise _failure(error) from error
+
+
+def trouble(error: Exception) -> str:
+    """Return one line for a check, a log or an alert; of an error that is not ours, only its class and where it was.
+
+    Its text may quote attribute values, or the database's host and user.
+    """
+    if isinstance(error, ReplicationError):
+        return str(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{where}"
 
 
 def _failure(error: ReplicationError) -> dg.Failure:

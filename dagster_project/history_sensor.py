@@ -12,11 +12,12 @@ from typing import Any
 
 import dagster as dg
 
+from dagster_project.failures import trouble
 from dagster_project.history_checks import CONFIGURED, judge_history
 from dagster_project.keys import TableKeys
 from dagster_project.progress import evaluation
 from dagster_project.resources import ServicesResource
-from pipeline.core.errors import ReplicationError
+from pipeline.core.errors import TransientError
 from pipeline.core.mapping import TableMapping
 from pipeline.jobs.lost_history import lost_history_report
 from pipeline.jobs.services import Services
@@ -60,14 +61,15 @@ def _results(services: Services, mapping: TableMapping) -> list[dg.AssetCheckRes
     keys = TableKeys(mapping.name)
     try:
         return judge_history(keys, lost_history_report(services, mapping))
-    except ReplicationError as error:
+    except Exception as error:  # noqa: BLE001  a defect too: the other tables are still looked at
+        again = isinstance(error, TransientError)
         return [
             dg.AssetCheckResult(
                 passed=False,
                 asset_key=keys.dynamodb_table,
                 check_name=CONFIGURED,
-                severity=dg.AssetCheckSeverity.WARN,
-                description=f"the source could not be looked at: {error}",
+                severity=dg.AssetCheckSeverity.WARN if again else dg.AssetCheckSeverity.ERROR,
+                description=f"the source could not be looked at: {trouble(error)}",
             )
         ]
 

@@ -63,16 +63,17 @@ def report(keys: TableKeys, freshness: Freshness, seen: Look, memory: Memory, no
     materialize = lag is not None and lag <= warn and now - memory.materialized_at >= every
     if materialize:
         events.append(dg.AssetMaterialization(keys.replication, metadata=_metadata(seen, memory)))
-        memory = replace(memory, applied=seen.found.applied, materialized_at=now)
+        applied = seen.found.applied if seen.found else memory.applied
+        memory = replace(memory, applied=applied, materialized_at=now)
     elif now - max(memory.materialized_at, memory.observed_at) >= (IDLE_SECONDS if lag is None else every):
         events.append(dg.AssetObservation(keys.replication, metadata=_metadata(seen, memory)))
         memory = replace(memory, observed_at=now)
-    if seen.found.rows_estimate is not None and now - memory.counted_at >= IDLE_SECONDS:
+    if seen.found and seen.found.rows_estimate is not None and now - memory.counted_at >= IDLE_SECONDS:
         rows = {"dagster/row_count": dg.MetadataValue.int(seen.found.rows_estimate)}
         events.append(dg.AssetObservation(keys.aurora_table, description="estimated", metadata=rows))
         memory = replace(memory, counted_at=now)
     # One look that could not tell (a throttled read) is no news, as long as the one before is not old.
-    quiet = {LAG} if lag is None and now - memory.known_at <= warn else set[str]()
+    quiet = {LAG} if lag is None and not seen.needs_person and now - memory.known_at <= warn else set[str]()
     return _add_checks(events, keys, freshness, seen, memory, quiet, all_of_them=materialize)
 
 
@@ -91,7 +92,7 @@ def _add_checks(
         name = result.check_name or ""
         if name in quiet:
             continue
-        outcomes[name] = "passed" if result.passed else result.severity.value
+        outcomes[name] = "passed" if result.passed else f"{result.severity.value} {seen.problem}".strip()
         if all_of_them or memory.outcomes.get(name) != outcomes[name]:
             events.append(evaluation(result))
     return events, replace(memory, outcomes=outcomes)
@@ -113,6 +114,8 @@ def evaluation(result: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
 
 def _metadata(seen: Look, memory: Memory) -> dict[str, dg.MetadataValue]:
     found = seen.found
+    if found is None:
+        return {"problem": dg.MetadataValue.text(seen.problem)}
     metadata: dict[str, dg.MetadataValue] = {
         "applied_since_last_report": dg.MetadataValue.int(max(0, found.applied - memory.applied)),
         "applied": dg.MetadataValue.int(found.applied),

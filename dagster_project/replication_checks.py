@@ -11,19 +11,20 @@ from dataclasses import dataclass
 import dagster as dg
 
 from dagster_project.console import source_links
+from dagster_project.failures import trouble
 from dagster_project.freshness import Freshness
 from dagster_project.keys import TableKeys
 from dagster_project.resources import ServicesResource
 from pipeline.aurora.probes import Tick
 from pipeline.aurora.status import TableStatus
-from pipeline.core.errors import ReplicationError
+from pipeline.core.errors import ReplicationError, TransientError
 from pipeline.core.mapping import TableMapping
 from pipeline.dynamodb.event_sources import EventSourceMapping
 from pipeline.jobs.lost_history import stream_readers
 from pipeline.jobs.probe import probe
 from pipeline.jobs.probe_shards import Limits
 from pipeline.jobs.services import Services
-from pipeline.jobs.status import status
+from pipeline.jobs.status import not_migrated, status
 
 LAG, REJECTS = "lag", "rejects_waiting"
 
@@ -32,11 +33,14 @@ LAG, REJECTS = "lag", "rejects_waiting"
 class Look:
     """What is seen of a table's replication at one time."""
 
-    found: TableStatus
+    found: TableStatus | None
+    """None when its bookkeeping could not be read, or there is none yet."""
     tick: Tick | None
     """What the probe found; None when it could not run."""
     problem: str = ""
     """Why it could not."""
+    needs_person: bool = False
+    """The problem stays until someone does something; otherwise the next look may tell."""
     table_arn: str = ""
     readers: Sequence[EventSourceMapping] | None = None
     """What reads the stream, looked up when replication is late; None when it was not, or could not be."""
@@ -47,15 +51,17 @@ class Look:
         return self.tick.lag_seconds if self.tick else None
 
 
-def look(services: Services, mapping: TableMapping, found: TableStatus, limits: Limits | None = None) -> Look:
-    """Run a tick of the probe. A source that cannot be read is part of what is seen: it fails no other table's look.
+def look(services: Services, mapping: TableMapping, found: TableStatus | None, limits: Limits | None = None) -> Look:
+    """Run a tick of the probe. What goes wrong with this table is part of what is seen: no other table's look fails.
 
     When it finds replication late, it is looked up what should have applied the changes: 3 calls of AWS more.
     """
+    if found is None:
+        return Look(None, None, str(not_migrated(mapping)), needs_person=True)
     try:
         tick = probe(services, mapping, limits=limits)
-    except ReplicationError as error:
-        return Look(found, None, str(error))
+    except Exception as error:  # noqa: BLE001  a defect too: the other tables are still looked at
+        return Look(found, None, trouble(error), needs_person=not isinstance(error, TransientError))
     if tick.lag_seconds is None or tick.lag_seconds <= Freshness.of(mapping).warn.total_seconds():
         return Look(found, tick)
     try:
@@ -103,7 +109,7 @@ def check_specs(mapping: TableMapping) -> list[dg.AssetCheckSpec]:
 
 def judge(keys: TableKeys, freshness: Freshness, seen: Look) -> list[dg.AssetCheckResult]:
     """Judge what is seen of a table; lag first, then rejects."""
-    return [_lag(keys, freshness, seen), _rejects(keys, seen.found)]
+    return [_lag(keys, freshness, seen), _rejects(keys, seen)]
 
 
 def _lag(keys: TableKeys, freshness: Freshness, seen: Look) -> dg.AssetCheckResult:
@@ -123,7 +129,9 @@ def _lag(keys: TableKeys, freshness: Freshness, seen: Look) -> dg.AssetCheckResu
         passed=lag is not None and lag <= warn,
         asset_key=keys.replication,
         check_name=LAG,
-        severity=dg.AssetCheckSeverity.ERROR if lag is not None and lag > fail else dg.AssetCheckSeverity.WARN,
+        severity=dg.AssetCheckSeverity.ERROR
+        if seen.needs_person or (lag is not None and lag > fail)
+        else dg.AssetCheckSeverity.WARN,
         description=_told(seen),
         metadata=metadata,
     )
@@ -152,8 +160,16 @@ def _why(readers: Sequence[EventSourceMapping] | None) -> str:
     return "".join(f"; {one}" for one in asleep)
 
 
-def _rejects(keys: TableKeys, found: TableStatus) -> dg.AssetCheckResult:
-    waiting = found.rejects_waiting
+def _rejects(keys: TableKeys, seen: Look) -> dg.AssetCheckResult:
+    if seen.found is None:
+        return dg.AssetCheckResult(
+            passed=False,
+            asset_key=keys.replication,
+            check_name=REJECTS,
+            severity=dg.AssetCheckSeverity.WARN,
+            description=f"not known: {seen.problem}",
+        )
+    waiting = seen.found.rejects_waiting
     return dg.AssetCheckResult(
         passed=waiting == 0,
         asset_key=keys.replication,

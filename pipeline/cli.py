@@ -89,6 +89,9 @@ def main(argv: Sequence[str] | None = None, environment: Mapping[str, str] | Non
         # The reader of our output has left (`dynaurora plan | head`): nobody is there to be told.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NEEDS_PERSON
+    if session.broken:  # the verb has done what it could for the others
+        print(MappingError(session.broken), file=sys.stderr)
+        return WRONG_USE
     return NEEDS_PERSON if outcome.needs_person else DONE
 
 

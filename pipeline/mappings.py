@@ -5,6 +5,9 @@ Invariant: of the mappings returned no two share a name, a source table, a view 
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.core.errors import ConfigurationError
@@ -13,9 +16,18 @@ from pipeline.core.yaml_fields import MappingError, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
     from pipeline.core.mapping import TableMapping
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """What a folder of mapping files holds: the mappings that can be used, and what is wrong with the other files."""
+
+    mappings: tuple[TableMapping, ...]
+    problems: tuple[Problem, ...]
+    contested: dict[str, tuple[Problem, ...]]
+    """Mappings that another file collides with, by name: which of the two is meant is not known."""
 
 
 def load_mappings(folder: Path) -> tuple[TableMapping, ...]:
@@ -27,30 +39,68 @@ def load_mappings(folder: Path) -> tuple[TableMapping, ...]:
 
 
 def load_each(folder: Path) -> tuple[tuple[TableMapping, ...], tuple[Problem, ...]]:
+    """Read the files that can be used, and say what is wrong with the others: `read_folder` without the contested."""
+    read = read_folder(folder)
+    return read.mappings, read.problems
+
+
+def read_folder(folder: Path) -> Folder:
     """Read the files that can be used, and say what is wrong with the others: one must not hide the rest.
 
     Of two files that collide the first by name is taken. Raises ConfigurationError when there is no file at all.
     """
     taken: list[ParsedMapping] = []
     problems: list[Problem] = []
+    contested: dict[str, tuple[Problem, ...]] = {}
     for path in _files(folder):
         try:
             parsed = parse_mapping(_read(path), str(path))
-            _check_against(parsed, taken)
         except MappingError as error:
             problems.extend(error.problems)
-        else:
+            continue
+        collisions = _collisions(parsed, taken)
+        for name, problem in collisions:
+            problems.append(problem)
+            contested[name] = (*contested.get(name, ()), problem)
+        if not collisions:
             taken.append(parsed)
-    return tuple(parsed.mapping for parsed in taken), tuple(problems)
+    return Folder(tuple(parsed.mapping for parsed in taken), tuple(problems), contested)
+
+
+def problems_of(name: str, folder: Folder) -> list[Problem]:
+    """Return why the mapping of a name cannot be used; a broken file is known by its `name:`, or by its own name."""
+    found = list(folder.contested.get(name, ()))
+    named = re.compile(rf"(?m)^name:\s*[\"']?{re.escape(name)}[\"']?\s*(#.*)?$")
+    for problem in folder.problems:
+        path = Path(problem.file)
+        if problem not in found and (path.stem == name or named.search(_text(path))):
+            found.append(problem)
+    return found
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig", errors="replace")
+    except OSError:
+        return ""
 
 
 def _files(folder: Path) -> list[Path]:
     hint = "set DYNAURORA_TABLES to the folder of mapping files, or write the first one (docs/mapping.md)"
-    if not folder.is_dir():
-        raise ConfigurationError(f"reading the mapping files: there is no folder {folder}", hint=hint)
-    found = sorted(path for path in folder.iterdir() if path.suffix in {".yaml", ".yml"} and path.is_file())
+    doing = "reading the mapping files"
+    try:
+        # A link to nowhere is no file either: that it cannot be read is said, and not passed over.
+        found = sorted(p for p in folder.iterdir() if p.suffix.lower() in {".yaml", ".yml"} and not p.is_dir())
+    except FileNotFoundError:
+        raise ConfigurationError(f"{doing}: there is no folder {folder}", hint=hint) from None
+    except NotADirectoryError:
+        raise ConfigurationError(f"{doing}: {folder} is a file, not a folder", hint=hint) from None
+    except OSError as error:
+        reason = (error.strerror or "it cannot be read").lower()
+        hint = "check its permissions and DYNAURORA_TABLES"
+        raise ConfigurationError(f"{doing}: folder {folder} cannot be listed ({reason})", hint=hint) from None
     if not found:
-        raise ConfigurationError(f"reading the mapping files: folder {folder} has no *.yaml file", hint=hint)
+        raise ConfigurationError(f"{doing}: folder {folder} has no *.yaml file", hint=hint)
     return found
 
 
@@ -65,11 +115,13 @@ def _read(path: Path) -> str:
         raise MappingError([Problem(str(path), 1, "", f"cannot be read ({reason}); check its permissions")]) from None
 
 
-def _check_against(parsed: ParsedMapping, taken: Iterable[ParsedMapping]) -> None:
-    mapping, problems = parsed.mapping, list[Problem]()
+def _collisions(parsed: ParsedMapping, taken: Iterable[ParsedMapping]) -> list[tuple[str, Problem]]:
+    """Return what collides with which mapping, by its name."""
+    mapping, found = parsed.mapping, list[tuple[str, Problem]]()
 
     def collides(field: str, what: str, other: TableMapping, remedy: str) -> None:
-        problems.append(Problem(mapping.path, parsed.lines[field], field, f"{what} {other.path}; {remedy}"))
+        problem = Problem(mapping.path, parsed.lines[field], field, f"{what} {other.path}; {remedy}")
+        found.append((other.name, problem))
 
     for other in (earlier.mapping for earlier in taken):
         if mapping.name == other.name:
@@ -82,5 +134,4 @@ def _check_against(parsed: ParsedMapping, taken: Iterable[ParsedMapping]) -> Non
             if target.storage_name in theirs:
                 field = next(f for f in (f"targets.{target.name}", f"targets.{target.view_name}") if f in parsed.lines)
                 collides(field, f"the view {target.view_name} is also a target of", other, "rename one")
-    if problems:
-        raise MappingError(problems)
+    return found

@@ -271,3 +271,66 @@ def test_a_reader_that_leaves_early_is_no_error(environment: dict[str, str]) -> 
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait() == 1
+
+
+def break_a_file(environment: dict[str, str]) -> Path:
+    path = Path(environment["DYNAURORA_TABLES"]) / "orders.yaml"
+    path.write_text("name: shop_orders\nsource: {table: Orders}\n")
+    return path
+
+
+def test_a_broken_file_stops_no_verb_that_names_another_table(
+    environment: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = break_a_file(environment)
+    assert main(["plan", "employees"], environment) == 1
+    assert f"warning: left out: {path}:2: " in capsys.readouterr().err
+    assert main(["migrate", "employees"], environment) == 0
+    assert main(["rejects", "list", "employees"], environment) == 0
+    assert main(["status", "employees"], environment) == 0
+    told = capsys.readouterr()
+    assert str(path) not in told.out
+
+
+@pytest.mark.parametrize("name", ["orders", "shop_orders"])
+def test_a_verb_that_names_the_broken_file_says_what_is_wrong_with_it(
+    environment: dict[str, str], capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    path = break_a_file(environment)
+    assert main(["migrate", name], environment) == 2
+    assert f"{path}:2: source" in capsys.readouterr().err
+    assert main(["migrate", name, "employees"], environment) == 2
+    told = capsys.readouterr()
+    assert "4 steps done" in told.out, "the other one is migrated"
+    assert f"{path}:2: source" in told.err
+    assert main(["plan", "nobody"], environment) == 2
+    assert f"files that cannot be used: {path}" in capsys.readouterr().err
+
+
+def test_a_verb_on_all_does_the_others_and_exits_2_for_the_broken_one(
+    environment: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = break_a_file(environment)
+    assert main(["migrate"], environment) == 2
+    told = capsys.readouterr()
+    assert "4 steps done" in told.out
+    assert f"{path}:2: source" in told.err
+    assert main(["status"], environment) == 2
+    told = capsys.readouterr()
+    assert "employees  Employees → public.Employees" in told.out
+    assert f"! {path}:2: source" in told.out
+    assert main(["status", "--json"], environment) == 2
+    assert {problem["file"] for problem in document(capsys)["broken"]} == {str(path)}
+
+
+def test_of_two_files_with_one_name_none_is_taken_on_a_guess(
+    environment: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(environment["DYNAURORA_TABLES"])
+    copy = folder / "a_copy.yaml"
+    copy.write_text((folder / "employees.yaml").read_text())
+    for command in (["migrate", "employees"], ["migrate"]):
+        assert main(command, environment) == 2
+        told = capsys.readouterr()
+        assert told.out == ""
+        assert '"employees" is also the name of the mapping in' in told.err

@@ -81,6 +81,22 @@ def test_a_broken_file_does_not_hide_the_others(tmp_path: Path) -> None:
         load_mappings(tmp_path)
 
 
+def test_what_is_named_like_a_mapping_and_cannot_be_read_is_not_passed_over(tmp_path: Path) -> None:
+    write(tmp_path, "a.YAML", name="a", table="Aaa", target="A")
+    (tmp_path / "b.yaml").symlink_to(tmp_path / "gone.yaml")
+    mappings, problems = load_each(tmp_path)
+    assert [mapping.name for mapping in mappings] == ["a"]
+    assert [problem.what for problem in problems] == [
+        "cannot be read (no such file or directory); check its permissions"
+    ]
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "tables").write_text("")
+    with pytest.raises(ConfigurationError, match=f"{tmp_path}/tables is a file, not a folder"):
+        load_each(tmp_path / "tables")
+
+
 def test_a_byte_order_mark_is_no_problem(tmp_path: Path) -> None:
     path = write(tmp_path, "a.yaml", name="a", table="Aaa", target="A")
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())

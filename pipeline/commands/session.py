@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pipeline.core.errors import ConfigurationError, TerminalError
-from pipeline.mappings import load_mappings
+from pipeline.core.yaml_fields import MappingError, Problem
+from pipeline.mappings import problems_of, read_folder
 from pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from pipeline.aurora.connection import Connection
     from pipeline.core.mapping import TableMapping
     from pipeline.jobs.services import Services
+    from pipeline.mappings import Folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,8 @@ class Session:
 
     environment: Mapping[str, str] = field(repr=False)
     progress: Console
+    broken: list[Problem] = field(default_factory=list[Problem])
+    """What is wrong with mapping files that the verb was asked for and left out: the exit code is 2."""
 
     @cached_property
     def settings(self) -> Settings:
@@ -59,15 +63,35 @@ class Session:
         return Services(self.settings)
 
     def mappings(self, names: Sequence[str] = ()) -> tuple[TableMapping, ...]:
-        """Read the mappings: all, or those of the names. Raises MappingError, ConfigurationError."""
-        loaded = load_mappings(self.settings.tables_folder)
-        by_name = {mapping.name: mapping for mapping in loaded}
-        for name in names:
-            if name not in by_name:
-                near = get_close_matches(name, by_name, n=1)
-                hint = f"did you mean {near[0]}?" if near else f"the mappings are {', '.join(by_name)}"
-                raise ConfigurationError(f"no mapping in {self.settings.tables_folder} is named {name}", hint=hint)
-        return tuple(by_name[name] for name in dict.fromkeys(names)) if names else loaded
+        """Read the mappings: all, or those of the names; those that can be used.
+
+        A file that cannot be used stops no other: when it was asked for, its problems are in `broken`, and when it was
+        not, a warning is shown. Raises MappingError when nothing that was asked for can be used, ConfigurationError
+        for a name that no file has.
+        """
+        folder = read_folder(self.settings.tables_folder)
+        usable = {mapping.name: mapping for mapping in folder.mappings if mapping.name not in folder.contested}
+        if not names:
+            wanted, broken = list(usable), list(folder.problems)
+        else:
+            wanted, broken = [name for name in dict.fromkeys(names) if name in usable], list[Problem]()
+            for name in dict.fromkeys(names):
+                if name not in usable:
+                    broken += problems_of(name, folder) or self._unknown(name, usable, folder)
+        if broken and not wanted:
+            raise MappingError(broken)
+        self.broken.extend(broken)
+        for problem in folder.problems:
+            if problem not in broken:
+                self.progress.print(f"warning: left out: {problem}", highlight=False, markup=False)
+        return tuple(usable[name] for name in wanted)
+
+    def _unknown(self, name: str, usable: Mapping[str, TableMapping], folder: Folder) -> NoReturn:
+        near = get_close_matches(name, usable, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"the mappings are {', '.join(usable)}"
+        if folder.problems:
+            hint += f"; files that cannot be used: {', '.join(dict.fromkeys(p.file for p in folder.problems))}"
+        raise ConfigurationError(f"no mapping in {self.settings.tables_folder} is named {name}", hint=hint)
 
     def connect(self, verb: str) -> Connection:
         """Open a connection to Aurora, to be closed by the caller. Raises UnreachableError, ConfigurationError."""

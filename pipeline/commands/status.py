@@ -53,7 +53,11 @@ def run(session: Session, arguments: Namespace) -> Outcome:
         lines.append(Text.assemble((mapping.name, "bold"), f"  {mapping.table} → {_views(mapping)}"))
         lines += [f"  {line}" for line in (_lines(status, tick) if status else ())]
         lines += [Text(f"  ! {what}", style="yellow") for what in attention]
-    return Outcome({"tables": documents}, lines, needs_person=any(document["attention"] for document in documents))
+    lines += [Text(f"! {problem}", style="yellow") for problem in session.broken]
+    document: dict[str, Any] = {"tables": documents}
+    if session.broken:
+        document["broken"] = [asdict(problem) for problem in session.broken]
+    return Outcome(document, lines, needs_person=any(document["attention"] for document in documents))
 
 
 def _probe(session: Session, mappings: Sequence[TableMapping]) -> dict[str, tuple[str]]:

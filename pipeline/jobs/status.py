@@ -19,19 +19,21 @@ if TYPE_CHECKING:
 _TIMEOUT_SECONDS = 20.0
 
 
-def status(services: Services, mappings: Iterable[TableMapping]) -> list[TableStatus]:
-    """Return the status of each mapping's table, in their order.
+def status(services: Services, mappings: Iterable[TableMapping]) -> list[TableStatus | None]:
+    """Return the status of each mapping's table, in their order; None for a table that was never migrated.
 
-    Raises ConfigurationError for a table that was never migrated, TransientError, TerminalError.
+    Raises TransientError, TerminalError.
     """
     wanted = list(mappings)
     with services.connect("dynaurora status", statement_timeout_seconds=_TIMEOUT_SECONDS) as connection:
         found = read_status(connection, wanted)
-    for mapping in wanted:
-        if mapping.name not in found:
-            raise ConfigurationError(
-                "reading the status: the table is not in the database yet",
-                table=mapping.name,
-                hint="run `dynaurora migrate`",
-            )
-    return [found[mapping.name] for mapping in wanted]
+    return [found.get(mapping.name) for mapping in wanted]
+
+
+def not_migrated(mapping: TableMapping) -> ConfigurationError:
+    """Return the error for a table that was never migrated."""
+    return ConfigurationError(
+        "reading the status: the table is not in the database yet",
+        table=mapping.name,
+        hint=f"run `dynaurora migrate {mapping.name}`",
+    )

@@ -14,7 +14,6 @@ import pytest
 
 from dagster_project.definitions import build
 from dagster_project.freshness import Freshness
-from pipeline.core.errors import ConfigurationError
 from pipeline.core.mapping import TableMapping
 from pipeline.mappings import load_mappings
 from tests.dagster_project.conftest import MAPPING
@@ -241,9 +240,18 @@ def test_a_new_file_appears_with_the_next_load_of_the_definitions(folder: Path) 
     assert after - before == {key.replace("employees", "orders") for key in before}
 
 
-def test_an_empty_folder_is_refused_with_the_next_step(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="DYNAURORA_TABLES"):
-        build(tmp_path / "nothing")
+def test_a_folder_without_mappings_loads_and_is_shown_with_the_next_step(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for name in ("nothing", "empty"):
+        definitions = build(tmp_path / name)
+        (node,) = nodes(definitions)
+        assert node.startswith("broken_mappings")
+        repository = definitions.get_repository_def()
+        assert {sensor.name for sensor in repository.sensor_defs} >= {"alerts", "replication_progress"}
+        (spec,) = repository.asset_graph.asset_check_keys
+        assert spec.name == "readable"
+        text = repository.asset_graph.get(spec.asset_key).description or ""
+        assert "DYNAURORA_TABLES" in text
 
 
 def test_importing_reads_nothing_and_loading_needs_no_database(folder: Path) -> None:

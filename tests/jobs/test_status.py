@@ -9,9 +9,9 @@ import psycopg
 import pytest
 
 from pipeline.aurora.migrate import migrate
-from pipeline.core.errors import TerminalError
+from pipeline.aurora.status import TableStatus
 from pipeline.jobs.services import Services
-from pipeline.jobs.status import status
+from pipeline.jobs.status import not_migrated, status
 from pipeline.mappings import load_mappings
 from pipeline.settings import Settings
 
@@ -30,9 +30,15 @@ def migrated(database: str) -> psycopg.Connection[tuple[object, ...]]:
     return connection
 
 
+def one_status(services: Services) -> TableStatus:
+    (found,) = status(services, MAPPINGS)
+    assert found is not None
+    return found
+
+
 def test_an_empty_table_has_no_watermark(database: str, services: Services) -> None:
     migrated(database).close()
-    (found,) = status(services, MAPPINGS)
+    found = one_status(services)
     assert (found.name, found.records, found.writers, found.rejects_waiting) == ("employees", 0, 0, 0)
     assert found.newest_change is found.applied_at is found.lag_seconds is None
     assert found.load_status is found.reconciliation_status is found.rows_estimate is None
@@ -58,7 +64,7 @@ def test_counts_are_summed_over_writers_and_the_newest_batch_gives_the_lag(datab
             " SELECT n, '{}', now() FROM generate_series(1, 50) AS n"
         )
         connection.execute('ANALYZE replica."Employees"')
-    (found,) = status(services, MAPPINGS)
+    found = one_status(services)
     assert (found.writers, found.batches, found.records, found.applied, found.stale) == (2, 3, 30, 25, 4)
     assert (found.deleted, found.expired, found.rejected, found.rejects_waiting) == (1, 1, 1, 1)
     assert found.newest_change == now
@@ -85,11 +91,11 @@ def test_the_load_and_the_reconciliation_begun_last(database: str, services: Ser
             " ('employees', 's', now(), now(), 'done', 30, 0, 1, 2, 3, 4, now()),"
             " ('employees', 's', now(), now(), 'comparing', NULL, NULL, NULL, NULL, NULL, NULL, NULL)"
         )
-    (found,) = status(services, MAPPINGS)
+    found = one_status(services)
     assert (found.load_status, found.load_files_done, found.load_files, found.load_items) == ("loading", 1, 3, 30)
     assert (found.reconciliation_status, found.compared) == ("comparing", None)
 
 
-def test_without_bookkeeping_it_tells_to_migrate(services: Services) -> None:
-    with pytest.raises(TerminalError, match="dynaurora migrate"):
-        status(services, MAPPINGS)
+def test_a_table_that_was_never_migrated_has_none_and_the_error_says_how(services: Services) -> None:
+    assert status(services, MAPPINGS) == [None]
+    assert "run `dynaurora migrate employees`" in str(not_migrated(MAPPINGS[0]))
