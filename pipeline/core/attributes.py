@@ -10,7 +10,7 @@ import re
 from decimal import Decimal
 from functools import lru_cache
 from json.encoder import encode_basestring  # the C encoder: quotes and escapes, leaves other characters alone
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -20,6 +20,7 @@ AttributeValue = dict[str, Any]
 
 Item = dict[str, AttributeValue]
 
+_T = TypeVar("_T")
 _is_json_number = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?", re.ASCII).fullmatch
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,6})?", re.ASCII)
 # Digits that numeric, and a number in jsonb, hold before and after the point (PostgreSQL manual, numeric types).
@@ -28,6 +29,7 @@ _WHOLE_DIGITS, _FRACTION_DIGITS = 131_072, 16_383
 _PATH_PART = re.compile(r'(?:(?:^|(?<!^)\.)(?:"(?P<quoted>(?:[^"\\]|\\.)+)"|(?P<bare>[^."\[\]]+)))|\[(?P<index>\d+)\]')
 
 PathPart = str | int
+NOT_ONE_TAG = "is not an attribute value: expected one type tag and its value"
 
 
 class UnrepresentableError(ValueError):
@@ -76,12 +78,12 @@ def to_json(attribute: AttributeValue) -> str:
     N is a JSON number with every digit, B base64 text, a set a sorted array, L an array, M an object, NULL null.
     """
     if len(attribute) != 1:
-        raise UnrepresentableError("is not an attribute value: expected one type tag and its value")
+        raise UnrepresentableError(NOT_ONE_TAG)
     ((tag, value),) = attribute.items()
     try:
         writer = _JSON_WRITERS[tag]
     except KeyError:
-        raise UnrepresentableError(f"has the type tag {tag[:8]!r}, which is none of DynamoDB's ten") from None
+        raise UnrepresentableError("has an unknown type tag, none of DynamoDB's ten") from None
     return writer(value)
 
 
@@ -91,6 +93,8 @@ def _json_text(value: str) -> str:
 
 
 def _json_boolean(value: object) -> str:
+    if not isinstance(value, bool):
+        raise UnrepresentableError("is not true or false")
     return "true" if value else "false"
 
 
@@ -99,6 +103,8 @@ def _json_null(_: object) -> str:
 
 
 def _json_text_set(values: list[str]) -> str:
+    if values.__class__ is not list:
+        a_list(values)  # which refuses it
     return f"[{','.join(map(_json_text, sorted(values)))}]"
 
 
@@ -112,6 +118,8 @@ def _json_number_set(values: list[str]) -> str:
 def _json_list(elements: list[AttributeValue]) -> str:
     parts: list[str] = []
     append = parts.append
+    if elements.__class__ is not list:
+        a_list(elements)  # which refuses it
     for element in elements:
         if len(element) != 1:
             append(to_json(element))  # which refuses it
@@ -161,7 +169,16 @@ _JSON_WRITERS: dict[str, Callable[[Any], str]] = {
 
 def sort_numbers(values: list[str]) -> list[str]:
     """Return a number set in the order of its values."""
+    if values.__class__ is not list:
+        a_list(values)  # which refuses it
     return sorted(map(number, values), key=Decimal)
+
+
+def a_list(values: list[_T]) -> list[_T]:
+    """Return a set's or list's values. Raises UnrepresentableError for a text, which could be taken for its letters."""
+    if type(values) is not list:
+        raise UnrepresentableError("is a set or list whose value is not a list")
+    return values
 
 
 def parse_path(path: str) -> tuple[PathPart, ...]:
@@ -187,6 +204,8 @@ def find(item: Mapping[str, AttributeValue], path: tuple[PathPart, ...]) -> Attr
     for part in path[1:]:
         if found is None:
             return None
+        if len(found) != 1:
+            raise UnrepresentableError(NOT_ONE_TAG)
         if isinstance(part, int):
             elements = cast("list[AttributeValue]", found.get("L", ()))
             found = elements[part] if part < len(elements) else None

@@ -23,7 +23,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pipeline.core.attributes import number, sort_numbers, to_json
+from pipeline.core.attributes import a_list, number, sort_numbers, to_json
 from pipeline.core.conversion import array_literal
 from pipeline.core.copy_text import copy_text, escape, field
 from pipeline.core.decode import RowDecoder
@@ -190,6 +190,8 @@ def _same(value: str) -> str:
 
 
 def _escaped_array(values: list[str]) -> str:
+    if values.__class__ is not list:
+        a_list(values)  # which refuses it
     return escape(array_literal(sorted(values)))
 
 
@@ -201,6 +203,8 @@ def _escaped_json(attribute: AttributeValue) -> str:
 
 
 def _plain_array(values: list[str]) -> str:
+    if values.__class__ is not list:
+        a_list(values)  # which refuses it
     return '{"' + '","'.join(sorted(values)) + '"}' if values else "{}"
 
 
@@ -216,7 +220,7 @@ def _plain_json(attribute: AttributeValue) -> str:  # noqa: PLR0911  one return 
     if tag == "N":
         return value if _is_number(value) else number(value)
     if tag in {"SS", "BS"}:
-        return '["' + '","'.join(sorted(value)) + '"]' if value else "[]"
+        return '["' + '","'.join(sorted(a_list(value))) + '"]' if value else "[]"
     if tag == "NS":
         return "[" + ",".join(_sorted_numbers(value)) + "]"
     return to_json(attribute)
@@ -241,6 +245,8 @@ def _plain_map(members: dict[str, AttributeValue]) -> str:
 def _plain_list(elements: list[AttributeValue]) -> str:
     parts: list[str] = []
     append = parts.append
+    if elements.__class__ is not list:
+        a_list(elements)  # which refuses it
     for element in elements:
         if len(element) == 1:
             if "S" in element:
@@ -254,6 +260,8 @@ def _plain_list(elements: list[AttributeValue]) -> str:
 
 
 def _sorted_numbers(values: list[str]) -> list[str]:
+    if values.__class__ is not list:
+        a_list(values)  # which refuses it
     if all(map(_is_number, values)) and max(map(len, values), default=0) <= _EXACT_AS_FLOAT:
         return sorted(values, key=float)
     return sort_numbers(values)

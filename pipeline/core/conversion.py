@@ -16,8 +16,10 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from pipeline.core.attributes import (
+    NOT_ONE_TAG,
     AttributeValue,
     UnrepresentableError,
+    a_list,
     canonical_number,
     number,
     sort_numbers,
@@ -37,6 +39,7 @@ _DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 _TIMESTAMP = re.compile(
     r"\d{4}-\d{2}-\d{2}[T ](?:[01]\d|2[0-3]):\d{2}(?::\d{2}(?:\.(\d{1,9}))?)?(?:Z|[+-]\d{2}(?::?\d{2})?)", re.ASCII
 )
+_TAGS = frozenset({"S", "N", "B", "BOOL", "NULL", "SS", "NS", "BS", "L", "M"})
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Digits by which the point of an epoch time moves to make it microseconds.
 _EPOCH_DIGITS = {"seconds": 6, "milliseconds": 3}
@@ -64,16 +67,21 @@ def converter(column: Column, *, is_key: bool = False, settled: Counter[str] | N
         for tag, value in attribute.items():
             convert_value = find_converter(tag)
             if convert_value is None:
-                if tag == "NULL" and not is_key:
+                if tag == "NULL" and not is_key and len(attribute) == 1:
                     return None
-                return on_error(f"takes {' or '.join(sorted(accepted))} and the attribute is of type {tag[:8]}")
+                return on_error(f"takes {' or '.join(sorted(accepted))} and the attribute is of {_type(tag)}")
             try:
-                return convert_value(value)
+                return convert_value(value) if len(attribute) == 1 else on_error(NOT_ONE_TAG)
             except UnrepresentableError as error:
                 return on_error(str(error))
         return on_error("the attribute value is empty")
 
     return convert
+
+
+def _type(tag: str) -> str:
+    """Name a type. What stands where a tag should can be data."""
+    return f"type {tag}" if tag in _TAGS else "an unknown type tag"
 
 
 def _policy(column: Column, settled: Counter[str] | None, *, is_key: bool) -> Callable[[str], None]:
@@ -274,6 +282,8 @@ def array_literal(values: list[str]) -> str:
 
 def text_array(values: list[str]) -> str:
     """Write a set of texts as a PostgreSQL array literal, sorted."""
+    if values.__class__ is not list:
+        a_list(values)  # which refuses it
     return array_literal([checked_text(v) for v in sorted(values)])
 
 
@@ -282,6 +292,8 @@ def _numeric_array(values: list[str]) -> str:
 
 
 def _bytea_array(values: list[str]) -> str:
+    if values.__class__ is not list:
+        a_list(values)  # which refuses it
     return array_literal(sorted(map(_bytea, values)))
 
 

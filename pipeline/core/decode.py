@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from pipeline.core.attributes import find
+from pipeline.core.attributes import UnrepresentableError, find
 from pipeline.core.captures import capture_converter
 from pipeline.core.children import ChildDecoder
 from pipeline.core.conversion import converter, unmapped_json
@@ -60,6 +60,8 @@ class RowDecoder:
 
     def row(self, item: Mapping[str, AttributeValue]) -> Row:
         """Convert an item to the target's stored columns, and what they carry. Raises ConversionError."""
+        if None in item.values():
+            raise UnrepresentableError("null in place of an attribute value")
         values = self._convert(self._named, self._columns, item)
         if self.target.unmapped:
             values.append("{}" if item.keys() <= self._taken else self._rest(item))

@@ -15,6 +15,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from pipeline.core.attribute_form import MALFORMED, NOT_OF_THE_FORM, is_item
 from pipeline.core.change import Change
 from pipeline.core.errors import ConversionError, TerminalError
 from pipeline.core.lines import count_lines
@@ -32,8 +33,6 @@ Failure = tuple[bytes, ConversionError]
 
 _From = TypeVar("_From")
 _To = TypeVar("_To")
-# What code written for well-formed values raises when it meets others.
-MALFORMED = (AttributeError, KeyError, RecursionError, TypeError, ValueError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +100,7 @@ def _convert(
         except MALFORMED:
             if _is_well_formed(value):
                 raise
-            raise malformed(file, first_line + index, "an attribute value is not of DynamoDB's form") from None
+            raise malformed(file, first_line + index, NOT_OF_THE_FORM) from None
     return converted, failures
 
 
@@ -176,24 +175,5 @@ def malformed(file: str, line: int, reason: str) -> TerminalError:
 def _is_well_formed(value: object) -> bool:
     """Whether every attribute value inside has DynamoDB's form; asked only when converting went wrong."""
     if isinstance(value, ItemChange):
-        return _is_item(value.keys) and (value.image is None or _is_item(value.image))
-    return _is_item(value)
-
-
-def _is_item(value: object) -> bool:
-    return isinstance(value, dict) and all(_is_attribute(member) for member in cast("dict[str, Any]", value).values())
-
-
-def _is_attribute(value: object) -> bool:
-    if not isinstance(value, dict) or len(cast("dict[str, Any]", value)) != 1:
-        return False
-    tag, inner = next(iter(cast("dict[str, Any]", value).items()))
-    if tag in {"S", "N", "B"}:
-        return isinstance(inner, str)
-    if tag in {"BOOL", "NULL"}:
-        return isinstance(inner, bool)
-    if tag in {"SS", "NS", "BS"}:
-        return isinstance(inner, list) and all(isinstance(part, str) for part in cast("list[Any]", inner))
-    if tag == "L":
-        return isinstance(inner, list) and all(map(_is_attribute, cast("list[Any]", inner)))
-    return tag == "M" and _is_item(inner)
+        return is_item(value.keys) and (value.image is None or is_item(value.image))
+    return is_item(value)

@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from pipeline.core.attribute_form import MALFORMED
 from pipeline.core.errors import TerminalError
-from pipeline.core.export_lines import MALFORMED, malformed, parse_full
+from pipeline.core.export_lines import malformed, parse_full
 from pipeline.core.lines import count_lines
 
 if TYPE_CHECKING:

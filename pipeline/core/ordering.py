@@ -68,20 +68,23 @@ def accepts(candidate: Position, stored: Position | None, purged_through: dateti
     return purged_through is None or candidate.as_of > purged_through
 
 
-def streamed_position(stream_label: str, sequence_number: str, approximate_creation_time: float | str) -> Position:
+def streamed_position(
+    stream_label: str, sequence_number: str, approximate_creation_time: float | str | None
+) -> Position:
     """Position of a stream record.
 
     `stream_label` is the last part of the stream's ARN (its creation time, `2024-05-14T11:14:20.608`): it comes
     first, so that a stream that was disabled and enabled again cannot make new changes look old.
     `sequence_number` has up to 40 digits of varying length and compares as a number. The time is in epoch
-    seconds, a number or a quoted number. Raises TerminalError when a part is malformed.
+    seconds, a number or a quoted number. Milliseconds and microseconds are taken too: of this age they are numbers
+    that as seconds lie tens of thousands of years away. Raises TerminalError when a part is missing or malformed.
     """
     try:
         as_of = _whole_second(approximate_creation_time)
     except (TypeError, ValueError, OverflowError, OSError):
         raise TerminalError(
-            "reading a stream record: its ApproximateCreationDateTime is not a time in epoch seconds",
-            sequence_number=str(sequence_number)[:40],
+            f"reading a stream record: its ApproximateCreationDateTime is {_not_a_time(approximate_creation_time)}",
+            sequence_number=sequence_number if is_sequence_number(sequence_number) else None,
             hint="the record did not come from a DynamoDB stream; check what invokes the replicator",
         ) from None
     return Position(as_of, stream_version(stream_label, sequence_number))
@@ -89,12 +92,17 @@ def streamed_position(stream_label: str, sequence_number: str, approximate_creat
 
 def stream_version(stream_label: str, sequence_number: str) -> int:
     """Return (stream label, sequence number) as one integer that sorts like the pair."""
-    if not (sequence_number.isascii() and sequence_number.isdigit() and len(sequence_number) <= 40):
+    if not is_sequence_number(sequence_number):
         raise TerminalError(
             "reading a stream record: its SequenceNumber is not a number of at most 40 digits",
             hint="the record did not come from a DynamoDB stream; check what invokes the replicator",
         )
     return _label_part(stream_label) + int(sequence_number)
+
+
+def is_sequence_number(text: str) -> bool:
+    """Whether a text is a sequence number: up to 40 digits."""
+    return text.isascii() and text.isdigit() and len(text) <= 40
 
 
 def label_time(stream_label: str) -> datetime:
@@ -103,8 +111,30 @@ def label_time(stream_label: str) -> datetime:
 
 
 @lru_cache(maxsize=4_096)  # a batch's records share their seconds
-def _whole_second(seconds: float | str) -> datetime:
-    return datetime.fromtimestamp(int(float(seconds) // 1), UTC)
+def _whole_second(seconds: float | str | None) -> datetime:
+    value = float(seconds)  # type: ignore[arg-type]  # None raises TypeError, which is meant
+    for unit in _SMALLER_UNITS:
+        if _FIRST_IN_DOUBT * unit <= value < _FIRST_IN_DOUBT * unit * 10:
+            value //= unit
+    return datetime.fromtimestamp(int(value // 1), UTC)
+
+
+# As milliseconds 2001 to 2286, as seconds beyond the year 33000; likewise as microseconds.
+_FIRST_IN_DOUBT, _SMALLER_UNITS = 10**9, (10**3, 10**6)
+
+
+def _not_a_time(found: object) -> str:
+    """Say of what kind a creation time is that cannot be read, never what it holds."""
+    if found is None:
+        return "missing or null"
+    if isinstance(found, str):
+        try:
+            float(found)
+        except ValueError:
+            return "a text that is no number"
+    if isinstance(found, int | float | str):
+        return "a number that is no time in epoch seconds, milliseconds or microseconds"
+    return "neither a number nor a text"
 
 
 def stream_and_sequence(version: int) -> tuple[datetime, str]:

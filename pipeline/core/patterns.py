@@ -46,7 +46,7 @@ class Pattern:
     def match(self, attribute: AttributeValue | None) -> dict[str, AttributeValue] | None:
         """Return the captured parts of a key attribute by name, each with the attribute's type; None for no match."""
         value = (attribute or {}).get(self.tag)
-        if not isinstance(value, str):
+        if not isinstance(value, str) or len(attribute or ()) != 1:
             return None
         if self.tag == "N":
             value = _canonical(value)

@@ -1,8 +1,9 @@
 """From a stream's records, as Lambda hands them over, to changes for each target, and rejects.
 
 Invariant: every record ends as a change of each of its targets, or as a reject that holds it whole, or is counted as
-ignored when no target matches it and the mapping says so; none is dropped. A record that cannot come from a fit
-stream (no new image, no such table) stops the batch instead, because every record after it would fail the same way.
+ignored when no target matches it and the mapping says so; none is dropped. What is wrong with every record of a batch
+alike (no position, no new image, another source) stops the batch instead: the source is not what we think, and
+every record after it would fail the same way. A malformed attribute value is that record's own fault: always a reject.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypedDict
+from typing import Any, TypedDict
 
+from pipeline.core.attribute_form import MALFORMED, NOT_OF_THE_FORM, is_item
 from pipeline.core.attributes import Item
 from pipeline.core.change import Change
 from pipeline.core.decode import RowDecoder
@@ -25,7 +27,7 @@ from pipeline.core.row_code import row_function
 class ImageChange(TypedDict, total=False):
     """The `dynamodb` part of a record (botocore: dynamodbstreams.StreamRecord)."""
 
-    ApproximateCreationDateTime: float | str
+    ApproximateCreationDateTime: float | str | None
     Keys: Item
     NewImage: Item
     OldImage: Item
@@ -38,6 +40,7 @@ class StreamRecord(TypedDict, total=False):
 
     eventID: str
     eventName: str
+    eventSource: str
     eventSourceARN: str
     userIdentity: dict[str, str] | None
     dynamodb: ImageChange
@@ -45,6 +48,8 @@ class StreamRecord(TypedDict, total=False):
 
 _TTL_SERVICE = "dynamodb.amazonaws.com"
 _NO_KEYS: Item = {}
+_PUTS = ("INSERT", "MODIFY")
+_WITHOUT_NEW_IMAGE = frozenset({"KEYS_ONLY", "OLD_IMAGE"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,40 +111,75 @@ class StreamDecoder:
         }
         self._router = Router(mapping)
 
-    def decode(self, records: Sequence[StreamRecord], stream_label: str) -> DecodedBatch:
-        """Decode records of one stream in order. Raises ConfigurationError when they lack new images."""
+    def decode(self, records: Sequence[StreamRecord], stream_label: str) -> DecodedBatch:  # noqa: C901, PLR0912  a call costs
+        """Decode records of one stream in order. Raises TerminalError for what is wrong with each of them alike."""
+        if records and _view_type(records[0]) in _WITHOUT_NEW_IMAGE:  # removals too, which carry no image anyway
+            raise self._view_type_refused(records[0])
         batch = DecodedBatch({target: [] for target in self.mapping.targets})
+        faults: list[TerminalError] = []
         # By identity, for a target is hashed by all that it holds: too much for each record.
         sinks = {id(target): changes.append for target, changes in batch.changes.items()}
-        route, newest = self._router.route, None
+        route, newest, last = self._router.route, None, None
         decoders = self._decoders
         for origin, record in enumerate(records):
             change = _image_change(record)
-            targets = route(change.get("Keys", _NO_KEYS))
+            position, targets = None, ()
             try:
+                targets = route(change.get("Keys", _NO_KEYS))
                 position = self._position(change, stream_label)
-            except TerminalError as error:
-                names = [target.view_name for target in targets] or [NO_TARGET]
-                batch.rejects.extend(Reject(name, error.message, record, None) for name in names)
+                # No calls: every record comes by here.
+                if "NewImage" not in change or "eventName" not in record or record["eventName"] not in _PUTS:
+                    _check_removal(record, change)
+            except MALFORMED:
+                if is_item(change.get("Keys")):
+                    raise
+                self._reject_whole(batch, targets, record, position or self._position(change, stream_label))
                 continue
-            if "NewImage" not in change and record.get("eventName") != "REMOVE":
-                raise self._no_image(change)
-            batch.last_sequence_number = change.get("SequenceNumber")
+            except TerminalError as error:
+                faults.append(error)
+                self._reject_whole(batch, targets, record, position, error.message)
+                continue
+            last = change
             if newest is None or position.as_of >= newest.as_of:
                 newest = position
             for target in targets:
                 try:
                     sinks[id(target)](_decoded(decoders[id(target)], record, change, position, origin))
                 except ConversionError as error:
-                    batch.rejects.append(_reject(target, error, record, position))
+                    batch.rejects.append(_reject(target, error.message, record, position))
+                except MALFORMED:
+                    if is_item(change.get("NewImage", _NO_KEYS)) and is_item(change.get("Keys")):
+                        raise
+                    batch.rejects.append(_reject(target, NOT_OF_THE_FORM, record, position))
             if not targets:
                 self._set_aside(record, position, batch)
+        if faults and _wrong_alike(records, len(faults)):
+            self._forget_settled()
+            raise _alike(faults[0], len(records), self.mapping.name)
         batch.newest = newest
+        batch.last_sequence_number = None if last is None else str(last.get("SequenceNumber"))
         for target, settled in zip(self.mapping.targets, self._settled, strict=True):
             if settled:
                 batch.settled[target.view_name] = Counter(settled)
-                settled.clear()
+        self._forget_settled()
         return batch
+
+    def _forget_settled(self) -> None:
+        for settled in self._settled:
+            settled.clear()
+
+    def _reject_whole(
+        self,
+        batch: DecodedBatch,
+        targets: tuple[Target, ...],
+        record: StreamRecord,
+        position: Position | None,
+        reason: str = NOT_OF_THE_FORM,
+    ) -> None:
+        """Reject a record for all that it is for, as far as that can be told."""
+        names = [target.view_name for target in targets] or [NO_TARGET]
+        digest = keys_digest(_image_change(record).get("Keys", _NO_KEYS))
+        batch.rejects.extend(Reject(name, reason, record, position, digest) for name in names)
 
     def _set_aside(self, record: StreamRecord, position: Position, batch: DecodedBatch) -> None:
         """Reject or count a record that matches no target."""
@@ -150,26 +190,69 @@ class StreamDecoder:
             batch.ignored += 1
 
     def _position(self, change: ImageChange, stream_label: str) -> Position:
-        if "Keys" not in change or "SequenceNumber" not in change:
-            raise TerminalError("the record lacks its keys or its sequence number")
+        if not change.get("Keys") or change.get("SequenceNumber") is None:
+            lacking = "Keys" if not change.get("Keys") else "SequenceNumber"
+            raise TerminalError(f"reading a stream record: it lacks its {lacking}", hint=_NOT_A_STREAM)
         return streamed_position(
-            stream_label, str(change["SequenceNumber"]), change.get("ApproximateCreationDateTime", "")
+            stream_label, str(change.get("SequenceNumber")), change.get("ApproximateCreationDateTime")
         )
 
-    def _no_image(self, change: ImageChange) -> ConfigurationError:
+    def _view_type_refused(self, record: StreamRecord) -> ConfigurationError:
         return ConfigurationError(
             f"reading the stream of {self.mapping.table}: its records carry no new image"
-            f" (view type {change.get('StreamViewType', 'not stated')})",
+            f" (view type {_view_type(record)})",
             table=self.mapping.name,
-            sequence_number=change.get("SequenceNumber"),
             hint="enable the stream with view type NEW_IMAGE or NEW_AND_OLD_IMAGES; a stream's view type"
             " cannot be altered, so disable it, enable it again, and catch up over the gap",
         )
 
 
-def _reject(target: Target, error: ConversionError, record: StreamRecord, position: Position) -> Reject:
+_NOT_A_STREAM = "the records did not come from a DynamoDB stream; check what invokes the replicator"
+
+
+def _view_type(record: StreamRecord) -> object:
+    return _image_change(record).get("StreamViewType")
+
+
+def _check_removal(record: StreamRecord, change: ImageChange) -> None:
+    """Raise TerminalError for a record that is neither a removal nor has a new image to put."""
+    name: object = record.get("eventName")
+    if name == "REMOVE":
+        return
+    if name not in _PUTS:
+        raise TerminalError(
+            "reading a stream record: its eventName is none of INSERT, MODIFY and REMOVE", hint=_NOT_A_STREAM
+        )
+    if change.get("StreamViewType") in ("NEW_IMAGE", "NEW_AND_OLD_IMAGES"):
+        hint = "the stream includes new images, so the record was damaged on its way; " + _NOT_A_STREAM
+    else:
+        hint = (
+            "the record does not state its view type: check that the stream's is NEW_IMAGE or NEW_AND_OLD_IMAGES, and"
+            " what invokes the replicator"
+        )
+    raise TerminalError("reading a stream record: its NewImage is missing", hint=hint)
+
+
+def _wrong_alike(records: Sequence[StreamRecord], faults: int) -> bool:
+    """Whether every record is at fault, or every one that puts an item: removals are sound without an image."""
+    if faults == len(records):
+        return True
+    puts = [record for record in records if record.get("eventName") != "REMOVE"]
+    return bool(puts) and not any("NewImage" in _image_change(record) for record in puts)
+
+
+def _alike(error: TerminalError, records: int, table: str) -> TerminalError:
+    return TerminalError(
+        f"{error.message}; no record of the {records} can be applied",
+        table=table,
+        sequence_number=error.sequence_number,
+        hint=f"nothing of them is stored. {error.hint or _NOT_A_STREAM}",
+    )
+
+
+def _reject(target: Target, reason: str, record: StreamRecord, position: Position) -> Reject:
     digest = keys_digest(_image_change(record).get("Keys", _NO_KEYS))
-    return Reject(target.view_name, error.message, record, position, digest)
+    return Reject(target.view_name, reason, record, position, digest)
 
 
 def decode_record(decoder: RowDecoder, record: StreamRecord, position: Position, origin: int = 0) -> Change:
@@ -181,7 +264,7 @@ class _WrittenDecoder:
     """Decodes as a RowDecoder does, rows by a function written for the target."""
 
     def __init__(self, decoder: RowDecoder) -> None:
-        self.key, self.key_of = decoder.key, decoder.key_of
+        self.key, self.key_of, self.target = decoder.key, decoder.key_of, decoder.target
         self.row = row_function(decoder)
 
 
@@ -190,16 +273,26 @@ def _decoded(
 ) -> Change:
     if record.get("eventName") == "REMOVE":
         return Change(decoder.key(change.get("Keys", _NO_KEYS)), None, position, _expired(record), origin)
-    row = decoder.row(change.get("NewImage", _NO_KEYS))
-    return Change(decoder.key_of(row), row, position, False, origin)  # noqa: FBT003  by name it takes longer
+    keys, image = change.get("Keys", _NO_KEYS), change.get("NewImage", _NO_KEYS)
+    row = decoder.row(image)
+    key = decoder.key_of(row)
+    # Equal attributes give equal keys; others may be the same key, spelt otherwise.
+    if not (keys and keys.items() <= image.items()) and decoder.key(keys) != key:
+        raise ConversionError(
+            ", ".join(decoder.target.primary_key), "the key attributes of the NewImage are not those of Keys"
+        )
+    return Change(key, row, position, False, origin)  # noqa: FBT003  by name it takes longer
 
 
 def _image_change(record: StreamRecord) -> ImageChange:
-    return record.get("dynamodb") or {}
+    change: Any = record.get("dynamodb")
+    return change if change.__class__ is dict else {}
 
 
 def keys_digest(keys: Item) -> str:
     """Name an item by its key attributes, as rejects of the stream name it."""
+    if type(keys) is not dict:  # a malformed record's
+        return key_digest([])
     return key_digest(f"{name}={keys[name]!r}" for name in sorted(keys))
 
 

@@ -11,14 +11,16 @@ import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from pipeline.aurora.batch import BatchResult, BatchWriter
 from pipeline.aurora.connection import Connection
 from pipeline.aurora.watermarks import Mark
 from pipeline.core.errors import ConfigurationError, ReplicationError, TransientError
+from pipeline.core.event_shapes import check_source, records_of
 from pipeline.core.mapping import TableMapping
-from pipeline.core.stream_records import DecodedBatch, StreamDecoder, StreamRecord, stream_source
+from pipeline.core.ordering import is_sequence_number
+from pipeline.core.stream_records import DecodedBatch, StreamDecoder, StreamRecord, StreamSource, stream_source
 from pipeline.jobs.memory import collection_paused
 
 # Records applied in one transaction. A whole batch of up to this many is all or nothing.
@@ -72,16 +74,18 @@ class Replicator:
         self._writer = writer
         self._now, self._monotonic, self._sleep = now, monotonic, sleep
 
-    def replicate(self, event: Mapping[str, Any], *, deadline: float) -> list[ReplicationReport]:
-        """Apply an event's records; one report for each stream in it.
+    def replicate(self, event: Mapping[str, Any] | Sequence[Any], *, deadline: float) -> list[ReplicationReport]:
+        """Apply an event's records, or a bare list of them; one report for each stream in it.
 
         `deadline` is a time of the monotonic clock. When it nears between chunks the rest is left: the report
         names the first sequence number not processed. Raises TransientError, TerminalError.
         """
         reports: list[ReplicationReport] = []
         with collection_paused():
-            for arn, records in _by_stream(cast("Sequence[StreamRecord]", event.get("Records", ()))):
-                report = self._replicate_stream(arn, records, deadline)
+            # All sources are known before anything is written.
+            groups = [(self._source(arn, of), of) for arn, of in _by_stream(records_of(event))]
+            for (source, table), records in groups:
+                report = self._replicate_stream(source, table, records, deadline, first=not reports)
                 reports.append(report)
                 if report.first_unprocessed is not None:
                     break
@@ -93,7 +97,8 @@ class Replicator:
             self._connection.close()
             self._connection = None
 
-    def _replicate_stream(self, arn: str, records: Sequence[StreamRecord], deadline: float) -> ReplicationReport:
+    def _source(self, arn: str, records: Sequence[StreamRecord]) -> tuple[StreamSource, _Table]:
+        check_source(records[0])  # an event source mapping has one source
         source = stream_source(arn)
         table = self._tables.get(source.table)
         if table is None:
@@ -101,18 +106,24 @@ class Replicator:
                 f"replicating: no mapping for the DynamoDB table {source.table}",
                 hint=f"add a mapping file with `source: {{table: {source.table}, …}}`, and deploy again",
             )
+        return source, table
+
+    def _replicate_stream(
+        self, source: StreamSource, table: _Table, records: Sequence[StreamRecord], deadline: float, *, first: bool
+    ) -> ReplicationReport:
+        """Apply records of one stream; `first` when nothing of the event is committed yet."""
         total, rejected, ignored, done, newest = None, 0, 0, 0, None
         last_sequence_number, failure = None, None
         for start in range(0, len(records), CHUNK_RECORDS):
             if start and self._monotonic() > deadline - RESERVE_SECONDS and _sequence_number(records[start]):
                 break
             chunk = records[start : start + CHUNK_RECORDS]
-            batch = table.decoder.decode(chunk, source.stream_label)
-            mark = self._mark(table.decoder.mapping, source.stream_label, batch, len(chunk))
             try:
+                batch = table.decoder.decode(chunk, source.stream_label)
+                mark = self._mark(table.decoder.mapping, source.stream_label, batch, len(chunk))
                 result = self._write(table.writer, batch, chunk, mark, deadline)
             except ReplicationError as error:
-                if not start or _sequence_number(chunk[0]) is None:
+                if (first and not start) or _sequence_number(chunk[0]) is None:
                     raise
                 failure = error  # the chunks before are committed: they must not be reported as failed
                 break
@@ -183,7 +194,7 @@ class _Table:
 def _by_stream(records: Sequence[StreamRecord]) -> list[tuple[str, list[StreamRecord]]]:
     groups: list[tuple[str, list[StreamRecord]]] = []
     for record in records:
-        arn = record.get("eventSourceARN", "")
+        arn = str(record.get("eventSourceARN", ""))
         if not groups or groups[-1][0] != arn:
             groups.append((arn, []))
         groups[-1][1].append(record)
@@ -191,5 +202,7 @@ def _by_stream(records: Sequence[StreamRecord]) -> list[tuple[str, list[StreamRe
 
 
 def _sequence_number(record: StreamRecord) -> str | None:
-    change = record.get("dynamodb") or {}
-    return change.get("SequenceNumber")
+    """Return a record's sequence number; None unless it is one that the event source mapping could go on from."""
+    change: Any = record.get("dynamodb")
+    found = change.get("SequenceNumber") if isinstance(change, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    return found if isinstance(found, str) and is_sequence_number(found) else None

@@ -134,9 +134,9 @@ def test_more_rejects_than_a_chunk(apply: Apply, connection: Connection, employe
 
 
 def test_a_record_without_its_position_waits(apply: Apply, connection: Connection, employees: TableMapping) -> None:
-    apply({"eventSourceARN": record(1, 1)["eventSourceARN"], "eventName": "INSERT", "dynamodb": {}})
+    apply({"eventSourceARN": record(1, 1)["eventSourceARN"], "eventName": "INSERT", "dynamodb": {}}, named(9, 9, "a"))
     assert counts(replay(connection, employees)) == (0, 0, 1, 1)
-    assert waiting(connection) == ["the record lacks its keys or its sequence number"]
+    assert waiting(connection) == ["reading a stream record: it lacks its Keys"]
 
 
 def test_a_target_that_is_gone_is_named(apply: Apply, connection: Connection, employees: TableMapping) -> None:
