@@ -20,7 +20,7 @@ from pipeline.aurora.status import TableStatus
 from pipeline.core.errors import ReplicationError, TransientError
 from pipeline.core.mapping import TableMapping
 from pipeline.dynamodb.event_sources import EventSourceMapping
-from pipeline.jobs.lost_history import stream_readers
+from pipeline.jobs.lost_history import stream_readers, why_not_delivered
 from pipeline.jobs.probe import probe
 from pipeline.jobs.probe_shards import Limits
 from pipeline.jobs.services import Services
@@ -44,6 +44,8 @@ class Look:
     table_arn: str = ""
     readers: Sequence[EventSourceMapping] | None = None
     """What reads the stream, looked up when replication is late; None when it was not, or could not be."""
+    why: Sequence[str] = ()
+    """What of the readers explains a lag; empty where all are at work."""
 
     @property
     def lag_seconds(self) -> float | None:
@@ -68,7 +70,8 @@ def look(services: Services, mapping: TableMapping, found: TableStatus | None, l
         table, readers = stream_readers(services, mapping)
     except ReplicationError:  # the lag is what matters, and it is known
         return Look(found, tick)
-    return Look(found, tick, table_arn=table.arn, readers=readers)
+    why = () if readers is None else why_not_delivered(services, readers)
+    return Look(found, tick, table_arn=table.arn, readers=readers, why=why)
 
 
 def replication_checks(mapping: TableMapping) -> dg.AssetChecksDefinition:
@@ -145,19 +148,9 @@ def _told(seen: Look) -> str:
     if seen.tick.waiting:
         return (
             f"{seen.tick.waiting} keys have changes that have not arrived, the oldest made"
-            f" {_span(seen.lag_seconds)} ago{_why(seen.readers)}"
+            f" {_span(seen.lag_seconds)} ago{''.join(f'; {why}' for why in seen.why)}"
         )
     return "every change in the stream has arrived"
-
-
-def _why(readers: Sequence[EventSourceMapping] | None) -> str:
-    """Say what of the readers' state explains a lag; nothing where all are at work, or it is not known."""
-    if readers is None:
-        return ""
-    if not readers:
-        return "; no event source mapping reads the stream"
-    asleep = [f"event source mapping {reader.mapping_id} is {reader.state}" for reader in readers if not reader.enabled]
-    return "".join(f"; {one}" for one in asleep)
 
 
 def _rejects(keys: TableKeys, seen: Look) -> dg.AssetCheckResult:

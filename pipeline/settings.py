@@ -30,6 +30,8 @@ class Settings:
     export_prefix: str = "dynaurora"
     on_failure: str | None = None
     """Where the event source mapping keeps what it gave up: `s3://bucket/prefix` (`DYNAURORA_ON_FAILURE`)."""
+    function: str | None = None
+    """Name or ARN of the replicator's function (`DYNAURORA_FUNCTION`); else every function that reads the stream is."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str], *, database: bool = True) -> Settings:
@@ -53,4 +55,5 @@ class Settings:
             export_bucket=environment.get("DYNAURORA_EXPORT_BUCKET") or None,
             export_prefix=environment.get("DYNAURORA_EXPORT_PREFIX") or "dynaurora",
             on_failure=environment.get("DYNAURORA_ON_FAILURE") or None,
+            function=environment.get("DYNAURORA_FUNCTION") or None,
         )

@@ -16,14 +16,16 @@ from typing import TYPE_CHECKING
 from psycopg import sql
 
 from pipeline.aurora.errors import translating
+from pipeline.aurora.tables import storage
 from pipeline.core.errors import TerminalError
-from pipeline.core.mapping import STORAGE_SCHEMA
+from pipeline.core.mapping import DELETED, STORAGE_SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from datetime import datetime
 
     from pipeline.aurora.connection import Connection
+    from pipeline.core.mapping import Target
 
 _LOCK_SPACE = "dynaurora.reconcile"
 # Staging tables and lists of what is left to settle: `_reconcile_<run>_<target>` and `…_left`.
@@ -63,6 +65,14 @@ class Counts:
     repaired: int = 0
     rejected: int = 0
     by_column: dict[str, int] = field(default_factory=dict[str, int])
+
+
+def has_rows(connection: Connection, target: Target) -> bool:
+    """Whether a target holds a live row."""
+    found = sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE NOT {})").format(storage(target), sql.Identifier(DELETED))
+    with translating(f"looking for rows of {target.view_name}"):
+        row = connection.execute(found).fetchone()
+    return bool(row and row[0])
 
 
 def lock_table(connection: Connection, table_name: str) -> None:

@@ -71,7 +71,7 @@ def run(session: Session, arguments: Namespace) -> Outcome:
         patience=timedelta(seconds=arguments.patience_seconds),
     )
     snapshot = snapshots.take(session, mapping, arguments)
-    with session.progress.status(f"{mapping.name}: reconciling") as shown:
+    with session.showing(mapping.name, "reconciling") as tell:
         report = reconcile(
             session.services,
             mapping,
@@ -79,7 +79,7 @@ def run(session: Session, arguments: Namespace) -> Outcome:
             repair=arguments.repair,
             margin=margin,
             workers=arguments.workers,
-            on_progress=lambda text: shown.update(f"{mapping.name}: {text}"),
+            on_progress=tell,
             bounds=bounds,
             show_keys=arguments.show_keys,
         )

@@ -6,6 +6,7 @@ Invariant: a verb prints nothing itself. It returns what it found, once for mach
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
@@ -18,7 +19,7 @@ from pipeline.settings import Settings
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Generator, Mapping, Sequence
 
     from rich.console import Console
     from rich.text import Text
@@ -92,6 +93,15 @@ class Session:
         if folder.problems:
             hint += f"; files that cannot be used: {', '.join(dict.fromkeys(p.file for p in folder.problems))}"
         raise ConfigurationError(f"no mapping in {self.settings.tables_folder} is named {name}", hint=hint)
+
+    @contextmanager
+    def showing(self, name: str, what: str) -> Generator[Callable[[str], None]]:
+        """Show what is being done: as one line that changes on a terminal, and as lines where there is none."""
+        if self.progress.is_terminal:
+            with self.progress.status(f"{name}: {what}") as shown:
+                yield lambda text: shown.update(f"{name}: {text}")
+        else:
+            yield lambda text: self.progress.print(f"{name}: {text}", highlight=False, markup=False)
 
     def connect(self, verb: str) -> Connection:
         """Open a connection to Aurora, to be closed by the caller. Raises UnreachableError, ConfigurationError."""

@@ -76,12 +76,12 @@ def take(session: Session, mapping: TableMapping, arguments: Namespace) -> Snaps
     if given and not arguments.scan:
         raise ConfigurationError("--read-capacity and --segments go with --scan: an export reads no capacity")
 
-    with session.progress.status(f"{mapping.name}: taking a snapshot") as shown:
+    with session.showing(mapping.name, "taking a snapshot") as tell:
         return take_snapshot(
             session.services,
             mapping,
             export_arn=arguments.export_arn,
             manifest=arguments.manifest,
             scan=ScanChoice(**given) if arguments.scan else None,
-            on_progress=lambda text: shown.update(f"{mapping.name}: {text}"),
+            on_progress=tell,
         )

@@ -44,6 +44,9 @@ class Kind(StrEnum):
     NO_MAPPING = "no_mapping"
     MAPPING_OFF = "mapping_off"
     MAPPING_UNKNOWN = "mapping_unknown"
+    MAPPING_FAULT = "mapping_fault"
+    CROWDED = "crowded"
+    KEY_UNUSABLE = "key_unusable"
     NO_RECOVERY = "no_recovery"
     ABOUT_TO_BE_LOST = "about_to_be_lost"
     STREAM_REMADE = "stream_remade"
@@ -53,7 +56,17 @@ class Kind(StrEnum):
 
 LOSSES = frozenset({Kind.STREAM_REMADE, Kind.MAPPING_REMADE, Kind.TRIMMED})
 CONFIGURATION = frozenset(
-    {Kind.STREAM_OFF, Kind.VIEW_TYPE, Kind.NO_MAPPING, Kind.MAPPING_OFF, Kind.MAPPING_UNKNOWN, Kind.NO_RECOVERY}
+    {
+        Kind.STREAM_OFF,
+        Kind.VIEW_TYPE,
+        Kind.NO_MAPPING,
+        Kind.MAPPING_OFF,
+        Kind.MAPPING_UNKNOWN,
+        Kind.MAPPING_FAULT,
+        Kind.CROWDED,
+        Kind.KEY_UNUSABLE,
+        Kind.NO_RECOVERY,
+    }
 )
 
 
@@ -84,6 +97,25 @@ class Reader:
     mapping_id: str
     enabled: bool
     from_trim_horizon: bool
+    function: str = ""
+    """Name of the function that it feeds, with an alias if it names one."""
+    function_version: str = ""
+    """The published version that it feeds; empty: the latest code, or an alias."""
+    filtered: bool = False
+    reports_failures: bool = True
+    tumbling_seconds: int = 0
+    retries: int = -1
+    """How often a batch is tried again; -1: until the stream drops it."""
+    max_age_seconds: int = -1
+    bisects: bool = True
+    on_failure: str = ""
+    """ARN of where batches go that it gave up; empty: they are lost."""
+    last_result: str = ""
+
+    @property
+    def gives_up(self) -> bool:
+        """Whether its own limits make it give up batches, before the stream drops them."""
+        return self.retries >= 0 or 0 <= self.max_age_seconds <= RETENTION.total_seconds()
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +154,16 @@ class Source:
     """The stream it came from."""
     oldest_waiting: datetime | None = None
     """Creation time of the oldest change that the probe has not found applied."""
+    replicated: bool = False
+    """It is a global table, with replicas in other Regions."""
+    kms_key: str = ""
+    """ARN of the customer managed key that it is encrypted with, if it is."""
+    key_unusable_since: datetime | None = None
+    """Since when DynamoDB cannot use that key."""
+    function: str = ""
+    """The replicator's function, where it is set: `readers` are its event source mappings alone."""
+    others: Sequence[Reader] = ()
+    """Event source mappings that feed other functions from this stream."""
     hole_since: datetime | None = None
     """From here on the stream dropped changes that the probe had not read, while the replicator was behind."""
 
@@ -180,7 +222,7 @@ def _trimmed(source: Source, now: datetime) -> Loss | None:
 
 def conditions(source: Source, now: datetime) -> list[Finding]:
     """Return what is wrong with the source as long as it is."""
-    found = [_stream(source), *_readers(source), _recovery(source), _about_to_be_lost(source, now)]
+    found = [_stream(source), _key(source), *_readers(source), _recovery(source), _about_to_be_lost(source, now)]
     return [finding for finding in found if finding is not None]
 
 
@@ -203,11 +245,38 @@ def _stream(source: Source) -> Finding | None:
             f"the stream of {source.table} has the view type {source.view_type}, without new images: nothing of it can"
             " be applied",
             since,
-            f"disable it (`aws dynamodb update-table --table-name {source.table} --stream-specification"
-            " StreamEnabled=false`), enable it again with the view type NEW_AND_OLD_IMAGES, deploy the replicator on"
-            " the new stream, then close the gap that this check will name",
+            f"{change_view_type(source.table, replicated=source.replicated)}, deploy the replicator on the new stream,"
+            " then close the gap that this check will name",
         )
     return None
+
+
+def change_view_type(table: str, *, replicated: bool) -> str:
+    """Return how to give a table a stream with new images: a view type cannot be altered."""
+    command = f"`aws dynamodb update-table --table-name {table} --stream-specification StreamEnabled"
+    switch = (
+        f"disable the stream ({command}=false`), enable it again ({command}=true,StreamViewType=NEW_AND_OLD_IMAGES`)"
+    )
+    if not replicated:
+        return switch
+    return (
+        f"{table} is a global table, whose stream DynamoDB does not let you disable while it has replicas: replicate"
+        " from its replica in a Region whose stream carries new images (AWS_REGION), or remove the replicas of the"
+        f" other Regions first (`--replica-updates`), {switch}, and add the replicas again"
+    )
+
+
+def _key(source: Source) -> Finding | None:
+    if source.key_unusable_since is None:
+        return None
+    return Finding(
+        Kind.KEY_UNUSABLE,
+        Severity.ERROR,
+        f"DynamoDB cannot use the key that {source.table} is encrypted with ({source.kms_key or 'not named'}):"
+        " the table and its stream cannot be read, and after 7 days the table is archived",
+        source.key_unusable_since,
+        "enable the key in AWS KMS, and let its policy allow DynamoDB to use it",
+    )
 
 
 def _readers(source: Source) -> list[Finding]:
@@ -225,11 +294,15 @@ def _readers(source: Source) -> list[Finding]:
     if not source.stream_enabled:
         return []
     if not readers:
+        what = "no Lambda reads the stream: it has no event source mapping"
+        if source.others:
+            feeds = ", ".join(sorted({other.function for other in source.others}))
+            what = f"the replicator {source.function} (DYNAURORA_FUNCTION) does not read the stream: it feeds {feeds}"
         return [
             Finding(
                 Kind.NO_MAPPING,
                 Severity.ERROR,
-                "no Lambda reads the stream: it has no event source mapping",
+                what,
                 since,
                 "deploy the replicator with the table's latest stream, and the starting position TRIM_HORIZON, within"
                 " 24 hours of the oldest change that was not applied",

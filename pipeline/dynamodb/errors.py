@@ -72,6 +72,10 @@ _HINTS = {
     "TableNotFoundException": "check the table's name, the account and AWS_REGION",
     "TrimmedDataAccessException": "the stream keeps 24 hours; catch up over the gap from an incremental export",
 }
+_KEY = (
+    "the table or the bucket is encrypted with a customer managed key: check that the key is enabled, and grant this"
+    " process's role kms:Decrypt on it (kms:GenerateDataKey too, to write), in the role's policy and in the key's"
+)
 _TRY_AGAIN = "try again; it usually passes"
 
 
@@ -108,7 +112,8 @@ def _from_answer(error: sdk.ClientError, doing: str, table: str | None) -> Repli
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     if code in _TRANSIENT_CODES or status >= 500:
         return TransientError(what, table=table, hint=_TRY_AGAIN)
-    return TerminalError(what, table=table, hint=_HINTS.get(code))
+    key = "kms" in code.lower() or "kms:" in said.lower() or code == "InaccessibleEncryptionCredentialsException"
+    return TerminalError(what, table=table, hint=_KEY if key else _HINTS.get(code))
 
 
 @contextmanager

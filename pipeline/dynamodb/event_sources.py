@@ -39,6 +39,31 @@ class EventSourceMapping:
     """When it was made, or last altered, or changed its state."""
     on_failure: str
     """ARN of where batches go that it gave up; empty: they are lost."""
+    filtered: bool = False
+    reports_failures: bool = True
+    tumbling_seconds: int = 0
+    retries: int = -1
+    max_age_seconds: int = -1
+    bisects: bool = True
+    last_result: str = ""
+
+    @property
+    def function(self) -> str:
+        """Name of the function, with the alias or version that it names: `replicator`, `replicator:live`."""
+        return self.function_arn.partition(":function:")[2] or self.function_arn
+
+    @property
+    def function_version(self) -> str:
+        """The published version that it feeds; empty for the latest code and for an alias."""
+        qualifier = self.function.partition(":")[2]
+        return qualifier if qualifier.isdigit() else ""
+
+    def feeds(self, function: str) -> bool:
+        """Whether it feeds the function of this name or ARN; one without an alias or version stands for any."""
+        name = function.partition(":function:")[2] or function
+        return name in {self.function, self.function.partition(":")[0]} and (
+            ":function:" not in function or self.function_arn.startswith(function)
+        )
 
     @property
     def enabled(self) -> bool:
@@ -88,6 +113,14 @@ def _mapping(found: Any) -> EventSourceMapping:  # noqa: ANN401 - the stubs take
         starting_position=found.get("StartingPosition", ""),
         modified_at=modified if isinstance(modified, datetime) else None,
         on_failure=found.get("DestinationConfig", {}).get("OnFailure", {}).get("Destination", ""),
+        # Encrypted ones that this process may not read come as FilterCriteriaError.
+        filtered=bool(found.get("FilterCriteria", {}).get("Filters")) or "FilterCriteriaError" in found,
+        reports_failures="ReportBatchItemFailures" in found.get("FunctionResponseTypes", ()),
+        tumbling_seconds=found.get("TumblingWindowInSeconds", 0),
+        retries=found.get("MaximumRetryAttempts", -1),
+        max_age_seconds=found.get("MaximumRecordAgeInSeconds", -1),
+        bisects=found.get("BisectBatchOnFunctionError", False),
+        last_result=found.get("LastProcessingResult", ""),
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pipeline.core.lost_history import change_view_type
 from pipeline.dynamodb.errors import translating
 
 if TYPE_CHECKING:
@@ -39,6 +40,12 @@ class SourceTable:
     pitr_enabled: bool
     earliest_restorable: datetime | None
     latest_restorable: datetime | None
+    replicated: bool = False
+    """It is a global table, with replicas in other Regions."""
+    kms_key: str = ""
+    """ARN of the customer managed key that it is encrypted with; empty: a key of AWS's."""
+    key_unusable_since: datetime | None = None
+    """Since when DynamoDB cannot use that key."""
 
 
 def describe(client: DynamoDBClient, table_name: str) -> SourceTable:
@@ -47,7 +54,7 @@ def describe(client: DynamoDBClient, table_name: str) -> SourceTable:
         table: Any = client.describe_table(TableName=table_name)["Table"]  # the stubs take every member for optional
         backups = client.describe_continuous_backups(TableName=table_name)["ContinuousBackupsDescription"]
     recovery = backups.get("PointInTimeRecoveryDescription", {})
-    stream = table.get("StreamSpecification", {})
+    stream, encryption = table.get("StreamSpecification", {}), table.get("SSEDescription", {})
     types = {attribute["AttributeName"]: attribute["AttributeType"] for attribute in table["AttributeDefinitions"]}
     schema = sorted(table["KeySchema"], key=lambda part: part["KeyType"] != "HASH")
     return SourceTable(
@@ -64,6 +71,9 @@ def describe(client: DynamoDBClient, table_name: str) -> SourceTable:
         pitr_enabled=recovery.get("PointInTimeRecoveryStatus") == "ENABLED",
         earliest_restorable=recovery.get("EarliestRestorableDateTime"),
         latest_restorable=recovery.get("LatestRestorableDateTime"),
+        replicated=bool(table.get("Replicas")),
+        kms_key=encryption.get("KMSMasterKeyArn", ""),
+        key_unusable_since=encryption.get("InaccessibleEncryptionDateTime"),
     )
 
 
@@ -84,9 +94,8 @@ def check_source(table: SourceTable, mapping: TableMapping, *, exported: bool = 
     elif table.stream_view_type not in _VIEWS_WITH_NEW_IMAGES:
         problems.append(
             f"the stream of {table.name} has the view type {table.stream_view_type}, without new images, and a view"
-            " type cannot be altered; disable the stream"
-            f" (`aws dynamodb update-table --table-name {table.name} --stream-specification StreamEnabled=false`),"
-            f" enable it again ({_stream_command(table.name)}), then load or catch up over the gap"
+            f" type cannot be altered; {change_view_type(table.name, replicated=table.replicated)}, then load or catch"
+            " up over the gap"
         )
     recovery = check_recovery(table) if exported else None
     return [*problems, f"{recovery} (or load by a scan: --scan)"] if recovery else problems

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from pipeline.aurora import losses, probes
-from pipeline.core import lost_history
+from pipeline.core import lost_history, reader_faults
 from pipeline.core.lost_history import Finding, Reader, Source
 from pipeline.dynamodb import tables
 from pipeline.dynamodb.event_sources import event_source_mappings, waiting_objects
@@ -62,11 +62,14 @@ def lost_history_report(
     on_failure = _on_failure(services, mappings)
     at = now()
     with services.connect("dynaurora lost history", statement_timeout_seconds=_STATEMENT_SECONDS) as connection:
-        source = _source(connection, mapping, table, mappings)
+        source = _source(connection, mapping, table, mappings, services.settings.function)
         new = lost_history.new_losses(source, at)
         seen = lost_history.remember(source, at)
         kept = losses.keep(connection, mapping.name, seen, new, now=at, margin=mapping.margin)
-    found = [lost_history.told(loss, source) for loss in kept] + lost_history.conditions(source, at)
+    found = [lost_history.told(loss, source) for loss in kept] + [
+        *lost_history.conditions(source, at),
+        *reader_faults.reader_faults(source),
+    ]
     order = list(lost_history.Severity)
     worst_first = sorted(found, key=lambda finding: order.index(finding.severity))
     return HistoryReport(mapping.name, worst_first, on_failure, table.arn, mappings)
@@ -84,8 +87,13 @@ def stream_readers(
 
 
 def _source(
-    connection: Connection, mapping: TableMapping, table: SourceTable, mappings: Sequence[EventSourceMapping] | None
+    connection: Connection,
+    mapping: TableMapping,
+    table: SourceTable,
+    mappings: Sequence[EventSourceMapping] | None,
+    function: str | None,
 ) -> Source:
+    ours, others = split_readers(mappings or (), function)
     state = probes.read_state(connection, mapping.name)
     return Source(
         name=mapping.name,
@@ -95,7 +103,12 @@ def _source(
         view_type=table.stream_view_type,
         recovery_enabled=table.pitr_enabled,
         earliest_restorable=table.earliest_restorable,
-        readers=None if mappings is None else [_reader(found) for found in mappings],
+        readers=None if mappings is None else [as_reader(found) for found in ours],
+        others=[as_reader(found) for found in others],
+        function=function or "",
+        replicated=table.replicated,
+        kms_key=table.kms_key,
+        key_unusable_since=table.key_unusable_since,
         margin=mapping.margin,
         remembered=losses.recall(connection, mapping.name),
         proven_through=state.last.caught_up_through if state.last else None,
@@ -106,8 +119,42 @@ def _source(
     )
 
 
-def _reader(found: EventSourceMapping) -> Reader:
-    return Reader(found.mapping_id, found.enabled, found.starting_position == "TRIM_HORIZON")
+def split_readers(
+    mappings: Sequence[EventSourceMapping], function: str | None
+) -> tuple[list[EventSourceMapping], list[EventSourceMapping]]:
+    """Return those that feed the replicator, and the others; where it is not set which that is, all may be."""
+    if not function:
+        return list(mappings), []
+    return [m for m in mappings if m.feeds(function)], [m for m in mappings if not m.feeds(function)]
+
+
+def as_reader(found: EventSourceMapping) -> Reader:
+    """Return what is judged of an event source mapping."""
+    return Reader(
+        found.mapping_id,
+        found.enabled,
+        found.starting_position == "TRIM_HORIZON",
+        function=found.function.partition(":")[0] if found.function_version else found.function,
+        function_version=found.function_version,
+        filtered=found.filtered,
+        reports_failures=found.reports_failures,
+        tumbling_seconds=found.tumbling_seconds,
+        retries=found.retries,
+        max_age_seconds=found.max_age_seconds,
+        bisects=found.bisects,
+        on_failure=found.on_failure,
+        last_result=found.last_result,
+    )
+
+
+def why_not_delivered(services: Services, mappings: Sequence[EventSourceMapping]) -> list[str]:
+    """Return why changes that wait may never arrive, as far as the event source mappings of the stream say."""
+    ours, others = split_readers(mappings, services.settings.function)
+    if not ours:
+        feeds = f"; it feeds {', '.join(m.function for m in others)} instead" if others else ""
+        return [f"no event source mapping hands the stream to the replicator{feeds}"]
+    asleep = [f"event source mapping {m.mapping_id} is {m.state}" for m in ours if not m.enabled]
+    return [*asleep, *reader_faults.never_delivered([as_reader(m) for m in ours])]
 
 
 def _on_failure(services: Services, mappings: Sequence[EventSourceMapping] | None) -> OnFailure:

@@ -30,6 +30,7 @@ from pipeline.jobs.compare_ranges import Comparing
 from pipeline.jobs.load import PROCESSES_FROM_ITEMS
 from pipeline.jobs.load_progress import LoadProgress, Progress
 from pipeline.jobs.load_workers import load_files
+from pipeline.jobs.lost_history import stream_readers, why_not_delivered
 from pipeline.jobs.pace import Bounds
 from pipeline.jobs.probe import probe
 from pipeline.jobs.reconcile_report import SAMPLES, DriftSample, ReconcileReport
@@ -242,13 +243,23 @@ class _Run:
         return applied_through(connection, self.mapping.name, now=datetime.now(UTC), margin=self.snapshot.margin)
 
     def _wait_until_older(self, connection: Connection) -> None:
-        """Wait until the snapshot is older than the margin, where only an assumption says how far replication is."""
-        if self._applied(connection).basis != "assumption":
+        """Wait until the snapshot is older than the margin, where only an assumption says how far replication is.
+
+        Where snapshot and targets are both empty nothing can differ, so there is nothing to wait for.
+        """
+        if not self.manifest.item_count and not any(
+            reconciliations.has_rows(connection, target) for target in self.mapping.targets
+        ):
             return
-        seconds = (self.snapshot.time + self.snapshot.margin - datetime.now(UTC)).total_seconds()
-        if seconds > 0:
-            self.say(f"waiting {seconds:.0f} s until the snapshot is older than the margin")
-            time.sleep(seconds)
+        until = self.snapshot.time + self.snapshot.margin
+        while (left := (until - datetime.now(UTC)).total_seconds()) > 0:
+            if self._applied(connection).basis != "assumption":
+                return
+            self.say.now_and_then(
+                f"waiting {left:.0f} s until the snapshot is older than the margin, as no probe says how far"
+                f" replication is (`dynaurora status {self.mapping.name} --probe` is one)"
+            )
+            time.sleep(min(left, _SAY_SECONDS))
 
     def _pause(self, connection: Connection) -> None:
         """Wait while a probe says that replication is too far behind. Raises TransientError when that takes long."""
@@ -263,9 +274,18 @@ class _Run:
                     f"reconciling: replication is {lag.total_seconds():.0f} s behind, and was waited for for"
                     f" {self.bounds.patience.total_seconds():.0f} s",
                     table=self.mapping.name,
-                    hint=f"see `dynaurora status {self.mapping.name}`; run it again with the same snapshot to go on",
+                    hint=f"{self._why_behind()}see `dynaurora status {self.mapping.name}`; run it again with the same"
+                    " snapshot to go on",
                 )
             time.sleep(_LAG_LOOK_SECONDS)
+
+    def _why_behind(self) -> str:
+        """Say what keeps changes from ever arriving, where the event source mappings show it."""
+        try:
+            _, readers = stream_readers(self.services, self.mapping)
+        except ReplicationError:
+            return ""
+        return "".join(f"{why}; " for why in why_not_delivered(self.services, readers)) if readers is not None else ""
 
     def _lag(self, connection: Connection) -> timedelta:
         applied = self._applied(connection)

@@ -71,6 +71,13 @@ def test_an_idle_table_is_fresh(code: Code) -> None:
     assert lag_check(code)[0]
 
 
+def judged_by_hand(code: Code) -> str:
+    job = code.definitions.resolve_implicit_global_asset_job_def()
+    keys = {dg.AssetCheckKey(REPLICATION, name) for name in ("lag", "rejects_waiting")}
+    job.get_subset(asset_selection=set(), asset_check_selection=keys).execute_in_process(instance=code.instance)
+    return lag_check(code)[2]
+
+
 def test_a_dead_lambda_is_seen_and_its_lag_check_fails(code: Code) -> None:
     code.migrate()
     code.replicate(PERSON)
@@ -86,6 +93,9 @@ def test_a_dead_lambda_is_seen_and_its_lag_check_fails(code: Code) -> None:
     passed, severity, told = lag_check(code)
     assert (passed, severity) == (False, dg.AssetCheckSeverity.ERROR)
     assert told.endswith("; event source mapping esm-1 is Disabled")
+    code.services.lambdas.mappings[0] |= {"State": "Enabled", "FilterCriteria": {"Filters": [{"Pattern": "{}"}]}}
+    told = judged_by_hand(code)
+    assert told.endswith("; event source mapping esm-1 has FilterCriteria, and what they leave out never arrives")
     key = dg.AssetCheckKey(REPLICATION, "lag")
     record = code.instance.event_log_storage.get_latest_asset_check_execution_by_key([key])[key]
     assert record.evaluation is not None

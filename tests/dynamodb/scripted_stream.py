@@ -42,6 +42,8 @@ class ScriptedStream:
         self.shards: dict[str, ScriptedShard] = {}
         self.table, self.label, self.enabled, self.view_type = "Employees", label, True, "NEW_AND_OLD_IMAGES"
         self.restorable_since: datetime | None = datetime(2026, 4, 20, tzinfo=UTC)
+        self.more: dict[str, Any] = {}
+        """Members of DescribeTable's answer besides."""
         self.calls: list[str] = []
         self.expired = 0
         """Iterators with a lower generation than this have expired."""
@@ -88,7 +90,7 @@ class ScriptedStream:
         if self.label:
             table |= {"LatestStreamArn": self.arn, "LatestStreamLabel": self.label}
             table["StreamSpecification"] = {"StreamEnabled": self.enabled, "StreamViewType": self.view_type}
-        return {"Table": table}
+        return {"Table": table | self.more}
 
     def describe_continuous_backups(self, TableName: str) -> dict[str, Any]:  # noqa: N803 - the SDK's name
         self._called("DescribeContinuousBackups")
@@ -180,6 +182,8 @@ class ScriptedLambda:
                 "FunctionArn": function,
                 "StartingPosition": start,
                 "DestinationConfig": destination,
+                "FunctionResponseTypes": ["ReportBatchItemFailures"],
+                "BisectBatchOnFunctionError": True,
             }
         ]
 

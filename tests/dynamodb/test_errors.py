@@ -56,6 +56,26 @@ def test_by_code(
     assert ("4711" in str(caught.value)) == (code in {"AccessDeniedException", "LimitExceededException"})
 
 
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (
+            "AccessDeniedException",
+            "User: arn:aws:iam::1:role/r is not authorized to perform: kms:Decrypt on resource k",
+        ),
+        ("KMSAccessDeniedException", "no"),
+        ("InaccessibleEncryptionCredentialsException", "no"),
+    ],
+)
+def test_a_customer_managed_key_is_named_as_the_cause(
+    stubbed: tuple[DynamoDBClient, Stubber], code: str, said: str
+) -> None:
+    made, stubber = stubbed
+    stubber.add_client_error("get_item", code, said)
+    with pytest.raises(TerminalError, match="grant this process's role kms:Decrypt on it"):
+        call(made)
+
+
 def test_the_sdks_own_refusal_quotes_no_parameter() -> None:
     made = client("dynamodb")
     with pytest.raises(TerminalError, match=r"the AWS SDK refused the call \(ParamValidationError\)") as caught:  # noqa: SIM117

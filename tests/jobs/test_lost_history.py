@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -168,7 +168,8 @@ def test_a_mapping_made_anew_loses_what_it_does_not_start_from(world: World) -> 
     world.map("esm-2", start="TRIM_HORIZON")
     assert world.kinds() == [], "it began with all that the stream still held"
     world.map("esm-3", start="LATEST")
-    finding = world.only()
+    finding, latest = world.look().findings
+    assert "event source mapping esm-3 of r started at LATEST" in latest.what
     assert (finding.kind, finding.since) == (Kind.MAPPING_REMADE, NOW - HOUR + timedelta(minutes=10))
     world.connection.execute("UPDATE replication.losses SET healed_at = now()")
     world.probed(through=world.now - 2 * DAY)
@@ -223,3 +224,133 @@ def test_a_first_look_finds_the_stream_that_changes_were_applied_from(world: Wor
     )
     finding = world.only()
     assert (finding.kind, finding.since) == (Kind.STREAM_REMADE, NOW - 10 * DAY)
+
+
+FAULTS: list[tuple[dict[str, Any], Severity, str, str]] = [
+    (
+        {"FilterCriteria": {"Filters": [{"Pattern": "{}"}]}},
+        Severity.ERROR,
+        "has FilterCriteria: changes that they leave out are dropped",
+        "--uuid esm-1 --filter-criteria '{}'`",
+    ),
+    ({"FilterCriteriaError": {"ErrorCode": "x"}}, Severity.ERROR, "has FilterCriteria", "--filter-criteria '{}'`"),
+    (
+        {"FunctionResponseTypes": []},
+        Severity.ERROR,
+        "does not have ReportBatchItemFailures",
+        "--function-response-types ReportBatchItemFailures`",
+    ),
+    ({"TumblingWindowInSeconds": 60}, Severity.WARN, "a tumbling window of 60 s", "--tumbling-window-in-seconds 0`"),
+    (
+        {"MaximumRetryAttempts": 3, "DestinationConfig": {}},
+        Severity.ERROR,
+        "gives batches up (after 3 retries) and has no on-failure destination: they are lost",
+        "arn:aws:s3:::BUCKET",
+    ),
+    (
+        {"MaximumRecordAgeInSeconds": 600, "DestinationConfig": {}},
+        Severity.ERROR,
+        "gives batches up (when they are 600 s old) and has no on-failure destination",
+        "arn:aws:s3:::BUCKET",
+    ),
+    (
+        {"MaximumRetryAttempts": 0, "DestinationConfig": {"OnFailure": {"Destination": "arn:aws:sqs:e:1:q"}}},
+        Severity.WARN,
+        "to a queue or a topic, which holds where they are in the stream and not their records",
+        "redrive them within 24 hours",
+    ),
+    (
+        {"MaximumRetryAttempts": 3, "BisectBatchOnFunctionError": False},
+        Severity.WARN,
+        "one bad record takes the whole batch",
+        "--bisect-batch-on-function-error`",
+    ),
+    ({"MaximumRecordAgeInSeconds": 90_000}, Severity.WARN, "no effect above 86400", "rely on the stream's 24 hours"),
+    ({"StartingPosition": "LATEST"}, Severity.WARN, "started at LATEST", "TRIM_HORIZON"),
+    (
+        {"FunctionArn": "arn:aws:lambda:eu-central-1:111122223333:function:r:7"},
+        Severity.WARN,
+        "feeds version 7 of the function",
+        "--function-name r`",
+    ),
+    (
+        {"LastProcessingResult": "PROBLEM: Function call failed"},
+        Severity.WARN,
+        "says: PROBLEM: Function call failed",
+        "see the function's log",
+    ),
+]
+
+
+@pytest.mark.parametrize(("settings", "severity", "what", "remedy"), FAULTS)
+def test_an_event_source_mapping_that_drops_or_alters_changes_is_named(
+    world: World, settings: dict[str, Any], severity: Severity, what: str, remedy: str
+) -> None:
+    world.services.lambdas.mappings[0] |= settings
+    finding = world.only()
+    assert (finding.kind, finding.severity) == (Kind.MAPPING_FAULT, severity)
+    assert finding.what.startswith("event source mapping esm-1 of r ")
+    assert what in finding.what
+    assert remedy in finding.remedy
+
+
+def test_an_event_source_mapping_in_other_sizes_is_no_fault(world: World) -> None:
+    world.services.lambdas.mappings[0] |= {
+        "BatchSize": 1,
+        "ParallelizationFactor": 10,
+        "MaximumRetryAttempts": 3,
+        "MaximumRecordAgeInSeconds": 3600,
+        "FilterCriteria": {},
+        "FunctionArn": "arn:aws:lambda:eu-central-1:111122223333:function:r:live",
+        "LastProcessingResult": "OK",
+    }
+    assert world.kinds() == []
+
+
+def second_reader(world: World, **settings: Any) -> None:  # noqa: ANN401 - as the SDK has them
+    function = "arn:aws:lambda:eu-central-1:111122223333:function:billing"
+    world.services.lambdas.mappings.append(
+        {**world.services.lambdas.mappings[0], "UUID": "esm-b", "FunctionArn": function, **settings}
+    )
+
+
+def test_several_readers_of_one_stream_are_told(world: World) -> None:
+    second_reader(world)
+    finding = world.only()
+    assert (finding.kind, finding.severity) == (Kind.CROWDED, Severity.WARN)
+    assert "2 event source mappings read the stream (billing, r)" in finding.what
+    second_reader(world, State="Disabled")
+    world.services.lambdas.mappings[1:2] = []
+    assert world.kinds() == [], "one that is disabled reads nothing"
+
+
+@pytest.mark.parametrize("function", ["r", "arn:aws:lambda:eu-central-1:111122223333:function:r"])
+def test_where_the_replicator_is_named_only_its_own_mapping_is_judged(world: World, function: str) -> None:
+    world.services.settings = replace(world.services.settings, function=function)
+    second_reader(world, FilterCriteria={"Filters": [{}]}, FunctionResponseTypes=[])
+    assert world.kinds() == [Kind.CROWDED]
+    del world.services.lambdas.mappings[0]
+    finding = world.only()
+    assert (finding.kind, finding.severity) == (Kind.NO_MAPPING, Severity.ERROR)
+    assert finding.what == (
+        f"the replicator {function} (DYNAURORA_FUNCTION) does not read the stream: it feeds billing"
+    )
+
+
+def test_a_keys_only_stream_of_a_global_table_has_a_remedy_of_its_own(world: World) -> None:
+    world.services.stream.view_type = "KEYS_ONLY"
+    assert "global table" not in world.only().remedy
+    world.services.stream.more = {"Replicas": [{"RegionName": "us-east-1"}]}
+    assert "is a global table, whose stream DynamoDB does not let you disable" in world.only().remedy
+
+
+def test_a_customer_managed_key_is_named_where_it_bites(world: World) -> None:
+    key = "arn:aws:kms:eu-central-1:111122223333:key/1"
+    world.services.stream.more = {"SSEDescription": {"SSEType": "KMS", "KMSMasterKeyArn": key}}
+    assert world.kinds() == []
+    world.services.lambdas.mappings[0]["LastProcessingResult"] = "PROBLEM: Function call failed"
+    assert f"{key}, on which the function's role needs kms:Decrypt" in world.only().remedy
+    del world.services.lambdas.mappings[0]["LastProcessingResult"]
+    world.services.stream.more["SSEDescription"]["InaccessibleEncryptionDateTime"] = NOW
+    finding = world.only()
+    assert (finding.kind, finding.severity, finding.since) == (Kind.KEY_UNUSABLE, Severity.ERROR, NOW)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from pipeline.aurora.connection import Connection
 from pipeline.core.errors import TransientError
+from pipeline.dynamodb.event_sources import EventSourceMapping
+from pipeline.dynamodb.tables import describe
 from pipeline.jobs import settle as settle_module
 from pipeline.jobs.reconcile import Bounds
 from tests.jobs.conftest import named, record, view
@@ -146,3 +148,41 @@ def test_a_replicator_that_stands_still_makes_no_drift_where_no_probe_runs(sourc
     replicated(source, named(901, 2, "it goes on", at=source.now.timestamp()))
     report = source.reconcile()
     assert (found(report), report.undecided) == ((0, 1, 1), 0)
+
+
+def test_an_empty_table_is_not_waited_for(
+    source: Source, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sleep(_: float) -> None:
+        raise AssertionError("nothing can differ, and it waits")
+
+    for number in range(10):
+        source.delete(number)
+    execute(connection, 'DELETE FROM replica."Employees"')
+    monkeypatch.setattr("pipeline.jobs.reconcile.time.sleep", sleep)
+    report = source.reconcile(minutes_ago=0)
+    assert (report.compared, report.drift, report.undecided) == (0, 0, 0)
+
+
+def test_a_wait_says_what_for_at_once_and_while_it_lasts(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.jobs.reconcile._SAY_SECONDS", 0.5)
+    said: list[str] = []
+    source.now = datetime.now(UTC)
+    margin = timedelta(seconds=5)
+    report = source.reconcile(minutes_ago=0, margin=margin, on_progress=said.append)
+    assert report.compared == 10
+    assert datetime.now(UTC) >= report.snapshot_time + margin
+    waits = [text for text in said if "until the snapshot is older than the margin" in text]
+    assert len(waits) >= 2
+    assert "as no probe says how far replication is (`dynaurora status employees --probe` is one)" in waits[0]
+
+
+def test_replication_that_never_delivers_is_told_where_it_is_waited_for(
+    source: Source, probe: Probe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probe.through = source.now - timedelta(hours=1)
+    filtered = EventSourceMapping("esm-1", "Enabled", "arn:aws:lambda:e:1:function:r", "", None, "", filtered=True)
+    table = describe(source.services.dynamodb, source.mapping.table)
+    monkeypatch.setattr("pipeline.jobs.reconcile.stream_readers", lambda *_: (table, [filtered]))  # pyright: ignore[reportUnknownLambdaType,reportUnknownArgumentType]
+    with pytest.raises(TransientError, match="esm-1 has FilterCriteria, and what they leave out never arrives"):
+        source.reconcile(bounds=Bounds(patience=timedelta(0), max_lag=timedelta(minutes=1)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import closing
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -123,15 +122,6 @@ def test_staging_tables_of_a_killed_run_are_dropped(source: Source, connection: 
     source.reconcile()
     left = connection.execute("SELECT count(*) FROM pg_tables WHERE tablename LIKE '\\_reconcile%'").fetchone()
     assert left == (0,)
-
-
-def test_it_waits_until_the_snapshot_is_older_than_the_margin(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
-    said, slept = list[str](), list[float]()
-    monkeypatch.setattr("pipeline.jobs.reconcile.time.sleep", slept.append)
-    report = source.reconcile(minutes_ago=0, margin=timedelta(minutes=10), on_progress=said.append)
-    assert any(line.startswith("waiting ") for line in said)
-    assert 0 < sum(slept) <= 600
-    assert report.compared == 10
 
 
 def test_two_reconciliations_of_a_table_exclude_each_other(source: Source) -> None:
