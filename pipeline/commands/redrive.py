@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 def add_arguments(parser: ArgumentParser) -> None:
     """Add this verb's arguments."""
     parser.add_argument("name", metavar="NAME", help="the mapping whose batches to apply")
+    parser.add_argument("--object", metavar="LOCATION", help="redrive this one alone, as a line `left:` names it")
+    parser.add_argument(
+        "--accept-partial",
+        action="store_true",
+        help="with --object: apply the records that can be read of a damaged batch, and mark it as done",
+    )
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
         "--prefix", metavar="LOCATION", help="where S3 keeps them, s3://BUCKET/PREFIX (default: DYNAURORA_ON_FAILURE)"
@@ -37,9 +43,11 @@ def run(session: Session, arguments: Namespace) -> Outcome:
             mappings,
             prefix=arguments.prefix,
             queue_url=arguments.queue,
+            only=arguments.object,
+            accept_partial=arguments.accept_partial,
             on_progress=lambda seen: shown.update(f"{arguments.name}: {seen:,} batches looked at"),
         )
-    return Outcome(asdict(report), _lines(report), needs_person=bool(report.left or report.rejected))
+    return Outcome(asdict(report), _lines(report), needs_person=bool(report.left or report.partial or report.rejected))
 
 
 def _lines(report: RedriveReport) -> list[str | Text]:
@@ -55,8 +63,9 @@ def _lines(report: RedriveReport) -> list[str | Text]:
         lines.append(f"  {report.of_other_tables:,} batches of other tables were left alone")
     if report.rejected:
         lines.append(f"  ! records were rejected; see `dynaurora rejects list {name}`")
-    for left in report.left:
-        lines.append(f"  ! left: {left.location}: {left.reason}")
-        if left.next_step:
-            lines.append(f"      {left.next_step}")
+    for word, batches in (("left", report.left), ("in part", report.partial)):
+        for batch in batches:
+            lines.append(f"  ! {word}: {batch.location}: {batch.reason}")
+            if batch.next_step:
+                lines.append(f"      {batch.next_step}")
     return lines

@@ -8,6 +8,7 @@ all of one stream. Nothing else of it is trusted.
 from __future__ import annotations
 
 import json
+import zlib
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast
@@ -17,6 +18,10 @@ from pipeline.core.stream_records import stream_source
 
 if TYPE_CHECKING:
     from pipeline.core.stream_records import StreamRecord
+
+
+# An event has 6 MB at most, and escaping makes it larger.
+_MOST_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,19 +42,19 @@ class FailedBatch:
 
 
 def parse_failed_batch(content: bytes) -> FailedBatch:
-    """Parse a document. Raises TerminalError with the reason, which quotes nothing of it."""
-    document = _object(content, "it is not a JSON object")
+    """Parse a document, also one compressed with gzip. Raises TerminalError with the reason, which quotes nothing."""
+    document = _object(inflated(content), "it is not a JSON object")
     info = document.get("DDBStreamBatchInfo")
     if not isinstance(info, dict):
-        raise _foreign("it has no DDBStreamBatchInfo, so no event source mapping of a DynamoDB stream wrote it")
+        raise foreign("it has no DDBStreamBatchInfo, so no event source mapping of a DynamoDB stream wrote it")
     info = cast("dict[str, Any]", info)
     names = ("streamArn", "shardId", "startSequenceNumber", "endSequenceNumber")
     arn, shard_id, first, last = (_text(info, name) for name in names)
     if not (first.isascii() and first.isdigit() and last.isascii() and last.isdigit()):
-        raise _foreign("its sequence numbers are not numbers")
+        raise foreign("its sequence numbers are not numbers")
     size = info.get("batchSize")
     if type(size) is not int or size < 1:
-        raise _foreign("its batchSize is missing or not a number above 0")
+        raise foreign("its batchSize is missing or not a number above 0")
     return FailedBatch(
         table=stream_source(arn).table,
         stream_arn=arn,
@@ -65,19 +70,33 @@ def parse_failed_batch(content: bytes) -> FailedBatch:
 
 def _records(payload: object, arn: str, size: int) -> tuple[StreamRecord, ...]:
     if not isinstance(payload, str):
-        raise _foreign("its payload is not a text")
+        raise foreign("its payload is not a text")
     records = _object(payload.encode("utf-8", "surrogatepass"), "its payload is not a JSON object").get("Records")
     if not isinstance(records, list):
-        raise _foreign("its payload is no event: it has no Records")
+        raise foreign("its payload is no event: it has no Records")
     found = cast("list[Any]", records)
     if len(found) != size:
-        raise _foreign(f"its payload holds {len(found)} records, and it states {size}")
+        raise foreign(f"its payload holds {len(found)} records, and it states {size}")
     for record in found:
         if not isinstance(record, dict) or not isinstance(cast("dict[str, Any]", record).get("dynamodb"), dict):
-            raise _foreign("a record of its payload is not one of a DynamoDB stream")
+            raise foreign("a record of its payload is not one of a DynamoDB stream")
         if cast("dict[str, Any]", record).get("eventSourceARN") != arn:
-            raise _foreign("a record of its payload is of another stream than the one it states")
+            raise foreign("a record of its payload is of another stream than the one it states")
     return tuple(cast("list[StreamRecord]", found))
+
+
+def inflated(content: bytes, *, whole: bool = True) -> bytes:
+    """Return the document inflated, if it is gzip; `whole`: raise TerminalError when that is cut short."""
+    if not content.startswith(b"\x1f\x8b"):
+        return content
+    inflater = zlib.decompressobj(wbits=31)
+    try:
+        text = inflater.decompress(content, _MOST_BYTES)
+    except zlib.error:
+        raise foreign("it is compressed with gzip, and damaged") from None
+    if whole and not inflater.eof:
+        raise foreign("it is compressed with gzip, and cut short or larger than any batch")
+    return text
 
 
 def _object(content: bytes, otherwise: str) -> dict[str, Any]:
@@ -86,14 +105,14 @@ def _object(content: bytes, otherwise: str) -> dict[str, Any]:
     except (RecursionError, ValueError):
         value = None
     if not isinstance(value, dict):
-        raise _foreign(otherwise)
+        raise foreign(otherwise)
     return cast("dict[str, Any]", value)
 
 
 def _text(info: dict[str, Any], name: str) -> str:
     value = info.get(name)
     if not isinstance(value, str) or not value:
-        raise _foreign(f"its {name} is missing")
+        raise foreign(f"its {name} is missing")
     return value
 
 
@@ -105,5 +124,10 @@ def _time(text: object) -> datetime | None:
     return found if found is not None and found.tzinfo is not None else None
 
 
-def _foreign(reason: str) -> TerminalError:
-    return TerminalError(f"reading a batch that was given up: {reason}")
+def foreign(reason: str) -> TerminalError:
+    """Return the error for a document that is not what an event source mapping keeps; `reason` quotes nothing of it."""
+    return TerminalError(
+        f"reading a batch that was given up: {reason}",
+        hint="if it is a batch's document that was damaged, apply the records that can be read with `dynaurora redrive"
+        " NAME --object LOCATION --accept-partial`; otherwise move it elsewhere",
+    )

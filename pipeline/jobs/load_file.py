@@ -259,24 +259,29 @@ class _Counting:
         self.on_lines(routed.lines, len(block))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Refuser:
     """Finds the line of a row that PostgreSQL refused, and sets it aside."""
 
     counting: _Counting
     decoder: RowDecoder
     block: bytes
+    lines: dict[Row, list[bytes]] | None = None
+    """The block's lines by their rows, read once, at the first refusal."""
 
     def refuse(self, row: Row, error: DataError) -> None:
+        if self.lines is None:
+            self.lines = self._lines()
+        line = self.lines[row].pop()
+        self.counting.refused.append(self.counting.loader.reject(self.decoder.target.view_name, line, error.message))
+
+    def _lines(self) -> dict[Row, list[bytes]]:
+        lines: dict[Row, list[bytes]] = {}
         decoder = RowDecoder(self.decoder.target)  # one that counts nothing: these lines were counted
         for line in self.block.split(b"\n")[:-1]:
             for item in parse_full(line + b"\n", file="", first_line=1):
                 try:
-                    found = decoder.row(item) == row
+                    lines.setdefault(decoder.row(item), []).append(line)
                 except TerminalError:  # a line that could not be converted is a reject already
                     continue
-                if found:
-                    self.counting.refused.append(
-                        self.counting.loader.reject(self.decoder.target.view_name, line, error.message)
-                    )
-                    return
+        return lines

@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from pipeline.aurora.watermarks import REDRIVE_WRITER
+from pipeline.core.damaged_batches import salvage
 from pipeline.core.errors import ConfigurationError, TerminalError, TransientError
 from pipeline.core.failed_batches import parse_failed_batch
 from pipeline.core.windows import SHORTEST
@@ -36,6 +37,8 @@ DONE = "done"
 # Time that applying one batch may take, retries of a database that is away included.
 _BATCH_SECONDS = 120.0
 _MESSAGES_AT_ONCE = 10
+# What code raises that meets a document or record of a form that no one foresaw.
+_UNFORESEEN = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 # How long a message stays hidden from others while it is worked on.
 _HIDDEN_SECONDS = 300
 
@@ -62,6 +65,8 @@ class RedriveReport:
     deleted: int = 0
     rejected: int = 0
     ignored: int = 0
+    partial: list[Left] = field(default_factory=list[Left])
+    """Damaged batches of which the records that could be read are applied, and that are marked as done."""
     read_again: int = 0
     """Batches whose records were read from the stream again, because only what names them was kept."""
     of_other_tables: int = 0
@@ -76,15 +81,22 @@ def redrive(
     *,
     prefix: str | None = None,
     queue_url: str | None = None,
+    only: str | None = None,
+    accept_partial: bool = False,
     on_progress: Callable[[int], None] | None = None,
 ) -> RedriveReport:
     """Apply what was kept of the mappings' tables under `prefix`, the setting's unless given, or in a queue.
 
-    `on_progress` is told the number of batches looked at. Raises TransientError when the database or AWS is away; what
-    was marked until then stays done.
+    `only` names one object, as `left` names it or by its key; of that one, `accept_partial` applies the records that
+    can be read although others are gone. `on_progress` is told the number of batches looked at. Raises TransientError
+    when the database or AWS is away; what was marked until then stays done.
     """
     started = time.monotonic()
-    run = _Run(services, {mapping.table: mapping for mapping in mappings}, on_progress)
+    if accept_partial and not only:
+        raise ConfigurationError(
+            "redriving: a batch that is damaged is accepted one at a time", hint="name it with --object"
+        )
+    run = _Run(services, {mapping.table: mapping for mapping in mappings}, on_progress, only, accept_partial)
     replicator = Replicator(mappings, lambda: services.connect("dynaurora redrive"), writer=REDRIVE_WRITER)
     with closing(replicator):
         run.replicator = replicator
@@ -137,6 +149,8 @@ class _Run:
     services: Services
     mappings: dict[str, TableMapping]
     on_progress: Callable[[int], None] | None
+    only: str | None = None
+    accept_partial: bool = False
     report: RedriveReport = field(init=False)
     replicator: Replicator = field(init=False)
     seen: int = 0
@@ -148,7 +162,11 @@ class _Run:
         """Work off the objects under a prefix."""
         location = join_location(bucket, prefix)
         store = self.services.store(location)
+        found = False
         for key in waiting(self.services, location):
+            if self.only and self.only not in (key, join_location(bucket, key)):
+                continue
+            found = True
             try:
                 content = store.read(bucket, key)
             except MissingObjectError:  # another redrive has marked it
@@ -158,6 +176,11 @@ class _Run:
                     store.move(bucket, key, _done_key(key, prefix))
                 except MissingObjectError:
                     continue
+        if self.only and not found:
+            raise ConfigurationError(
+                f"redriving: no object {self.only} waits below {location}",
+                hint="name it as `dynaurora redrive` does in its lines `left:`; one that is done lies below done/",
+            )
 
     def queue(self, url: str) -> None:
         """Work off the messages of a queue. What is left comes back when its time of being hidden is over."""
@@ -181,11 +204,17 @@ class _Run:
         if self.on_progress:
             self.on_progress(self.seen)
         try:
+            if self.accept_partial:
+                return self._settle_partial(where, content)
             batch = parse_failed_batch(content)
             if batch.table not in self.mappings:
                 self.report.of_other_tables += 1
                 return False
             self._apply(batch)
+        except _UNFORESEEN as error:
+            # Its text may quote a value; the others behind it go on.
+            reason = f"reading a batch that was given up: {type(error).__name__} at a value of no foreseen form"
+            self.report.left.append(Left(where, reason, "this is a defect, report it; the object stays where it is"))
         except TrimmedError as error:
             self.report.left.append(Left(where, error.message, None))
         except TerminalError as error:
@@ -194,6 +223,26 @@ class _Run:
             self.report.batches += 1
             return True
         return False
+
+    def _settle_partial(self, where: str, content: bytes) -> bool:
+        """Apply the records that can be read of a damaged batch, and say how the others come back."""
+        batch = salvage(content)
+        mapping = self.mappings.get(batch.table)
+        if mapping is None:
+            self.report.of_other_tables += 1
+            return False
+        self._replicate(batch.records)
+        self.report.batches += 1
+        if batch.stated != len(batch.records):
+            self.report.partial.append(
+                Left(
+                    where,
+                    f"{len(batch.records)} of {batch.stated or 'an unknown number of'} records are applied",
+                    f"the others are gone from it: `dynaurora catch-up {mapping.name} --from TIME` over the time of the"
+                    f" batch, or `dynaurora reconcile {mapping.name} --repair`, brings their items up to date",
+                )
+            )
+        return True
 
     def _apply(self, batch: FailedBatch) -> None:
         records: Sequence[StreamRecord]
@@ -205,6 +254,9 @@ class _Run:
             except TrimmedError as error:
                 raise TerminalError(error.message, hint=self._window(batch)) from None
             self.report.read_again += 1
+        self._replicate(records)
+
+    def _replicate(self, records: Sequence[StreamRecord]) -> None:
         deadline = time.monotonic() + _BATCH_SECONDS
         for done in self.replicator.replicate({"Records": list(records)}, deadline=deadline):
             if done.failure is not None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import multiprocessing
 import os
@@ -179,6 +180,92 @@ def test_what_is_foreign_or_damaged_is_named_and_left_and_the_others_go_on(
     assert {Path(left.location).stem for left in report.left} == set(damaged)
     assert {path.stem for path in kept.waiting} == set(damaged)
     assert all("two" not in left.reason.split() for left in report.left)
+
+
+def strange(number: int, image: Any) -> dict[str, Any]:  # noqa: ANN401 - whatever JSON holds
+    one = named(number, number, "x")
+    one["dynamodb"]["NewImage"] = image
+    return one
+
+
+def at_times(path: Path, value: Any) -> Path:  # noqa: ANN401 - whatever JSON holds
+    whole = json.loads(path.read_bytes())
+    records = json.loads(whole["payload"])["Records"]
+    for one in records:
+        one["dynamodb"]["ApproximateCreationDateTime"] = value
+    path.write_text(json.dumps(whole | {"payload": json.dumps({"Records": records})}))
+    return path
+
+
+def test_a_batch_with_a_malformed_image_does_not_end_the_redrive(run: Run, kept: Kept, connection: Connection) -> None:
+    kept.keep([strange(1, "x"), strange(2, None), named(3, 3, "three")])
+    kept.keep([named(4, 4, "four")])
+    report = run()
+    assert (report.batches, report.rejected, report.left) == (2, 2, [])
+    assert names(connection) == {3: "three", 4: "four"}
+
+
+@pytest.mark.parametrize("value", [None, "SECRET", "2026-05-14T10:00:00Z", 1.7e18])
+def test_a_batch_whose_records_all_lack_their_position_is_never_filed_as_done(
+    run: Run,
+    kept: Kept,
+    connection: Connection,
+    value: Any,  # noqa: ANN401 - whatever JSON holds
+) -> None:
+    path = at_times(kept.keep([named(n, n, "x") for n in range(1, 101)]), value)
+    report = run()
+    assert (report.batches, kept.waiting, kept.done) == (0, [path], [])
+    assert "ApproximateCreationDateTime" in report.left[0].reason
+    assert report.left[0].next_step
+    assert "SECRET" not in str(report.left)
+    assert connection.execute("SELECT count(*) FROM replication.rejects").fetchone() == (0,)
+
+
+def test_a_batch_in_milliseconds_is_applied(run: Run, kept: Kept, connection: Connection) -> None:
+    at_times(kept.keep([named(1, 1, "one")]), CREATED * 1000)
+    assert (run().applied, names(connection)) == (1, {1: "one"})
+
+
+def test_a_compressed_batch_is_read(run: Run, kept: Kept, connection: Connection) -> None:
+    path = kept.keep([named(1, 1, "one")])
+    path.write_bytes(gzip.compress(path.read_bytes()))
+    assert (run().batches, names(connection)) == (1, {1: "one"})
+
+
+def damaged(whole: dict[str, Any], how: str) -> bytes:
+    if how == "60 of 100":
+        some = json.loads(whole["payload"])["Records"][:60]
+        return json.dumps(whole | {"payload": json.dumps({"Records": some})}).encode()
+    text = json.dumps(whole).encode()
+    at = text.index(str(10**20 + 61).encode())
+    return gzip.compress(text)[:-100] if how == "gzip cut short" else text[:at]
+
+
+@pytest.mark.parametrize("how", ["60 of 100", "cut short", "gzip cut short"])
+def test_of_a_damaged_batch_what_is_there_is_applied_when_a_person_says_so(
+    database: str, run: Run, kept: Kept, connection: Connection, how: str,
+    monkeypatch: Any, capsys: Any,  # noqa: ANN401 - pytest's
+) -> None:  # fmt: skip
+    path = kept.keep([named(n, n, f"name {n}") for n in range(1, 101)])
+    path.write_bytes(damaged(json.loads(path.read_bytes()), how))
+    other = kept.put("aws/other.x", b"{")
+    report = run()
+    assert {Path(left.location).name for left in report.left} == {path.name, other.name}
+    assert all("--accept-partial" in (left.next_step or "") for left in report.left)
+    where = next(left.location for left in report.left if left.location.endswith(path.name))
+    monkeypatch.setenv("DATABASE_URL", database)
+    monkeypatch.setenv("DYNAURORA_ON_FAILURE", kept.location)
+    assert main(["redrive", "employees", "--accept-partial"]) == 2
+    assert main(["redrive", "employees", "--object", "nosuch", "--accept-partial"]) == 2
+    capsys.readouterr()
+    assert main(["redrive", "employees", "--object", where, "--accept-partial"]) == 1
+    told = capsys.readouterr().out
+    assert "records are applied" in told
+    assert "catch-up employees" in told
+    stored = names(connection)
+    assert len(stored) == 60 if how != "gzip cut short" else 0 < len(stored) < 100
+    assert stored == {n: f"name {n}" for n in range(1, len(stored) + 1)}
+    assert kept.waiting == [other]
 
 
 def test_batches_of_other_tables_are_left_alone(run: Run, kept: Kept) -> None:
