@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 ANSWER_SECONDS = 0.5
 
 
-def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+def lambda_handler(event: dict[str, Any] | list[Any], context: LambdaContext) -> dict[str, Any]:
     """Apply one batch of a DynamoDB stream. Idempotent: a batch delivered again changes nothing.
 
     Answers `{"batchItemFailures": []}`, or the first record there was no time for, from where the mapping

@@ -120,7 +120,7 @@ class Emulator:
         """Stop it."""
         self._process.stop()
 
-    def invoke(self, event: dict[str, Any]) -> dict[str, Any]:
+    def invoke(self, event: dict[str, Any] | list[Any]) -> dict[str, Any]:
         """Send one event, return the function's answer or its error."""
         url = f"http://127.0.0.1:{self._port}/2015-03-31/functions/function/invocations"
         request = urllib.request.Request(url, data=json.dumps(event).encode())

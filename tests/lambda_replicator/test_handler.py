@@ -182,3 +182,61 @@ def test_a_stream_without_new_images_is_refused(context: Any, make_record: Any) 
     keys_only["dynamodb"]["StreamViewType"] = "KEYS_ONLY"
     with pytest.raises(TerminalError, match="KEYS_ONLY"):
         lambda_handler({"Records": [keys_only]}, context)
+
+
+NO_BATCHES: list[tuple[Any, str]] = [
+    ({}, "an empty object"),
+    ({"key1": VALUE, "key2": "value2"}, "console's test event"),
+    ({"deliveryStreamArn": VALUE, "records": []}, "Firehose"),
+    ({"Records": None}, "whose `Records` is null"),
+    ({"Records": [{"messageId": VALUE, "body": VALUE, "eventSourceARN": "arn:aws:sqs:eu-central-1:1:q"}]}, "SQS"),
+    ({"Records": [{"Sns": {"Message": VALUE}, "EventSource": "aws:sns"}]}, "SNS"),
+    ({"Records": [{"s3": {"object": {"key": VALUE}}, "eventSource": "aws:s3"}]}, "S3"),
+    ({"Records": [{"kinesis": {"data": VALUE}, "eventSourceARN": "arn:aws:kinesis:eu:1:stream/x"}]}, "Kinesis stream"),
+    ([{"tableName": VALUE, "recordFormat": "application/json", "dynamodb": {}}], "Kinesis Data Streams for DynamoDB"),
+]
+
+
+@pytest.mark.usefixtures("environment")
+@pytest.mark.parametrize(("event", "came"), NO_BATCHES)
+def test_an_event_that_is_no_batch_fails_and_is_named(
+    context: Any, capsys: pytest.CaptureFixture[str], event: Any, came: str
+) -> None:
+    with pytest.raises(TerminalError, match="expected a batch of DynamoDB stream records") as raised:
+        lambda_handler(event, context)
+    assert came in str(raised.value)
+    assert not isinstance(raised.value, UnforeseenError)
+    assert VALUE not in everything_told(raised.value, capsys.readouterr().out)
+
+
+@pytest.mark.usefixtures("environment")
+def test_a_bare_list_of_records_is_applied(target: Any, context: Any, make_record: Any) -> None:
+    assert lambda_handler([make_record(1, 1)], context) == {"batchItemFailures": []}
+    assert target.execute('SELECT "Id" FROM public."Employees"') == [(1,)]
+
+
+@pytest.mark.usefixtures("environment")
+@pytest.mark.parametrize("wrong", ["table", "source"])
+def test_of_an_event_with_a_second_source_that_is_unknown_nothing_is_stored(
+    target: Any, context: Any, make_record: Any, wrong: str
+) -> None:
+    foreign = make_record(2, 2)
+    foreign["eventSourceARN"] = "arn:aws:sqs:x" if wrong == "source" else foreign["eventSourceARN"].replace("Emp", "X")
+    with pytest.raises(TerminalError):
+        lambda_handler({"Records": [make_record(1, 1), foreign]}, context)
+    assert target.execute('SELECT count(*) FROM public."Employees"') == [(0,)]
+
+
+@pytest.mark.usefixtures("environment")
+def test_what_was_committed_of_a_first_stream_is_not_told_as_failed_with_the_second(
+    target: Any, context: Any, make_record: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = make_record(2, 2)
+    other["eventSourceARN"] = other["eventSourceARN"].replace("2026-01-01", "2026-02-02")
+    other["dynamodb"]["ApproximateCreationDateTime"] = VALUE
+    answer = lambda_handler({"Records": [make_record(1, 1), other]}, context)
+    assert answer == {"batchItemFailures": [{"itemIdentifier": "100000000000000000002"}]}
+    assert target.execute('SELECT "Id" FROM public."Employees"') == [(1,)]
+    told = capsys.readouterr().out
+    assert "rest of the batch failed" in told
+    assert VALUE not in told

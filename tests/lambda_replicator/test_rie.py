@@ -70,3 +70,31 @@ def test_the_zip_fails_a_batch_without_telling_its_values(emulator: Emulator, ta
     assert VALUE not in told
     assert target.password not in told
     assert target.execute('SELECT count(*) FROM replica."Employees"') == [(0,)]
+
+
+@pytest.mark.parametrize(
+    ("event", "came"),
+    [
+        ({}, "an empty object"),
+        ({"key1": VALUE}, "console's test event"),
+        ({"records": [], "deliveryStreamArn": VALUE}, "Firehose"),
+        ({"Records": None}, "`Records` is null"),
+    ],
+)
+def test_the_zip_names_an_event_that_is_no_batch(emulator: Emulator, event: Any, came: str) -> None:
+    answer = emulator.invoke(event)
+    assert answer["errorType"] == "TerminalError"
+    assert came in answer["errorMessage"]
+    assert VALUE not in json.dumps(answer) + emulator.log.read_text()
+
+
+def test_the_zip_takes_a_list_and_milliseconds_and_stops_where_no_time_can_be_read(
+    emulator: Emulator, target: Any, make_record: Any
+) -> None:
+    assert emulator.invoke([make_record(1, 1, seconds=1_767_225_600_000)]) == {"batchItemFailures": []}
+    assert target.execute('SELECT extract(epoch FROM _as_of)::bigint FROM replica."Employees"') == [(1_767_225_600,)]
+    answer = emulator.invoke({"Records": [make_record(n, n, seconds=VALUE) for n in range(2, 102)]})
+    assert answer["errorType"] == "TerminalError"
+    assert "ApproximateCreationDateTime is a text that is no number" in answer["errorMessage"]
+    assert VALUE not in json.dumps(answer) + emulator.log.read_text()
+    assert target.execute("SELECT count(*) FROM replication.rejects") == [(0,)]
