@@ -6,6 +6,7 @@ as such and keeps no other from being looked at. It starts no run: the result na
 
 # No `from __future__ import annotations`: Dagster reads the annotations of what is defined in a function.
 import json
+import os
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +16,7 @@ import dagster as dg
 from dagster_project.failures import trouble
 from dagster_project.history_checks import CONFIGURED, judge_history
 from dagster_project.keys import TableKeys
+from dagster_project.probe_schedule import not_due
 from dagster_project.progress import evaluation
 from dagster_project.resources import ServicesResource
 from pipeline.core.errors import TransientError
@@ -42,7 +44,8 @@ def history_sensor(mappings: Sequence[TableMapping]) -> dg.SensorDefinition:
     def lost_history(context: dg.SensorEvaluationContext, dynaurora: ServicesResource) -> dg.SensorResult:
         cursor: dict[str, Any] = json.loads(context.cursor or "{}")
         events: list[dg.AssetCheckEvaluation] = []
-        end = time.monotonic() + LOOKING_SECONDS
+        waits = not_due(os.environ, cursor, [mapping.name for mapping in mappings], time.time())
+        end = time.monotonic() + (LOOKING_SECONDS if waits is None else 0.0)
         for mapping in sorted(mappings, key=lambda one: cursor.get(one.name, {}).get("looked_at", 0.0)):
             if time.monotonic() >= end:
                 break
@@ -50,7 +53,7 @@ def history_sensor(mappings: Sequence[TableMapping]) -> dg.SensorDefinition:
             events += _news(memory, _results(dynaurora.services, mapping), time.time())
         return dg.SensorResult(
             asset_events=events,
-            skip_reason=None if events else dg.SkipReason("nothing new to report"),
+            skip_reason=None if events else dg.SkipReason(waits or "nothing new to report"),
             cursor=json.dumps(cursor),
         )
 

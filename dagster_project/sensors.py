@@ -6,6 +6,7 @@ bookkeeping cannot be read the tick fails with the reason, and freshness runs ou
 
 # No `from __future__ import annotations`: Dagster reads the annotations of what is defined in a function.
 import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,6 +17,7 @@ import dagster as dg
 from dagster_project.broken import report_broken
 from dagster_project.freshness import Freshness
 from dagster_project.keys import TableKeys
+from dagster_project.probe_schedule import not_due
 from dagster_project.progress import Event, Memory, report
 from dagster_project.replication_checks import Look, look
 from dagster_project.resources import ServicesResource
@@ -41,16 +43,19 @@ def progress_sensor(mappings: Sequence[TableMapping], problems: Sequence[Problem
         minimum_interval_seconds=interval_seconds([Freshness.of(mapping) for mapping in mappings]),
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Reads each table's stream beside the Lambda, asks Aurora what has arrived, and reports it on the"
-        " table's `replication`: freshness, lag, counters, rejects. Starts no run.",
+        " table's `replication`: freshness, lag, counters, rejects. Starts no run. With"
+        " DYNAURORA_PROBE_CRON it looks only then, so that a Serverless v2 cluster can pause in between.",
     )
     def replication_progress(context: dg.SensorEvaluationContext, dynaurora: ServicesResource) -> dg.SensorResult:
         cursor: dict[str, Any] = json.loads(context.cursor or "{}")
         events, cursor["broken"] = report_broken(problems, cursor.get("broken", ""))
-        found = _report_all(mappings, dynaurora, cursor.setdefault("tables", {})) if mappings else []
-        events = [*events, *found]
+        memories = cursor.setdefault("tables", {})
+        waits = not_due(os.environ, memories, [mapping.name for mapping in mappings], time.time())
+        if mappings and waits is None:
+            events = [*events, *_report_all(mappings, dynaurora, memories)]
         return dg.SensorResult(
             asset_events=events,
-            skip_reason=None if events else dg.SkipReason("nothing new to report"),
+            skip_reason=None if events else dg.SkipReason(waits or "nothing new to report"),
             cursor=json.dumps(cursor),
         )
 

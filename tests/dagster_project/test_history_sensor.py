@@ -119,3 +119,13 @@ def test_the_checks_can_be_launched_by_hand(code: Code) -> None:
     assert {check.check_name: check.passed for check in result.get_asset_check_evaluations()} == dict.fromkeys(
         NAMES, True
     )
+
+
+def test_it_keeps_to_the_schedule_of_the_probe(code: Code, monkeypatch: pytest.MonkeyPatch) -> None:
+    code.migrate()
+    monkeypatch.setenv("DYNAURORA_PROBE_CRON", "0 0 29 2 *")
+    told, cursor = tick(code)
+    assert set(told) == set(NAMES)
+    code.services.lambdas.mappings[0]["State"] = "Disabled"
+    told, _ = tick(code, cursor)
+    assert told == {}

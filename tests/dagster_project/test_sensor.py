@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from dagster._core.loader import LoadingContextForTest
 from dagster_project.definitions import build
 from dagster_project.resources import ServicesResource
 from dagster_project.sensors import PROGRESS
-from pipeline.core.errors import UnreachableError
+from pipeline.core.errors import ConfigurationError, UnreachableError
 from tests.dagster_project.conftest import MAPPING, Code
 
 REPLICATION = dg.AssetKey(["employees", "replication"])
@@ -206,6 +207,34 @@ def test_a_tick_without_database_fails(code: Code, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
     code.resource = ServicesResource()
     with pytest.raises(UnreachableError):
+        tick(code)
+
+
+def test_with_a_schedule_of_the_probe_aurora_is_left_alone_in_between(
+    code: Code, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code.migrate()
+    monkeypatch.setenv("DYNAURORA_PROBE_CRON", "0 0 29 2 *")
+    result, cursor = tick(code)
+    assert materializations(code) == 1, "the first look is due"
+    due, code.resource = code.resource, ServicesResource(database_url="postgresql://nobody@127.0.0.1:1/none")
+    result, cursor = tick(code, cursor)
+    assert "as DYNAURORA_PROBE_CRON says; until then Aurora may pause" in str(result.skip_reason)
+    earlier = json.loads(cursor)
+    earlier["tables"]["employees"]["looked_at"] = earlier["tables"]["employees"]["materialized_at"] = 1.0
+    with pytest.raises(UnreachableError):
+        tick(code, json.dumps(earlier))
+    code.resource = due
+    tick(code, json.dumps(earlier))
+    assert materializations(code) == 2
+
+
+def test_a_wrong_schedule_of_the_probe_is_named_by_the_tick_and_loads(
+    code: Code, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DYNAURORA_PROBE_CRON", "hourly")
+    code.definitions = build(code.folder, code.resource)
+    with pytest.raises(ConfigurationError, match="DYNAURORA_PROBE_CRON is not a cron expression"):
         tick(code)
 
 

@@ -1,0 +1,40 @@
+"""When the sensors that ask Aurora may look: at every tick, or only when a cron expression says so.
+
+A look opens a connection, and a Serverless v2 cluster that may pause does so only after minutes without one.
+
+Invariant: a look that failed is due again at the next tick, because what was looked at is remembered only afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC
+from typing import Any
+
+from dagster._utils.schedules import cron_string_iterator, is_valid_cron_string, reverse_cron_string_iterator
+
+from pipeline.core.errors import ConfigurationError
+
+VARIABLE = "DYNAURORA_PROBE_CRON"
+
+
+def not_due(
+    environment: Mapping[str, str], memories: Mapping[str, Any], names: Iterable[str], now: float
+) -> str | None:
+    """Return why not to look at the tables yet; None when a look is due. Times are UTC. Raises ConfigurationError.
+
+    `memories` holds when each table was looked at last (`looked_at`), by name; it is due for all when it is for one.
+    """
+    cron = environment.get(VARIABLE, "").strip()
+    if not cron:
+        return None
+    if not is_valid_cron_string(cron):
+        raise ConfigurationError(
+            f"looking at replication: {VARIABLE} is not a cron expression",
+            hint="write minute, hour, day, month and weekday, such as `0 * * * *`, or unset it to look all the time",
+        )
+    looked_at = min((memories.get(name, {}).get("looked_at", 0.0) for name in names), default=0.0)
+    if next(reverse_cron_string_iterator(now, cron, "UTC")).timestamp() > looked_at:
+        return None
+    due = next(cron_string_iterator(now, cron, "UTC")).astimezone(UTC)
+    return f"the next look is at {due:%Y-%m-%d %H:%M} UTC, as {VARIABLE} says; until then Aurora may pause"
