@@ -161,6 +161,8 @@ class _Destination:
     name: sql.Identifier
     merge: _Merge | None = None
     rows: int = 0
+    stored: bool = False
+    """Whether the staging table holds rows that were merged already."""
 
     @property
     def target(self) -> Target:
@@ -177,12 +179,14 @@ class _Destination:
 
     def store(self, connection: Connection, rows: Sequence[Row]) -> int:
         """Copy rows, and merge them where they are to be, under the caller's savepoint."""
-        if self.merge:
+        if self.merge and self.stored:  # what was refused is rolled back: a truncation for each would cost more
             connection.execute(sql.SQL("TRUNCATE {}").format(self.name))
         with translating("copying rows"), self.opened(connection) as copy:
             copy.write(copy_text(rows))
         self.rows = len(rows)
-        return self.settle(connection)
+        taken = self.settle(connection)
+        self.stored = True
+        return taken
 
 
 @dataclass

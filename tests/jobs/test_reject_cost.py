@@ -1,0 +1,82 @@
+"""What rejects in bulk cost in things that do not depend on the machine: round trips, and lines read again."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from pipeline.aurora.load_lead import Lead
+from pipeline.aurora.migrate import migrate
+from pipeline.core.mapping_file import read_mapping
+from pipeline.core.ordering import snapshot_position
+from pipeline.dynamodb.manifest import read_manifest
+from pipeline.jobs import load_file
+from pipeline.jobs.load_file import FileLoader, LoadWork
+from pipeline.jobs.services import Services
+from pipeline.settings import Settings
+from tests.dynamodb.export_fixture import EXPORT_TIME, ExportFactory, Layout
+from tests.jobs.test_load_counts import begun, ignore
+from tests.wire import Wire
+
+MAPPING = """\
+name: things
+source: {table: Employees, key: {Id: N}}
+targets:
+  Things:
+    primary_key: [Id]
+    columns:
+      Id: {attribute: Id, type: bigint}
+      Marks: {attribute: marks, type: "numeric[]"}
+      Size: {attribute: size, type: double precision}
+    unmapped: attributes
+"""
+LIST = {"marks": {"L": [{"N": "1"}, {"N": "2"}]}}
+# Only PostgreSQL finds that a double cannot hold it.
+TOO_SMALL = {"size": {"N": "1e-400"}}
+
+
+def loaded(database: str, exports: ExportFactory, count: int, value: dict[str, Any]) -> tuple[Wire, int]:
+    """Load a file of so many items with the value; return what it cost and how many were rejected."""
+    mapping = read_mapping(MAPPING, "things.yaml")
+    services = Services(Settings.from_environment({"DATABASE_URL": database}))
+    with closing(services.connect("test")) as connection:
+        migrate(connection, [mapping])
+        written = exports.full([{"Id": {"N": str(n)}, **value} for n in range(count)], Layout(files=1, empty_files=0))
+        manifest = read_manifest(services.store(written.location), written.location, expected_table=None)
+        work = LoadWork(services, mapping, "", written.location, snapshot_position(EXPORT_TIME), Lead(0, 0))
+        loader = FileLoader(begun(connection, work, build=False))
+        with Wire(connection) as wire:
+            counts = loader.load(connection, manifest.files[0], ignore)
+    assert counts
+    return wire, counts.rejected
+
+
+@pytest.mark.parametrize("count", [1, 5_000])
+def test_a_numeric_array_that_meets_lists_costs_the_same_few_round_trips(
+    database: str, exports: ExportFactory, count: int
+) -> None:
+    wire, rejected = loaded(database, exports, count, LIST)
+    assert rejected == count
+    assert wire.round_trips <= 18
+
+
+def test_rows_that_postgresql_refuses_are_read_again_once_and_cost_no_truncation(
+    database: str, exports: ExportFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = 0
+    parse = load_file.parse_full
+
+    def counted(block: bytes, **where: Any) -> Any:  # noqa: ANN401
+        nonlocal read
+        read += 1
+        return parse(block, **where)
+
+    monkeypatch.setattr(load_file, "parse_full", counted)
+    count = 200
+    wire, rejected = loaded(database, exports, count, TOO_SMALL)
+    assert rejected == count
+    assert read <= count  # once a line, and not once for each that was refused
+    # Twice as many tries as rows: a savepoint, a COPY and its end, and going back.
+    assert wire.round_trips <= 2 * count * 5 + 30
