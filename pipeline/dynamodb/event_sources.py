@@ -116,9 +116,9 @@ def _mapping(found: Any) -> EventSourceMapping:  # noqa: ANN401 - the stubs take
         # Encrypted ones that this process may not read come as FilterCriteriaError.
         filtered=bool(found.get("FilterCriteria", {}).get("Filters")) or "FilterCriteriaError" in found,
         reports_failures="ReportBatchItemFailures" in found.get("FunctionResponseTypes", ()),
-        tumbling_seconds=found.get("TumblingWindowInSeconds", 0),
-        retries=found.get("MaximumRetryAttempts", -1),
-        max_age_seconds=found.get("MaximumRecordAgeInSeconds", -1),
+        tumbling_seconds=int(found.get("TumblingWindowInSeconds", 0)),
+        retries=int(found.get("MaximumRetryAttempts", -1)),
+        max_age_seconds=int(found.get("MaximumRecordAgeInSeconds", -1)),
         bisects=found.get("BisectBatchOnFunctionError", False),
         last_result=found.get("LastProcessingResult", ""),
     )
