@@ -40,6 +40,11 @@ class SnapshotChoice(dg.Config):
         description=f"Location of an export's {SUMMARY_NAME} (s3://… or file:///…), in place of an ARN.",
     )
 
+    accept_other_table: bool = Field(
+        default=False,
+        description="true: take the export given even if it is of another account, Region, table name or table id: one"
+        " that was restored, copied or made again.",
+    )
     scan: bool = Field(
         default=False,
         description="true: scan the table, for one that cannot be exported. It reads the whole table's capacity once.",

@@ -71,7 +71,9 @@ def load_assets(mapping: TableMapping) -> dg.AssetsDefinition:
                     export_arn=choice.export_arn or None,
                     manifest=choice.manifest or None,
                     scan=ScanChoice(choice.read_capacity) if choice.scan else None,
+                    accept_other_table=choice.accept_other_table,
                     on_progress=context.log.info,
+                    on_notice=context.log.warning,
                 )
             location = snapshot.location
             yield dg.MaterializeResult(
@@ -84,6 +86,7 @@ def load_assets(mapping: TableMapping) -> dg.AssetsDefinition:
                     mapping,
                     location or latest_export(context, keys),
                     margin=timedelta(seconds=choice.margin_seconds),
+                    accept_other_table=choice.accept_other_table,
                     workers=choice.workers,
                     on_progress=ProgressLog(context.log.info),
                     on_lead=run_workers.launch,

@@ -48,7 +48,9 @@ def reconciliation_asset(mapping: TableMapping) -> dg.AssetsDefinition:
                 export_arn=choice.export_arn or None,
                 manifest=choice.manifest or None,
                 scan=ScanChoice(choice.read_capacity) if choice.scan else None,
+                accept_other_table=choice.accept_other_table,
                 on_progress=context.log.info,
+                on_notice=context.log.warning,
             )
             report = reconcile(
                 dynaurora.services,
@@ -56,6 +58,7 @@ def reconciliation_asset(mapping: TableMapping) -> dg.AssetsDefinition:
                 snapshot.location,
                 repair=choice.repair,
                 margin=timedelta(seconds=choice.margin_seconds),
+                accept_other_table=choice.accept_other_table,
                 on_progress=context.log.info,
                 bounds=Bounds(chunk_seconds=choice.chunk_seconds, max_share=choice.max_share),
             )

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from pipeline.aurora.clock import refuse_future
 from pipeline.aurora.errors import translating
 from pipeline.aurora.load_lead import LOAD_SPACE, settle_files
 from pipeline.core.errors import TerminalError
@@ -156,6 +157,7 @@ def begin(
     (`covering`).
     """
     with translating("recording the load", table=table_name), connection.transaction():
+        refuse_future(connection, table_name, snapshot_time, as_of)
         row = connection.execute(
             "INSERT INTO replication.exports AS e (table_name, kind, location, export_arn, snapshot_time, as_of,"
             " item_count, file_count, size_bytes, strategy, shape, from_time, is_seam)"
@@ -257,6 +259,17 @@ def newest_loaded(connection: Connection, table_name: str) -> datetime | None:
             [table_name],
         ).fetchone()
     return row[0] if row else None
+
+
+def loaded_export_arns(connection: Connection, table_name: str) -> list[str]:
+    """Return the ARNs of the exports that were loaded whole, scans left out, the newest first."""
+    with translating("looking for earlier loads", table=table_name):
+        rows = connection.execute(
+            "SELECT export_arn FROM replication.exports WHERE table_name = %s AND status = 'loaded'"
+            " AND kind <> 'scan' AND export_arn IS NOT NULL ORDER BY id DESC",
+            [table_name],
+        ).fetchall()
+    return [arn for (arn,) in rows]
 
 
 def loaded_before(connection: Connection, table_name: str) -> bool:

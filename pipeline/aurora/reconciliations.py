@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
+from pipeline.aurora.clock import refuse_future
 from pipeline.aurora.errors import translating
 from pipeline.aurora.tables import storage
 from pipeline.core.errors import TerminalError
@@ -117,6 +118,7 @@ def begin(
     """
     same = [table_name, snapshot, as_of, shape, repairs]
     with translating("recording the reconciliation", table=table_name), connection.transaction():
+        refuse_future(connection, table_name, snapshot_time, as_of)
         found = connection.execute(
             "SELECT id FROM replication.reconciliations WHERE table_name = %s AND snapshot = %s AND as_of = %s"
             " AND shape = %s AND repairs = %s AND status = 'comparing' ORDER BY id DESC LIMIT 1",

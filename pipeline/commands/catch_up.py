@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from pipeline.commands.session import Outcome
-from pipeline.commands.snapshots import add_margin_and_workers, margin
+from pipeline.commands.snapshots import add_accept_other_table, add_margin_and_workers, margin, refuse_stray_acceptance
 from pipeline.core.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="apply the incremental export whose manifest-summary.json lies here (s3://bucket/… or file:///…)",
     )
     parser.add_argument("--to", dest="end", metavar="TIME", help="up to this time, exclusive (default: now)")
+    add_accept_other_table(parser)
     add_margin_and_workers(parser)
 
 
@@ -41,6 +42,7 @@ def run(session: Session, arguments: Namespace) -> Outcome:
     """Catch up; items that cannot be stored need a person."""
     (mapping,) = session.mappings([arguments.name])
     used, workers = margin(arguments), arguments.workers
+    refuse_stray_acceptance(arguments)
     given = arguments.export_arn or arguments.manifest
     if given and arguments.end:
         raise ConfigurationError("--to goes with --from or --last: an export has a window of its own")
@@ -59,6 +61,8 @@ def run(session: Session, arguments: Namespace) -> Outcome:
                 export_arn=arguments.export_arn,
                 location=arguments.manifest,
                 margin=used,
+                accept_other_table=arguments.accept_other_table,
+                on_notice=session.notice,
                 workers=workers,
                 on_progress=tell,
             )

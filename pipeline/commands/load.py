@@ -65,6 +65,7 @@ def _load(
             mapping,
             location,
             margin=margin,
+            accept_other_table=arguments.accept_other_table,
             workers=arguments.workers,
             on_progress=tell,
         )

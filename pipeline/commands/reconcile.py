@@ -78,6 +78,7 @@ def run(session: Session, arguments: Namespace) -> Outcome:
             snapshot.location,
             repair=arguments.repair,
             margin=margin,
+            accept_other_table=arguments.accept_other_table,
             workers=arguments.workers,
             on_progress=tell,
             bounds=bounds,

@@ -103,6 +103,10 @@ class Session:
         else:
             yield lambda text: self.progress.print(f"{name}: {text}", highlight=False, markup=False)
 
+    def notice(self, text: str) -> None:
+        """Show a line that stays in sight, whatever is shown as progress meanwhile."""
+        self.progress.print(f"note: {text}", highlight=False, markup=False)
+
     def connect(self, verb: str) -> Connection:
         """Open a connection to Aurora, to be closed by the caller. Raises UnreachableError, ConfigurationError."""
         try:

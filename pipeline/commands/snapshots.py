@@ -38,7 +38,24 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="read capacity units a second that a scan may use (default: 100)",
     )
     parser.add_argument("--segments", type=int, metavar="N", help="parts a scan reads side by side (default: 4)")
+    add_accept_other_table(parser)
     add_margin_and_workers(parser)
+
+
+def add_accept_other_table(parser: ArgumentParser) -> None:
+    """Add the way out for an export that is not of the mapped table."""
+    parser.add_argument(
+        "--accept-other-table",
+        action="store_true",
+        help="take the export given even if it is of another account, Region, table name or table id: one that was"
+        " restored, copied or made again",
+    )
+
+
+def refuse_stray_acceptance(arguments: Namespace) -> None:
+    """Raise ConfigurationError where another table is accepted, and no export is given."""
+    if arguments.accept_other_table and not (arguments.export_arn or arguments.manifest):
+        raise ConfigurationError("--accept-other-table goes with --export-arn or --manifest")
 
 
 def add_margin_and_workers(parser: ArgumentParser) -> None:
@@ -75,6 +92,7 @@ def take(session: Session, mapping: TableMapping, arguments: Namespace) -> Snaps
     given = {name: value for name, value in asked.items() if value is not None}
     if given and not arguments.scan:
         raise ConfigurationError("--read-capacity and --segments go with --scan: an export reads no capacity")
+    refuse_stray_acceptance(arguments)
 
     with session.showing(mapping.name, "taking a snapshot") as tell:
         return take_snapshot(
@@ -83,5 +101,7 @@ def take(session: Session, mapping: TableMapping, arguments: Namespace) -> Snaps
             export_arn=arguments.export_arn,
             manifest=arguments.manifest,
             scan=ScanChoice(**given) if arguments.scan else None,
+            accept_other_table=arguments.accept_other_table,
             on_progress=tell,
+            on_notice=session.notice,
         )

@@ -6,8 +6,9 @@ run that was killed after its request finds its own export again. An export read
 
 from __future__ import annotations
 
+import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +16,7 @@ from botocore.exceptions import ClientError
 
 from pipeline.core.errors import ConfigurationError, TerminalError, TransientError
 from pipeline.dynamodb.errors import error_code, translating
+from pipeline.dynamodb.manifest_checks import filter_members
 from pipeline.dynamodb.objects import join_location
 from pipeline.dynamodb.tables import enable_recovery_command
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 ViewType = Literal["NEW_IMAGE", "NEW_AND_OLD_IMAGES"]
 _FAILED_POLLS_IN_A_ROW = 5
+_EXPORT_ARN = re.compile(r"(arn:[^:]+:dynamodb:[^:]+:\d+:table/[^/]+)/export/[^/]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,8 @@ class ExportStatus:
     billed_size_bytes: int | None
     failure: str | None
     """DynamoDB's code and sentence when it failed."""
+    filter_specification: dict[str, Any] = field(default_factory=dict[str, Any])
+    """Under its names what says that not everything is exported; empty when the export is whole."""
 
 
 def request_export(
@@ -114,7 +119,20 @@ def describe_export(client: DynamoDBClient, export_arn: str) -> ExportStatus:
         item_count=export.get("ItemCount"),
         billed_size_bytes=export.get("BilledSizeBytes"),
         failure=failure if status == "FAILED" else None,
+        filter_specification={name: export[name] for name in export if filter_members({name: export[name]})},
     )
+
+
+def table_of_export(export_arn: str) -> str:
+    """Return the ARN of an export's table. Raises ConfigurationError when it is not the ARN of an export."""
+    found = _EXPORT_ARN.fullmatch(export_arn)
+    if found is None:
+        raise ConfigurationError(
+            f'"{export_arn}" is not the ARN of an export',
+            hint="write it as arn:aws:dynamodb:REGION:ACCOUNT:table/NAME/export/ID;"
+            " `aws dynamodb list-exports` lists those of a table",
+        )
+    return found[1]
 
 
 def wait_for_export(

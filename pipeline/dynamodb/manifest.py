@@ -1,7 +1,8 @@
 """An export's manifests: what was exported, from which table, as of when, and in which files.
 
 Invariant: a manifest that comes out of here adds up. Where the export wrote checksums of its two manifests they
-match; the files' item counts sum to the summary's; no file is named twice; the table is the one that was asked for.
+match; the files' item counts sum to the summary's; no file is named twice, and none lies outside of the export; the
+table is the one that was asked for; nothing says that the export was filtered or projected.
 
 Layout (DynamoDB guide, S3DataExport.Output; checked against genuine exports): `manifest-summary.json` names
 `manifest-files.json`, which has one JSON line a file. Genuine exports keep the base64 MD5 of each beside it as
@@ -24,6 +25,13 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from pipeline.core.errors import ConfigurationError, TerminalError
+from pipeline.dynamodb.manifest_checks import (
+    DAMAGED,
+    check_inside,
+    check_times,
+    refuse_filtered,
+    unknown_members,
+)
 from pipeline.dynamodb.objects import MissingObjectError, join_location, split_location
 
 if TYPE_CHECKING:
@@ -36,6 +44,7 @@ SUMMARY_NAME = "manifest-summary.json"
 SCAN_MARK = "dynauroraScan"
 _VERSIONS = {"2020-06-30", "2023-08-01"}
 _KINDS: dict[str, Literal["full", "incremental"]] = {"FULL_EXPORT": "full", "INCREMENTAL_EXPORT": "incremental"}
+_TIMES = ("startTime", "endTime", "exportTime", "exportFromTime", "exportToTime")
 _CHECKSUM_SUFFIXES = (".md5", ".checksum")
 
 
@@ -75,13 +84,15 @@ class ExportManifest:
     """Whether the files come of a scan, whose start is the snapshot's time."""
     table_id: str | None = None
     """What tells a table from another that had its name."""
+    unknown_members: tuple[str, ...] = ()
+    """Names of members of the summary that no export known to us has: something new may be said there."""
 
 
 def read_manifest(store: ObjectStore, location: str, *, expected_table: str | None) -> ExportManifest:
     """Read and verify the manifests at `s3://…/manifest-summary.json` or `file:///…/manifest-summary.json`.
 
-    `expected_table` is a table's name or ARN; an export of another one is refused. Raises TerminalError with the
-    reason, MissingObjectError when there is nothing, ConfigurationError when the location cannot be one.
+    `expected_table` is a table's name or ARN; an export of another one is refused; None takes any. Raises TerminalError
+    with the reason, MissingObjectError when there is nothing, ConfigurationError when the location cannot be one.
     """
     bucket, key = split_location(location)
     if posixpath.basename(key) != SUMMARY_NAME:
@@ -93,38 +104,41 @@ def read_manifest(store: ObjectStore, location: str, *, expected_table: str | No
     summary_checked = _verify_checksum(store, bucket, key, content)
     summary = _object(content, location)
     _check_form(summary, location)
+    refuse_filtered(summary, f"reading the manifest {location}")
     _check_table(summary, location, expected_table)
     written_files_key = _field(summary, "manifestFilesS3Key", str, location)
     written_folder, folder = posixpath.dirname(written_files_key), posixpath.dirname(key)
     files_key = posixpath.join(folder, posixpath.basename(written_files_key))
     content = store.read(bucket, files_key)
     files_checked = _verify_checksum(store, bucket, files_key, content)
-    files = parse_files(content, join_location(bucket, files_key), moved=(written_folder, folder))
+    inside = folder if _kind(summary) == "full" else posixpath.dirname(folder)
+    files = parse_files(content, join_location(bucket, files_key), moved=(written_folder, folder), inside=inside)
     return _build(summary, files, location, bucket, checksummed=summary_checked and files_checked)
 
 
-def parse_files(content: bytes, location: str, *, moved: tuple[str, str] = ("", "")) -> tuple[ExportFile, ...]:
+def parse_files(
+    content: bytes, location: str, *, moved: tuple[str, str] = ("", ""), inside: str = ""
+) -> tuple[ExportFile, ...]:
     """Parse `manifest-files.json`; `moved` says from which folder to which the export was copied.
 
-    Raises TerminalError naming the line that cannot be read, or the file that is named twice.
+    Raises TerminalError naming the line that cannot be read, or the file that is named twice or is not in `inside`.
     """
     files: dict[str, ExportFile] = {}
     for number, line in enumerate(content.splitlines(), 1):
         where = f"{location}, line {number}"
         entry = _object(line, where)
         written_key = _field(entry, "dataFileS3Key", str, where)
-        if written_key in files:
-            raise TerminalError(f"reading {where}: the file {written_key} is named a second time", hint=_AGAIN)
-        files[written_key] = ExportFile(
-            key=_moved_key(written_key, *moved),
+        key = _moved_key(written_key, *moved)
+        if key in files:
+            raise TerminalError(f"reading {where}: the file {written_key} is named a second time", hint=DAMAGED)
+        check_inside(key, inside, where)
+        files[key] = ExportFile(
+            key=key,
             item_count=_field(entry, "itemCount", int, where),
             md5=_field(entry, "md5Checksum", str, where),
             etag=entry.get("etag") or "",
         )
     return tuple(files.values())
-
-
-_AGAIN = "the manifest is damaged; copy the export again from where DynamoDB wrote it, or request another"
 
 
 def _moved_key(key: str, written_folder: str, folder: str) -> str:
@@ -164,7 +178,7 @@ def _verify_checksum(store: ObjectStore, bucket: str, key: str, content: bytes) 
             raise TerminalError(
                 f"reading the manifest {join_location(bucket, key)}: it does not match its checksum in"
                 f" {posixpath.basename(stem)}{suffix}",
-                hint=_AGAIN,
+                hint=DAMAGED,
             )
         return True
     return False
@@ -188,7 +202,7 @@ def _check_form(summary: dict[str, Any], location: str) -> None:
             hint="take a newer Dynaurora, if there is one that knows this version",
         )
     if summary.get("exportType", "FULL_EXPORT") not in _KINDS:
-        raise TerminalError(f"{doing}: its exportType {summary['exportType']} is not known", hint=_AGAIN)
+        raise TerminalError(f"{doing}: its exportType {summary['exportType']} is not known", hint=DAMAGED)
 
 
 def _check_table(summary: dict[str, Any], location: str, expected: str | None) -> None:
@@ -208,10 +222,12 @@ def _build(
     if counted != item_count:
         raise TerminalError(
             f"reading the manifest {location}: it states {item_count} items, and the files it names hold {counted}",
-            hint=_AGAIN,
+            hint=DAMAGED,
         )
-    kind = _KINDS[summary.get("exportType", "FULL_EXPORT")]
+    kind = _kind(summary)
     full = kind == "full"
+    times = {name: _time(summary, name, location) for name in _TIMES if summary.get(name)}
+    check_times(times, f"reading the manifest {location}")
     return ExportManifest(
         kind=kind,
         bucket=bucket,
@@ -228,7 +244,12 @@ def _build(
         checksummed=checksummed,
         scanned=summary.get(SCAN_MARK) is True,
         table_id=summary.get("tableId"),
+        unknown_members=unknown_members(summary, ours=SCAN_MARK),
     )
+
+
+def _kind(summary: dict[str, Any]) -> Literal["full", "incremental"]:
+    return _KINDS[summary.get("exportType", "FULL_EXPORT")]
 
 
 def _table_name(arn: str) -> str:
@@ -241,14 +262,14 @@ def _object(content: bytes, where: str) -> dict[str, Any]:
     except ValueError:
         value = None
     if not isinstance(value, dict):
-        raise TerminalError(f"reading {where}: it is not a JSON object", hint=_AGAIN)
+        raise TerminalError(f"reading {where}: it is not a JSON object", hint=DAMAGED)
     return cast("dict[str, Any]", value)
 
 
 def _field(entry: dict[str, Any], name: str, kind: type[_Kind], where: str) -> _Kind:
     value = entry.get(name)
     if not isinstance(value, kind) or isinstance(value, bool) or (isinstance(value, int) and value < 0):
-        raise TerminalError(f"reading {where}: its {name} is missing or of the wrong form", hint=_AGAIN)
+        raise TerminalError(f"reading {where}: its {name} is missing or of the wrong form", hint=DAMAGED)
     return value
 
 
@@ -258,5 +279,5 @@ def _time(summary: dict[str, Any], name: str, where: str) -> datetime:
     except ValueError:
         time = None
     if time is None or time.tzinfo is None:
-        raise TerminalError(f"reading {where}: its {name} is not a time with its offset", hint=_AGAIN)
+        raise TerminalError(f"reading {where}: its {name} is not a time with its offset", hint=DAMAGED)
     return time

@@ -77,6 +77,13 @@ def describe(client: DynamoDBClient, table_name: str) -> SourceTable:
     )
 
 
+def identify(client: DynamoDBClient, table_name: str) -> tuple[str, str | None]:
+    """Return a table's ARN, and the id that tells it from another that had its name. Raises as `describe` does."""
+    with translating(f"describing the table {table_name}"):
+        table = client.describe_table(TableName=table_name)["Table"]
+    return table.get("TableArn", ""), table.get("TableId")
+
+
 def check_source(table: SourceTable, mapping: TableMapping, *, exported: bool = True) -> list[str]:
     """Return what keeps the table from being replicated under the mapping, each with its remedy; empty when fit.
 

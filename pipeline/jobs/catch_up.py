@@ -23,6 +23,7 @@ from pipeline.core.shape import shape
 from pipeline.core.windows import Window, seam, shortest_range, split, whole_seconds, windows_from_cuts
 from pipeline.dynamodb.exports import wait_for_export
 from pipeline.dynamodb.manifest import read_manifest
+from pipeline.jobs.accept_export import accept_export, check_export_arn, refuse_filtered_export
 from pipeline.jobs.load_progress import Progress
 from pipeline.jobs.load_workers import load_files
 from pipeline.jobs.read_again import ReadAgain, read_untold
@@ -117,7 +118,8 @@ def catch_up(
     for first in range(0, len(planned), _EXPORTS_AT_ONCE):
         group = planned[first : first + _EXPORTS_AT_ONCE]
         exports = [run.export_of(source.arn, window) for window, _ in group]
-        reports += [run.apply(*export, is_seam=is_seam) for export, (_, is_seam) in zip(exports, group, strict=True)]
+        for (location, arn), (_, is_seam) in zip(exports, group, strict=True):
+            reports.append(run.apply(location or run.wait(arn), arn, is_seam=is_seam))
     say("reading items again that no export told of")
     healed = Window(asked.start, max(window.end for window, _ in planned))
     told = Window(min(window.start for window, _ in planned), healed.end)  # the first seam begins before the range
@@ -134,17 +136,24 @@ def apply_export(
     export_arn: str | None = None,
     location: str | None = None,
     margin: timedelta | None = None,
+    accept_other_table: bool = False,
     workers: int = 2,
     on_progress: Callable[[str], None] | None = None,
+    on_notice: Callable[[str], None] | None = None,
 ) -> CatchUpReport:
     """Apply one incremental export that exists, by its ARN or the location of its manifest-summary.json.
 
-    Raises as `catch_up` does. Alone it has no seams: changes of its last minutes may need the window that follows. Nor
-    has it windows from the snapshots that end within it: the first of them ends what the report claims.
+    Raises as `catch_up` does, and for an export of another table unless `accept_other_table`. Alone it has no seams:
+    changes of its last minutes may need the window that follows. Nor has it windows from the snapshots that end within
+    it: the first of them ends what the report claims.
     """
     started, say = time.monotonic(), on_progress or _say_nothing
     margin = mapping.margin if margin is None else margin
-    run = _Run(services, mapping, margin, workers, say)
+    run = _Run(services, mapping, margin, workers, say, accept_other_table=accept_other_table)
+    if location is None:
+        check_export_arn(mapping, export_arn or "", accept_other_table=accept_other_table)
+        location = run.wait(export_arn)
+    accept_export(services, mapping, location, accept_other_table=accept_other_table, notify=on_notice or say)
     report = run.apply(location, export_arn, is_seam=False)
     told = Window(report.start, report.end)
     with services.connect("dynaurora catch-up") as connection:
@@ -191,6 +200,7 @@ class _Run:
     margin: timedelta
     workers: int
     say: Callable[[str], None]
+    accept_other_table: bool = False
 
     def plan(self, asked: Window, earliest: datetime | None) -> list[tuple[Window, bool]]:
         """Return the windows of the range in their order, with False; behind each, with True, those that overlap it.
@@ -225,14 +235,22 @@ class _Run:
         self.say(f"requesting the export of {window}")
         return None, request_window(self.services, self.mapping, table_arn, window)
 
-    def apply(self, location: str | None, export_arn: str | None, *, is_seam: bool) -> WindowReport:
-        """Apply an export, once it is complete."""
-        if location is None:
-            if export_arn is None:
-                raise ConfigurationError("catching up: neither an export's ARN nor its manifest is given")
-            self.say(f"waiting for the export {export_arn.rpartition('/')[2]}")
-            location = wait_for_export(self.services.dynamodb, export_arn, poll_seconds=poll_seconds(self.services))
-        manifest = read_manifest(self.services.store(location), location, expected_table=self.mapping.table)
+    def wait(self, export_arn: str | None) -> str:
+        """Wait until an export is complete; returns its manifest's location."""
+        if export_arn is None:
+            raise ConfigurationError("catching up: neither an export's ARN nor its manifest is given")
+        self.say(f"waiting for the export {export_arn}")
+        return wait_for_export(
+            self.services.dynamodb,
+            export_arn,
+            poll_seconds=poll_seconds(self.services),
+            on_poll=refuse_filtered_export,
+        )
+
+    def apply(self, location: str, export_arn: str | None, *, is_seam: bool) -> WindowReport:
+        """Apply an export that is complete."""
+        expected = None if self.accept_other_table else self.mapping.table
+        manifest = read_manifest(self.services.store(location), location, expected_table=expected)
         if manifest.from_time is None:
             raise ConfigurationError(
                 f"catching up from {location}: it is a full export",

@@ -89,6 +89,7 @@ def load(
     location: str,
     *,
     margin: timedelta | None = None,
+    accept_other_table: bool = False,
     workers: int = 2,
     on_progress: Callable[[LoadProgress], None] | None = None,
     aside_from: int = ASIDE_FROM_ITEMS,
@@ -104,7 +105,8 @@ def load(
     as far as the snapshot; nothing of a damaged file is in the table. Raises TransientError when it may be run again.
     """
     started = time.monotonic()
-    manifest = read_manifest(services.store(location), location, expected_table=mapping.table)
+    expected = None if accept_other_table else mapping.table
+    manifest = read_manifest(services.store(location), location, expected_table=expected)
     if manifest.kind != "full":
         raise ConfigurationError(
             f"loading {location}: it is an incremental export",

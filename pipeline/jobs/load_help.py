@@ -88,7 +88,7 @@ class _Help:
         work = self._work(found) if found else None
         if found is None or work is None:
             return 0, ENDED_BEFORE
-        manifest = read_manifest(self.services.store(found.location), found.location, expected_table=self.mapping.table)
+        manifest = read_manifest(self.services.store(found.location), found.location, expected_table=None)
         loaded = loads.loaded_files(self.connection, self.lead.export_id)
         waiting = [file for file in manifest.files if file.key not in loaded]
         progress = Progress(manifest, waiting, self.on_progress)

@@ -65,6 +65,7 @@ def reconcile(
     *,
     repair: bool = False,
     margin: timedelta | None = None,
+    accept_other_table: bool = False,
     workers: int = 2,
     on_progress: Callable[[str], None] | None = None,
     bounds: Bounds | None = None,
@@ -80,7 +81,8 @@ def reconcile(
     its row.
     """
     margin = mapping.margin if margin is None else margin
-    manifest = read_manifest(services.store(location), location, expected_table=mapping.table)
+    expected = None if accept_other_table else mapping.table
+    manifest = read_manifest(services.store(location), location, expected_table=expected)
     if manifest.kind != "full":
         raise ConfigurationError(
             f"reconciling with {location}: it is an incremental export, which does not say what a table holds",

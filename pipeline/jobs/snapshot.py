@@ -1,6 +1,6 @@
 """Take a snapshot of a DynamoDB table: request a full export and wait for it, or take one that exists.
 
-Invariant: what comes out is a finished full export of the mapping's own table whose manifests add up.
+Invariant: what comes out is a finished export of the whole of the mapping's own table, whose manifests add up.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.core.errors import ConfigurationError, ReplicationError, TerminalError
+from pipeline.core.errors import ConfigurationError
 from pipeline.dynamodb.exports import ExportStatus, request_export, wait_for_export
-from pipeline.dynamodb.manifest import ExportManifest, read_manifest
+from pipeline.dynamodb.manifest import ExportManifest
 from pipeline.dynamodb.tables import check_source, describe
+from pipeline.jobs.accept_export import accept_export, check_export_arn, refuse_filtered_export
 from pipeline.jobs.scan_snapshot import READ_CAPACITY, SEGMENTS, scan_snapshot
 
 if TYPE_CHECKING:
@@ -47,27 +48,39 @@ def take_snapshot(
     export_arn: str | None = None,
     manifest: str | None = None,
     scan: ScanChoice | None = None,
+    accept_other_table: bool = False,
     on_progress: Callable[[str], None] | None = None,
+    on_notice: Callable[[str], None] | None = None,
 ) -> Snapshot:
     """Return the snapshot to load or to reconcile with; a new export when nothing else is given.
 
     `scan` takes it by a scan, for tables that cannot be exported.
-    `manifest` is the location of a manifest-summary.json (s3:// or file://). `on_progress` gets a line of text now
-    and then. Raises TerminalError, ConfigurationError, TransientError.
+    `manifest` is the location of a manifest-summary.json (s3:// or file://). `accept_other_table`
+    takes an export of another table too, and says in what it differs. `on_progress` gets a line of text now and then,
+    `on_notice` (or else `on_progress`) one that is to stay in sight. Raises TerminalError, ConfigurationError,
+    TransientError.
     """
     if scan and (export_arn or manifest):
         raise ConfigurationError("taking a snapshot: a scan is asked for, and an export given", hint="give one")
     if export_arn and manifest:
         raise ConfigurationError("taking a snapshot: both an export ARN and a manifest are given", hint="give one")
     say = on_progress or _say_nothing
+    notify = on_notice or say
+
+    def existing(location: str, arn: str | None = None) -> Snapshot:
+        accepted = accept_export(services, mapping, location, accept_other_table=accept_other_table, notify=notify)
+        return Snapshot(location, arn or (None if accepted.scanned else accepted.export_arn), accepted)
+
     if scan:
         location = scan_snapshot(
             services, mapping, read_capacity=scan.read_capacity, segments=scan.segments, on_progress=say
         )
-        return _existing(services, mapping, location, None)
+        return existing(location)
     if manifest:
-        return _existing(services, mapping, manifest, None)
-    if export_arn is None:
+        return existing(manifest)
+    if export_arn:
+        check_export_arn(mapping, export_arn, accept_other_table=accept_other_table)
+    else:
         export_arn = _request(services, mapping, say)
     location = wait_for_export(
         services.dynamodb,
@@ -75,7 +88,7 @@ def take_snapshot(
         poll_seconds=poll_seconds(services),
         on_poll=_Changes(say),
     )
-    return _existing(services, mapping, location, export_arn)
+    return existing(location, export_arn)
 
 
 def poll_seconds(services: Services) -> float:
@@ -84,12 +97,13 @@ def poll_seconds(services: Services) -> float:
 
 
 class _Changes:
-    """Tells an export's status when it changes, not at every look."""
+    """Tells an export's status when it changes, not at every look; refuses one that is not whole."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say, self._told = say, ""
 
     def __call__(self, export: ExportStatus) -> None:
+        refuse_filtered_export(export)
         if export.status != self._told:
             self._told = export.status
             self._say(f"export {export.status.lower().replace('_', ' ')}")
@@ -116,31 +130,3 @@ def _request(services: Services, mapping: TableMapping, say: Callable[[str], Non
     )
     say(f"requested export {arn.rpartition('/')[2]}")
     return arn
-
-
-def _existing(services: Services, mapping: TableMapping, location: str, export_arn: str | None) -> Snapshot:
-    manifest = read_manifest(services.store(location), location, expected_table=mapping.table)
-    _refuse_other_table(services, mapping, manifest)
-    arn = None if manifest.scanned else manifest.export_arn
-    return Snapshot(location, export_arn or arn, manifest)
-
-
-def _refuse_other_table(services: Services, mapping: TableMapping, manifest: ExportManifest) -> None:
-    """Raise TerminalError when the table was deleted and made again under its name since the export.
-
-    Not asked of a copy in a folder, nor where DynamoDB cannot be: an export may be loaded out of its table's reach.
-    """
-    if manifest.location.startswith("file:"):
-        return
-    try:
-        source = describe(services.dynamodb, mapping.table)
-    except ReplicationError:
-        return
-    if source.arn == manifest.table_arn and manifest.table_id and source.table_id not in {None, manifest.table_id}:
-        raise TerminalError(
-            f"reading the manifest {manifest.location}: it is of a table {mapping.table} that was deleted; the one"
-            f" of that name today is another (table id {source.table_id}, and the export's is {manifest.table_id})",
-            table=mapping.name,
-            hint=f"load the table of today: `dynaurora load {mapping.name}`; for the deleted one's items restore its"
-            " export to a table of another name, with a mapping of its own",
-        )

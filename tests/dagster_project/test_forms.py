@@ -58,6 +58,7 @@ def test_every_field_has_a_default_and_a_description(code: Code) -> None:
     load = full_load_form(code.mapping).to_fields_dict()
     reconcile = reconcile_form(code.mapping).to_fields_dict()
     assert {name: field.default_value for name, field in load.items()} == {
+        "accept_other_table": False,
         "export_arn": "",
         "manifest": "",
         "scan": False,
@@ -67,6 +68,7 @@ def test_every_field_has_a_default_and_a_description(code: Code) -> None:
         "run_workers": 1,
     }
     assert {name: field.default_value for name, field in reconcile.items()} == {
+        "accept_other_table": False,
         "export_arn": "",
         "manifest": "",
         "scan": False,

@@ -100,6 +100,11 @@ class ScriptedStream:
             recovery["EarliestRestorableDateTime"] = self.restorable_since
         return {"ContinuousBackupsDescription": {"PointInTimeRecoveryDescription": recovery}}
 
+    def describe_export(self, ExportArn: str) -> dict[str, Any]:  # noqa: N803 - the SDK's name
+        self._called("DescribeExport")
+        assert ExportArn
+        raise aws_error("ExportNotFoundException", "DescribeExport")
+
     def describe_stream(self, StreamArn: str, ExclusiveStartShardId: str | None = None) -> dict[str, Any]:  # noqa: N803 - the SDK's names
         self._called("DescribeStream")
         assert StreamArn == self.arn

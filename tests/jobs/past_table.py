@@ -148,6 +148,9 @@ class PastTable:
         return {"ExportDescription": self._exports[self._tokens[token]]}
 
     def describe_export(self, *, ExportArn: str) -> dict[str, Any]:  # noqa: N803
+        if ExportArn not in self._exports:
+            error = {"Error": {"Code": "ExportNotFoundException", "Message": "as after 90 days"}}
+            raise ClientError(cast("Any", error), "DescribeExport")
         return {"ExportDescription": self._exports[ExportArn]}
 
     def fail_exports(self) -> None:

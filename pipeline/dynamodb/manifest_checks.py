@@ -1,0 +1,105 @@
+"""What a manifest says that a load must not pass over: a filter, times that cannot be, files of somebody else.
+
+Invariant: every refusal names the member of the manifest that is the reason, and no member's value but a time.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, cast
+
+from pipeline.core.errors import TerminalError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+DAMAGED = "the manifest is damaged; copy the export again from where DynamoDB wrote it, or request another"
+NOT_WHOLE = (
+    "request an export of the whole table, without a filter or projection: a filtered one does not say what was left"
+    " out, so items and attributes would count as deleted"
+)
+
+# DynamoDB guide, S3DataExport.Output, and genuine exports.
+_KNOWN = {
+    "version", "exportArn", "startTime", "endTime", "tableArn", "tableId", "exportTime", "exportFromTime",
+    "exportToTime", "outputView", "s3Bucket", "s3Prefix", "s3SseAlgorithm", "s3SseKmsKeyId", "manifestFilesS3Key",
+    "billedSizeBytes", "itemCount", "outputFormat", "exportType",
+}  # fmt: skip
+# FilterSpecification of botocore's ExportDescription has FilterExpression, ProjectionExpression,
+# KeyConditionExpression and their ExpressionAttributeNames and -Values; letters alone, whatever the spelling.
+_OF_A_FILTER = ("filter", "projection", "projected", "keycondition", "expressionattribute")
+_MOST_NAMED = 10
+
+
+def filter_members(members: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of the members, nested ones included, that say that not everything was exported."""
+    found: list[str] = []
+    for name, value in members.items():
+        letters = re.sub("[^a-z]", "", name.lower())
+        if any(word in letters for word in _OF_A_FILTER):
+            if _says_something(value):
+                found.append(name)
+        elif isinstance(value, dict):
+            found += [f"{name}.{inner}" for inner in filter_members(cast("dict[str, Any]", value))]
+    return tuple(found)
+
+
+def _says_something(value: object) -> bool:
+    """Whether a member is more than empty: null, false, "", and what holds only such values say nothing."""
+    if isinstance(value, dict):
+        return any(_says_something(inner) for inner in cast("dict[str, object]", value).values())
+    if isinstance(value, list):
+        return any(_says_something(inner) for inner in cast("list[object]", value))
+    return value not in (None, False, "", "NONE")
+
+
+def refuse_filtered(members: Mapping[str, Any], doing: str) -> None:
+    """Raise TerminalError when the members say that the export was filtered or projected."""
+    named = filter_members(members)
+    if named:
+        raise TerminalError(
+            f"{doing}: the export is not of the whole table: {listed(named)} says that it was filtered or projected",
+            hint=NOT_WHOLE,
+        )
+
+
+def unknown_members(summary: Mapping[str, Any], *, ours: str) -> tuple[str, ...]:
+    """Return the names of the members that no export known to us has; `ours` is the mark of our own scans."""
+    return tuple(name for name in summary if name not in _KNOWN and name != ours)
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return the names for a message, the first of them where there are many."""
+    all_names = list(names)
+    more = len(all_names) - _MOST_NAMED
+    return ", ".join(all_names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def check_times(times: Mapping[str, datetime | None], doing: str) -> None:
+    """Raise TerminalError when one of the manifest's times comes after another that it cannot come after.
+
+    An export begins before it ends, holds nothing of after its end, and has a window that is not empty.
+    """
+    for first, last, may_be_equal in (
+        ("startTime", "endTime", True),
+        ("exportTime", "endTime", True),
+        ("exportToTime", "endTime", True),
+        ("exportFromTime", "exportToTime", False),
+    ):
+        begin, end = times.get(first), times.get(last)
+        if begin is None or end is None or begin < end or (may_be_equal and begin == end):
+            continue
+        raise TerminalError(
+            f"{doing}: its {first}, {begin.isoformat()}, is not before its {last}, {end.isoformat()}", hint=DAMAGED
+        )
+
+
+def check_inside(key: str, folder: str, where: str) -> None:
+    """Raise TerminalError when a file's key does not lie in the folder of its export."""
+    if ".." in key.split("/") or (folder and not posixpath.normpath(key).startswith(f"{folder}/")):
+        raise TerminalError(
+            f"reading {where}: the file {key} lies outside of the export's own folder {folder}/",
+            hint="a manifest names files of its own export alone; " + DAMAGED,
+        )
