@@ -56,6 +56,7 @@ def catch_up_asset(mapping: TableMapping) -> dg.AssetsDefinition:
                 span.end,
                 margin=timedelta(seconds=choice.margin_seconds),
                 workers=choice.workers,
+                timeout=choice.timeout,
                 on_progress=context.log.info,
             )
         return dg.MaterializeResult(asset_key=keys.catch_up, metadata=_metadata(report))

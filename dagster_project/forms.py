@@ -10,9 +10,10 @@ from datetime import timedelta
 from typing import Any
 
 import dagster as dg
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from pipeline.core.mapping import TableMapping
+from pipeline.core.spans import HOW_TO_WRITE, parse_span
 from pipeline.dynamodb.manifest import SUMMARY_NAME
 from pipeline.jobs.pace import CHUNK_SECONDS
 
@@ -28,7 +29,31 @@ MARGIN_OF_RECONCILIATION = (
 )
 
 
-class SnapshotChoice(dg.Config):
+EXPORT_WAIT = (
+    "How long to wait for an export, such as 90m or 6h; it runs on, and the next try or run resumes it. Empty:"
+    " DYNAURORA_EXPORT_WAIT of the code location, else 6h."
+)
+
+
+class ExportWaitChoice(dg.Config):
+    """How long to wait for an export."""
+
+    export_wait: str = Field(default="", description=EXPORT_WAIT)
+
+    @property
+    def timeout(self) -> timedelta | None:
+        """The wait asked for; None: as the settings say."""
+        return parse_span(self.export_wait) if self.export_wait else None
+
+    @field_validator("export_wait")
+    @classmethod
+    def _a_span(cls, value: str) -> str:
+        if value and parse_span(value) is None:
+            raise ValueError(f"it is not a span; {HOW_TO_WRITE}")
+        return value
+
+
+class SnapshotChoice(ExportWaitChoice):
     """Which snapshot to use: a new export when both are empty."""
 
     export_arn: str = Field(
@@ -40,6 +65,10 @@ class SnapshotChoice(dg.Config):
         description=f"Location of an export's {SUMMARY_NAME} (s3://… or file:///…), in place of an ARN.",
     )
 
+    new_export: bool = Field(
+        default=False,
+        description="true: request a new export, also where one that an earlier run requested is under way.",
+    )
     accept_other_table: bool = Field(
         default=False,
         description="true: take the export given even if it is of another account, Region, table name or table id: one"
@@ -55,6 +84,8 @@ class SnapshotChoice(dg.Config):
     def _one_usable_choice(self) -> "SnapshotChoice":
         if self.scan and (self.export_arn or self.manifest):
             raise ValueError("scan is asked for, and an export is given; give one of them")
+        if self.new_export and (self.scan or self.export_arn or self.manifest):
+            raise ValueError("new_export is asked for, and an export or a scan too; give one of them")
         if self.export_arn and self.manifest:
             raise ValueError("export_arn and manifest are both given; give one of them, or neither for a new export")
         if self.export_arn and not (self.export_arn.startswith("arn:") and "/export/" in self.export_arn):
@@ -112,7 +143,7 @@ class ReconcileChoice(SnapshotChoice):
     )
 
 
-class CatchUpChoice(dg.Config):
+class CatchUpChoice(ExportWaitChoice):
     """Bring over what was written in the hours chosen."""
 
     margin_seconds: int = Field(ge=1, description=MARGIN_OF_LOAD)

@@ -50,6 +50,8 @@ def reconciliation_asset(mapping: TableMapping) -> dg.AssetsDefinition:
                 scan=ScanChoice(choice.read_capacity) if choice.scan else None,
                 accept_other_table=choice.accept_other_table,
                 on_progress=context.log.info,
+                new_export=choice.new_export,
+                timeout=choice.timeout,
                 on_notice=context.log.warning,
             )
             report = reconcile(

@@ -20,6 +20,10 @@ _VARIABLES = {
     "endpoint_url": "AWS_ENDPOINT_URL",
     "export_bucket": "DYNAURORA_EXPORT_BUCKET",
     "export_prefix": "DYNAURORA_EXPORT_PREFIX",
+    "export_sse": "DYNAURORA_EXPORT_SSE",
+    "export_kms_key": "DYNAURORA_EXPORT_KMS_KEY",
+    "export_bucket_owner": "DYNAURORA_EXPORT_BUCKET_OWNER",
+    "export_wait": "DYNAURORA_EXPORT_WAIT",
     "on_failure": "DYNAURORA_ON_FAILURE",
 }
 
@@ -38,6 +42,18 @@ class ServicesResource(dg.ConfigurableResource[Services]):
     )
     export_prefix: str | None = Field(
         default=None, description="Prefix of exports in the bucket; else DYNAURORA_EXPORT_PREFIX, else dynaurora."
+    )
+    export_sse: str | None = Field(
+        default=None,
+        description="How what is written to S3 is encrypted, AES256 or KMS; else DYNAURORA_EXPORT_SSE, else as the"
+        " bucket says.",
+    )
+    export_kms_key: str | None = Field(default=None, description="KMS key for that; else DYNAURORA_EXPORT_KMS_KEY.")
+    export_bucket_owner: str | None = Field(
+        default=None, description="Account of the export bucket; else DYNAURORA_EXPORT_BUCKET_OWNER, else this one."
+    )
+    export_wait: str | None = Field(
+        default=None, description="How long an export is waited for, such as 90m; else DYNAURORA_EXPORT_WAIT, else 6h."
     )
     on_failure: str | None = Field(
         default=None,

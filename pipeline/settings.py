@@ -28,6 +28,14 @@ class Settings:
     export_bucket: str | None = None
     """Bucket that exports are written to (`DYNAURORA_EXPORT_BUCKET`)."""
     export_prefix: str = "dynaurora"
+    export_sse: str | None = None
+    """How what is written to S3 is encrypted: AES256 or KMS (`DYNAURORA_EXPORT_SSE`); else as the bucket says."""
+    export_kms_key: str | None = None
+    """Id or ARN of the KMS key for that (`DYNAURORA_EXPORT_KMS_KEY`)."""
+    export_bucket_owner: str | None = None
+    """Account of the export bucket, where it is not this one (`DYNAURORA_EXPORT_BUCKET_OWNER`)."""
+    export_wait: str | None = None
+    """How long an export is waited for, such as 90m or 6h (`DYNAURORA_EXPORT_WAIT`)."""
     on_failure: str | None = None
     """Where the event source mapping keeps what it gave up: `s3://bucket/prefix` (`DYNAURORA_ON_FAILURE`)."""
     function: str | None = None
@@ -54,6 +62,10 @@ class Settings:
             endpoint_url=environment.get("AWS_ENDPOINT_URL") or None,
             export_bucket=environment.get("DYNAURORA_EXPORT_BUCKET") or None,
             export_prefix=environment.get("DYNAURORA_EXPORT_PREFIX") or "dynaurora",
+            export_sse=environment.get("DYNAURORA_EXPORT_SSE") or None,
+            export_kms_key=environment.get("DYNAURORA_EXPORT_KMS_KEY") or None,
+            export_bucket_owner=environment.get("DYNAURORA_EXPORT_BUCKET_OWNER") or None,
+            export_wait=environment.get("DYNAURORA_EXPORT_WAIT") or None,
             on_failure=environment.get("DYNAURORA_ON_FAILURE") or None,
             function=environment.get("DYNAURORA_FUNCTION") or None,
         )

@@ -359,6 +359,29 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
             'ranges of the past whose catch-up came to its end: every window, every seam, every item read again';
         """,
     ),
+    (
+        "0008 requests of exports",
+        """
+        CREATE TABLE replication.export_requests (
+            id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+            table_name text NOT NULL REFERENCES replication.tables,
+            from_time timestamptz,
+            to_time timestamptz,
+            request text NOT NULL,
+            client_token text NOT NULL,
+            export_arn text,
+            requested_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+            outcome text CHECK (outcome IN ('used', 'refused', 'failed', 'superseded')),
+            ended_at timestamptz
+        );
+        CREATE UNIQUE INDEX export_requests_open ON replication.export_requests
+            (table_name, COALESCE(from_time, '-infinity'), COALESCE(to_time, '-infinity')) WHERE ended_at IS NULL;
+        COMMENT ON TABLE replication.export_requests IS
+            'exports that were requested, each recorded before DynamoDB heard of it; the next run resumes an open one';
+        COMMENT ON COLUMN replication.export_requests.export_arn IS
+            'NULL while it is not known whether DynamoDB has heard of the request';
+        """,
+    ),
 )
 
 

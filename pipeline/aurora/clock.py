@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from pipeline.core.errors import TerminalError
+from pipeline.core.errors import UnusableSnapshotError
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -21,13 +21,13 @@ MOST_AHEAD = timedelta(minutes=5)
 
 
 def refuse_future(connection: Connection, table_name: str, snapshot_time: datetime, as_of: datetime) -> None:
-    """Raise TerminalError when a snapshot is of a time that has not come, by the database's clock.
+    """Raise UnusableSnapshotError when a snapshot is of a time that has not come, by the database's clock.
 
     The margin, by which `as_of` is earlier, covers clocks that disagree; of a large one no more than `MOST_AHEAD`.
     """
     row = connection.execute("SELECT clock_timestamp()").fetchone()
     if row and max(as_of, snapshot_time - MOST_AHEAD) > row[0]:
-        raise TerminalError(
+        raise UnusableSnapshotError(
             f"taking a snapshot: it is of {snapshot_time:%Y-%m-%d %H:%M:%S} UTC, and it is"
             f" {row[0]:%Y-%m-%d %H:%M:%S} UTC by the database's clock: the snapshot is of the future",
             table=table_name,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pipeline.aurora.clock import refuse_future
 from pipeline.aurora.errors import translating
 from pipeline.aurora.load_lead import LOAD_SPACE, settle_files
-from pipeline.core.errors import TerminalError
+from pipeline.core.errors import TerminalError, UnusableSnapshotError
 from pipeline.core.windows import Span
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class FileBusyError(Exception):
     """Another session has the file in its hands."""
 
 
-class OlderSnapshotError(TerminalError):
+class OlderSnapshotError(UnusableSnapshotError):
     """A newer snapshot of the table was loaded whole."""
 
 
@@ -205,7 +205,7 @@ def _reshape(connection: Connection, table_name: str, record: ExportRecord, shap
         ).fetchone()
     )
     if in_the_table:
-        raise TerminalError(
+        raise UnusableSnapshotError(
             "loading: the mapping was changed since this export was loaded, and its rows would stay as they are",
             table=table_name,
             hint="load a newer export: `dynaurora load` without an ARN or manifest requests one",
@@ -226,7 +226,7 @@ def refuse_purged(connection: Connection, table_name: str, as_of: datetime) -> N
             [table_name, as_of],
         ).fetchone()
     if row:
-        raise TerminalError(
+        raise UnusableSnapshotError(
             f"loading: the snapshot stands for {as_of:%Y-%m-%d %H:%M:%S} UTC, and tombstones were purged through"
             f" {row[0]:%Y-%m-%d %H:%M:%S} UTC, so items deleted since could come back",
             table=table_name,

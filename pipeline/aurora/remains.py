@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.aurora import build_aside
+from pipeline.aurora import build_aside, export_requests
 from pipeline.aurora.errors import translating
 from pipeline.aurora.watermarks import GONE_WRITERS, WRITERS_NOT_LIVE
 
@@ -79,4 +79,5 @@ def drop_exports(connection: Connection, table_name: str, before: datetime) -> i
         numbers = [number for (number,) in old]
         build_aside.discard(connection, numbers, table_name)
         connection.execute("DELETE FROM replication.exports WHERE id = ANY (%s)", [numbers])
+    export_requests.drop_ended(connection, table_name, before)
     return len(numbers)

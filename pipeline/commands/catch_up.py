@@ -8,7 +8,14 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from pipeline.commands.session import Outcome
-from pipeline.commands.snapshots import add_accept_other_table, add_margin_and_workers, margin, refuse_stray_acceptance
+from pipeline.commands.snapshots import (
+    add_accept_other_table,
+    add_export_wait,
+    add_margin_and_workers,
+    export_wait,
+    margin,
+    refuse_stray_acceptance,
+)
 from pipeline.core.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -18,6 +25,8 @@ if TYPE_CHECKING:
     from pipeline.jobs.catch_up import CatchUpReport, WindowReport
 
 _SPAN = re.compile(r"(\d{1,4})([mhd])", re.ASCII)
+# A time of now, read from another clock.
+_CLOCKS_DIFFER = timedelta(minutes=5)
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 
@@ -34,6 +43,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="apply the incremental export whose manifest-summary.json lies here (s3://bucket/… or file:///…)",
     )
     parser.add_argument("--to", dest="end", metavar="TIME", help="up to this time, exclusive (default: now)")
+    add_export_wait(parser)
     add_accept_other_table(parser)
     add_margin_and_workers(parser)
 
@@ -43,6 +53,7 @@ def run(session: Session, arguments: Namespace) -> Outcome:
     (mapping,) = session.mappings([arguments.name])
     used, workers = margin(arguments), arguments.workers
     refuse_stray_acceptance(arguments)
+    timeout = export_wait(arguments)
     given = arguments.export_arn or arguments.manifest
     if given and arguments.end:
         raise ConfigurationError("--to goes with --from or --last: an export has a window of its own")
@@ -62,19 +73,39 @@ def run(session: Session, arguments: Namespace) -> Outcome:
                 location=arguments.manifest,
                 margin=used,
                 accept_other_table=arguments.accept_other_table,
+                timeout=timeout,
                 on_notice=session.notice,
                 workers=workers,
                 on_progress=tell,
             )
         else:
-            report = catch_up(session.services, mapping, start, end, margin=used, workers=workers, on_progress=tell)
+            report = catch_up(
+                session.services,
+                mapping,
+                start,
+                end,
+                margin=used,
+                workers=workers,
+                timeout=timeout,
+                on_progress=tell,
+                on_notice=session.notice,
+            )
     return Outcome(asdict(report), _lines(report), needs_person=report.rejected > 0)
 
 
 def _range(arguments: Namespace, now: datetime) -> tuple[datetime, datetime]:
     end = _time("--to", arguments.end) if arguments.end else now
+    if end > now + _CLOCKS_DIFFER:
+        raise ConfigurationError(f"--to {arguments.end} lies in the future", hint="leave --to out: up to now")
     if arguments.start:
-        return _time("--from", arguments.start), end
+        start = _time("--from", arguments.start)
+        if start > now:
+            raise ConfigurationError(f"--from {arguments.start} lies in the future", hint="give a time of the past")
+        if start >= end:
+            raise ConfigurationError(
+                f"--from {arguments.start} is not before --to {arguments.end}", hint="give the earlier time to --from"
+            )
+        return start, end
     span = _SPAN.fullmatch(arguments.last)
     if span is None:
         raise ConfigurationError(f'--last "{arguments.last}" is not a span; write a number and m, h or d, such as 3h')

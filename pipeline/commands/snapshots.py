@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.core.errors import ConfigurationError
 from pipeline.core.ordering import SMALLEST_MARGIN
+from pipeline.core.spans import HOW_TO_WRITE, parse_span
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -38,8 +39,34 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="read capacity units a second that a scan may use (default: 100)",
     )
     parser.add_argument("--segments", type=int, metavar="N", help="parts a scan reads side by side (default: 4)")
+    parser.add_argument(
+        "--new-export",
+        action="store_true",
+        help="request a new export, also where one that an earlier run requested is under way (default: resume it)",
+    )
+    add_export_wait(parser)
     add_accept_other_table(parser)
     add_margin_and_workers(parser)
+
+
+def add_export_wait(parser: ArgumentParser) -> None:
+    """Add how long an export is waited for."""
+    parser.add_argument(
+        "--export-wait",
+        metavar="SPAN",
+        help="how long to wait for an export, such as 90m or 6h (default: DYNAURORA_EXPORT_WAIT, else 6h); it runs on,"
+        " and the next run resumes it",
+    )
+
+
+def export_wait(arguments: Namespace) -> timedelta | None:
+    """Return the wait asked for. Raises ConfigurationError when it is not a span."""
+    if arguments.export_wait is None:
+        return None
+    span = parse_span(arguments.export_wait)
+    if span is None:
+        raise ConfigurationError(f'--export-wait "{arguments.export_wait}" is not a span', hint=HOW_TO_WRITE)
+    return span
 
 
 def add_accept_other_table(parser: ArgumentParser) -> None:
@@ -93,6 +120,9 @@ def take(session: Session, mapping: TableMapping, arguments: Namespace) -> Snaps
     if given and not arguments.scan:
         raise ConfigurationError("--read-capacity and --segments go with --scan: an export reads no capacity")
     refuse_stray_acceptance(arguments)
+    if arguments.new_export and (arguments.export_arn or arguments.manifest or arguments.scan):
+        raise ConfigurationError("--new-export goes without --export-arn, --manifest and --scan")
+    timeout = export_wait(arguments)
 
     with session.showing(mapping.name, "taking a snapshot") as tell:
         return take_snapshot(
@@ -103,5 +133,7 @@ def take(session: Session, mapping: TableMapping, arguments: Namespace) -> Snaps
             scan=ScanChoice(**given) if arguments.scan else None,
             accept_other_table=arguments.accept_other_table,
             on_progress=tell,
+            new_export=arguments.new_export,
+            timeout=timeout,
             on_notice=session.notice,
         )

@@ -58,6 +58,10 @@ class TerminalError(ReplicationError):
     """The same call will fail again until a person changes something."""
 
 
+class UnusableSnapshotError(TerminalError):
+    """A snapshot that no later run can use either: another has to be taken."""
+
+
 class ConfigurationError(TerminalError):
     """A mapping file, setting or command line that cannot be used as it stands."""
 

@@ -11,7 +11,7 @@ import base64
 import hashlib
 from typing import TYPE_CHECKING
 
-from pipeline.core.errors import TerminalError
+from pipeline.core.errors import UnusableSnapshotError
 from pipeline.dynamodb.objects import join_location
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _GZIP = 31  # zlib's wbits for a gzip header and the largest window
 LONGEST_LINE_BYTES = 64 << 20
 
 
-class ExportFileError(TerminalError):
+class ExportFileError(UnusableSnapshotError):
     """A data file that is not what DynamoDB wrote; it is named, with the reason."""
 
     def __init__(self, location: str, reason: str) -> None:

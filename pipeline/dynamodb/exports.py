@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from botocore.exceptions import ClientError
 
 from pipeline.core.errors import ConfigurationError, TerminalError, TransientError
-from pipeline.dynamodb.errors import error_code, translating
+from pipeline.dynamodb.errors import error_code, translate, translating
 from pipeline.dynamodb.manifest_checks import filter_members
 from pipeline.dynamodb.objects import join_location
 from pipeline.dynamodb.tables import enable_recovery_command
@@ -29,6 +29,14 @@ if TYPE_CHECKING:
 ViewType = Literal["NEW_IMAGE", "NEW_AND_OLD_IMAGES"]
 _FAILED_POLLS_IN_A_ROW = 5
 _EXPORT_ARN = re.compile(r"(arn:[^:]+:dynamodb:[^:]+:\d+:table/[^/]+)/export/[^/]+")
+
+
+class ExportConflictError(TerminalError):
+    """The client token was used for another request within its 8 hours."""
+
+
+class ExportNotFoundError(TerminalError):
+    """DynamoDB does not know the export, or has forgotten it after 90 days."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +73,14 @@ def request_export(
     window: ExportWindow | None = None,
     export_time: datetime | None = None,
     bucket_owner: str | None = None,
+    sse_algorithm: str | None = None,
+    kms_key: str | None = None,
 ) -> str:
     """Request an export and return its ARN: incremental over `window`, else full as of `export_time` (None: now).
 
-    `bucket_owner` is the account of a bucket that is not ours. Raises TransientError when too many exports run,
-    TerminalError when the table, its recovery window or the bucket does not allow it.
+    `bucket_owner` is the account of a bucket that is not ours, `sse_algorithm` AES256 or KMS. Raises TransientError
+    when too many exports run, ExportConflictError when the token was used for another request, TerminalError when the
+    table, its recovery window or the bucket does not allow it.
     """
     request: dict[str, Any] = {
         "TableArn": table_arn,
@@ -77,10 +88,13 @@ def request_export(
         "ClientToken": client_token,
         "ExportFormat": "DYNAMODB_JSON",
     }
-    if prefix:
-        request["S3Prefix"] = prefix
-    if bucket_owner:
-        request["S3BucketOwner"] = bucket_owner
+    asked = {
+        "S3Prefix": prefix,
+        "S3BucketOwner": bucket_owner,
+        "S3SseAlgorithm": sse_algorithm,
+        "S3SseKmsKeyId": kms_key,
+    }
+    request |= {name: value for name, value in asked.items() if value}
     if window:
         request["ExportType"] = "INCREMENTAL_EXPORT"
         request["IncrementalExportSpecification"] = {
@@ -95,6 +109,9 @@ def request_export(
         try:
             answer = client.export_table_to_point_in_time(**request)
         except ClientError as error:
+            if error_code(error) == "ExportConflictException":
+                conflict = translate(error, doing)
+                raise ExportConflictError(conflict.message, hint=conflict.hint) from None
             if error_code(error) != "PointInTimeRecoveryUnavailableException":
                 raise
             name = table_arn.partition(":table/")[2]
@@ -106,9 +123,16 @@ def request_export(
 
 
 def describe_export(client: DynamoDBClient, export_arn: str) -> ExportStatus:
-    """Return an export's status. Raises TerminalError when DynamoDB does not know it (any more)."""
-    with translating(f"describing the export {export_arn}"):
-        export = client.describe_export(ExportArn=export_arn)["ExportDescription"]
+    """Return an export's status. Raises ExportNotFoundError when DynamoDB does not know it (any more)."""
+    doing = f"describing the export {export_arn}"
+    with translating(doing):
+        try:
+            export = client.describe_export(ExportArn=export_arn)["ExportDescription"]
+        except ClientError as error:
+            if error_code(error) != "ExportNotFoundException":
+                raise
+            unknown = translate(error, doing)
+            raise ExportNotFoundError(unknown.message, hint=unknown.hint) from None
     manifest, bucket = export.get("ExportManifest"), export.get("S3Bucket")
     failure = f"{export.get('FailureCode', 'no code')}: {export.get('FailureMessage', 'no reason given')}"
     status = export.get("ExportStatus", "IN_PROGRESS")
@@ -142,11 +166,12 @@ def wait_for_export(
     poll_seconds: float = 10.0,
     timeout_seconds: float = 6 * 3600.0,
     on_poll: Callable[[ExportStatus], None] | None = None,
+    hint: str = "it runs on; wait for it again, giving its ARN",
 ) -> str:
     """Wait until the export is done and return the location of its manifest; AWS promises no duration.
 
     Raises TerminalError with DynamoDB's reason when it failed, TransientError when it takes longer than the
-    timeout (it runs on: wait again) or DynamoDB does not answer several times in a row.
+    timeout (it runs on: `hint` says how to wait again) or DynamoDB does not answer several times in a row.
     """
     deadline = time.monotonic() + timeout_seconds
     unanswered = 0
@@ -167,7 +192,7 @@ def wait_for_export(
         if left <= 0:
             raise TransientError(
                 f"waiting for the export {export_arn}: it is not done after {timeout_seconds:.0f} s",
-                hint="it runs on; wait for it again, giving its ARN",
+                hint=hint,
             )
         time.sleep(min(poll_seconds, left))
 

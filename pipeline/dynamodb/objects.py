@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 from botocore import exceptions as sdk
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     from botocore.response import StreamingBody
     from types_boto3_s3.client import S3Client
+    from types_boto3_s3.type_defs import CopySourceTypeDef
 
 _BROKEN_OFF = (
     sdk.ResponseStreamingError,
@@ -148,11 +151,32 @@ class FolderObjects:
             raise TerminalError(f"moving {join_location(bucket, key)}: {error.strerror}") from None
 
 
+@dataclass(frozen=True, slots=True)
+class WriteOptions:
+    """How objects are written: what is left empty, the bucket's own defaults say."""
+
+    sse: str | None = None
+    """AES256 or aws:kms."""
+    kms_key: str | None = None
+    owners: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Accounts of the buckets that must belong to them."""
+
+    def members(self, bucket: str) -> dict[str, Any]:
+        """Return the members of a PutObject or CopyObject."""
+        asked = {
+            "ServerSideEncryption": self.sse,
+            "SSEKMSKeyId": self.kms_key,
+            "ExpectedBucketOwner": self.owners.get(bucket),
+        }
+        return {name: value for name, value in asked.items() if value}
+
+
 class S3Objects:
     """Objects in S3."""
 
-    def __init__(self, client: S3Client) -> None:
+    def __init__(self, client: S3Client, options: WriteOptions | None = None) -> None:
         self._client = client
+        self._options = options or WriteOptions()
 
     def read(self, bucket: str, key: str) -> bytes:
         """Return a small object whole."""
@@ -179,12 +203,13 @@ class S3Objects:
     def write(self, bucket: str, key: str, content: bytes) -> None:
         """Write an object whole, or not at all."""
         with translating(f"writing {join_location(bucket, key)}"):
-            self._client.put_object(Bucket=bucket, Key=key, Body=content)
+            self._client.put_object(Bucket=bucket, Key=key, Body=content, **self._options.members(bucket))
 
     def move(self, bucket: str, key: str, to: str) -> None:
         """Give an object another key: a copy, then a delete."""
         with translating(f"moving {join_location(bucket, key)}"):
-            self._client.copy_object(Bucket=bucket, Key=to, CopySource={"Bucket": bucket, "Key": key})
+            source: CopySourceTypeDef = {"Bucket": bucket, "Key": key}
+            self._client.copy_object(Bucket=bucket, Key=to, CopySource=source, **self._options.members(bucket))
             self._client.delete_object(Bucket=bucket, Key=key)
 
 

@@ -15,19 +15,19 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.aurora import loads, losses
+from pipeline.aurora import export_requests, loads, losses
 from pipeline.aurora.errors import translating
 from pipeline.core.errors import ConfigurationError, ReplicationError, TerminalError
 from pipeline.core.ordering import snapshot_position
 from pipeline.core.shape import shape
 from pipeline.core.windows import Window, seam, shortest_range, split, whole_seconds, windows_from_cuts
-from pipeline.dynamodb.exports import wait_for_export
 from pipeline.dynamodb.manifest import read_manifest
-from pipeline.jobs.accept_export import accept_export, check_export_arn, refuse_filtered_export
+from pipeline.jobs.accept_export import accept_export, check_export_arn
+from pipeline.jobs.export_requests import resume_hint
 from pipeline.jobs.load_progress import Progress
 from pipeline.jobs.load_workers import load_files
 from pipeline.jobs.read_again import ReadAgain, read_untold
-from pipeline.jobs.snapshot import poll_seconds
+from pipeline.jobs.snapshot import wait
 from pipeline.jobs.window_exports import check_range, request_window, shortest_window, too_close
 from pipeline.jobs.window_file import WindowWork
 
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from pipeline.core.mapping import TableMapping
     from pipeline.core.ordering import Position
     from pipeline.dynamodb.manifest import ExportManifest
+    from pipeline.dynamodb.tables import SourceTable
     from pipeline.jobs.services import Services
 
 # Exports requested ahead of the one that is applied. DynamoDB runs 300 at once for an account (service quotas).
@@ -100,24 +101,27 @@ def catch_up(
     *,
     margin: timedelta | None = None,
     workers: int = 2,
+    timeout: timedelta | None = None,
     on_progress: Callable[[str], None] | None = None,
+    on_notice: Callable[[str], None] | None = None,
 ) -> CatchUpReport:
     """Apply what was written from `start`, inclusive, to `end`, exclusive (aware; taken to the second).
 
-    Idempotent; run again it resumes. Raises ConfigurationError for a range that is none, TerminalError when part of it
-    is beyond the table's recovery window, an export is damaged, or another load of the table is running;
-    TransientError when it may be run again.
+    Idempotent; run again it resumes, its exports too. `timeout` is how long each of them is waited for, the setting's
+    unless given. Raises ConfigurationError for a range that is none, TerminalError when part of it is beyond the
+    table's recovery window, an export is damaged, or another load of the table is running; TransientError when it may
+    be run again.
     """
     started, say = time.monotonic(), on_progress or _say_nothing
     margin = mapping.margin if margin is None else margin
     asked = Window(whole_seconds(start), whole_seconds(end))
     source = check_range(services, mapping, asked, margin, say)
-    run = _Run(services, mapping, margin, workers, say)
+    run = _Run(services, mapping, margin, workers, say, on_notice or say, timeout)
     planned = run.plan(asked, source.earliest_restorable)
     reports: list[WindowReport] = []
     for first in range(0, len(planned), _EXPORTS_AT_ONCE):
         group = planned[first : first + _EXPORTS_AT_ONCE]
-        exports = [run.export_of(source.arn, window) for window, _ in group]
+        exports = [run.export_of(source, window) for window, _ in group]
         for (location, arn), (_, is_seam) in zip(exports, group, strict=True):
             reports.append(run.apply(location or run.wait(arn), arn, is_seam=is_seam))
     say("reading items again that no export told of")
@@ -138,6 +142,7 @@ def apply_export(
     margin: timedelta | None = None,
     accept_other_table: bool = False,
     workers: int = 2,
+    timeout: timedelta | None = None,
     on_progress: Callable[[str], None] | None = None,
     on_notice: Callable[[str], None] | None = None,
 ) -> CatchUpReport:
@@ -149,11 +154,12 @@ def apply_export(
     """
     started, say = time.monotonic(), on_progress or _say_nothing
     margin = mapping.margin if margin is None else margin
-    run = _Run(services, mapping, margin, workers, say, accept_other_table=accept_other_table)
+    notify = on_notice or say
+    run = _Run(services, mapping, margin, workers, say, notify, timeout, accept_other_table=accept_other_table)
     if location is None:
         check_export_arn(mapping, export_arn or "", accept_other_table=accept_other_table)
         location = run.wait(export_arn)
-    accept_export(services, mapping, location, accept_other_table=accept_other_table, notify=on_notice or say)
+    accept_export(services, mapping, location, accept_other_table=accept_other_table, notify=notify)
     report = run.apply(location, export_arn, is_seam=False)
     told = Window(report.start, report.end)
     with services.connect("dynaurora catch-up") as connection:
@@ -200,6 +206,8 @@ class _Run:
     margin: timedelta
     workers: int
     say: Callable[[str], None]
+    notify: Callable[[str], None]
+    timeout: timedelta | None
     accept_other_table: bool = False
 
     def plan(self, asked: Window, earliest: datetime | None) -> list[tuple[Window, bool]]:
@@ -225,7 +233,7 @@ class _Run:
             planned += [(other, True) for other in from_cuts if window.start < other.end <= window.end]
         return planned
 
-    def export_of(self, table_arn: str, window: Window) -> tuple[str | None, str | None]:
+    def export_of(self, source: SourceTable, window: Window) -> tuple[str | None, str | None]:
         """Return location and ARN of the window's export: one that an earlier run has begun to apply, or a new one."""
         as_of = snapshot_position(window.end, self.margin).as_of
         with self.services.connect("dynaurora catch-up") as connection:
@@ -233,18 +241,20 @@ class _Run:
         if known is not None:
             return known[0], known[2]
         self.say(f"requesting the export of {window}")
-        return None, request_window(self.services, self.mapping, table_arn, window)
+        return None, request_window(self.services, self.mapping, source, window, self.say)
 
     def wait(self, export_arn: str | None) -> str:
         """Wait until an export is complete; returns its manifest's location."""
         if export_arn is None:
             raise ConfigurationError("catching up: neither an export's ARN nor its manifest is given")
         self.say(f"waiting for the export {export_arn}")
-        return wait_for_export(
-            self.services.dynamodb,
+        return wait(
+            self.services,
             export_arn,
-            poll_seconds=poll_seconds(self.services),
-            on_poll=refuse_filtered_export,
+            hint=resume_hint(export_arn),
+            timeout=self.timeout,
+            say=self.say,
+            notify=self.notify,
         )
 
     def apply(self, location: str, export_arn: str | None, *, is_seam: bool) -> WindowReport:
@@ -261,7 +271,10 @@ class _Run:
         position = snapshot_position(window.end, self.margin)
         with self.services.connect("dynaurora catch-up") as connection:
             loads.notice_lost_client(connection)
-            with loads.table_locked(connection, self.mapping.name):
+            with (
+                loads.table_locked(connection, self.mapping.name),
+                export_requests.ending(connection, self.mapping.name, manifest.export_arn),
+            ):
                 record = self._begin(connection, manifest, position, is_seam=is_seam)
                 if record.status != "loaded":
                     self._apply(connection, manifest, window, position, record)

@@ -16,11 +16,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from pipeline.aurora import build_aside, loads
+from pipeline.aurora import build_aside, export_requests, loads
 from pipeline.aurora.build_aside import Build
 from pipeline.aurora.connection import giving_locks_back
 from pipeline.aurora.errors import translating
@@ -114,9 +115,10 @@ def load(
             hint="give a full export; `dynaurora load` without an ARN or manifest requests one",
         )
     position = snapshot_position(manifest.snapshot_time, mapping.margin if margin is None else margin)
-    with services.connect("dynaurora load") as connection, giving_locks_back(connection):
+    with services.connect("dynaurora load") as connection, giving_locks_back(connection), ExitStack() as locked:
         loads.notice_lost_client(connection)
         loads.lock_table(connection, mapping.name)
+        locked.enter_context(export_requests.ending(connection, mapping.name, manifest.export_arn))
         aside = manifest.item_count >= aside_from and _may_be_built_aside(connection, mapping)
         record = _begin(connection, mapping, manifest, position, "aside" if aside else "merge")
         if record.reshaped:

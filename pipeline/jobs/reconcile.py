@@ -13,11 +13,12 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from pipeline.aurora import loads, probes, reconciliations
+from pipeline.aurora import export_requests, loads, probes, reconciliations
 from pipeline.aurora.applied_through import AppliedThrough, applied_through
 from pipeline.aurora.candidates import Candidates, Left
 from pipeline.aurora.compare import Comparison
@@ -90,10 +91,11 @@ def reconcile(
             hint="give a full export; `dynaurora reconcile` without an ARN or manifest requests one",
         )
     started, as_of = time.monotonic(), snapshot_position(manifest.snapshot_time, margin).as_of
-    with services.connect("dynaurora reconcile") as connection, giving_locks_back(connection):
+    with services.connect("dynaurora reconcile") as connection, giving_locks_back(connection), ExitStack() as locked:
         loads.notice_lost_client(connection)
         reconciliations.lock_table(connection, mapping.name)
         loads.keep_loads_out(connection, mapping.name)
+        locked.enter_context(export_requests.ending(connection, mapping.name, manifest.export_arn))
         begun = reconciliations.begin(
             connection,
             mapping.name,

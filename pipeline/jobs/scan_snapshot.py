@@ -33,6 +33,7 @@ from pipeline.dynamodb.manifest import SCAN_MARK, SUMMARY_NAME
 from pipeline.dynamodb.objects import MissingObjectError, join_location
 from pipeline.dynamodb.scans import scan_segments
 from pipeline.dynamodb.tables import check_source, describe
+from pipeline.jobs.export_destination import export_destination
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from pipeline.core.mapping import TableMapping
     from pipeline.dynamodb.objects import ObjectStore
     from pipeline.dynamodb.tables import SourceTable
+    from pipeline.jobs.export_destination import ExportDestination
     from pipeline.jobs.services import Services
 
 READ_CAPACITY = 100.0
@@ -64,13 +66,8 @@ def scan_snapshot(
     `read_capacity` is in units a second. Raises ConfigurationError when there is no bucket, TerminalError when the
     table is not fit or another scan of it is running, TransientError when it may be run again.
     """
-    bucket = services.settings.export_bucket
-    if bucket is None:
-        raise ConfigurationError(
-            "scanning: no bucket to write the snapshot to",
-            table=mapping.name,
-            hint="set DYNAURORA_EXPORT_BUCKET to a bucket that this process may write to",
-        )
+    destination = export_destination(services.settings, "scanning", table=mapping.name)
+    bucket = destination.bucket
     if read_capacity <= 0 or segments < 1:
         raise ConfigurationError("scanning: read capacity and segments must be above 0", table=mapping.name)
     source = describe(services.dynamodb, mapping.table)
@@ -82,7 +79,7 @@ def scan_snapshot(
         prefix = services.settings.export_prefix.strip("/")
         store = services.store(f"s3://{bucket}")
         scan = _Scan.resumed_or_new(
-            store, bucket, f"{prefix}/AWSDynamoDB" if prefix else "AWSDynamoDB", source, segments
+            store, destination, f"{prefix}/AWSDynamoDB" if prefix else "AWSDynamoDB", source, segments
         )
         scan.run(services, read_capacity, file_bytes, on_progress)
         return scan.finish()
@@ -110,7 +107,7 @@ class _Progress:
 @dataclass
 class _Scan:
     store: ObjectStore
-    bucket: str
+    destination: ExportDestination
     base: str
     progress_key: str
     progress: _Progress
@@ -118,18 +115,20 @@ class _Scan:
     lines: dict[int, list[bytes]] = field(default_factory=dict[int, "list[bytes]"])
 
     @classmethod
-    def resumed_or_new(cls, store: ObjectStore, bucket: str, base: str, source: SourceTable, segments: int) -> _Scan:
+    def resumed_or_new(
+        cls, store: ObjectStore, destination: ExportDestination, base: str, source: SourceTable, segments: int
+    ) -> _Scan:
         key = f"{base}/_scans/{source.name}.json"
         try:
-            found: dict[str, Any] | None = json.loads(store.read(bucket, key))
+            found: dict[str, Any] | None = json.loads(store.read(destination.bucket, key))
         except (MissingObjectError, ValueError):
             found = None
         if found and not found["finished"] and (found["table_arn"], found["table_id"]) == (source.arn, source.table_id):
-            return cls(store, bucket, base, key, _Progress(**found))
+            return cls(store, destination, base, key, _Progress(**found))
         now = datetime.now(UTC)
         name = f"{int(now.timestamp() * 1000):014d}-{uuid.uuid4().hex[:8]}"
         progress = _Progress(name, _iso(now), source.arn, source.table_id, segments)
-        scan = cls(store, bucket, base, key, progress)
+        scan = cls(store, destination, base, key, progress)
         scan._keep()  # the start is kept before the first page is read: a scan that goes on claims no later one
         return scan
 
@@ -196,8 +195,8 @@ class _Scan:
             "exportTime": self.progress.started_at,
             "s3Bucket": self.bucket,
             "s3Prefix": self.base.rpartition("/")[0] or None,
-            "s3SseAlgorithm": "AES256",
-            "s3SseKmsKeyId": None,
+            "s3SseAlgorithm": self.destination.sse_algorithm or "AES256",
+            "s3SseKmsKeyId": self.destination.kms_key,
             "manifestFilesS3Key": f"{self._folder}/manifest-files.json",
             "billedSizeBytes": self.progress.size_bytes,
             "itemCount": self.progress.items,
@@ -212,6 +211,10 @@ class _Scan:
         self.progress.finished = True
         self._keep()
         return join_location(self.bucket, f"{self._folder}/{SUMMARY_NAME}")
+
+    @property
+    def bucket(self) -> str:
+        return self.destination.bucket
 
     @property
     def _folder(self) -> str:

@@ -14,6 +14,7 @@ from pipeline.core.errors import ConfigurationError
 from pipeline.dynamodb.client import client
 from pipeline.dynamodb.errors import translating
 from pipeline.dynamodb.objects import FolderObjects, S3Objects
+from pipeline.jobs.export_destination import write_options
 
 if TYPE_CHECKING:
     from types_boto3_dynamodb.client import DynamoDBClient
@@ -83,7 +84,7 @@ class Services:
 
     @cached_property
     def _s3(self) -> ObjectStore:
-        return S3Objects(self.s3)
+        return S3Objects(self.s3, write_options(self.settings))
 
     def _secret_parameters(self) -> dict[str, str | int]:
         secret_id = self.settings.database_secret_id

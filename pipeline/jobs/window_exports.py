@@ -1,20 +1,19 @@
 """Incremental exports of windows: what can be exported at all, requesting it, waiting for it.
 
-Invariant: a window is asked for by a token that follows from it, so that a catch-up that was killed finds its own
-exports again (for 8 hours; for longer where it had begun to apply them, because the bookkeeping names them then).
+Invariant: a window's request is recorded before it is made, so that a catch-up that was killed finds its own exports
+again (`pipeline.jobs.export_requests`).
 """
 
 from __future__ import annotations
 
 import time
-import uuid
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from pipeline.core.errors import ConfigurationError, TerminalError, TransientError
 from pipeline.core.windows import SHORTEST, round_up, shortest_range, whole_seconds
-from pipeline.dynamodb.exports import ExportWindow, describe_export, request_export
 from pipeline.dynamodb.tables import check_recovery, describe
+from pipeline.jobs.export_requests import request_or_resume
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -24,9 +23,6 @@ if TYPE_CHECKING:
     from pipeline.dynamodb.tables import SourceTable
     from pipeline.jobs.services import Services
 
-_NAMESPACE = uuid.UUID("6c1d0c3e-6f0c-5c4e-9d1b-5f8f3d3f7a55")
-# Failed exports of one window that were asked for within the 8 hours that a token lives.
-_MOST_FAILED = 20
 _LOOK_AGAIN_SECONDS = 15.0
 # The end of the recovery window is typically 5 minutes behind now (botocore: LatestRestorableDateTime).
 _LONGEST_WAIT = timedelta(minutes=30)
@@ -108,33 +104,11 @@ def _wait_until_restorable(
     return source
 
 
-def request_window(services: Services, mapping: TableMapping, table_arn: str, window: Window) -> str:
-    """Request the window's export, or find the one that an earlier run requested; returns its ARN.
-
-    One that failed is not waited for again: the next token follows from its ARN.
-    """
-    bucket = services.settings.export_bucket
-    if bucket is None:
-        raise ConfigurationError(
-            "requesting an export: no bucket to write it to",
-            table=mapping.name,
-            hint="set DYNAURORA_EXPORT_BUCKET to a bucket that DynamoDB may write to, or give an export that exists",
-        )
-    asked = ExportWindow(window.start, window.end)
-    prefix = services.settings.export_prefix
-    token = str(uuid.uuid5(_NAMESPACE, f"{table_arn} {window} s3://{bucket}/{prefix}"))
-    failure: str | None = None
-    for _ in range(_MOST_FAILED):
-        arn = request_export(services.dynamodb, table_arn, bucket, prefix, client_token=token, window=asked)
-        failure = describe_export(services.dynamodb, arn).failure
-        if failure is None:
-            return arn
-        token = str(uuid.uuid5(_NAMESPACE, arn))
-    raise TerminalError(
-        f"requesting an export of {window}: {_MOST_FAILED} of them failed, the last with {failure}",
-        table=mapping.name,
-        hint="mend what it names (often the bucket's policy or its KMS key), and run this again",
-    )
+def request_window(
+    services: Services, mapping: TableMapping, source: SourceTable, window: Window, say: Callable[[str], None]
+) -> str:
+    """Request the window's export, or find the one that an earlier run requested; returns its ARN."""
+    return request_or_resume(services, mapping, (source.arn, source.table_id), say, window)
 
 
 def _span(length: timedelta) -> str:

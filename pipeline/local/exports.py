@@ -11,8 +11,8 @@ fails, never approximated. `snapshot` says how; the one price is that the answer
 ExportTime comes after a scan, where the stream carries no old images, since the moment lies behind it.
 
 Departures from AWS, all of them: exports take seconds; the shortest window is a setting; KMS keys are
-recorded, not used; Ion and FilterSpecification are refused; the stream's 24 hours, not 35 days, bound what
-can be exported of the past.
+recorded, not used; Ion is refused, and of a FilterSpecification all but a projection to whole attributes;
+the stream's 24 hours, not 35 days, bound what can be exported of the past.
 """
 
 import asyncio
@@ -29,6 +29,7 @@ from functools import partial
 from typing import TypeVar
 
 from pipeline.local.export_files import Destination, Written, write_full, write_incremental, write_started
+from pipeline.local.export_projection import project, projected_attributes
 from pipeline.local.history import PastChange, UnprovableError, changes_between, state_at
 from pipeline.local.http_messages import Head
 from pipeline.local.proxy import WriteGate
@@ -202,7 +203,7 @@ class ExportService:
             "ExportType": request.get("ExportType") or "FULL_EXPORT",
             "S3SseAlgorithm": request.get("S3SseAlgorithm") or "AES256",
         }
-        for name in ("ClientToken", "S3Bucket", "S3BucketOwner", "S3Prefix", "S3SseKmsKeyId"):
+        for name in ("ClientToken", "S3Bucket", "S3BucketOwner", "S3Prefix", "S3SseKmsKeyId", "FilterSpecification"):
             if request.get(name):
                 description[name] = request[name]
         return Export(request, description)
@@ -222,7 +223,8 @@ class ExportService:
         at_ms, items = self._full(aws, table, export)
         description["ExportTime"] = at_ms / 1000
         started = int(description["StartTime"] * 1000)
-        return lambda: write_full(aws, to, table, items(), (started, _now_ms(), at_ms))
+        kept = projected_attributes(export.request)
+        return lambda: write_full(aws, to, table, project(items(), kept), (started, _now_ms(), at_ms))
 
     def _full(self, aws: RawAws, table: Table, export: Export) -> tuple[int, Callable[[], dict[str, str]]]:
         """The moment of a full export, and what tells the items of it."""
@@ -343,8 +345,10 @@ def _settle_broken(export: Export, run: Future[None]) -> None:
 
 def _exportable(aws: RawAws, request: Json) -> Table:
     """The table of an export request, after the checks that come before all else."""
-    if (request.get("ExportFormat") or "DYNAMODB_JSON") != "DYNAMODB_JSON" or request.get("FilterSpecification"):
-        raise AwsError("ValidationException", "The local stack writes DYNAMODB_JSON without a filter only")
+    if (request.get("ExportFormat") or "DYNAMODB_JSON") != "DYNAMODB_JSON":
+        raise AwsError("ValidationException", "The local stack writes DYNAMODB_JSON only")
+    if projected_attributes(request) and request.get("ExportType") == "INCREMENTAL_EXPORT":
+        raise AwsError("ValidationException", "The local stack projects full exports only")
     name = str(request.get("TableArn", "")).rpartition(":table/")[2].partition("/")[0]
     try:
         table = describe_table(aws, name)

@@ -58,6 +58,8 @@ def test_every_field_has_a_default_and_a_description(code: Code) -> None:
     load = full_load_form(code.mapping).to_fields_dict()
     reconcile = reconcile_form(code.mapping).to_fields_dict()
     assert {name: field.default_value for name, field in load.items()} == {
+        "export_wait": "",
+        "new_export": False,
         "accept_other_table": False,
         "export_arn": "",
         "manifest": "",
@@ -68,6 +70,8 @@ def test_every_field_has_a_default_and_a_description(code: Code) -> None:
         "run_workers": 1,
     }
     assert {name: field.default_value for name, field in reconcile.items()} == {
+        "export_wait": "",
+        "new_export": False,
         "accept_other_table": False,
         "export_arn": "",
         "manifest": "",

@@ -463,9 +463,12 @@ def test_an_export_that_failed_is_requested_anew(past: PastTable, run: Run, conn
         return original(**asked)
 
     past.describe_export = failing  # type: ignore[method-assign]
+    with pytest.raises(TerminalError, match="it failed with S3AccessDenied"):
+        run(START, START + HOUR)
+    assert len(past.requested) == 2  # one window, and its seam
     run(START, START + HOUR)
     assert names(connection) == {1: "one"}
-    assert len(past.requested) == 3  # one window, its seam, and the one that failed
+    assert len(past.requested) == 4
 
 
 def test_another_load_keeps_it_out(past: PastTable, services: Services, employees: TableMapping, run: Run) -> None:

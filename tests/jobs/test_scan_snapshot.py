@@ -188,7 +188,7 @@ def until_free(scan: Callable[[], str]) -> str:
 def test_wrong_use_is_refused(real: Services, source: TableMapping, database: str) -> None:
     with pytest.raises(ConfigurationError, match="above 0"):
         scan_snapshot(real, source, read_capacity=0)
-    with pytest.raises(ConfigurationError, match="no bucket to write the snapshot to"):
+    with pytest.raises(ConfigurationError, match="no bucket to write it to"):
         scan_snapshot(Services(Settings.from_environment(dict(os.environ) | {"DATABASE_URL": database})), source)
 
 
