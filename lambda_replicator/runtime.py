@@ -42,7 +42,7 @@ def build(environment: Mapping[str, str], *, timeout_seconds: float) -> Runtime:
     """
     settings = Settings.from_environment(environment)
     opener = DatabaseOpener(
-        _credentials(settings, environment),
+        _credentials(settings),
         statement_timeout_seconds=max(timeout_seconds - STATEMENT_RESERVE_SECONDS, timeout_seconds / 2),
         prepare=environment.get("DATABASE_THROUGH_PROXY", "false").lower() != "true",
     )
@@ -60,11 +60,11 @@ def build(environment: Mapping[str, str], *, timeout_seconds: float) -> Runtime:
     )
 
 
-def _credentials(settings: Settings, environment: Mapping[str, str]) -> DatabaseSecret | DatabaseUrl:
+def _credentials(settings: Settings) -> DatabaseSecret | DatabaseUrl:
     if settings.database_url:
-        return DatabaseUrl(settings.database_url)
+        return DatabaseUrl(settings.database_url, settings.database_defaults)
     if settings.database_secret_id:
-        return DatabaseSecret(settings.database_secret_id, sslmode=environment.get("PGSSLMODE") or "require")
+        return DatabaseSecret(settings.database_secret_id, settings.database_defaults)
     raise ConfigurationError("starting the replicator: the settings name no database")
 
 

@@ -5,6 +5,7 @@ Invariant: nothing reads the environment at import, and a secret never shows in 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,41 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 DEFAULT_TABLES_FOLDER = "tables"
+# A Serverless v2 cluster resumes from zero capacity in about 15 s, longer after a day of rest (Aurora user guide).
+DEFAULT_WAIT_SECONDS = 40.0
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseDefaults:
+    """What a secret or URL may leave out of the way to the database (`DATABASE_HOST` and so on)."""
+
+    host: str | None = None
+    port: str | None = None
+    name: str | None = None
+    sslmode: str | None = None
+    sslrootcert: str | None = None
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> DatabaseDefaults:
+        """Read the variables. libpq's own names of the TLS settings are taken where ours are not set."""
+        return cls(
+            host=environment.get("DATABASE_HOST") or None,
+            port=environment.get("DATABASE_PORT") or None,
+            name=environment.get("DATABASE_NAME") or None,
+            sslmode=environment.get("DATABASE_SSLMODE") or environment.get("PGSSLMODE") or None,
+            sslrootcert=environment.get("DATABASE_SSLROOTCERT") or environment.get("PGSSLROOTCERT") or None,
+        )
+
+    @property
+    def parameters(self) -> dict[str, str | None]:
+        """By libpq's names."""
+        return {
+            "host": self.host,
+            "port": self.port,
+            "dbname": self.name,
+            "sslmode": self.sslmode,
+            "sslrootcert": self.sslrootcert,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +60,9 @@ class Settings:
     tables_folder: Path
     database_url: str | None = field(default=None, repr=False)
     database_secret_id: str | None = None
+    database_defaults: DatabaseDefaults = field(default_factory=DatabaseDefaults)
+    database_wait_seconds: float = DEFAULT_WAIT_SECONDS
+    """How long to try again while the server answers that it takes no session at present (`DATABASE_WAIT_SECONDS`)."""
     endpoint_url: str | None = None
     export_bucket: str | None = None
     """Bucket that exports are written to (`DYNAURORA_EXPORT_BUCKET`)."""
@@ -59,6 +98,8 @@ class Settings:
             tables_folder=Path(environment.get("DYNAURORA_TABLES") or DEFAULT_TABLES_FOLDER),
             database_url=url,
             database_secret_id=secret,
+            database_defaults=DatabaseDefaults.from_environment(environment),
+            database_wait_seconds=_seconds(environment, "DATABASE_WAIT_SECONDS", DEFAULT_WAIT_SECONDS),
             endpoint_url=environment.get("AWS_ENDPOINT_URL") or None,
             export_bucket=environment.get("DYNAURORA_EXPORT_BUCKET") or None,
             export_prefix=environment.get("DYNAURORA_EXPORT_PREFIX") or "dynaurora",
@@ -69,3 +110,14 @@ class Settings:
             on_failure=environment.get("DYNAURORA_ON_FAILURE") or None,
             function=environment.get("DYNAURORA_FUNCTION") or None,
         )
+
+
+def _seconds(environment: Mapping[str, str], name: str, default: float) -> float:
+    text = environment.get(name)
+    try:
+        seconds = float(text) if text else default
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < math.inf:
+        raise ConfigurationError(f"reading the settings: {name} is not a number of seconds", hint="write 0, 40 or 2.5")
+    return seconds

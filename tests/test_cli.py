@@ -187,8 +187,16 @@ def test_wrong_mappings_are_listed_one_a_line(environment: dict[str, str], capsy
     ("variables", "code", "message"),
     [
         ({}, 2, "dynaurora: reading the settings: neither DATABASE_URL nor DATABASE_SECRET_ID is set; set"),
-        ({"DATABASE_URL": NOBODY_THERE}, 3, "dynaurora: connecting to the database: the database did not answer"),
-        ({"DATABASE_URL": "postgresql://["}, 2, "dynaurora: connecting to the database: the driver refused"),
+        (
+            {"DATABASE_URL": NOBODY_THERE},
+            3,
+            "dynaurora: connecting to the database: nothing listens at that host and port",
+        ),
+        (
+            {"DATABASE_URL": "postgresql://["},
+            2,
+            "dynaurora: connecting to the database: DATABASE_URL is not a PostgreSQL URL",
+        ),
         ({"DATABASE_URL": "x", "DYNAURORA_TABLES": "/nowhere"}, 2, "dynaurora: reading the mapping files: there is no"),
     ],
     ids=["no settings", "nobody there", "no address", "no folder"],

@@ -15,6 +15,9 @@ import psycopg
 from psycopg import IsolationLevel
 from psycopg.conninfo import make_conninfo
 
+from pipeline import driver_logs
+from pipeline.aurora.address import Address, from_url
+from pipeline.aurora.connect_errors import translate_connecting
 from pipeline.aurora.errors import translating
 from pipeline.core.errors import ConfigurationError
 
@@ -28,27 +31,30 @@ _KEEPALIVES = {"keepalives": 1, "keepalives_idle": 1, "keepalives_interval": 1, 
 
 
 def connect(
-    url: str = "",
+    address: Address | str,
     *,
     application_name: str,
     statement_timeout_seconds: float | None = None,
     connect_timeout_seconds: int = 10,
     parameters: Mapping[str, str | int] | None = None,
 ) -> Connection:
-    """Open a connection from a URL, or from libpq parameters (host, port, dbname, user, password, sslmode …).
+    """Open a connection to an address, or to that of a URL; `parameters` of libpq win over the address's.
 
-    Raises UnreachableError when nothing answers, LoginRefusedError when the server turns the session away,
-    ConfigurationError when the database keeps text in another encoding than UTF-8.
+    Raises UnreachableError when nothing answers or the server takes no session now, LoginRefusedError when it refuses
+    the password, ConfigurationError for what a person must change, a database in another encoding than UTF-8 included.
     """
+    driver_logs.hold()
+    place = from_url(address) if isinstance(address, str) else address
+    given = {
+        "application_name": application_name,
+        "connect_timeout": connect_timeout_seconds,
+        "target_session_attrs": "read-write",  # after a failover the cluster's name may lead to what is now a reader
+        **_KEEPALIVES,
+        **place.parameters,
+        **(parameters or {}),
+    }
+    connection = _open(make_conninfo("", **given), place.source)
     with translating("connecting to the database"):
-        conninfo = make_conninfo(
-            url,
-            application_name=application_name,
-            connect_timeout=connect_timeout_seconds,
-            **_KEEPALIVES,
-            **(parameters or {}),
-        )
-        connection = psycopg.connect(conninfo, autocommit=True)
         try:
             _set_up(connection, statement_timeout_seconds)
         except (psycopg.Error, ConfigurationError):
@@ -56,6 +62,13 @@ def connect(
             raise
     connection.isolation_level = IsolationLevel.READ_COMMITTED
     return connection
+
+
+def _open(conninfo: str, source: str) -> Connection:
+    try:
+        return psycopg.connect(conninfo, autocommit=True)
+    except psycopg.Error as error:
+        raise translate_connecting(error, conninfo, source) from None
 
 
 def _set_up(connection: Connection, statement_timeout_seconds: float | None) -> None:

@@ -6,7 +6,6 @@ It names the SQLSTATE, its condition, and the schema objects involved; the drive
 
 from __future__ import annotations
 
-import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,6 @@ from psycopg import errors
 
 from pipeline.core.errors import (
     DataError,
-    LoginRefusedError,
     ReplicationError,
     TerminalError,
     TransientError,
@@ -50,26 +48,7 @@ def translate(error: psycopg.Error, doing: str, *, table: str | None = None) -> 
 
 
 def _translate_without_state(error: psycopg.Error, doing: str, table: str | None) -> ReplicationError:
-    """What never reached the server, or was cut off from it, has no SQLSTATE."""
-    refusal = _login_refusal(error)
-    if refusal == "28P01":
-        return LoginRefusedError(
-            f"{doing}: the server refused the session, {_condition(refusal)} ({refusal})",
-            table=table,
-            hint="check the user and password in the secret or DATABASE_URL",
-        )
-    if refusal == _REFUSED_AFTER_PASSWORD:
-        return LoginRefusedError(
-            f"{doing}: the server asked for the password and refused the session",
-            table=table,
-            hint="check user, password and database name in the secret or DATABASE_URL, and max_connections",
-        )
-    if refusal:
-        return TerminalError(
-            f"{doing}: the server refused the session, {_condition(refusal)} ({refusal})",
-            table=table,
-            hint=_HINTS[refusal],
-        )
+    """What was cut off from the server has no SQLSTATE. Why a session was never opened: see `connect_errors`."""
     if isinstance(error, psycopg.OperationalError):
         return UnreachableError(
             f"{doing}: the database did not answer or closed the connection",
@@ -86,32 +65,7 @@ _HINTS = {
     "42703": "run `dynaurora migrate` to bring the tables to the mapping",
     "3F000": "run `dynaurora migrate` to create the schemas",
     "42501": "grant the database user USAGE on schemas replica and replication, and SELECT, INSERT and UPDATE there",
-    "28000": "check the user, database and TLS setting in the secret or DATABASE_URL",
-    "3D000": "create the database, or correct its name in the secret or DATABASE_URL",
 }
-
-
-# libpq reports no SQLSTATE for a session that never began, so the server's words are all there is. Where they are
-# not English (lc_messages; Aurora's default is), it is known at least whether the password was sent.
-_LOGIN_REFUSALS = (
-    (re.compile(r"FATAL:  .*authentication failed"), "28P01"),
-    (re.compile(r'FATAL:  database ".*" does not exist'), "3D000"),
-    (re.compile(r'FATAL:  (?:role ".*" (?:does not exist|is not permitted to log in)|no pg_hba.conf entry)'), "28000"),
-    (re.compile(r"FATAL:  permission denied for database"), "42501"),
-)
-_REFUSED_AFTER_PASSWORD = "after the password"  # noqa: S105 - what happened, no password
-
-
-def _login_refusal(error: psycopg.Error) -> str | None:
-    """Return the SQLSTATE of a session that the server refused, or None where it never got that far."""
-    if not isinstance(error, psycopg.OperationalError):
-        return None
-    for pattern, state in _LOGIN_REFUSALS:
-        if pattern.search(str(error)):
-            return state
-    connection = error.pgconn
-    asked = isinstance(connection, psycopg.errors.FinishedPGconn) and connection.used_password
-    return _REFUSED_AFTER_PASSWORD if asked else None
 
 
 def _describe(error: psycopg.Error, state: str) -> str:

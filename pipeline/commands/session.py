@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pipeline.core.errors import ConfigurationError, TerminalError
+from pipeline.core.errors import ConfigurationError
 from pipeline.core.yaml_fields import MappingError, Problem
 from pipeline.mappings import problems_of, read_folder
 from pipeline.settings import Settings
@@ -109,12 +109,7 @@ class Session:
 
     def connect(self, verb: str) -> Connection:
         """Open a connection to Aurora, to be closed by the caller. Raises UnreachableError, ConfigurationError."""
-        try:
-            return self.services.connect(f"dynaurora {verb}")
-        except ConfigurationError:
-            raise
-        except TerminalError as error:  # the server refuses the user, password or database that it was given
-            raise ConfigurationError(error.message, hint=error.hint or "check DATABASE_URL, or the secret") from None
+        return self.services.connect(f"dynaurora {verb}")
 
 
 def add_names(parser: ArgumentParser) -> None:

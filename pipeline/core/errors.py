@@ -70,8 +70,12 @@ class UnreachableError(TransientError):
     """A dependency did not answer at all (the command line's exit code 3)."""
 
 
+class NotNowError(UnreachableError):
+    """The server answered and takes no session at present: it resumes, starts, fails over or has no connection free."""
+
+
 class LoginRefusedError(TransientError):
-    """The server asked for the password and then turned the session away: a rotated secret, or no place left."""
+    """The server refused the password, and only that: the secret may have been rotated."""
 
 
 class DataError(TerminalError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from pipeline import driver_logs
 from pipeline.dynamodb.errors import translating
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def client(
     service: Service, endpoint_url: str | None = None
 ) -> DynamoDBClient | DynamoDBStreamsClient | LambdaClient | S3Client | SecretsManagerClient | SQSClient:
     """Make a client, which threads may share. Raises ConfigurationError where the SDK finds no Region."""
+    driver_logs.hold()
     # Here and not above: the SDK costs half a second, which a load's workers that read a folder need not wait for.
     import boto3.session  # noqa: PLC0415
     from botocore.config import Config  # noqa: PLC0415

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pipeline.jobs.load_workers import Work
 
 _KINDS: tuple[type[ReplicationError], ...] = (
+    errors.NotNowError,
     errors.UnreachableError,
     errors.LoginRefusedError,
     errors.TransientError,

@@ -5,15 +5,16 @@ Invariant: nothing is connected until it is asked for, and no secret is kept lon
 
 from __future__ import annotations
 
-import json
+import time
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from pipeline.aurora.address import Address, from_secret, from_url
 from pipeline.aurora.connection import Connection, connect
-from pipeline.core.errors import ConfigurationError
+from pipeline.core.errors import ConfigurationError, NotNowError
 from pipeline.dynamodb.client import client
-from pipeline.dynamodb.errors import translating
 from pipeline.dynamodb.objects import FolderObjects, S3Objects
+from pipeline.dynamodb.secrets import read_secret
 from pipeline.jobs.export_destination import write_options
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from pipeline.dynamodb.objects import ObjectStore
     from pipeline.settings import Settings
 
-_SECRET_FIELDS = {"username": "user", "password": "password", "host": "host", "port": "port", "dbname": "dbname"}
+_FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.2, 5.0
 
 
 class Services:
@@ -40,18 +41,22 @@ class Services:
         return type(self), (self.settings,)
 
     def connect(self, application_name: str, *, statement_timeout_seconds: float | None = None) -> Connection:
-        """Open a connection to Aurora. Raises UnreachableError, TerminalError, ConfigurationError."""
-        if self.settings.database_url:
-            return connect(
-                self.settings.database_url,
-                application_name=application_name,
-                statement_timeout_seconds=statement_timeout_seconds,
-            )
-        return connect(
-            parameters=self._secret_parameters(),
-            application_name=application_name,
-            statement_timeout_seconds=statement_timeout_seconds,
-        )
+        """Open a connection to Aurora, waiting a while for a server that takes no session yet.
+
+        Raises UnreachableError, LoginRefusedError, ConfigurationError.
+        """
+        address = self._address()
+        deadline, wait = time.monotonic() + self.settings.database_wait_seconds, _FIRST_WAIT_SECONDS
+        while True:
+            try:
+                return connect(
+                    address, application_name=application_name, statement_timeout_seconds=statement_timeout_seconds
+                )
+            except NotNowError:
+                if time.monotonic() + wait > deadline:
+                    raise
+            time.sleep(wait)
+            wait = min(wait * 2, _LONGEST_WAIT_SECONDS)
 
     @cached_property
     def dynamodb(self) -> DynamoDBClient:
@@ -86,18 +91,11 @@ class Services:
     def _s3(self) -> ObjectStore:
         return S3Objects(self.s3, write_options(self.settings))
 
-    def _secret_parameters(self) -> dict[str, str | int]:
-        secret_id = self.settings.database_secret_id
-        if secret_id is None:  # pragma: no cover - Settings has one of the two
-            raise ConfigurationError("connecting: no database is configured")
-        secrets = client("secretsmanager", endpoint_url=self.settings.endpoint_url)
-        with translating(f"reading the secret {secret_id}"):
-            text = secrets.get_secret_value(SecretId=secret_id).get("SecretString", "")
-        try:
-            fields = json.loads(text)
-            return {ours: fields[theirs] for theirs, ours in _SECRET_FIELDS.items()}
-        except (ValueError, KeyError, TypeError):
-            raise ConfigurationError(
-                f"reading the secret {secret_id}: it is not a JSON object with {', '.join(_SECRET_FIELDS)}",
-                hint="give the secret these fields",
-            ) from None
+    def _address(self) -> Address:
+        settings = self.settings
+        if settings.database_url:
+            return from_url(settings.database_url, settings.database_defaults)
+        if settings.database_secret_id is None:  # pragma: no cover - Settings has one of the two
+            raise ConfigurationError("connecting to the database: the settings name none")
+        secrets = client("secretsmanager", endpoint_url=settings.endpoint_url)
+        return from_secret(read_secret(secrets, settings.database_secret_id), settings.database_defaults)

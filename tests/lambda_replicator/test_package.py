@@ -38,7 +38,9 @@ def test_it_holds_exactly_the_modules_of_ours_that_the_handler_loads(names: set[
     }
     assert held == loaded
     assert "lambda_replicator.package" not in held
-    assert not any(name.startswith(("pipeline.local", "pipeline.dynamodb", "pipeline.jobs.load")) for name in held)
+    source = {name for name in held if name.startswith("pipeline.dynamodb")}
+    assert source == {"pipeline.dynamodb", "pipeline.dynamodb.errors", "pipeline.dynamodb.secrets"}
+    assert not any(name.startswith(("pipeline.local", "pipeline.jobs.load")) for name in held)
 
 
 def test_it_holds_the_mappings(names: set[str]) -> None:

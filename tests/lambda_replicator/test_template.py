@@ -156,5 +156,5 @@ def test_the_function_is_what_the_zip_was_built_for(template: dict[str, Any]) ->
     assert package.PLATFORM.startswith("x86_64")
     assert template["Parameters"]["PythonRuntime"]["Default"] == f"python{package.PYTHON_VERSION}"
     assert function["Handler"] == "lambda_replicator.handler.lambda_handler"
-    assert function["Environment"]["Variables"]["PGSSLMODE"] == {"Ref": "TlsMode"}
-    assert template["Parameters"]["TlsMode"]["Default"] == "require"
+    assert function["Environment"]["Variables"]["DATABASE_SSLMODE"] == {"Ref": "TlsMode"}
+    assert template["Parameters"]["TlsMode"]["Default"] == ""  # require, or verify-full with a bundle
