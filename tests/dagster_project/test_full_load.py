@@ -166,7 +166,7 @@ def test_a_database_that_is_away_is_tried_again_and_then_explained(
     description, found = failure(result)
     assert len([e for e in result.all_events if e.event_type_value == "STEP_UP_FOR_RETRY"]) == failures.RETRIES
     assert "connection refused" in description
-    assert "reachable" in str(found["next step"])
+    assert "cluster is up" in str(found["next step"])
 
 
 def test_a_retried_run_loads_its_own_export_and_not_a_later_one(code: Code, tmp_path: Path) -> None:
