@@ -18,6 +18,7 @@ from pipeline.aurora.address import Address, from_secret, from_url
 from pipeline.aurora.connection import Connection, connect
 from pipeline.core.errors import LoginRefusedError, UnreachableError
 from pipeline.dynamodb.secrets import secret_error
+from pipeline.settings import Pooler
 
 if TYPE_CHECKING:
     from pipeline.settings import DatabaseDefaults
@@ -74,11 +75,11 @@ class DatabaseOpener:
         credentials: DatabaseSecret | DatabaseUrl,
         *,
         statement_timeout_seconds: float,
-        prepare: bool = True,
+        through: Pooler = Pooler.DETECT,
     ) -> None:
         self._credentials = credentials
         self._statement_timeout_seconds = statement_timeout_seconds
-        self._prepare = prepare
+        self._through = through
 
     def __call__(self) -> Connection:
         """Open a connection; after a refused password once more, if the secret holds another by now."""
@@ -92,18 +93,15 @@ class DatabaseOpener:
         return self._open(renewed)
 
     def _open(self, address: Address) -> Connection:
-        connection = connect(
+        return connect(
             address,
             application_name="dynaurora-replicator",
             statement_timeout_seconds=self._statement_timeout_seconds,
             connect_timeout_seconds=CONNECT_TIMEOUT_SECONDS,
             parameters=_SESSION,
+            through=self._through,
+            needs_session=False,
         )
-        if not self._prepare:
-            # Through RDS Proxy a prepared statement pins the client to one connection, and so does the
-            # DEALLOCATE ALL that psycopg sends after a rollback.
-            connection.prepare_threshold = None
-        return connection
 
 
 def _secrets_provider() -> SecretsProvider:

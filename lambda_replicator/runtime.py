@@ -44,7 +44,7 @@ def build(environment: Mapping[str, str], *, timeout_seconds: float) -> Runtime:
     opener = DatabaseOpener(
         _credentials(settings),
         statement_timeout_seconds=max(timeout_seconds - STATEMENT_RESERVE_SECONDS, timeout_seconds / 2),
-        prepare=environment.get("DATABASE_THROUGH_PROXY", "false").lower() != "true",
+        through=settings.pooler,
     )
     # An absolute folder stays what it is; a relative one lies in the package, wherever Lambda started Python.
     tables = Path(environment.get("LAMBDA_TASK_ROOT", ".")) / settings.tables_folder

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,28 @@ class DatabaseDefaults:
         }
 
 
+class Pooler(Enum):
+    """What is known of the way to the database (`DATABASE_POOLER`)."""
+
+    DETECT = ""
+    """Found out when connecting."""
+    TRANSACTION = "transaction"
+    """A pooler in transaction mode, whatever is found."""
+    SESSION = "session"
+    """A pooler, if there is one, gives each client a server connection of its own."""
+
+    @classmethod
+    def from_text(cls, text: str) -> Pooler:
+        """Read the setting. Raises ConfigurationError."""
+        try:
+            return cls(text)
+        except ValueError:
+            raise ConfigurationError(
+                "reading the settings: DATABASE_POOLER is neither `session` nor `transaction`",
+                hint="leave it out: a pooler is detected; `session` says that one pools whole sessions",
+            ) from None
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """`database_url` or `database_secret_id` says where Aurora is; exactly the first of them that is set is used."""
@@ -63,6 +86,7 @@ class Settings:
     database_defaults: DatabaseDefaults = field(default_factory=DatabaseDefaults)
     database_wait_seconds: float = DEFAULT_WAIT_SECONDS
     """How long to try again while the server answers that it takes no session at present (`DATABASE_WAIT_SECONDS`)."""
+    pooler: Pooler = Pooler.DETECT
     endpoint_url: str | None = None
     export_bucket: str | None = None
     """Bucket that exports are written to (`DYNAURORA_EXPORT_BUCKET`)."""
@@ -100,6 +124,7 @@ class Settings:
             database_secret_id=secret,
             database_defaults=DatabaseDefaults.from_environment(environment),
             database_wait_seconds=_seconds(environment, "DATABASE_WAIT_SECONDS", DEFAULT_WAIT_SECONDS),
+            pooler=Pooler.from_text(environment.get("DATABASE_POOLER") or ""),
             endpoint_url=environment.get("AWS_ENDPOINT_URL") or None,
             export_bucket=environment.get("DYNAURORA_EXPORT_BUCKET") or None,
             export_prefix=environment.get("DYNAURORA_EXPORT_PREFIX") or "dynaurora",

@@ -6,8 +6,8 @@ Invariant: no test sees credentials, endpoints or databases of the person who ru
 import os
 import signal
 import tempfile
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -17,6 +17,7 @@ from psycopg import sql
 
 from pipeline.local.postgres import PostgresServer
 from pipeline.local.stack import LocalStack
+from tests.pgbouncer import NOT_INSTALLED, PgBouncer, program
 
 FOREIGN_PREFIXES = ("AWS_", "DYNAURORA_", "DATABASE_", "PG", "POWERTOOLS_", "DAGSTER_")
 TESTS = Path(__file__).parent
@@ -42,6 +43,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.stack)
         if item.path.is_relative_to(TESTS / "core"):
             item.add_marker(pytest.mark.disable_socket)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say in one line that the pooler's tests were left out."""
+    left_out = sum(NOT_INSTALLED in str(report.longrepr) for report in terminalreporter.stats.get("skipped", ()))
+    if left_out:
+        terminalreporter.write_line(f"{left_out} tests of poolers {NOT_INSTALLED}", yellow=True)
 
 
 @contextmanager
@@ -75,3 +83,17 @@ def stack() -> Generator[LocalStack]:
     """The whole local stack for the session. Tests share it: take table and bucket names of your own."""
     with run_directory() as folder, LocalStack(folder / "stack", durable=False) as running:
         yield running
+
+
+@pytest.fixture
+def pgbouncer() -> Generator[Callable[..., PgBouncer]]:
+    """Start PgBouncers in front of URLs: `pgbouncer(url, mode="transaction", pool_size=1)`."""
+    if program() is None:
+        pytest.skip(NOT_INSTALLED)
+    with run_directory() as folder, ExitStack() as running:
+
+        def start(url: str, *, mode: str, pool_size: int = 5) -> PgBouncer:
+            name = f"pgbouncer-{uuid4().hex[:6]}"
+            return running.enter_context(PgBouncer(folder / name, url, mode=mode, pool_size=pool_size))
+
+        yield start

@@ -4,23 +4,26 @@ Invariant: all of a batch or none of it. A value that only PostgreSQL finds wron
 savepoints, and becomes a reject; the rest of the batch is applied.
 
 A batch is one statement a target, and one round trip whatever their number; rejects travel with them. Only child
-targets need a second one, because they follow what was taken of their parents.
+targets need a second one, because they follow what was taken of their parents. Behind a pooler a batch brings its
+settings along, in its own transaction and in the same round trip.
 """
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline.aurora import rejects, settled, watermarks
 from pipeline.aurora.apply import Applied, ApplyStatement
+from pipeline.aurora.connection import BEGIN, set_for_transaction
 from pipeline.aurora.errors import translating
 from pipeline.core.change import coalesce
 from pipeline.core.errors import DataError, key_digest
 from pipeline.core.stream_records import Reject
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Generator, Sequence
 
     from psycopg import Cursor
 
@@ -60,11 +63,16 @@ class BatchWriter:
             with translating(doing, table=self.mapping.name):
                 if any(target.children for target, _, _ in work):
                     applied = self._write_in_two_trips(connection, work, batch, mark)
+                elif connection.pooled:
+                    with _one_transaction(connection):
+                        sent = self._send_at_once(connection, work, batch, mark)
+                    applied = _total(sent)
                 else:
                     applied = self._write_at_once(connection, work, batch, mark)
             return BatchResult(applied, len(batch.rejects))
         except DataError:
             with translating(doing, table=self.mapping.name), connection.transaction():
+                set_for_transaction(connection)
                 return self._write_isolating(connection, work, batch, records, mark)
 
     def _write_at_once(self, connection: Connection, work: list[_Work], batch: DecodedBatch, mark: Mark) -> Applied:
@@ -73,16 +81,19 @@ class BatchWriter:
         # The server takes what comes before a pipeline's end for one transaction (PostgreSQL manual, pipeline mode),
         # and nothing is fetched within, which would end it.
         with connection.pipeline():
-            # The first statement counts the batch, the others no more than what they applied.
-            marks = [replace(mark, rejected=len(batch.rejects)), *[replace(mark, records=0, batches=0)] * len(work)]
-            sent = [self._send_with_mark(connection, part, own) for part, own in zip(work, marks, strict=False)]
-            if not work:
-                watermarks.add_mark(connection, marks[0], *Applied())
-            self._add_rejects(connection, batch, batch.rejects, mark)
-        total = Applied()
-        for (_, changes, _), answer in zip(work, sent, strict=True):
-            total = total.plus(_counts(answer.fetchone(), len(changes)))
-        return total
+            sent = self._send_at_once(connection, work, batch, mark)
+        return _total(sent)
+
+    def _send_at_once(self, connection: Connection, work: list[_Work], batch: DecodedBatch, mark: Mark) -> list[_Sent]:
+        # The first statement counts the batch, the others no more than what they applied.
+        marks = [replace(mark, rejected=len(batch.rejects)), *[replace(mark, records=0, batches=0)] * len(work)]
+        sent = [
+            (self._send_with_mark(connection, part, own), len(part[1])) for part, own in zip(work, marks, strict=False)
+        ]
+        if not work:
+            watermarks.add_mark(connection, marks[0], *Applied())
+        self._add_rejects(connection, batch, batch.rejects, mark)
+        return sent
 
     def _send_with_mark(self, connection: Connection, work: _Work, mark: Mark) -> Cursor[tuple[Any, ...]]:
         target, changes, newest = work
@@ -94,20 +105,13 @@ class BatchWriter:
         self, connection: Connection, work: list[_Work], batch: DecodedBatch, mark: Mark
     ) -> Applied:
         total = Applied()
-        try:
-            with connection.pipeline():
-                connection.execute("BEGIN")
-                sent = [self._statements[target].send(connection, newest) for target, _, newest in work]
-                for (target, changes, _), answer in zip(work, sent, strict=True):
-                    counts = self._statements[target].finish(connection, answer)
-                    total = total.plus(_counts(counts, len(changes)))
-                self._add_rejects(connection, batch, batch.rejects, mark)
-                watermarks.add_mark(connection, replace(mark, rejected=len(batch.rejects)), *total)
-                connection.execute("COMMIT")
-        except BaseException:
-            if not connection.closed:
-                connection.rollback()
-            raise
+        with _one_transaction(connection):
+            sent = [self._statements[target].send(connection, newest) for target, _, newest in work]
+            for (target, changes, _), answer in zip(work, sent, strict=True):
+                counts = self._statements[target].finish(connection, answer)
+                total = total.plus(_counts(counts, len(changes)))
+            self._add_rejects(connection, batch, batch.rejects, mark)
+            watermarks.add_mark(connection, replace(mark, rejected=len(batch.rejects)), *total)
         return total
 
     def _add_rejects(self, connection: Connection, batch: DecodedBatch, refused: list[Reject], mark: Mark) -> None:
@@ -172,6 +176,30 @@ class BatchWriter:
 
 
 _Work = tuple["Target", "list[Change]", "list[Change]"]
+_Sent = tuple["Cursor[tuple[Any, ...]]", int]
+"""A statement on its way, and how many changes it was sent for."""
+
+
+@contextmanager
+def _one_transaction(connection: Connection) -> Generator[None]:
+    """Send what the block executes as one transaction: one round trip, unless something is fetched within."""
+    try:
+        with connection.pipeline():
+            connection.execute(BEGIN)
+            set_for_transaction(connection)
+            yield
+            connection.execute("COMMIT")
+    except BaseException:
+        if not connection.closed:
+            connection.rollback()
+        raise
+
+
+def _total(sent: list[_Sent]) -> Applied:
+    total = Applied()
+    for answer, candidates in sent:
+        total = total.plus(_counts(answer.fetchone(), candidates))
+    return total
 
 
 def _counts(row: tuple[int, int, int, int] | None, candidates: int) -> Applied:

@@ -88,7 +88,7 @@ def wait_for_files(connection: Connection, table_name: str) -> None:
     with translating("waiting for the files that a load of this table has in work", table=table_name):
         connection.execute("SELECT set_config('lock_timeout', %s, true)", [f"{WAIT_SECONDS}s"])
         connection.execute("SELECT pg_advisory_xact_lock(hashtext(%s), hashtext(%s))", [FILES_SPACE, table_name])
-        connection.execute("SET LOCAL lock_timeout TO DEFAULT")
+        connection.execute("SET LOCAL lock_timeout = 0")
 
 
 def settle_files(connection: Connection, table_name: str, *, or_else: LiteralString) -> None:

@@ -61,7 +61,7 @@ def _alone(connection: Connection) -> Generator[None]:
         try:
             connection.execute(f"SELECT pg_advisory_lock({_LOCK_KEY})".encode())
         finally:
-            connection.execute("RESET lock_timeout")
+            connection.execute("SET lock_timeout = 0")  # RESET would bring back the role's own
     try:
         yield
     finally:

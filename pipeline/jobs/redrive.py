@@ -97,7 +97,9 @@ def redrive(
             "redriving: a batch that is damaged is accepted one at a time", hint="name it with --object"
         )
     run = _Run(services, {mapping.table: mapping for mapping in mappings}, on_progress, only, accept_partial)
-    replicator = Replicator(mappings, lambda: services.connect("dynaurora redrive"), writer=REDRIVE_WRITER)
+    replicator = Replicator(
+        mappings, lambda: services.connect("dynaurora redrive", needs_session=False), writer=REDRIVE_WRITER
+    )
     with closing(replicator):
         run.replicator = replicator
         if queue_url:

@@ -40,17 +40,24 @@ class Services:
         """Pickle as the settings alone: clients and what they hold are each process's own."""
         return type(self), (self.settings,)
 
-    def connect(self, application_name: str, *, statement_timeout_seconds: float | None = None) -> Connection:
+    def connect(
+        self, application_name: str, *, statement_timeout_seconds: float | None = None, needs_session: bool = True
+    ) -> Connection:
         """Open a connection to Aurora, waiting a while for a server that takes no session yet.
 
-        Raises UnreachableError, LoginRefusedError, ConfigurationError.
+        `needs_session=False` is for the replicator, which works through a pooler of transactions too. Raises
+        UnreachableError, LoginRefusedError, ConfigurationError.
         """
         address = self._address()
         deadline, wait = time.monotonic() + self.settings.database_wait_seconds, _FIRST_WAIT_SECONDS
         while True:
             try:
                 return connect(
-                    address, application_name=application_name, statement_timeout_seconds=statement_timeout_seconds
+                    address,
+                    application_name=application_name,
+                    statement_timeout_seconds=statement_timeout_seconds,
+                    through=self.settings.pooler,
+                    needs_session=needs_session,
                 )
             except NotNowError:
                 if time.monotonic() + wait > deadline:

@@ -14,6 +14,7 @@ import pytest
 
 from dagster_project.definitions import build
 from dagster_project.resources import ServicesResource
+from pipeline.aurora.connection import connect
 from pipeline.aurora.migrate import migrate
 from pipeline.core.attributes import Item
 from pipeline.core.mapping import TableMapping
@@ -91,7 +92,7 @@ class Code:
             connection.execute(text.encode())
 
     def migrate(self) -> None:
-        with psycopg.connect(self.database, autocommit=True) as connection:
+        with connect(self.database, application_name="test migrate") as connection:
             migrate(connection, load_mappings(self.folder))
 
     def replicate(self, *images: Item, age: timedelta = timedelta(0), dead: bool = False) -> None:
@@ -101,7 +102,7 @@ class Code:
         records = [stream.write("s", int(str(image["Id"]["N"])), made, "MODIFY", **image) for image in images]
         if dead:
             return
-        replicator = Replicator([self.mapping], lambda: psycopg.connect(self.database, autocommit=True), writer="test")
+        replicator = Replicator([self.mapping], lambda: connect(self.database, application_name="t"), writer="test")
         replicator.replicate({"Records": records}, deadline=1e12)
         replicator.close()
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import psycopg
 import pytest
 
+from pipeline.aurora.connection import Connection, connect
 from pipeline.aurora.migrate import migrate
 from pipeline.aurora.status import TableStatus
 from pipeline.jobs.services import Services
@@ -24,8 +24,8 @@ def services(database: str) -> Services:
     return Services(Settings(tables_folder=TABLES, database_url=database))
 
 
-def migrated(database: str) -> psycopg.Connection[tuple[object, ...]]:
-    connection = psycopg.connect(database, autocommit=True)
+def migrated(database: str) -> Connection:
+    connection = connect(database, application_name="test migrate")
     migrate(connection, MAPPINGS)
     return connection
 

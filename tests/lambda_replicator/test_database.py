@@ -10,6 +10,7 @@ import pytest
 from lambda_replicator.database import DatabaseOpener, DatabaseSecret, DatabaseUrl
 from pipeline.core.errors import ConfigurationError, LoginRefusedError, NotNowError, UnreachableError
 from pipeline.local.process import free_port
+from pipeline.settings import Pooler
 
 
 @pytest.fixture
@@ -96,10 +97,11 @@ def test_the_session_is_set_up(target: Any) -> None:
         assert connection.info.get_parameters()["keepalives_idle"] == "1"
 
 
-def test_through_the_proxy_nothing_is_prepared(target: Any) -> None:
-    with opener(DatabaseUrl(target.url), prepare=False)() as connection:
+def test_behind_a_pooler_nothing_is_prepared_or_kept_in_the_session(target: Any) -> None:
+    with opener(DatabaseUrl(target.url), through=Pooler.TRANSACTION)() as connection:
         for _ in range(8):
-            connection.execute("SELECT %s::int", [1])
+            connection.execute("SELECT %s::int", [1], prepare=True)
+        assert connection.execute("SELECT current_setting('statement_timeout')").fetchone() == ("0",)
         assert connection.execute("SELECT count(*) FROM pg_prepared_statements").fetchone() == (0,)
 
 

@@ -1,0 +1,76 @@
+"""Connection poolers (PgBouncer, RDS Proxy, pgcat …): found when connecting, and what each kind of work needs of one.
+
+A pooler in transaction mode gives every transaction whatever server connection is free. What a session keeps
+(prepared statements, settings, session locks, temporary tables) is then left on connections of others, and theirs is
+met. So the replicator keeps nothing in its session, and works through any pooler; a job is refused by one, unless it is
+known to give each client a server connection of its own.
+
+A pooler answers a client with a cancel key of its own, while the server's holds the process that serves: where the two
+differ, something pools. A plain TCP proxy or load balancer passes the server's key through.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from select import select
+from typing import TYPE_CHECKING
+
+from pipeline.core.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from psycopg import Connection
+    from psycopg.pq.abc import PGconn
+
+# How long a pool in session mode may keep the second connection waiting before it is taken for full.
+_SECOND_SECONDS = 5.0
+_WAY_OUT = "give DATABASE_URL or the secret PostgreSQL itself (on Aurora the cluster's writer endpoint)"
+
+
+def refuse() -> ConfigurationError:
+    """Return the refusal of work that needs a session, where a pooler answered."""
+    return ConfigurationError(
+        "connecting to the database: a connection pooler answered (such as PgBouncer or RDS Proxy), and this needs a"
+        " session of its own: its locks and temporary tables would end up on other clients' connections",
+        hint=f"{_WAY_OUT}; or, if the pooler pools whole sessions (PgBouncer: pool_mode = session), set"
+        " DATABASE_POOLER=session",
+    )
+
+
+def check_sessions(first: PGconn, served_by: int, open_second: Callable[[], Connection]) -> None:
+    """Check the word that a pooler pools whole sessions, by a second connection.
+
+    In transaction mode a second client gets the server connection that the first has just given back, or the first
+    gets another one while the second is in a transaction. Neither can happen in session mode. Raises
+    ConfigurationError. A busy pool in transaction mode may pass; a pool in session mode never fails.
+    """
+    with closing(open_second()) as second:
+        other = _served_by(second.pgconn, b"BEGIN; SELECT pg_backend_pid()")
+        again = _served_by(first, b"SELECT pg_backend_pid()") if other is not None else served_by
+    if other == served_by or again != served_by:
+        raise ConfigurationError(
+            "connecting to the database: DATABASE_POOLER says that the pooler pools whole sessions, but two connections"
+            " were given the same server connection: it pools transactions",
+            hint=f"{_WAY_OUT}; or set PgBouncer's pool_mode = session for this database",
+        )
+
+
+def _served_by(connection: PGconn, query: bytes) -> int | None:
+    """Return the server process that answers, or None when none was free within the time."""
+    connection.send_query(query)
+    until = time.monotonic() + _SECOND_SECONDS
+    while True:
+        while connection.is_busy():
+            if not select([connection.socket], [], [], max(0.0, until - time.monotonic()))[0]:
+                return None
+            connection.consume_input()
+        result = connection.get_result()
+        if result is None:
+            return None
+        value = result.get_value(0, 0) if result.ntuples else None
+        if value is not None:
+            while connection.get_result() is not None:
+                pass
+            return int(value)
