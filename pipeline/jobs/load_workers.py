@@ -14,7 +14,7 @@ import pickle
 import subprocess
 import sys
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from pipeline.aurora import loads
@@ -217,7 +217,8 @@ class _Process:
         process.wait(_END_SECONDS)
         for pipe in (process.stdin, process.stdout):
             if pipe:
-                pipe.close()
+                with suppress(BrokenPipeError):  # what a worker that ended had not read yet
+                    pipe.close()
 
     def _send(self, value: object) -> None:
         pipe = self._process.stdin
