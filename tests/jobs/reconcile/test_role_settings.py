@@ -22,7 +22,7 @@ SETTINGS = (
     ("lock_timeout", "1ms"),
     ("quote_all_identifiers", "on"),
     ("standard_conforming_strings", "off"),
-    ("statement_timeout", "1ms"),
+    ("statement_timeout", "500ms"),
     ("synchronous_commit", "off"),
     ("TimeZone", "Australia/Lord_Howe"),
     ("transaction_timeout", "500ms"),
