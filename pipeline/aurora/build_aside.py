@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING
 import psycopg
 from psycopg import sql
 
-from pipeline.aurora import apply, catalog, loads, tables
-from pipeline.aurora.connection import literal
+from pipeline.aurora import apply, belongings, catalog, loads, tables
 from pipeline.aurora.errors import translating
 from pipeline.aurora.load_lead import wait_for_files
 from pipeline.aurora.ordering_sql import supersedes
@@ -311,28 +310,27 @@ def _replacement(connection: Connection, build: Build) -> list[sql.Composable]:
     ).fetchone()
     oid, key_name = row or (0, "")
     view = catalog.existing_relation(connection, target.schema, target.name, target.storage_name)
-    restored = [*catalog.restoring(connection, oid, "TABLE", storage), *(view.restore if view else ())]
     granted = connection.execute(  # by ALTER DEFAULT PRIVILEGES
         "SELECT DISTINCT CASE WHEN grantee <> 0 THEN pg_get_userbyid(grantee) END"
-        " FROM pg_class, aclexplode(relacl) WHERE pg_class.oid = %s::regclass AND grantee <> relowner",
+        " FROM pg_class, aclexplode(relacl) WHERE pg_class.oid = %s::regclass",
         [build.identifier.as_string()],
     ).fetchall()
+    restored = belongings.ownership(connection, oid, "TABLE", storage, [role for (role,) in granted])
     old = f"{build.name}_old"
     return [
         # Readers lock the view and then its table: taking them in that order, nobody waits for each other in a ring,
         # and nobody is left with the old table's identity in hand. Locking a view locks its table with it.
         sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(tables.view(target)),
-        *(sql.SQL("REVOKE ALL ON {} FROM {}").format(build.identifier, sql.Identifier(role) if role
-                                                     else sql.SQL("PUBLIC")) for (role,) in granted),
         sql.SQL("ALTER TABLE {} ALTER COLUMN {} DROP DEFAULT").format(build.identifier, sql.Identifier(AS_OF)),
         sql.SQL("ALTER TABLE {} RENAME TO {}").format(storage, sql.Identifier(old)),
         sql.SQL("ALTER TABLE {} RENAME TO {}").format(build.identifier, sql.Identifier(target.storage_name)),
-        tables.create_view(target),
+        tables.create_view(target, view.options if view else ()),
         sql.SQL("DROP TABLE {}").format(sql.Identifier(STORAGE_SCHEMA, old)),
         sql.SQL("ALTER TABLE {} RENAME CONSTRAINT {} TO {}").format(
             storage, sql.Identifier(build.key_name), sql.Identifier(key_name)
         ),
-        *(sql.SQL(literal(statement)) for statement in restored),
+        *restored,
+        *belongings.table_comment(connection, oid, storage),
         sql.SQL("UPDATE replication.builds SET swapped_at = clock_timestamp() WHERE build_name = {}").format(
             sql.Literal(build.name)
         ),

@@ -8,12 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from psycopg import sql
-
-from pipeline.aurora.connection import literal
 from pipeline.aurora.errors import translating
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pipeline.aurora.connection import Connection
 
 _KINDS = {"r": "table", "p": "partitioned table", "v": "view", "m": "materialized view", "f": "foreign table",
@@ -40,11 +39,10 @@ class ExistingRelation:
     reads: frozenset[tuple[str, str]] = frozenset()
     """Schema and name of the relations the view reads."""
     dependents: tuple[str, ...] = ()
-    """What would fall with the view, named for people."""
-    restore: tuple[str, ...] = ()
-    """Statements that give a new view of the name the old one's owner, options, grants and comment."""
-    column_grants: tuple[tuple[str, str], ...] = ()
-    """Column, and statement that gives a new view the grant on it."""
+    """What would fall with the view and cannot be created again with it, named for people."""
+    oid: int = 0
+    options: tuple[tuple[str, str], ...] = ()
+    """Such as security_invoker, with their values: what CREATE OR REPLACE VIEW resets unless it names them."""
 
 
 def schema_exists(connection: Connection, name: str) -> bool:
@@ -81,13 +79,13 @@ def existing_relation(connection: Connection, schema: str, name: str, storage_na
     """Read what has the name, or None where nothing has. `storage_name` is that of the view's storage table."""
     with translating("reading the catalog"):
         found = connection.execute(
-            "SELECT c.oid, c.relkind::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+            "SELECT c.oid, c.relkind::text, c.reloptions FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
             " WHERE n.nspname = %s AND c.relname = %s",
             [schema, name],
         ).fetchone()
         if found is None:
             return None
-        oid, kind = found
+        oid, kind, options = found
         if kind != "v":
             return ExistingRelation(_KINDS.get(kind, "relation"))
         columns = connection.execute(
@@ -104,8 +102,8 @@ def existing_relation(connection: Connection, schema: str, name: str, storage_na
             normal_definition(*(definition or ("", ""))),
             frozenset((namespace, relation) for namespace, relation in reads),
             dependents(connection, oid),
-            restoring(connection, oid, "VIEW", sql.Identifier(schema, name)),
-            _column_grants(connection, oid, sql.Identifier(schema, name)),
+            oid,
+            tuple((option, value) for option, _, value in (text.partition("=") for text in options or ())),
         )
 
 
@@ -132,36 +130,68 @@ def normal_definition(definition: str, storage_identifier: str) -> str:
 
 
 def dependents(connection: Connection, oid: int) -> tuple[str, ...]:
-    """Name what depends on a relation and would fall with it: views, rules, functions, triggers, policies."""
-    with translating("reading the catalog"):
-        rows = connection.execute(_DEPENDENTS, [oid, oid]).fetchall()
-    return tuple(name for (name,) in rows)
+    """Name what depends on a view or its row type and would fall with it; not the view's own rules and triggers."""
+    return tuple(name for (name,) in connection.execute(_DEPENDENTS, {"oid": oid}))
 
 
-def storage_dependents(connection: Connection, schema: str, name: str, except_view: str) -> tuple[str, ...]:
-    """Name what depends on a storage table, other than the view of ours called `except_view` (schema.name)."""
-    row = connection.execute(
-        "SELECT to_regclass(format('%%I.%%I', %s::text, %s::text))::oid", [schema, name]
-    ).fetchone()
-    found = dependents(connection, row[0]) if row and row[0] else ()
-    return tuple(dependent for dependent in found if dependent != f"view {except_view}")
+def bound_to_columns(connection: Connection, oid: int, columns: Sequence[str]) -> tuple[str, ...]:
+    """Name the rules and triggers of a view that read any of these columns of it."""
+    return tuple(name for (name,) in connection.execute(_BOUND, [oid, list(columns)]))
 
 
-# A view's dependents hang on its rewrite rule or on the relation itself; a rule stands for the view it belongs to.
-_DEPENDENTS = """
-SELECT DISTINCT CASE WHEN r.ev_class IS NOT NULL
+def bars_widening(
+    connection: Connection, schema: str, name: str, columns: Sequence[str], except_view: str
+) -> list[str]:
+    """Name what keeps the type of these columns of a table from being altered, besides our view (schema.name).
+
+    Keys, indexes, constraints and statistics are rebuilt by PostgreSQL; what only depends on other columns does not
+    count (`RememberAllDependentForRebuilding` in its tablecmds.c).
+    """
+    rows = connection.execute(_BARS, [schema, name, list(columns)])
+    return [dependent for (dependent,) in rows if dependent != f"view {except_view}"]
+
+
+_NAME = """CASE WHEN r.ev_class IS NOT NULL
          THEN CASE v.relkind WHEN 'm' THEN 'materialized view ' WHEN 'v' THEN 'view ' ELSE 'rule on ' END
               || n.nspname || '.' || v.relname
          ELSE pg_describe_object(d.classid, d.objid, d.objsubid) END AS name
   FROM pg_depend d
   LEFT JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
   LEFT JOIN pg_class v ON v.oid = r.ev_class
-  LEFT JOIN pg_namespace n ON n.oid = v.relnamespace
- WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = %s AND d.deptype IN ('n', 'a')
-   AND COALESCE(r.ev_class, 0) <> %s
-   AND d.classid IN ('pg_rewrite'::regclass, 'pg_proc'::regclass, 'pg_trigger'::regclass, 'pg_policy'::regclass)
+  LEFT JOIN pg_namespace n ON n.oid = v.relnamespace"""
+
+# A view's dependents hang on its rewrite rule or on the relation itself; a rule stands for the view it belongs to.
+_DEPENDENTS = f"""
+WITH row_type AS (SELECT unnest(ARRAY[oid, typarray]) AS oid FROM pg_type WHERE typrelid = %(oid)s)
+SELECT DISTINCT {_NAME}
+ WHERE (d.refclassid = 'pg_class'::regclass AND d.refobjid = %(oid)s
+        OR d.refclassid = 'pg_type'::regclass AND d.refobjid IN (SELECT oid FROM row_type))
+   AND d.deptype IN ('n', 'a') AND COALESCE(r.ev_class, 0) <> %(oid)s
+   AND NOT (d.classid = 'pg_trigger'::regclass AND d.objid IN (SELECT oid FROM pg_trigger WHERE tgrelid = %(oid)s))
+   AND NOT (d.classid = 'pg_attrdef'::regclass AND d.objid IN (SELECT oid FROM pg_attrdef WHERE adrelid = %(oid)s))
+ ORDER BY name
+"""  # noqa: S608 - constants only
+
+_BOUND = """
+SELECT DISTINCT pg_describe_object(d.classid, d.objid, d.objsubid) AS name
+  FROM pg_depend d JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+ WHERE d.refclassid = 'pg_class'::regclass AND a.attrelid = %s AND a.attname = ANY (%s)
+   AND (d.classid = 'pg_rewrite'::regclass AND d.objid IN (SELECT oid FROM pg_rewrite WHERE ev_class = a.attrelid)
+        OR d.classid = 'pg_trigger'::regclass AND d.objid IN (SELECT oid FROM pg_trigger WHERE tgrelid = a.attrelid))
  ORDER BY name
 """
+
+_BARS = f"""
+SELECT DISTINCT {_NAME}
+  JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid AND a.attnum > 0
+  JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace s ON s.oid = c.relnamespace
+ WHERE d.refclassid = 'pg_class'::regclass AND s.nspname = %s AND c.relname = %s AND a.attname = ANY (%s)
+   AND (d.classid IN ('pg_rewrite'::regclass, 'pg_proc'::regclass, 'pg_trigger'::regclass, 'pg_policy'::regclass,
+                      'pg_publication_rel'::regclass)
+        OR d.classid = 'pg_attrdef'::regclass
+           AND d.objid NOT IN (SELECT oid FROM pg_attrdef WHERE adrelid = a.attrelid AND adnum = a.attnum))
+ ORDER BY name
+"""  # noqa: S608 - constants only
 
 _READS = """
 SELECT DISTINCT n.nspname, c.relname
@@ -169,53 +199,5 @@ SELECT DISTINCT n.nspname, c.relname
   JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass
   JOIN pg_class c ON c.oid = d.refobjid AND c.oid <> r.ev_class
   JOIN pg_namespace n ON n.oid = c.relnamespace
- WHERE r.ev_class = %s
+ WHERE r.ev_class = %s AND r.rulename = '_RETURN'
 """
-
-_ROLE = "CASE WHEN grantee <> 0 THEN pg_get_userbyid(grantee) END"  # role 0 is PUBLIC
-_AGAIN = "CASE WHEN is_grantable THEN ' WITH GRANT OPTION' ELSE '' END"
-
-
-def restoring(connection: Connection, oid: int, kind: str, view: sql.Identifier) -> tuple[str, ...]:
-    """Return the statements that give the VIEW or TABLE `view` the owner, options, grants and comment of `oid`."""
-    row = connection.execute(
-        "SELECT pg_get_userbyid(relowner), reloptions, obj_description(oid, 'pg_class') FROM pg_class WHERE oid = %s",
-        [oid],
-    ).fetchone()
-    owner, options, comment = row or ("", None, None)
-    statements = [sql.SQL("ALTER {} {} OWNER TO {}").format(sql.SQL(literal(kind)), view, sql.Identifier(owner))]
-    for option in options or ():
-        name, _, value = str(option).partition("=")
-        setting = sql.SQL("ALTER {} {} SET ({} = {})")
-        statements.append(setting.format(sql.SQL(literal(kind)), view, sql.Identifier(name), sql.Literal(value)))
-    grants = connection.execute(
-        f"SELECT privilege_type, {_ROLE}, {_AGAIN}"  # noqa: S608 - constants only
-        " FROM pg_class, aclexplode(relacl) WHERE pg_class.oid = %s AND grantee <> relowner",
-        [oid],
-    )
-    statements += [_grant(privilege, None, view, role, grantable) for privilege, role, grantable in grants]
-    if comment is not None:
-        statements.append(sql.SQL("COMMENT ON {} {} IS {}").format(sql.SQL(literal(kind)), view, sql.Literal(comment)))
-    return tuple(statement.as_string(connection) for statement in statements)
-
-
-def _column_grants(connection: Connection, oid: int, view: sql.Identifier) -> tuple[tuple[str, str], ...]:
-    rows = connection.execute(
-        f"SELECT attname, privilege_type, {_ROLE}, {_AGAIN}"  # noqa: S608 - constants only
-        " FROM pg_attribute, aclexplode(attacl) WHERE attrelid = %s AND NOT attisdropped",
-        [oid],
-    )
-    return tuple(
-        (column, _grant(privilege, column, view, role, grantable).as_string(connection))
-        for column, privilege, role, grantable in rows
-    )
-
-
-def _grant(privilege: str, column: str | None, view: sql.Identifier, role: str | None, grantable: str) -> sql.Composed:
-    return sql.SQL("GRANT {}{} ON {} TO {}{}").format(
-        sql.SQL(literal(privilege)),
-        sql.SQL(" ({})").format(sql.Identifier(column)) if column else sql.SQL(""),
-        view,
-        sql.Identifier(role) if role else sql.SQL("PUBLIC"),
-        sql.SQL(literal(grantable)),
-    )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from pipeline.aurora import bookkeeping, catalog, tables
+from pipeline.aurora import belongings, bookkeeping, catalog, tables
 from pipeline.core.mapping import BOOKKEEPING_COLUMNS, BOOKKEEPING_SCHEMA, DELETED, STORAGE_SCHEMA
 from pipeline.core.sql_types import SqlType, parse_sql_type
 from pipeline.core.widening import TypeChange, type_change
@@ -227,8 +227,8 @@ def _plan_types(connection: Connection, made: _TargetPlan, stored: StoredTable) 
             )
         elif change is not TypeChange.NONE:
             widened.append(name)
-    others = catalog.storage_dependents(connection, STORAGE_SCHEMA, made.target.storage_name, made.target.view_name)
-    if widened and others:
+    storage, view = made.target.storage_name, made.target.view_name
+    if others := catalog.bars_widening(connection, STORAGE_SCHEMA, storage, widened, view):
         made.refuse(
             f"widening {_columns(widened)} of {made.storage} is barred by {', '.join(others)}",
             f"drop what depends on it and create it again after the migration; let it read {made.target.view_name}",
@@ -252,7 +252,7 @@ def _plan_view(
 ) -> None:
     target = made.target
     wanted = tables.view_columns(target)
-    create = tables.create_view(target).as_string(connection)
+    create = tables.create_view(target, view.options if view else ()).as_string(connection)
     if view is None:
         made.step(f"create view {target.view_name}", [create])
         return
@@ -264,19 +264,20 @@ def _plan_view(
     if not widened and wanted[: len(view.columns)] == view.columns:
         made.step(f"replace view {target.view_name}: {_view_change(view.columns, wanted)}", [create], note)
         return
-    if view.dependents:
+    lost = [name for name in view.columns if name not in wanted]
+    if fallen := (*view.dependents, *catalog.bound_to_columns(connection, view.oid, lost)):
         made.refuse(
             f"view {target.view_name} must be made anew ({_view_change(view.columns, wanted, widened)}), and with it"
-            f" would fall {', '.join(view.dependents)}",
+            f" would fall {', '.join(fallen)}",
             "drop what depends on it and create it again after the migration; a column added at the end of the mapping"
             " needs no new view",
         )
         return
     drop = sql.SQL("DROP VIEW {}").format(tables.view(target)).as_string(connection)
-    kept = [statement for column, statement in view.column_grants if column in wanted]
+    restored = belongings.of_view(connection, view.oid, tables.view(target), wanted)
     made.step(
         f"make view {target.view_name} anew: {_view_change(view.columns, wanted, widened)}",
-        [drop, *_widen(connection, target, widened), create, *view.restore, *kept],
+        [drop, *_widen(connection, target, widened), create, *restored],
         note,
     )
 

@@ -14,7 +14,7 @@ from pipeline.aurora.connection import literal
 from pipeline.core.mapping import AS_OF, BOOKKEEPING_COLUMNS, DELETED, STORAGE_SCHEMA, VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from pipeline.core.mapping import Column, Target
 
@@ -85,10 +85,20 @@ def create_storage(target: Target) -> sql.Composed:
     )
 
 
-def create_view(target: Target) -> sql.Composed:
-    """Statement that creates the view, or points the existing one of the same columns at the storage table."""
-    return sql.SQL("CREATE OR REPLACE VIEW {} AS SELECT {} FROM {} WHERE NOT {}").format(
-        view(target), identifiers(view_columns(target)), storage(target), sql.Identifier(DELETED)
+def create_view(target: Target, options: Sequence[tuple[str, str]] = ()) -> sql.Composed:
+    """Statement that creates the view, or points the existing one of the same columns at the storage table.
+
+    `options` are the existing view's, by name and value: PostgreSQL resets those that the statement leaves out.
+    """
+    settings = sql.SQL(", ").join(
+        sql.SQL("{} = {}").format(sql.Identifier(name), sql.Literal(value)) for name, value in options
+    )
+    return sql.SQL("CREATE OR REPLACE VIEW {}{} AS SELECT {} FROM {} WHERE NOT {}").format(
+        view(target),
+        sql.SQL(" WITH ({})").format(settings) if options else sql.SQL(""),
+        identifiers(view_columns(target)),
+        storage(target),
+        sql.Identifier(DELETED),
     )
 
 
