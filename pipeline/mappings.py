@@ -126,6 +126,9 @@ def _collisions(parsed: ParsedMapping, taken: Iterable[ParsedMapping]) -> list[t
     for other in (earlier.mapping for earlier in taken):
         if mapping.name == other.name:
             collides("name", f'"{mapping.name}" is also the name of the mapping in', other, "rename one")
+        elif mapping.name.rstrip("_") == other.name.rstrip("_"):  # `a_purge` and `a__purge` are names of Dagster's
+            what = f'"{mapping.name}" would give Dagster the same names as "{other.name}" of'
+            collides("name", what, other, 'rename one: more than "_" at the end must differ')
         if mapping.table == other.table:
             what = f'table "{mapping.table}" is also mapped by'
             collides("source.table", what, other, "keep one file a table, with a target for each kind of row")

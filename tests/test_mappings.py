@@ -38,6 +38,13 @@ def test_files_are_read_by_name_and_others_left_alone(tmp_path: Path) -> None:
     [
         ("a", "Bbb", "B", 'b.yaml:1: name: "a" is also the name of the mapping in {a}; rename one'),
         (
+            "a_",
+            "Bbb",
+            "B",
+            'b.yaml:1: name: "a_" would give Dagster the same names as "a" of {a};'
+            ' rename one: more than "_" at the end must differ',
+        ),
+        (
             "b",
             "Aaa",
             "B",

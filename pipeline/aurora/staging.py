@@ -20,6 +20,7 @@ from pipeline.aurora.ordering_sql import admits_new_key
 from pipeline.core.copy_text import copy_text
 from pipeline.core.errors import DataError
 from pipeline.core.mapping import AS_OF, BOOKKEEPING_COLUMNS, DELETED, VERSION
+from pipeline.core.names import fitting
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -44,11 +45,12 @@ class Staging:
     @classmethod
     def temporary(cls, connection: Connection, target: Target, *, deletes: bool = False) -> Staging:
         """Create one that ends with the transaction."""
-        staging = cls(target, sql.Identifier("pg_temp", f"staging {target.storage_name}"[:63]), deletes)
+        name = fitting(f"staging {target.storage_name}")
+        staging = cls(target, sql.Identifier("pg_temp", name), deletes)
         with translating("creating a staging table"):
             connection.execute(
                 sql.SQL("CREATE TEMPORARY TABLE {} ({}) ON COMMIT DROP").format(
-                    sql.Identifier(f"staging {target.storage_name}"[:63]), _definitions(target, deletes=deletes)
+                    sql.Identifier(name), _definitions(target, deletes=deletes)
                 )
             )
         return staging

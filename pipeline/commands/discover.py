@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from pipeline.commands.discover_place import Place, place_for
 from pipeline.commands.session import Outcome
 from pipeline.core.errors import ConfigurationError
 from pipeline.core.key_patterns import with_captures
@@ -63,7 +64,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(session: Session, arguments: Namespace) -> Outcome:
     """Sample, profile, write the file."""
     settings = Settings.from_environment(session.environment, database=False)
-    path: Path = arguments.output or settings.tables_folder / f"{mapping_name(arguments.table)}.yaml"
+    place = place_for(arguments.table, settings.tables_folder, arguments.output)
+    path = place.path
     _check(arguments, path)
     sample = _sample(session, settings, arguments)
     if not sample.items:
@@ -74,10 +76,10 @@ def run(session: Session, arguments: Namespace) -> Outcome:
     from pipeline.jobs.discover import discover  # noqa: PLC0415 - pandas takes half a second to import
 
     found = discover(sample)
-    text = draft(found, presence=arguments.min_presence / 100, schema=_schema(path))
+    text = draft(found, presence=arguments.min_presence / 100, schema=_schema(path), distinct=place.distinct)
     read_mapping(text, str(path))  # what is written can be used, or nothing is written
     _write(path, text, force=arguments.force)
-    return Outcome(_document(sample, found, path, text), _lines(sample, found, path))
+    return Outcome(_document(sample, found, path, text), _lines(sample, found, place))
 
 
 def _check(arguments: Namespace, path: Path) -> None:
@@ -166,7 +168,7 @@ def _document(sample: Sample, found: Discovered, path: Path, text: str) -> dict[
     }
 
 
-def _lines(sample: Sample, found: Discovered, path: Path) -> list[str]:
+def _lines(sample: Sample, found: Discovered, place: Place) -> list[str]:
     tags = {spell(name): tag for name, tag in sample.key.items()}
     rows = [("attribute", "items", "types", "size", "range", "column")]
     rows += [_row(profile, tags.get(profile.path)) for profile in found.profiles]
@@ -179,7 +181,9 @@ def _lines(sample: Sample, found: Discovered, path: Path) -> list[str]:
     for kind in found.kinds:
         patterns = ", ".join(f"{name}: {pattern}" for name, pattern in with_captures(kind).items())
         lines.append(f"  {share(kind.items, total)} of the items are {patterns}")
-    return [*lines, f"wrote {path}; read it through, then run `dynaurora plan {mapping_name(sample.table)}`"]
+    name = mapping_name(sample.table, distinct=place.distinct)
+    lines += [f"  named {name}, because {place.because}"] if place.distinct else []
+    return [*lines, f"wrote {place.path}; read it through, then run `dynaurora plan {name}`"]
 
 
 def _row(profile: AttributeProfile, key_tag: str | None) -> tuple[str, ...]:

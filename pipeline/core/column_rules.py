@@ -17,6 +17,7 @@ from pipeline.core.attributes import UnrepresentableError, parse_path, to_json
 from pipeline.core.conversion import converter
 from pipeline.core.errors import ConversionError
 from pipeline.core.mapping import BOOKKEEPING_COLUMNS, CARRIED_PREFIX, Column, OnError
+from pipeline.core.names import LONGEST_NAME_BYTES
 from pipeline.core.sql_types import CAPTURE_TYPES, TYPES, SqlType, parse_sql_type
 from pipeline.core.yaml_fields import suggestion
 
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 COLUMN_EXAMPLE = "columns: {Id: {attribute: Id, type: bigint}}"
 EPOCHS = ("seconds", "milliseconds")
 JSON_STRINGS = ("parse", "text")
-# PostgreSQL keeps NAMEDATALEN - 1 bytes of a name and cuts the rest without a word.
-LONGEST_NAME_BYTES = 63
 # PostgreSQL manual, system columns: CREATE TABLE refuses them.
 _SYSTEM_COLUMNS = frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"})
 

@@ -14,6 +14,7 @@ from pipeline.core.attributes import parse_path
 from pipeline.core.column_rules import name_problem
 from pipeline.core.key_patterns import told_apart, with_captures
 from pipeline.core.mapping_rules import MOST_COLUMNS
+from pipeline.core.names import fitting, with_digest
 from pipeline.core.observations import spell
 from pipeline.core.profile import AttributeProfile, evidence, propose, share
 
@@ -45,27 +46,34 @@ class Discovered:
     """Profiles of each kind's own items, by the kind's index."""
 
 
-def mapping_name(table: str) -> str:
-    """Return the identifier for a table's mapping: `Shop.Orders-v2` → `shop_orders_v2`."""
+def mapping_name(table: str, *, distinct: bool = False) -> str:
+    """Return the identifier for a table's mapping: `Shop.Orders-v2` → `shop_orders_v2`.
+
+    `distinct` adds a digest of the table's name, for tables whose names differ only in what is replaced.
+    """
     snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", table)
-    return re.sub(r"[^a-z0-9]+", "_", snake.lower()).strip("_").lstrip("0123456789_")[:63] or "table_1"
+    name = re.sub(r"[^a-z0-9]+", "_", snake.lower()).strip("_").lstrip("0123456789_") or "table_1"
+    return with_digest(name, table) if distinct else fitting(name)
 
 
-def view_name(table: str) -> str:
-    """Return the view's name: the table's, without the characters that would split it."""
-    return re.sub(r"[.-]", "_", table)[:63]
+def view_name(table: str, *, distinct: bool = False) -> str:
+    """Return the view's name: the table's, without the characters that would split it; see `mapping_name`."""
+    name = re.sub(r"[.-]", "_", table)
+    return with_digest(name, table) if distinct else fitting(name)
 
 
-def draft(found: Discovered, *, presence: float = COLUMN_PRESENCE, schema: str | None = None) -> str:
-    """Write the mapping file. `schema` is where the JSON Schema lies, for editors."""
+def draft(
+    found: Discovered, *, presence: float = COLUMN_PRESENCE, schema: str | None = None, distinct: bool = False
+) -> str:
+    """Write the mapping file. `schema` is where the JSON Schema lies, for editors; `distinct`: see `mapping_name`."""
     lines = [f"# yaml-language-server: $schema={schema}"] if schema else []
     lines += [
         f"# From {found.sample}: what was seen is beside each column.",
         "# Read it through: name the columns as people should see them, and remove what nobody needs.",
-        f"name: {mapping_name(found.table)}",
+        f"name: {mapping_name(found.table, distinct=distinct)}",
         f"source: {{table: {_scalar(found.table)}, key: {_flow(found.key)}}}",
         "targets:",
-        f"  {_scalar(view_name(found.table))}:",
+        f"  {_scalar(view_name(found.table, distinct=distinct))}:",
         f"    primary_key: [{', '.join(map(_scalar, _key_columns(found.key)))}]",
         "    columns:",
     ]

@@ -13,6 +13,7 @@ import os
 import random
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import pytest
 
 from pipeline.aurora import loads
 from pipeline.aurora.connection import Connection
+from pipeline.aurora.migrate import migrate
 from pipeline.core.errors import ConfigurationError, TerminalError
 from pipeline.core.mapping import TableMapping
 from pipeline.jobs.catch_up import CatchUpReport, apply_export, catch_up
@@ -129,6 +131,16 @@ def test_again_changes_nothing_and_asks_for_nothing(past: PastTable, run: Run, c
     assert past.requested == asked
     assert all(window.already_applied for window in again.windows)
     assert (again.items, again.applied) == (first.items, first.applied)
+
+
+def test_two_views_whose_names_begin_with_the_same_55_bytes(
+    past: PastTable, services: Services, employees: TableMapping, connection: Connection
+) -> None:
+    twins = tuple(replace(employees.targets[0], name=f"{'v' * 55}{end}") for end in "12")
+    mapping = replace(employees, targets=twins)
+    migrate(connection, [mapping])
+    past.put(START, 1, "one")
+    assert catch_up(services, mapping, START, START + HOUR).applied == 2
 
 
 def test_a_long_range_is_cut_and_every_cut_is_overlapped_by_twice_the_margin(

@@ -31,6 +31,7 @@ from pipeline.jobs.load import load
 from pipeline.jobs.services import Services
 from pipeline.local.stack import LocalStack
 from pipeline.local.writer import employee, put_items
+from pipeline.mappings import load_mappings
 from pipeline.settings import Settings
 from tests.dynamodb.export_fixture import ExportFactory, Layout
 
@@ -328,6 +329,66 @@ def test_an_export_is_sampled_from_each_of_its_files(
     assert (document["items"], document["complete"], document["consumed_capacity"]) == (40, False, 0.0)
     (name,) = (found for found in document["attributes"] if found["path"] == "name")
     assert (name["present"], name["tags"], name["proposal"]["type"]) == (40, {"S": 40}, "text")
+
+
+Discover = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def discover_table(exports: ExportFactory, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Discover:
+    """Discover a table by the command line; what it wrote, and what it said."""
+
+    def run(table: str, *options: str) -> dict[str, Any]:
+        location = exports.full(items_with(), Layout(table=table)).location
+        words = ["discover", table, "--manifest", location, "--key", "Id:N", *options]
+        code = main(words, {"DYNAURORA_TABLES": str(tmp_path)})
+        return {"code": code, "said": "".join(capsys.readouterr())}
+
+    return run
+
+
+@pytest.mark.parametrize("force", [[], ["--force"]])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("Orders.v2", "Orders-v2"), ("o" * 63 + "1", "o" * 63 + "2"), ("Orders", "ORDERS"), ("2024", "2025")],
+)
+def test_tables_of_like_names_have_files_mappings_and_views_of_their_own(
+    discover_table: Discover, tmp_path: Path, first: str, second: str, force: list[str]
+) -> None:
+    assert discover_table(first)["code"] == 0
+    (before,) = tmp_path.glob("*.yaml")
+    mine = before.read_text()
+    found = discover_table(second, *force)
+    assert found["code"] == 0, found["said"]
+    assert before.read_text() == mine
+    mappings = load_mappings(tmp_path)
+    assert {mapping.table for mapping in mappings} == {first, second}
+    if len(first) < 63:
+        assert f"because {before} is the mapping of table {first}" in found["said"]
+    exists = discover_table(second)
+    assert exists["code"] == 2
+    assert "overwrite it with --force" in exists["said"]
+    assert discover_table(second, "--force")["code"] == 0
+    assert {mapping.table for mapping in load_mappings(tmp_path)} == {first, second}
+
+
+def test_a_file_that_is_another_tables_is_not_written_with_output_either(
+    discover_table: Discover, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.yaml"
+    assert discover_table("Orders", "--output", str(path))["code"] == 0
+    before = path.read_text()
+    found = discover_table("Things", "--output", str(path), "--force")
+    assert found["code"] == 2
+    assert f"{path} is the mapping of table Orders; write the one of this table elsewhere" in found["said"]
+    assert path.read_text() == before
+
+
+def test_a_file_whose_name_differs_in_case_is_the_same_file_somewhere(discover_table: Discover, tmp_path: Path) -> None:
+    discover_table("Staff", "--output", str(tmp_path / "ORDERS.yaml"))
+    assert discover_table("Orders")["code"] == 0
+    assert not (tmp_path / "orders.yaml").exists()
+    assert {mapping.table for mapping in load_mappings(tmp_path)} == {"Orders", "Staff"}
 
 
 @pytest.mark.parametrize("key", ["", "Id", "Id:X", "a:S,b:S,c:S"])

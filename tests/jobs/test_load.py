@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from psycopg import sql
 
-from pipeline.aurora import loads, purge
+from pipeline.aurora import loads, purge, tables
 from pipeline.aurora.connection import Connection
 from pipeline.aurora.migrate import migrate
 from pipeline.core.errors import ConfigurationError, DataError, TerminalError, TransientError
@@ -325,6 +326,19 @@ def test_every_target_is_filled(
     assert {n for (n,) in connection.execute('SELECT "Id" FROM public."Copies"')} == {1, 3}
     assert (report.applied, report.stale, report.rejected) == (4, 0, 2)
     assert leftovers(connection) == []
+
+
+def test_two_views_whose_names_begin_with_the_same_55_bytes(
+    run: Load, exports: ExportFactory, connection: Connection, employees: TableMapping
+) -> None:
+    first = employees.targets[0]
+    twins = tuple(replace(first, name=f"{'é' * 28}{end}") for end in "12")
+    mapping = replace(employees, targets=twins)
+    migrate(connection, [mapping])
+    assert run(exports.full([item(n) for n in range(5)]).location, mapping=mapping).applied == 10
+    for twin in twins:
+        found = connection.execute(sql.SQL("SELECT count(*) FROM {}").format(tables.view(twin))).fetchone()
+        assert found == (5,)
 
 
 def test_a_file_in_the_hands_of_another_worker_is_waited_for_and_not_loaded_twice(

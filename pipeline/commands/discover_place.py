@@ -1,0 +1,71 @@
+"""Where `dynaurora discover` writes, and under which names: among the mapping files that are there.
+
+Invariant: a file that is another table's mapping is never the place, `--force` or not, also where file names that
+differ only in case are one file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+
+from pipeline.core.errors import ConfigurationError
+from pipeline.core.mapping_draft import mapping_name, view_name
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The file to write; `because` is why its names carry a digest, or "" where they need none."""
+
+    path: Path
+    because: str = ""
+
+    @property
+    def distinct(self) -> bool:
+        """Whether names that follow from the table's alone are another table's already."""
+        return bool(self.because)
+
+
+def place_for(table: str, folder: Path, output: Path | None) -> Place:
+    """Find the place for a table's mapping: `output`, or a file of the folder of mappings.
+
+    Raises ConfigurationError when `output` is another table's mapping.
+    """
+    if output and (owner := _read(output).get("table")) not in {None, table}:
+        raise ConfigurationError(
+            f"{output} is the mapping of table {owner}", hint="write the one of this table elsewhere with --output"
+        )
+    because = _taken(table, output.parent if output else folder)
+    return Place(output or folder / f"{mapping_name(table, distinct=bool(because))}.yaml", because)
+
+
+def _taken(table: str, folder: Path) -> str:
+    """Say which file of another table has the file name, mapping name or view that this table's would have."""
+    name, view = mapping_name(table), view_name(table)
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.suffix.lower() not in {".yaml", ".yml"}:
+            continue
+        found = _read(path)
+        same = path.name.casefold() == f"{name}.yaml" or found.get("name") == name
+        if found.get("table") not in {None, table} and (same or view in found["views"]):
+            return f"{path} is the mapping of table {found['table']}"
+    return ""
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Read what a mapping file says of itself, as far as it can be read: a file with problems is someone's, too."""
+    try:
+        document: Any = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    fields = _mapping(document)
+    table = _mapping(fields.get("source")).get("table")
+    views = {str(view).removeprefix("public.") for view in _mapping(fields.get("targets"))}
+    return {"table": None if table is None else str(table), "name": fields.get("name"), "views": views}
+
+
+def _mapping(node: Any) -> dict[Any, Any]:  # noqa: ANN401 - whatever the file has there
+    return cast("dict[Any, Any]", node) if isinstance(node, dict) else {}

@@ -1,0 +1,24 @@
+"""Names derived from other names, within what PostgreSQL keeps of one.
+
+Invariant: two names that differ never become one by being shortened.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+
+# PostgreSQL keeps NAMEDATALEN - 1 bytes of a name and cuts the rest without a word.
+LONGEST_NAME_BYTES = 63
+_DIGEST_CHARACTERS = 8
+
+
+def fitting(name: str) -> str:
+    """Return the name, or where it is too long its beginning and a digest of the whole."""
+    return name if len(name.encode()) <= LONGEST_NAME_BYTES else with_digest(name, name)
+
+
+def with_digest(name: str, of: str) -> str:
+    """Return as much of the name as fits before a digest of `of`, cut between two characters."""
+    digest = sha256(of.encode()).hexdigest()[:_DIGEST_CHARACTERS]
+    start = name.encode()[: LONGEST_NAME_BYTES - _DIGEST_CHARACTERS - 1].decode(errors="ignore")
+    return f"{start}_{digest}"
