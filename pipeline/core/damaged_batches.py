@@ -7,6 +7,7 @@ known only where the document still says so.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from pipeline.core.stream_records import StreamRecord
 
 _DECODER = json.JSONDecoder()
+# What `surrogateescape` makes of a byte that is not UTF-8.
+_DAMAGED_BYTE = re.compile("[\udc80-\udcff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,7 @@ class SalvagedBatch:
 
 def salvage(content: bytes) -> SalvagedBatch:
     """Read what is there. Raises TerminalError when that is not one whole record of a DynamoDB stream."""
-    text = inflated(content, whole=False).decode("utf-8", "replace")
+    text = inflated(content, whole=False).decode("utf-8", "surrogateescape")
     records = _records(_payload(text))
     if not records:
         raise foreign("not one whole record can be read of it")
@@ -67,13 +70,15 @@ def _records(payload: str) -> list[StreamRecord]:
     records: list[Any] = []
     while at:
         at += len(rest[at:]) - len(rest[at:].lstrip(" \t\r\n,"))
+        start = at
         try:
-            record, at = _DECODER.raw_decode(rest, at)
+            record, at = _DECODER.raw_decode(rest, start)
         except (RecursionError, ValueError):
             break
         if not isinstance(record, dict):
             break
-        records.append(record)
+        if not _DAMAGED_BYTE.search(rest, start, at):  # otherwise one of its values is not what it was
+            records.append(record)
     return cast("list[StreamRecord]", records)
 
 

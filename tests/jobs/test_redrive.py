@@ -241,6 +241,16 @@ def damaged(whole: dict[str, Any], how: str) -> bytes:
     return gzip.compress(text)[:-100] if how == "gzip cut short" else text[:at]
 
 
+def test_a_record_with_a_damaged_byte_is_not_applied_as_another_value(
+    services: Services, employees: TableMapping, kept: Kept, connection: Connection
+) -> None:
+    path = kept.keep([named(n, n, f"name {n}") for n in range(1, 4)])
+    path.write_bytes(path.read_bytes().replace(b"name 2", b"name \xc3"))
+    report = redrive(services, [employees], prefix=kept.location, only=path.as_uri(), accept_partial=True)
+    assert names(connection) == {1: "name 1", 3: "name 3"}
+    assert [left.reason for left in report.partial] == ["2 of 3 records are applied"]
+
+
 @pytest.mark.parametrize("how", ["60 of 100", "cut short", "gzip cut short"])
 def test_of_a_damaged_batch_what_is_there_is_applied_when_a_person_says_so(
     database: str, run: Run, kept: Kept, connection: Connection, how: str,
