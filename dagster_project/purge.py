@@ -42,8 +42,15 @@ def purge_job(mapping: TableMapping) -> dg.JobDefinition:
                 "reconciliations": report.reconciliations,
                 "exports": report.exports,
                 "seconds": round(report.seconds, 3),
+                "kept": dg.MetadataValue.json(report.kept),
             }
         )
+        if report.kept:
+            raise dg.Failure(
+                f"{sum(report.kept.values()):,} tombstones kept: {'; '.join(report.kept)}",
+                metadata={"next step": dg.MetadataValue.text(report.next_step)},
+                allow_retries=False,
+            )
 
     @dg.job(  # pyright: ignore[reportUnknownMemberType]  # dagster leaves parameters of its overloads out
         name=keys.purge_job,

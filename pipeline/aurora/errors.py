@@ -37,7 +37,7 @@ def translate(error: psycopg.Error, doing: str, *, table: str | None = None) -> 
     state = error.sqlstate
     if state is None:
         return _translate_without_state(error, doing, table)
-    what = f"{doing}: PostgreSQL says {_describe(error, state)}"
+    what = f"{doing}: PostgreSQL says {describe(error, state)}"
     if state[:2] in _TRANSIENT_CLASSES or state in _TRANSIENT_STATES:
         return TransientError(what, table=table, hint="try again; it usually passes")
     if state == "23503" and error.diag.schema_name == BOOKKEEPING_SCHEMA:
@@ -68,7 +68,8 @@ _HINTS = {
 }
 
 
-def _describe(error: psycopg.Error, state: str) -> str:
+def describe(error: psycopg.Error, state: str) -> str:
+    """Name an error's condition, its SQLSTATE and the schema objects involved."""
     objects = [
         f"{kind} {name}"
         for kind, name in (

@@ -43,7 +43,7 @@ def run(session: Session, arguments: Namespace) -> Outcome:
             retention=retention,
             on_progress=lambda done: shown.update(f"{mapping.name}: {done:,} tombstones removed"),
         )
-    return Outcome(asdict(report), _lines(report), needs_person=report.through is None)
+    return Outcome(asdict(report), _lines(report), needs_person=report.through is None or bool(report.kept))
 
 
 def _span(text: str) -> timedelta:
@@ -69,4 +69,6 @@ def _lines(report: PurgeReport) -> list[str]:
         f"{report.table}: {report.tombstones:,} tombstones removed in {report.seconds:.1f} s, through"
         f" {report.through:%Y-%m-%d %H:%M:%S} UTC, bounded {why}",
         others,
+        *(f"  ! {count:,} tombstones kept: {reason}" for reason, count in report.kept.items()),
+        *([f"  ! {report.next_step}"] if report.kept else []),
     ]

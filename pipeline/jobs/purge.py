@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ from pipeline.core.errors import ConfigurationError, TerminalError, TransientErr
 from pipeline.core.windows import RECOVERY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     from pipeline.aurora.connection import Connection
     from pipeline.core.mapping import TableMapping, Target
@@ -48,6 +49,16 @@ class PurgeReport:
     reconciliations: int
     exports: int
     seconds: float
+    kept: dict[str, int]
+    """Tombstones that something of the users' refuses to let go, by what it is: the constraint, or the SQLSTATE."""
+
+    @property
+    def next_step(self) -> str:
+        """What a person does about the tombstones that were kept."""
+        return (
+            "they are rows of deleted items, without values: delete the rows that refer to them, or drop the constraint"
+            " or declare it ON DELETE CASCADE or SET NULL; let a trigger or rule pass _deleted rows; then purge again"
+        )
 
 
 def purge_table(
@@ -67,16 +78,15 @@ def purge_table(
     if retention <= timedelta(0):
         raise ConfigurationError("purging: the retention must be above 0", table=mapping.name)
     started, now = time.monotonic(), now or datetime.now(UTC)
-    tombstones = 0
+    tombstones, reasons = 0, Counter[str]()
     with loads.table_locked(connection, mapping.name):
         through, bound = _bound(connection, mapping, now - retention)
         if through is not None:
             for target in mapping.targets:
-                while removed := _chunk(connection, target, mapping.name, through, rows):
+                for removed in _chunks(connection, target, mapping.name, through, rows, reasons):
                     tombstones += removed
                     if on_progress:
                         on_progress(tombstones)
-                    time.sleep(_PAUSE_SECONDS)
         # Exports of windows that can still be asked for again keep a longer retention.
         exports = remains.drop_exports(connection, mapping.name, now - max(retention, RECOVERY))
     return PurgeReport(
@@ -88,6 +98,7 @@ def purge_table(
         reconciliations=_drop_reconciliations(connection, mapping.name, now - retention),
         exports=exports,
         seconds=time.monotonic() - started,
+        kept=dict(reasons),
     )
 
 
@@ -98,10 +109,27 @@ def _bound(connection: Connection, mapping: TableMapping, by_retention: datetime
     return (by_retention, "retention") if by_retention <= snapshot else (snapshot, "snapshot")
 
 
-def _chunk(connection: Connection, target: Target, table_name: str, through: datetime, rows: int) -> int:
+def _chunks(
+    connection: Connection, target: Target, table_name: str, through: datetime, rows: int, reasons: Counter[str]
+) -> Generator[int]:
+    """Purge a target chunk by chunk; yields the tombstones removed, and counts in `reasons` what was kept."""
+    kept = purge.Kept()
+    while True:
+        before = len(kept.places)
+        removed = _chunk(connection, target, table_name, through, rows, kept)
+        if not removed and len(kept.places) == before:
+            break
+        yield removed
+        time.sleep(_PAUSE_SECONDS)
+    reasons.update(kept.reasons)
+
+
+def _chunk(
+    connection: Connection, target: Target, table_name: str, through: datetime, rows: int, kept: purge.Kept
+) -> int:
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            return purge.purge_chunk(connection, target, table_name, through, rows=rows)
+            return purge.purge_chunk(connection, target, table_name, through, rows=rows, kept=kept)
         except UnreachableError:
             raise
         except TransientError:

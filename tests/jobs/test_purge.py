@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -179,6 +180,112 @@ def test_old_bookkeeping_goes_and_what_decides_stays(
             run()
 
 
+REFUSING = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {} END $$;" + (
+    ' CREATE TRIGGER refuse BEFORE DELETE ON replica."Employees" FOR EACH ROW WHEN (OLD."Id" % 10 = 0)'
+    " EXECUTE FUNCTION refuse()"
+)
+REFERRING = (
+    'CREATE TABLE badges (employee bigint CONSTRAINT worn_by REFERENCES replica."Employees" {});'
+    " INSERT INTO badges SELECT n FROM generate_series(100, 190, 10) n"
+)
+KEEPING = {
+    "a foreign key": (REFERRING.format(""), "ForeignKeyViolation (23503, table badges, constraint worn_by)"),
+    "a foreign key that restricts": (
+        REFERRING.format("ON DELETE RESTRICT"),
+        "(23001|23503), table badges, constraint worn_by",
+    ),
+    "a foreign key that is looked at on commit": (
+        REFERRING.format("DEFERRABLE INITIALLY DEFERRED"),
+        "ForeignKeyViolation (23503, table badges, constraint worn_by)",
+    ),
+    "a trigger that raises": (REFUSING.format("RAISE 'mine: 4711';"), "RaiseException (P0001)"),
+    "a trigger that raises like a missing grant": (
+        REFUSING.format("RAISE 'mine' USING ERRCODE = '42501';"),
+        "InsufficientPrivilege (42501)",
+    ),
+    "a trigger that passes the delete over": (REFUSING.format("RETURN NULL;"), "a trigger or rule"),
+    "a rule": (
+        'CREATE RULE r AS ON DELETE TO replica."Employees" WHERE OLD."Id" % 10 = 0 DO INSTEAD NOTHING',
+        "a trigger or rule",
+    ),
+}
+
+
+@pytest.mark.parametrize("rows", [30, 5000])
+@pytest.mark.parametrize("what", KEEPING)
+def test_tombstones_that_are_refused_are_kept_counted_and_hinder_no_other(
+    run: Run, apply: Apply, connection: Connection, loaded: datetime, what: str, rows: int
+) -> None:
+    statement, reason = KEEPING[what]
+    apply(*[named(n, n, "here") for n in range(100, 200)])
+    connection.execute(statement.encode())
+    apply(*[record(n, n + 1000, "REMOVE") for n in range(100, 200)])
+    report = run(rows=rows)
+    assert (report.through, report.tombstones) == (loaded, 90)
+    assert tombstones(connection) == list(range(100, 200, 10))
+    ((why, count),) = report.kept.items()
+    assert count == 10
+    assert why.endswith(reason) or re.search(reason, why)
+    assert "4711" not in why
+    assert connection.execute("SELECT purged_through FROM replication.tables").fetchone() == (loaded,)
+    connection.execute(
+        "DROP TABLE IF EXISTS badges; DROP FUNCTION IF EXISTS refuse CASCADE;"
+        ' DROP RULE IF EXISTS r ON replica."Employees"'
+    )
+    report = run(rows=rows)
+    assert (report.tombstones, report.kept) == (10, {})
+
+
+def test_a_trigger_that_alters_tombstones_instead_is_refused(
+    run: Run, apply: Apply, connection: Connection, loaded: datetime
+) -> None:
+    assert loaded
+    apply(record(11, 1, "REMOVE"))
+    body = 'UPDATE replica."Employees" SET _deleted = true WHERE "Id" = OLD."Id"; RETURN NULL;'
+    connection.execute(REFUSING.format(body).replace(' WHEN (OLD."Id" % 10 = 0)', "").encode())
+    with pytest.raises(TerminalError, match="alters tombstones instead of removing them"):
+        run()
+
+
+@pytest.mark.parametrize(
+    ("policies", "hidden"),
+    [
+        ([], True),
+        (["p ON {} USING (true)"], False),
+        (["p ON {} TO CURRENT_USER USING (true)"], False),
+        (["p ON {} FOR SELECT USING (true)", "q ON {} FOR DELETE USING (true)", "u ON {} FOR UPDATE USING (true)"],
+         False),
+        (["p ON {} FOR SELECT USING (true)", "u ON {} FOR UPDATE USING (true)"], True),
+        (['p ON {} USING (true)', 'q ON {} AS RESTRICTIVE USING ("Id" > 5)'], True),
+        (["p ON {} TO pg_monitor USING (true)"], True),
+    ],
+)  # fmt: skip
+def test_a_row_policy_that_hides_tombstones_from_the_user_is_refused(
+    run: Run, apply: Apply, connection: Connection, loaded: datetime, policies: list[str], *, hidden: bool
+) -> None:
+    assert loaded
+    apply(record(11, 1, "REMOVE"))
+    purger = f"purger_{connection.info.dbname}"
+    connection.execute(
+        f"CREATE ROLE {purger}; GRANT ALL ON ALL TABLES IN SCHEMA replica, replication TO {purger};"
+        f" GRANT USAGE, CREATE ON SCHEMA replica, replication TO {purger};"
+        ' ALTER TABLE replica."Employees" ENABLE ROW LEVEL SECURITY'.encode()
+    )
+    for policy in policies:
+        made = "CREATE POLICY " + policy.format('replica."Employees"').replace("CURRENT_USER", purger)
+        connection.execute(made.encode())
+    connection.execute(f"SET ROLE {purger}".encode())
+    try:
+        if hidden:
+            with pytest.raises(TerminalError, match="row-level security") as raised:
+                run()
+            assert "BYPASSRLS" in str(raised.value)
+        else:
+            assert run().tombstones == 1
+    finally:
+        connection.execute(f"RESET ROLE; DROP OWNED BY {purger}; DROP ROLE {purger}".encode())
+
+
 def test_a_retention_that_is_none_is_refused(run: Run) -> None:
     with pytest.raises(ConfigurationError, match="above 0"):
         run(retention=timedelta(0))
@@ -205,6 +312,32 @@ def test_the_command_and_its_exit_codes(
     assert main(["status", "employees"], environment) == 0
     assert "purged          through 2026-05-14 11:09:20 UTC" in capsys.readouterr().out
     assert main(["purge", "employees", "--retention", "soon"], environment) == 2
+
+
+def test_the_command_says_what_was_kept_and_why(
+    services: Services,
+    apply: Apply,
+    connection: Connection,
+    employees: TableMapping,
+    exports: ExportFactory,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    environment = {
+        "DATABASE_URL": services.settings.database_url or "",
+        "DYNAURORA_TABLES": str(Path(employees.path).parent),
+    }
+    apply(*[named(n, n, "here") for n in range(100, 200)])
+    connection.execute(REFERRING.format("").encode())
+    apply(*[record(n, n + 1000, "REMOVE") for n in range(100, 200)])
+    load(services, employees, exports.full([item(2, "two")]).location)
+    assert main(["purge", "employees", "--retention", "12h"], environment) == 1
+    told = capsys.readouterr().out
+    assert "employees: 90 tombstones removed" in told
+    assert "  ! 10 tombstones kept: ForeignKeyViolation (23503, table badges, constraint worn_by)" in told
+    assert "delete the rows that refer to them" in told
+    assert main(["purge", "employees", "--json"], environment) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert found["kept"] == {"ForeignKeyViolation (23503, table badges, constraint worn_by)": 10}
 
 
 CHILDREN = multiprocessing.get_context("forkserver")
