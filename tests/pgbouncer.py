@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -111,3 +112,27 @@ class PgBouncer:
         except psycopg.OperationalError:
             return False
         return True
+
+
+def locks_left(database: str) -> list[tuple[Any, ...]]:
+    """Who holds an advisory lock, asked of the server directly."""
+    with psycopg.connect(database) as connection:
+        return connection.execute(
+            "SELECT a.application_name FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)"
+            " WHERE l.locktype = 'advisory' AND a.datname = current_database()"
+        ).fetchall()
+
+
+def assert_untouched(pooler: PgBouncer, pool_size: int) -> None:
+    """Look into each server connection of the pooler: nothing prepared, no setting of ours."""
+    with closing(psycopg.connect(pooler.url, autocommit=True)) as watching:
+        for _ in range(pool_size):
+            assert watching.execute("SELECT count(*) FROM pg_prepared_statements").fetchone() == (0,)
+            assert (
+                watching.execute(
+                    "SELECT name FROM pg_settings WHERE source = 'session' AND name IN"
+                    " ('statement_timeout', 'lock_timeout', 'bytea_output', 'array_nulls', 'client_min_messages',"
+                    " 'default_transaction_isolation', 'synchronous_commit')"
+                ).fetchall()
+                == []
+            )

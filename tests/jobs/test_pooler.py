@@ -32,7 +32,7 @@ from pipeline.jobs.services import Services
 from pipeline.mappings import load_mappings
 from pipeline.settings import Settings
 from tests.dynamodb.export_fixture import ExportFactory, Layout
-from tests.pgbouncer import PgBouncer
+from tests.pgbouncer import PgBouncer, assert_untouched, locks_left
 
 Start = Callable[..., PgBouncer]
 TABLES = ("Employees", "Customers")
@@ -142,29 +142,6 @@ def views(database: str) -> dict[str, dict[int, str]]:
             )
             for table in TABLES
         }
-
-
-def locks_left(database: str) -> list[tuple[Any, ...]]:
-    with psycopg.connect(database) as connection:
-        return connection.execute(
-            "SELECT a.application_name FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)"
-            " WHERE l.locktype = 'advisory' AND a.datname = current_database()"
-        ).fetchall()
-
-
-def assert_untouched(pooler: PgBouncer, pool_size: int) -> None:
-    """Look into each server connection of the pooler: nothing prepared, no setting of ours."""
-    with closing(psycopg.connect(pooler.url, autocommit=True)) as watching:
-        for _ in range(pool_size):
-            assert watching.execute("SELECT count(*) FROM pg_prepared_statements").fetchone() == (0,)
-            assert (
-                watching.execute(
-                    "SELECT name FROM pg_settings WHERE source = 'session' AND name IN"
-                    " ('statement_timeout', 'lock_timeout', 'bytea_output', 'array_nulls', 'client_min_messages',"
-                    " 'default_transaction_isolation', 'synchronous_commit')"
-                ).fetchall()
-                == []
-            )
 
 
 @BOTH_WAYS

@@ -23,6 +23,7 @@ from pipeline.aurora.connection import connect
 from pipeline.local.postgres import PostgresServer
 from pipeline.local.stack import LocalStack
 from pipeline.mappings import load_mappings
+from tests.lambda_replicator.emulator import make_runtime, unpack
 
 STREAM = "arn:aws:dynamodb:us-east-1:000000000000:table/Employees/stream/2026-01-01T00:00:00.000"
 MAPPING = """\
@@ -149,6 +150,18 @@ def archive(tmp_path_factory: pytest.TempPathFactory, mappings: Path) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def runtime_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What /var/runtime holds on Lambda."""
+    return make_runtime(tmp_path_factory.mktemp("runtime"))
+
+
+@pytest.fixture(scope="session")
+def task_root(tmp_path_factory: pytest.TempPathFactory, archive: Path) -> Path:
+    """The zip, unpacked."""
+    return unpack(archive, tmp_path_factory.mktemp("task"))
+
+
 @dataclass
 class Context:
     """What the handler uses of Lambda's context."""
@@ -186,7 +199,13 @@ def environment(monkeypatch: pytest.MonkeyPatch, target: Database, mappings: Pat
 
 
 def make_stream_record(
-    number: int, item_id: int, *, name: str | None = "Akua", event: str = "INSERT", seconds: int = 1_767_225_600
+    number: int,
+    item_id: int,
+    *,
+    name: str | None = "Akua",
+    event: str = "INSERT",
+    seconds: int = 1_767_225_600,
+    table: str = "Employees",
 ) -> dict[str, Any]:
     """A stream record as Lambda delivers it; `number` orders it, a REMOVE carries keys alone."""
     change: dict[str, Any] = {
@@ -205,7 +224,7 @@ def make_stream_record(
         "eventSource": "aws:dynamodb",
         "awsRegion": "us-east-1",
         "dynamodb": change,
-        "eventSourceARN": STREAM,
+        "eventSourceARN": STREAM.replace("Employees", table),
     }
 
 

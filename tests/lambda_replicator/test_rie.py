@@ -10,23 +10,11 @@ from typing import Any
 
 import pytest
 
-from tests.lambda_replicator.emulator import Emulator, Function, make_runtime, unpack
+from tests.lambda_replicator.emulator import Emulator, Function
 
 pytestmark = pytest.mark.rie
 
 VALUE = "Trillian-4242"
-
-
-@pytest.fixture(scope="session")
-def runtime_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What /var/runtime holds on Lambda."""
-    return make_runtime(tmp_path_factory.mktemp("runtime"))
-
-
-@pytest.fixture(scope="session")
-def task_root(tmp_path_factory: pytest.TempPathFactory, archive: Path) -> Path:
-    """The zip, unpacked."""
-    return unpack(archive, tmp_path_factory.mktemp("task"))
 
 
 @pytest.fixture
