@@ -10,12 +10,13 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import psycopg
 from psycopg import sql
 
 from pipeline.aurora import bookkeeping
 from pipeline.aurora.errors import translating
 from pipeline.aurora.plan import Plan, Step, plan
-from pipeline.core.errors import TransientError, UnreachableError
+from pipeline.core.errors import TerminalError, TransientError, UnreachableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
@@ -76,7 +77,7 @@ def _apply(connection: Connection, step: Step, sleep: Callable[[float], None]) -
                 connection.execute(
                     sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(int(LOCK_WAIT_SECONDS * 1000)))
                 )
-                connection.execute(step.sql.encode())
+                _execute(connection, step)
         except UnreachableError:
             raise
         except TransientError as error:
@@ -90,3 +91,19 @@ def _apply(connection: Connection, step: Step, sleep: Callable[[float], None]) -
             sleep(_PAUSE_SECONDS)
         else:
             return
+
+
+def _execute(connection: Connection, step: Step) -> None:
+    """Run a step's statements. What is in the way and is not in the plan is named as PostgreSQL names it.
+
+    These two errors name objects of the schema and no values, unlike most.
+    """
+    try:
+        connection.execute(step.sql.encode())
+    except (psycopg.errors.FeatureNotSupported, psycopg.errors.DependentObjectsStillExist) as error:
+        said = "; ".join(filter(None, (error.diag.message_primary, error.diag.message_detail)))
+        raise TerminalError(
+            f"migrating: {step.what}: PostgreSQL refuses it: {' '.join(said.split())}",
+            table=step.mapping,
+            hint="drop what depends on it, run this again, and create it again afterwards",
+        ) from None

@@ -1,7 +1,8 @@
 """Whether a storage table is as we make them, so that a new one can take its place without anything being lost.
 
-Invariant: what the answer does not name is either carried over by `build_aside` (rows, owner, grants, comment, column
-defaults, comments and storage settings, the key's name) or made anew (the view over it). Reads only.
+Invariant: what the answer does not name is either carried over by `build_aside` (rows, owner, exact privileges,
+comment, column defaults, comments and storage settings, the key's name) or replaced in place with its options (the view
+over it). Reads only.
 """
 
 from __future__ import annotations

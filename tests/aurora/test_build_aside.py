@@ -150,6 +150,38 @@ def test_the_new_table_has_what_belonged_to_the_name(connection: Connection) -> 
         connection.execute("DROP ROLE dynaurora_reader, dynaurora_stranger")
 
 
+def test_what_was_revoked_stays_revoked_from_owner_and_roles(connection: Connection) -> None:
+    connection.execute("DROP ROLE IF EXISTS dynaurora_stranger; CREATE ROLE dynaurora_stranger")
+    connection.execute("ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO dynaurora_stranger WITH GRANT OPTION")
+    connection.execute('REVOKE TRUNCATE, REFERENCES ON replica."Orders" FROM CURRENT_USER')
+    connection.execute('REVOKE DELETE ON public."Orders" FROM CURRENT_USER')
+    connection.execute('ALTER VIEW public."Orders" SET (security_invoker = true, check_option = cascaded)')
+    connection.execute('COMMENT ON COLUMN public."Orders"."Name" IS \'c\'')
+    connection.execute('ALTER VIEW public."Orders" ALTER COLUMN "Name" SET DEFAULT \'d\'')
+    try:
+        before = description(connection)
+        build = begin(connection)
+        fill(connection, build, [1])
+        put_in_place(connection, build)
+        assert description(connection) == before
+    finally:
+        connection.execute("DROP OWNED BY dynaurora_stranger; DROP ROLE dynaurora_stranger")
+
+
+def test_default_privileges_reach_no_table_that_had_none(connection: Connection) -> None:
+    connection.execute("DROP ROLE IF EXISTS dynaurora_stranger; CREATE ROLE dynaurora_stranger")
+    connection.execute("ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO dynaurora_stranger, PUBLIC")
+    try:
+        build = begin(connection)
+        fill(connection, build, [1])
+        put_in_place(connection, build)
+        for relation in ('replica."Orders"', 'public."Orders"'):
+            may = connection.execute("SELECT has_table_privilege('dynaurora_stranger', %s, 'SELECT')", [relation])
+            assert may.fetchone() == (False,)
+    finally:
+        connection.execute("DROP OWNED BY dynaurora_stranger; DROP ROLE dynaurora_stranger")
+
+
 def description(connection: Connection) -> list[tuple[object, ...]]:
     return connection.execute(
         "SELECT relname, relkind, relowner, (SELECT array_agg(a::text ORDER BY a::text) FROM aclexplode(relacl) a),"
