@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 ALERTS = "alerts"
 MOST_RUNS = 100
+# How far back a look reaches: the clocks of the hosts that write runs' times may disagree by that much.
+OVERLAP_SECONDS = 120.0
 _TICK_ENDED = [TickStatus.SUCCESS, TickStatus.SKIPPED, TickStatus.FAILURE]
 
 State = Literal["error", "resolved", "run failed"]
@@ -94,9 +96,10 @@ def failing_runs(context: dg.SensorEvaluationContext, cursor: Cursor) -> Iterabl
     known: list[str] = cursor.get("runs_then", [])
     jobs = set(context.repository_def.job_names) if context.repository_def else set[str]()
     records = context.instance.get_run_records(
-        # A moment earlier, as the filter leaves out what is of its very time; what was told is known.
-        dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=datetime.fromtimestamp(since - 1, UTC)),
-        limit=MOST_RUNS,
+        dg.RunsFilter(
+            statuses=[dg.DagsterRunStatus.FAILURE], updated_after=datetime.fromtimestamp(since - OVERLAP_SECONDS, UTC)
+        ),
+        limit=MOST_RUNS + len(known),  # those known come first, and must not crowd out what is new
         order_by="update_timestamp",
         ascending=True,
     )
@@ -105,7 +108,7 @@ def failing_runs(context: dg.SensorEvaluationContext, cursor: Cursor) -> Iterabl
         if not first and run.run_id not in known and run.job_name in jobs:
             yield Alert("run failed", f"{run.job_name}, run {run.run_id}", _why(context.instance, run.run_id))
     if records:
-        cursor["runs_since"] = records[-1].update_timestamp.timestamp()
+        cursor["runs_since"] = max(since, records[-1].update_timestamp.timestamp())
         cursor["runs_then"] = [record.dagster_run.run_id for record in records]
 
 

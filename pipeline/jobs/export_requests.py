@@ -5,7 +5,7 @@ killed, the next run asks with the same token (the same export, for 8 hours), or
 made while a load of the table runs, for it could not be loaded.
 
 A full export is resumed until it is 24 hours old: for so long the stream still has every change since. A window's is
-resumed whenever, for its content stays what it is.
+resumed at any age, for its content stays what it is. Neither is resumed once its files are deleted.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from pipeline.dynamodb.exports import (
     describe_export,
     request_export,
 )
+from pipeline.dynamodb.manifest import read_manifest
+from pipeline.dynamodb.objects import MissingObjectError, split_location
 from pipeline.jobs.export_destination import ExportDestination, export_destination
 
 if TYPE_CHECKING:
@@ -91,7 +93,8 @@ class _Requesting:
             found = export_requests.find(self.connection, self.mapping.name, self.window)
             if found is not None and self._may_be_resumed(found):
                 if found.export_arn:
-                    self.say(f"export {found.export_arn} is under way, requested at {found.requested_at:%H:%M:%S} UTC")
+                    requested_at = f"{found.requested_at:%Y-%m-%d %H:%M:%S} UTC"
+                    self.say(f"export {found.export_arn} is under way, requested at {requested_at}")
                     return found.export_arn
             else:
                 found = export_requests.record(
@@ -168,7 +171,23 @@ class _Requesting:
 
     def _why_failed(self, export_arn: str) -> tuple[Outcome, str] | None:
         try:
-            failure = describe_export(self.services.dynamodb, export_arn).failure
+            export = describe_export(self.services.dynamodb, export_arn)
         except ExportNotFoundError:
             return "failed", "DynamoDB does not know it any more"
-        return ("failed", f"it failed with {failure}") if failure else None
+        if export.failure:
+            return "failed", f"it failed with {export.failure}"
+        if export.manifest_location and export.status == "COMPLETED" and self._is_gone(export.manifest_location):
+            return "failed", "its files are no longer in the bucket"
+        return None
+
+    def _is_gone(self, location: str) -> bool:
+        """Whether an export's files were deleted, as a bucket's lifecycle rule does: the manifests, or the first."""
+        store = self.services.store(location)
+        try:
+            store.open(*split_location(location)).close()
+            manifest = read_manifest(store, location, expected_table=None)
+            for file in manifest.files[:1]:
+                store.open(manifest.bucket, file.key).close()
+        except MissingObjectError:
+            return True
+        return False

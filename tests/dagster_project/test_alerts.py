@@ -101,6 +101,38 @@ def test_a_run_that_fails_is_told_once_with_what_to_do(code: Code) -> None:
     assert [again.run_id in alert.subject for alert in TOLD] == [False, True]
 
 
+def fail_at_once(code: Code, count: int, *, clock_behind: float = 0.0) -> set[str]:
+    """Let runs fail within a second, as those of a backfill do; returns their ids."""
+    job = code.definitions.resolve_job_def("employees_full_load")
+    runs = [code.instance.create_run_for_job(job) for _ in range(count)]
+    for run in runs:
+        event = run_event(run, dg.DagsterEventType.RUN_FAILURE)
+        code.instance.handle_new_event(event._replace(timestamp=event.timestamp - clock_behind))
+    return {run.run_id for run in runs}
+
+
+def runs_told() -> list[str]:
+    return [alert.subject.rpartition(" ")[2] for alert in TOLD if alert.state == "run failed"]
+
+
+def test_of_many_runs_that_fail_at_once_each_is_told_once(code: Code, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dagster_project.alert_sources.MOST_RUNS", 3)
+    cursor = tick(code, None)
+    failed = fail_at_once(code, 8)
+    for _ in range(4):
+        cursor = tick(code, cursor)
+    assert sorted(runs_told()) == sorted(failed)
+
+
+def test_a_run_whose_host_has_a_slow_clock_is_told(code: Code) -> None:
+    cursor = tick(code, None)
+    first = fail_at_once(code, 1)
+    cursor = tick(code, cursor)
+    late = fail_at_once(code, 1, clock_behind=30.0)
+    tick(code, tick(code, cursor))
+    assert sorted(runs_told()) == sorted(first | late)
+
+
 def test_an_alert_that_could_not_be_sent_waits_and_the_others_are_sent(
     code: Code, monkeypatch: pytest.MonkeyPatch
 ) -> None:

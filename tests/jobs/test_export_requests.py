@@ -198,8 +198,7 @@ def test_the_second_of_two_loads_says_that_an_export_is_under_way(source: Source
     second = source.command("load", "employees")
     (export,) = source.exports()
     assert export["ExportArn"] in read_until(second, "is under way")
-    first.communicate()
-    _, err = second.communicate()
+    err = "".join(process.communicate()[1] for process in (first, second))  # either may be the one that waits
     codes = sorted([first.returncode, second.returncode])
     assert codes == [0, 0] or (codes == [0, 1] and "another load of this table is running" in err), err
     assert len(source.exports()) == 1
@@ -293,6 +292,18 @@ def test_an_older_export_than_what_is_loaded_is_not_resumed(source: Source) -> N
     time.sleep(2 * MARGIN.total_seconds())  # the next counts as of a time after the request
     load(services, source.mapping, scan_snapshot(services, source.mapping, read_capacity=5000), margin=MARGIN)
     assert left_open(source) != resumable
+
+
+@pytest.mark.parametrize("what", ["manifest-summary.json", ".json.gz"])
+def test_an_export_whose_files_were_deleted_is_requested_again(source: Source, what: str) -> None:
+    s3, resumable = source.services.s3, left_open(source)
+    while source.exports()[-1]["ExportStatus"] != "COMPLETED":
+        time.sleep(0.2)
+    for found in s3.list_objects_v2(Bucket=source.bucket).get("Contents", []):
+        if found.get("Key", "").endswith(what):
+            s3.delete_object(Bucket=source.bucket, Key=found.get("Key", ""))
+    assert left_open(source) != resumable
+    assert len(source.exports()) == 2
 
 
 def test_a_catch_up_that_is_broken_off_requests_each_window_once(source: Source) -> None:
