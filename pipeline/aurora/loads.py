@@ -6,9 +6,10 @@ counts twice. One load of a table runs at a time, held by a session's advisory l
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, LiteralString
 
 from pipeline.aurora.clock import refuse_future
 from pipeline.aurora.errors import translating
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
 
     from pipeline.aurora.connection import Connection
     from pipeline.core.windows import Window
+
+
+# The application name of a session that requests an export: it holds the load lock until DynamoDB has answered.
+REQUESTING = "dynaurora export"
+_REQUEST_SECONDS, _LOOK_AGAIN_SECONDS = 30.0, 0.2
 
 
 class FileBusyError(Exception):
@@ -66,25 +72,43 @@ def lock_table(connection: Connection, table_name: str) -> None:
     Returns when no file of the load before is in work any more; raises TransientError when one stays so.
     """
     with translating("taking the load lock", table=table_name):
-        row = connection.execute(
-            "SELECT pg_try_advisory_lock(hashtext(%s), hashtext(%s))", [LOAD_SPACE, table_name]
-        ).fetchone()
-        if row and row[0]:
+        taken, holder = _take_load_lock(connection, table_name, "pg_try_advisory_lock")
+        if taken:
             settle_files(connection, table_name, or_else="pg_advisory_unlock")
             return
-        holder = connection.execute(
-            "SELECT a.pid, a.backend_start, a.application_name"
-            " FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)"
-            " WHERE l.locktype = 'advisory' AND l.granted AND l.classid = hashtext(%s)::bigint & 4294967295"
-            " AND l.objid = hashtext(%s)::bigint & 4294967295",
-            [LOAD_SPACE, table_name],
-        ).fetchone()
     who = f" (backend {holder[0]}, {holder[2]}, since {holder[1]:%Y-%m-%d %H:%M:%S} UTC)" if holder else ""
     raise TerminalError(
         f"loading: another load of this table is running{who}",
         table=table_name,
         hint="wait for it, or end it, then run this again; what it has loaded stays loaded",
     )
+
+
+def _take_load_lock(
+    connection: Connection, table_name: str, function: LiteralString
+) -> tuple[bool, tuple[int, datetime, str] | None]:
+    """Try for the load lock; return whether it was taken, and else who holds it.
+
+    Whoever only requests an export holds it for a moment, and is waited for: jobs that begin at the same minute must
+    not fail each other.
+    """
+    until = time.monotonic() + _REQUEST_SECONDS
+    while True:
+        row = connection.execute(f"SELECT {function}(hashtext(%s), hashtext(%s))", [LOAD_SPACE, table_name]).fetchone()
+        if row and row[0]:
+            return True, None
+        holder = connection.execute(_HOLDER, [LOAD_SPACE, table_name]).fetchone()
+        passing = holder is None or holder[2] == REQUESTING
+        if not passing or time.monotonic() > until:
+            return False, holder
+        time.sleep(_LOOK_AGAIN_SECONDS)
+
+
+_HOLDER = (
+    "SELECT a.pid, a.backend_start, a.application_name FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)"
+    " WHERE l.locktype = 'advisory' AND l.granted AND l.classid = hashtext(%s)::bigint & 4294967295"
+    " AND l.objid = hashtext(%s)::bigint & 4294967295"
+)
 
 
 def lock_scan(connection: Connection, table_name: str) -> None:
@@ -119,10 +143,8 @@ def table_locked(connection: Connection, table_name: str) -> Generator[None]:
 def keep_loads_out(connection: Connection, table_name: str) -> None:
     """Hold the load lock shared, for as long as the connection lives: no load begins. Raises when one is running."""
     with translating("keeping loads out", table=table_name):
-        row = connection.execute(
-            "SELECT pg_try_advisory_lock_shared(hashtext(%s), hashtext(%s))", [LOAD_SPACE, table_name]
-        ).fetchone()
-    if not (row and row[0]):
+        taken, _ = _take_load_lock(connection, table_name, "pg_try_advisory_lock_shared")
+    if not taken:
         raise TerminalError(
             "reconciling: the table is being loaded, so rows are missing that are on their way",
             table=table_name,

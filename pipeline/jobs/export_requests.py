@@ -65,7 +65,7 @@ def request_or_resume(
     Raises TerminalError while a load of the table runs, and as `request_export` does.
     """
     destination = export_destination(services.settings, "requesting an export", table=mapping.name)
-    with closing(services.connect("dynaurora export")) as connection, loads.table_locked(connection, mapping.name):
+    with closing(services.connect(loads.REQUESTING)) as connection, loads.table_locked(connection, mapping.name):
         return _Requesting(services, mapping, table, destination, window, connection, say, anew).carry_out()
 
 

@@ -10,8 +10,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -24,7 +25,7 @@ from botocore.stub import Stubber
 from types_boto3_dynamodb.client import DynamoDBClient
 
 from pipeline.aurora import loads
-from pipeline.aurora.connection import Connection
+from pipeline.aurora.connection import Connection, giving_locks_back
 from pipeline.core.errors import ConfigurationError, TerminalError, TransientError
 from pipeline.core.mapping import TableMapping
 from pipeline.dynamodb.client import client
@@ -210,6 +211,23 @@ def test_nothing_is_requested_while_a_load_is_running(source: Source, services: 
         code, _, err = source.run("load", "employees")
     assert (code, source.exports()) == (1, [])
     assert "another load of this table is running" in err
+
+
+@pytest.mark.parametrize("lock", [loads.lock_table, loads.keep_loads_out])
+def test_a_job_waits_while_another_only_requests_an_export(
+    services: Services, employees: TableMapping, lock: Callable[[Connection, str], None]
+) -> None:
+    with closing(services.connect(loads.REQUESTING)) as requesting, closing(services.connect("test")) as job:
+        loads.lock_table(requesting, employees.name)
+        end = threading.Timer(1.0, giving_back, [requesting])
+        end.start()
+        lock(job, employees.name)
+        end.join()
+
+
+def giving_back(connection: Connection) -> None:
+    with giving_locks_back(connection):
+        pass
 
 
 class KilledError(Exception):
