@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 from psycopg import sql
 from psycopg.rows import class_row
 
+from pipeline.aurora.apply import nullable_array_literal
 from pipeline.aurora.errors import translating
 from pipeline.core.ordering import Position
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from datetime import datetime
     from decimal import Decimal
 
@@ -68,6 +69,11 @@ class StoredReject:
         return Position(self.position_as_of, None if self.position_version is None else int(self.position_version))
 
 
+# What equal records are equal in: their digest, which tells whether a reject is known, is of this text.
+_as_json = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+# A parameter can have 1 GB, and a file may hold nothing but rejects.
+_STATEMENT_CHARACTERS = 8 << 20
+
 # A record that comes twice in one call is taken once: a statement cannot meet the same row twice (21000).
 _ADD = """
 INSERT INTO replication.rejects AS kept (table_name, source, target, digest, key_digest, reason,
@@ -85,22 +91,39 @@ SELECT DISTINCT ON (u.target, u.digest) %s, %s, u.*
 
 def add(connection: Connection, table_name: str, rejects: Sequence[Reject], *, source: str) -> int:
     """Keep rejects, inside the caller's transaction; returns how many were not known, or not at this position."""
-    if not rejects:
-        return 0
-    records = [json.dumps(reject.record, sort_keys=True, separators=(",", ":")) for reject in rejects]
-    digests = [hashlib.sha256(record.encode()).hexdigest() for record in records]
-    positions = [reject.position for reject in rejects]
-    columns = [
-        [reject.target for reject in rejects],
-        digests,
-        [reject.key_digest for reject in rejects],
-        [reject.reason for reject in rejects],
-        [None if p is None or p.version is None else str(p.version) for p in positions],
-        [None if p is None else p.as_of.isoformat() for p in positions],
-        records,
-    ]
+    added = 0
     with translating("keeping rejected records", table=table_name):
-        return connection.execute(_ADD, [table_name, source, *columns]).rowcount
+        for some, records in _statements(rejects):
+            columns = map(nullable_array_literal, _columns(some, records))
+            added += connection.execute(_ADD, [table_name, source, *columns]).rowcount
+    return added
+
+
+def _statements(rejects: Iterable[Reject]) -> Iterator[tuple[list[Reject], list[str]]]:
+    """Return rejects with their records as JSON, as many at a time as one statement takes."""
+    some, records, size = list["Reject"](), list[str](), 0
+    for reject in rejects:
+        record = reject.record
+        text = _as_json(json.loads(record) if isinstance(record, bytes) else record)
+        if some and size + len(text) > _STATEMENT_CHARACTERS:
+            yield some, records
+            some, records, size = [], [], 0
+        some.append(reject)
+        records.append(text)
+        size += len(text)
+    if some:
+        yield some, records
+
+
+def _columns(rejects: Sequence[Reject], records: Sequence[str]) -> Iterator[Sequence[str | None]]:
+    positions = [reject.position for reject in rejects]
+    yield [reject.target for reject in rejects]
+    yield [hashlib.sha256(record.encode()).hexdigest() for record in records]
+    yield [reject.key_digest for reject in rejects]
+    yield [reject.reason for reject in rejects]
+    yield [None if p is None or p.version is None else str(p.version) for p in positions]
+    yield [None if p is None else p.as_of.isoformat() for p in positions]
+    yield records
 
 
 def groups(connection: Connection, table_names: Sequence[str] | None = None) -> list[RejectGroup]:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pipeline.core.attributes import AttributeValue
+    from pipeline.core.change import Row
     from pipeline.core.mapping import Target
 
 
@@ -120,12 +121,22 @@ class BlockDecoder:
         failures: list[Failure] = []
         text = "\n".join([*written, ""]).encode() if written else b""
         count = len(written)
-        for index in slow:
-            rows, failed = decode_full(lines[index] + b"\n", self.rows, file=file, first_line=first_line + index)
+        if slow:
+            rows, failures = self._decode_generally([lines[index] for index in slow], slow, file, first_line)
             text += copy_text(rows)
             count += len(rows)
-            failures += failed
         return Decoded(text, count, failures)
+
+    def _decode_generally(
+        self, lines: Sequence[bytes], indexes: Sequence[int], file: str, first_line: int
+    ) -> tuple[list[Row], list[Failure]]:
+        """Convert lines in one go; one by one only when one of them is not of the form, for the error to name it."""
+        try:
+            return decode_full(b"\n".join([*lines, b""]), self.rows, file=file, first_line=first_line)
+        except TerminalError:
+            for index, line in zip(indexes, lines, strict=True):
+                decode_full(line + b"\n", self.rows, file=file, first_line=first_line + index)
+            raise
 
     def _decode_mixed(self, lines: list[bytes], written: list[str], slow: list[int]) -> None:
         """Part the lines: without a backslash, with one, and with the escape that can spell any character."""

@@ -96,12 +96,18 @@ def _convert(
             converted.append(convert(index, value))
         except ConversionError as error:
             lines = lines or block.split(b"\n")
-            failures.append((lines[index], error))
+            failures.append((lines[index], _bare(error)))
         except MALFORMED:
             if _is_well_formed(value):
                 raise
             raise malformed(file, first_line + index, NOT_OF_THE_FORM) from None
     return converted, failures
+
+
+def _bare(error: ConversionError) -> ConversionError:
+    """Return the error without the frames it passed, which would keep every value of its line alive."""
+    error.__context__ = error.__cause__ = None
+    return error.with_traceback(None)
 
 
 def _parse(block: bytes, form: Callable[[Any], _To], file: str, first_line: int) -> list[_To]:

@@ -59,7 +59,8 @@ class Reject:
     target: str
     """The target's view; empty for a record that matches no target."""
     reason: str
-    record: StreamRecord
+    record: StreamRecord | bytes
+    """A stream's record, or a line of an export as it was read."""
     position: Position | None
     key_digest: str | None = None
 

@@ -7,7 +7,6 @@ nor for a load that has ended or goes on another way (`pipeline.aurora.load_lead
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -131,7 +130,7 @@ class FileLoader:
 
     def reject(self, target: str, line: bytes, reason: str) -> Reject:
         """Set a line aside for one target's view."""
-        return Reject(target, reason, json.loads(line), self._work.position)
+        return Reject(target, reason, line, self._work.position)
 
     def _destination(self, connection: Connection, number: int) -> _Destination:
         decoder, work = self._decoders[number], self._work

@@ -7,7 +7,6 @@ the order of the key, deletes with them, so that a window and a batch of the str
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
@@ -103,7 +102,7 @@ class WindowFileLoader:
 
     def reject(self, target: str, line: bytes, reason: str) -> Reject:
         """Set a line aside for one target's view."""
-        return Reject(target, reason, json.loads(line), self.work.position)
+        return Reject(target, reason, line, self.work.position)
 
 
 def staged_row(target: Target, change: Change) -> Row:
