@@ -33,24 +33,22 @@ def purge_job(mapping: TableMapping) -> dg.JobDefinition:
             f"{report.through:%Y-%m-%d %H:%M:%S} UTC" if report.through else "nowhere: no snapshot was loaded whole"
         )
         context.log.info("purged through %s, bounded by %s", through, report.bound)
-        context.add_output_metadata(
-            {
-                "tombstones": report.tombstones,
-                "through": through,
-                "bound": report.bound,
-                "writers_folded": report.writers_folded,
-                "reconciliations": report.reconciliations,
-                "exports": report.exports,
-                "seconds": round(report.seconds, 3),
-                "kept": dg.MetadataValue.json(report.kept),
-            }
-        )
-        if report.kept:
+        found = {
+            "tombstones": report.tombstones,
+            "through": through,
+            "bound": report.bound,
+            "writers_folded": report.writers_folded,
+            "reconciliations": report.reconciliations,
+            "exports": report.exports,
+            "seconds": round(report.seconds, 3),
+        }
+        if report.kept:  # a failure's own metadata: that of an output is not shown without the output
             raise dg.Failure(
                 f"{sum(report.kept.values()):,} tombstones kept: {'; '.join(report.kept)}",
-                metadata={"next step": dg.MetadataValue.text(report.next_step)},
+                metadata=found | {"kept": report.kept, "next step": report.next_step},
                 allow_retries=False,
             )
+        context.add_output_metadata(found)
 
     @dg.job(  # pyright: ignore[reportUnknownMemberType]  # dagster leaves parameters of its overloads out
         name=keys.purge_job,

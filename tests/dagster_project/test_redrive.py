@@ -94,3 +94,23 @@ def test_a_purge_reports_what_it_removed(redriving: Code, kept: Kept) -> None:
     found: Any = output.step_output_data.metadata
     assert found["tombstones"].value == 1
     assert found["bound"].value == "retention"
+
+
+def test_a_purge_that_keeps_tombstones_fails_with_their_reason(redriving: Code, kept: Kept) -> None:
+    kept.keep([named(7, 1, "here", "INSERT")])
+    assert redriving.run("redrive").success
+    redriving.execute(
+        'CREATE TABLE badges (employee bigint CONSTRAINT worn_by REFERENCES replica."Employees");'
+        " INSERT INTO badges VALUES (7)"
+    )
+    kept.keep([record(7, 2, "REMOVE")])
+    assert redriving.run("redrive").success
+    load(redriving.resource.services, redriving.mapping, redriving.export(3).location)
+    result = redriving.run("employees_purge", {"retention_days": 1})
+    assert not result.success
+    (failure,) = [event for event in result.all_events if event.event_type_value == "STEP_FAILURE"]
+    told: Any = failure.step_failure_data.user_failure_data
+    reason = "ForeignKeyViolation (23503, table badges, constraint worn_by)"
+    assert told.description == f"1 tombstones kept: {reason}"
+    assert told.metadata["kept"].value == {reason: 1}
+    assert told.metadata["tombstones"].value == 0
