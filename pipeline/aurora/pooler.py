@@ -48,7 +48,8 @@ def check_sessions(first: PGconn, served_by: int, open_second: Callable[[], Conn
     """
     with closing(open_second()) as second:
         other = _served_by(second.pgconn, b"BEGIN; SELECT pg_backend_pid()")
-        again = _served_by(first, b"SELECT pg_backend_pid()") if other is not None else served_by
+        # Where the second has the first's, that one would wait for it here, and it is known by then.
+        again = _served_by(first, b"SELECT pg_backend_pid()") if other not in (None, served_by) else served_by
     if other == served_by or again != served_by:
         raise ConfigurationError(
             "connecting to the database: DATABASE_POOLER says that the pooler pools whole sessions, but two connections"

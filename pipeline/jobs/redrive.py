@@ -98,7 +98,10 @@ def redrive(
         )
     run = _Run(services, {mapping.table: mapping for mapping in mappings}, on_progress, only, accept_partial)
     replicator = Replicator(
-        mappings, lambda: services.connect("dynaurora redrive", needs_session=False), writer=REDRIVE_WRITER
+        mappings,
+        lambda: services.connect("dynaurora redrive", needs_session=False),
+        writer=REDRIVE_WRITER,
+        connect_again=False,
     )
     with closing(replicator):
         run.replicator = replicator

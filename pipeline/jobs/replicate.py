@@ -63,15 +63,20 @@ class Replicator:
         connect: Callable[[], Connection],
         *,
         writer: str,
+        connect_again: bool = True,
         now: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """`connect` opens a connection; `writer` names this replicator's row of the watermarks."""
+        """`connect` opens a connection; `writer` names this replicator's row of the watermarks.
+
+        `connect_again=False` is for a `connect` that waits for the server by itself: what it raises is final.
+        """
         self._tables = {mapping.table: _Table(StreamDecoder(mapping), BatchWriter(mapping)) for mapping in mappings}
         self._connect = connect
         self._connection: Connection | None = None
         self._writer = writer
+        self._connect_again = connect_again
         self._now, self._monotonic, self._sleep = now, monotonic, sleep
 
     def replicate(self, event: Mapping[str, Any] | Sequence[Any], *, deadline: float) -> list[ReplicationReport]:
@@ -173,13 +178,16 @@ class Replicator:
         """Write with retries: a transient fault costs the connection, and is raised when the time is up."""
         wait = _FIRST_WAIT_SECONDS
         while True:
+            if self._connection is not None and self._connection.closed:
+                self.close()
             try:
-                if self._connection is None or self._connection.closed:
+                if self._connection is None:
                     self._connection = self._connect()
                 return writer.write(self._connection, batch, records, mark)
             except TransientError:
+                final = self._connection is None and not self._connect_again
                 self.close()
-                if self._monotonic() + wait > deadline - RESERVE_SECONDS:
+                if final or self._monotonic() + wait > deadline - RESERVE_SECONDS:
                     raise
                 self._sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
                 wait = min(wait * 2, _LONGEST_WAIT_SECONDS)

@@ -308,8 +308,7 @@ def test_a_redrive_says_nothing_of_how_far_the_stream_is(
     assert (after.records, after.applied) == (2, 2)
 
 
-def test_a_database_that_is_away_leaves_everything(employees: TableMapping, kept: Kept, monkeypatch: Any) -> None:  # noqa: ANN401 - pytest's
-    monkeypatch.setattr("pipeline.jobs.redrive._BATCH_SECONDS", 0.1)
+def test_a_database_that_is_away_leaves_everything(employees: TableMapping, kept: Kept) -> None:
     kept.keep([named(1, 1, "one")])
     away = Services(Settings.from_environment({"DATABASE_URL": "postgresql://nobody@127.0.0.1:9/none"}))
     with pytest.raises(UnreachableError):
