@@ -124,18 +124,17 @@ class ApplyStatement:
             parameters=named,
         )
 
+    def row(self, change: Change) -> Row:
+        """Return the texts of a change's row: of a delete's, the key alone."""
+        if change.row is not None:
+            return change.row
+        texts = dict(zip(self.target.primary_key, change.key, strict=True))
+        return tuple([texts.get(name) for name in self.target.stored_columns])
+
     def parameters(self, changes: Sequence[Change]) -> list[str]:
         """Array literals, one a storage column, for coalesced changes; then the versions of expiry deletes."""
         count = len(self.target.stored_columns)
-        key_positions = [self.target.stored_columns.index(name) for name in self.target.primary_key]
-
-        def tombstone(change: Change) -> Row:
-            row: list[str | None] = [None] * count
-            for position, text in zip(key_positions, change.key, strict=True):
-                row[position] = text
-            return tuple(row)
-
-        rows = [tombstone(change) if change.row is None else change.row for change in changes]
+        rows = [self.row(change) if change.row is None else change.row for change in changes]
         # What a row carries, behind its columns, is sent once it is taken.
         columns = islice(zip(*rows, strict=False), count) if rows else [()] * count
         versions = [None if c.position.version is None else str(c.position.version) for c in changes]

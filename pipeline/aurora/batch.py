@@ -18,6 +18,7 @@ from pipeline.aurora import rejects, settled, watermarks
 from pipeline.aurora.apply import Applied, ApplyStatement
 from pipeline.aurora.connection import BEGIN, set_for_transaction
 from pipeline.aurora.errors import translating
+from pipeline.aurora.isolating import judging, store_isolating
 from pipeline.core.change import coalesce
 from pipeline.core.errors import DataError, key_digest
 from pipeline.core.stream_records import Reject
@@ -151,7 +152,7 @@ class BatchWriter:
         tried = 0
         while newest:
             found: list[tuple[Change, str]] = []
-            total = total.plus(self._apply_halving(connection, target, newest, found))
+            total = total.plus(self._apply_each(connection, target, newest, found))
             tried += len(newest)
             refused += found
             out = {id(change) for change, _ in refused}
@@ -159,20 +160,23 @@ class BatchWriter:
             newest = coalesce(change for change in changes if change.key in keys and id(change) not in out)
         return total._replace(stale=total.stale + len(changes) - tried), refused
 
-    def _apply_halving(
+    def _apply_each(
         self, connection: Connection, target: Target, changes: list[Change], found: list[tuple[Change, str]]
     ) -> Applied:
-        statement = self._statements[target]
-        try:
-            with translating("applying changes", table=self.mapping.name), connection.transaction():
-                return _counts(statement.apply(connection, changes), len(changes))
-        except DataError as error:
-            if len(changes) == 1:
-                found.append((changes[0], error.message))
-                return Applied()
-        middle = len(changes) // 2
-        first = self._apply_halving(connection, target, changes[:middle], found)
-        return first.plus(self._apply_halving(connection, target, changes[middle:], found))
+        """Apply changes of different keys; those that PostgreSQL refuses are added to `found`, with the reason."""
+        statement, doing = self._statements[target], "applying changes"
+        totals: list[Applied] = []
+
+        def store(some: Sequence[Change]) -> int:
+            with translating(doing, table=self.mapping.name):
+                totals.append(_counts(statement.apply(connection, some), len(some)))
+            return len(some)
+
+        def refuse(change: Change, error: DataError) -> None:
+            found.append((change, error.message))
+
+        store_isolating(connection, changes, store, refuse, judging(connection, statement, doing))
+        return Applied(*map(sum, zip(*totals, strict=True))) if totals else Applied()
 
 
 _Work = tuple["Target", "list[Change]", "list[Change]"]

@@ -60,6 +60,11 @@ def _translate_without_state(error: psycopg.Error, doing: str, table: str | None
     return TerminalError(f"{doing}: the driver refused ({type(error).__name__})", table=table)
 
 
+def refused_value(state: str, doing: str) -> DataError:
+    """Return the error for a value that PostgreSQL would refuse with this SQLSTATE, as `translate` has it."""
+    return DataError(f"{doing}: PostgreSQL says {_condition(state)} ({state})")
+
+
 _HINTS = {
     "42P01": "run `dynaurora migrate` to create the tables of the mapping",
     "42703": "run `dynaurora migrate` to bring the tables to the mapping",

@@ -72,7 +72,7 @@ class StoredReject:
 # What equal records are equal in: their digest, which tells whether a reject is known, is of this text.
 _as_json = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 # A parameter can have 1 GB, and a file may hold nothing but rejects.
-_STATEMENT_CHARACTERS = 8 << 20
+STATEMENT_CHARACTERS = 8 << 20
 
 # A record that comes twice in one call is taken once: a statement cannot meet the same row twice (21000).
 _ADD = """
@@ -105,7 +105,7 @@ def _statements(rejects: Iterable[Reject]) -> Iterator[tuple[list[Reject], list[
     for reject in rejects:
         record = reject.record
         text = _as_json(json.loads(record) if isinstance(record, bytes) else record)
-        if some and size + len(text) > _STATEMENT_CHARACTERS:
+        if some and size + len(text) > STATEMENT_CHARACTERS:
             yield some, records
             some, records, size = [], [], 0
         some.append(reject)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING
 
 from psycopg import sql
 
@@ -16,6 +17,7 @@ from pipeline.aurora import tables
 from pipeline.aurora.apply import on_conflict
 from pipeline.aurora.children import replace_children
 from pipeline.aurora.errors import translating
+from pipeline.aurora.isolating import copied_types, refused_values, store_isolating
 from pipeline.aurora.ordering_sql import admits_new_key
 from pipeline.core.copy_text import copy_text
 from pipeline.core.errors import DataError
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from pipeline.core.mapping import Target
 
 
-_T = TypeVar("_T")
+_COPYING = "copying rows to a staging table"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +78,21 @@ class Staging:
             self.copy(connection, [part])
             return len(part)
 
-        store_isolating(connection, rows, store, refuse)
+        store_isolating(connection, rows, store, refuse, partial(self.judge, connection))
 
     def copy(self, connection: Connection, blocks: Iterable[Sequence[Row]]) -> None:
         """COPY blocks of rows in one stream. Raises DataError when PostgreSQL refuses any of them."""
         with (
-            translating("copying rows to a staging table"),
+            translating(_COPYING),
             connection.cursor() as cursor,
             cursor.copy(self.copy_statement) as copy,
         ):
             for block in blocks:
                 copy.write(copy_text(block))
+
+    def judge(self, connection: Connection, rows: Sequence[Row]) -> dict[int, DataError]:
+        """Return by index the rows that `copy` would refuse for a value, with its error."""
+        return refused_values(connection, copied_types(self.target), rows, _COPYING)
 
     @property
     def copy_statement(self) -> sql.Composed:
@@ -146,31 +152,6 @@ def copy_statement(target: Target, name: sql.Identifier, *, deletes: bool = Fals
     """Compose the COPY of a target's stored columns, as text, to the table `name`."""
     names = (*target.stored_columns, *target.carried, *([DELETED] if deletes else []))
     return sql.SQL("COPY {} ({}) FROM STDIN").format(name, tables.identifiers(names))
-
-
-def store_isolating(
-    connection: Connection,
-    rows: Sequence[_T],
-    store: Callable[[Sequence[_T]], int],
-    refuse: Callable[[_T, DataError], None],
-) -> int:
-    """Have `store` take rows (or changes) under savepoints, halving at each refusal; returns how many it took.
-
-    Calls `refuse` with each one that PostgreSQL refuses when it stands alone. The slow way, for a file in which
-    the fast one has met a value that only PostgreSQL finds wrong.
-    """
-    if not rows:
-        return 0
-    try:
-        with connection.transaction():
-            return store(rows)
-    except DataError as error:
-        if len(rows) == 1:
-            refuse(rows[0], error)
-            return 0
-    middle = len(rows) // 2
-    first = store_isolating(connection, rows[:middle], store, refuse)
-    return first + store_isolating(connection, rows[middle:], store, refuse)
 
 
 def merge_query(target: Target, staging: sql.Identifier, mapping_name: str, *, deletes: bool = False) -> sql.Composed:

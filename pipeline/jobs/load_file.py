@@ -18,14 +18,14 @@ from psycopg import sql
 
 from pipeline.aurora import loads, rejects, settled
 from pipeline.aurora.errors import translating
+from pipeline.aurora.isolating import copied_types, refused_values, store_isolating
 from pipeline.aurora.load_lead import take_part
 from pipeline.aurora.loads import FileCounts
-from pipeline.aurora.staging import Staging, copy_statement, store_isolating
+from pipeline.aurora.staging import Staging, copy_statement
 from pipeline.core.block_decode import BlockDecoder
 from pipeline.core.copy_text import copy_text
-from pipeline.core.decode import RowDecoder
-from pipeline.core.errors import DataError, TerminalError
-from pipeline.core.export_lines import decode_full, parse_full
+from pipeline.core.errors import DataError
+from pipeline.core.export_lines import decode_full
 from pipeline.core.export_routing import route_block
 from pipeline.core.mapping import STORAGE_SCHEMA
 from pipeline.core.routing import MATCHES_NO_TARGET, NO_TARGET, Router
@@ -44,6 +44,10 @@ if TYPE_CHECKING:
     from pipeline.core.ordering import Position
     from pipeline.dynamodb.manifest import ExportFile
     from pipeline.jobs.services import Services
+
+_COPYING = "copying rows"
+_Line = tuple["Row", bytes]
+"""A row, and the line that it was."""
 
 OnLines = Callable[[int, int], None]
 """Told the lines of each block read, and its size in bytes."""
@@ -180,7 +184,7 @@ class _Destination:
         """Copy rows, and merge them where they are to be, under the caller's savepoint."""
         if self.merge and self.stored:  # what was refused is rolled back: a truncation for each would cost more
             connection.execute(sql.SQL("TRUNCATE {}").format(self.name))
-        with translating("copying rows"), self.opened(connection) as copy:
+        with translating(_COPYING), self.opened(connection) as copy:
             copy.write(copy_text(rows))
         self.rows = len(rows)
         taken = self.settle(connection)
@@ -231,17 +235,26 @@ class _Counting:
         for block in self.loader.blocks(self.file):
             routed = self._route(block)
             for each, part in self._parts(routed, destinations):
-                decoder = each.decoder.rows
-                rows, failures = part.decode(partial(decode_full, decoder=decoder, file=self.location))
-                for line, error in failures:
-                    self.refused.append(self.loader.reject(each.target.view_name, line, error.message))
-                refuser = _Refuser(self, decoder, part.block)
-
-                def store(some: Sequence[Row], each: _Destination = each) -> int:
-                    return each.store(connection, some)
-
-                self.applied += store_isolating(connection, rows, store, refuser.refuse)
+                self._store_isolating(connection, each, part)
             self._count(block, routed)
+
+    def _store_isolating(self, connection: Connection, destination: _Destination, part: Part) -> None:
+        view_name, types = destination.target.view_name, copied_types(destination.target)
+        rows, failures = part.decode(partial(decode_full, decoder=destination.decoder.rows, file=self.location))
+        self.refused += [self.loader.reject(view_name, line, error.message) for line, error in failures]
+        failed = {line for line, _ in failures}  # equal lines fail alike
+        lines = [line for line in part.block.split(b"\n")[:-1] if line not in failed]
+
+        def store(some: Sequence[_Line]) -> int:
+            return destination.store(connection, [row for row, _ in some])
+
+        def judge(some: Sequence[_Line]) -> dict[int, DataError]:
+            return refused_values(connection, types, [row for row, _ in some], _COPYING)
+
+        def refuse(refused: _Line, error: DataError) -> None:
+            self.refused.append(self.loader.reject(view_name, refused[1], error.message))
+
+        self.applied += store_isolating(connection, list(zip(rows, lines, strict=True)), store, refuse, judge)
 
     def _route(self, block: bytes) -> RoutedBlock:
         return route_block(block, self.loader.router, file=self.location, first_line=self.lines + 1)
@@ -260,31 +273,3 @@ class _Counting:
         self.lines += routed.lines
         self.size_bytes += len(block)
         self.on_lines(routed.lines, len(block))
-
-
-@dataclass(slots=True)
-class _Refuser:
-    """Finds the line of a row that PostgreSQL refused, and sets it aside."""
-
-    counting: _Counting
-    decoder: RowDecoder
-    block: bytes
-    lines: dict[Row, list[bytes]] | None = None
-    """The block's lines by their rows, read once, at the first refusal."""
-
-    def refuse(self, row: Row, error: DataError) -> None:
-        if self.lines is None:
-            self.lines = self._lines()
-        line = self.lines[row].pop()
-        self.counting.refused.append(self.counting.loader.reject(self.decoder.target.view_name, line, error.message))
-
-    def _lines(self) -> dict[Row, list[bytes]]:
-        lines: dict[Row, list[bytes]] = {}
-        decoder = RowDecoder(self.decoder.target)  # one that counts nothing: these lines were counted
-        for line in self.block.split(b"\n")[:-1]:
-            for item in parse_full(line + b"\n", file="", first_line=1):
-                try:
-                    lines.setdefault(decoder.row(item), []).append(line)
-                except TerminalError:  # a line that could not be converted is a reject already
-                    continue
-        return lines

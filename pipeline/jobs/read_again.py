@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.aurora.apply import ApplyStatement
 from pipeline.aurora.errors import translating
-from pipeline.aurora.staging import store_isolating
+from pipeline.aurora.isolating import judging, store_isolating
 from pipeline.aurora.suspects import untold_keys
 from pipeline.core.change import Change, coalesce
 from pipeline.core.decode import RowDecoder
@@ -88,4 +88,5 @@ def _settle(
         found.unfit += 1
 
     with translating("applying items read again", table=mapping.name), connection.transaction():
-        store_isolating(connection, coalesce(changes), apply, refuse)
+        judge = judging(connection, statement, "applying items read again")
+        store_isolating(connection, coalesce(changes), apply, refuse, judge)

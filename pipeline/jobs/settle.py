@@ -16,8 +16,9 @@ from pipeline.aurora.applied_through import AppliedThrough, AppliedToKeys, appli
 from pipeline.aurora.apply import ApplyStatement
 from pipeline.aurora.candidates import Look
 from pipeline.aurora.errors import translating
+from pipeline.aurora.isolating import judging, store_isolating
 from pipeline.aurora.reconciliations import Drift
-from pipeline.aurora.staging import Staging, store_isolating
+from pipeline.aurora.staging import Staging
 from pipeline.core.attributes import canonical_number
 from pipeline.core.change import Change, Row, coalesce
 from pipeline.core.decode import RowDecoder
@@ -268,7 +269,8 @@ class Settler:
             with translating("repairing", table=self.mapping.name):
                 return self._statement.apply(connection, list(part))[0]
 
-        store_isolating(connection, coalesce(changes), apply, refuse)
+        judge = judging(connection, self._statement, "repairing")
+        store_isolating(connection, coalesce(changes), apply, refuse, judge)
         return refused
 
 

@@ -16,8 +16,9 @@ from psycopg import sql
 
 from pipeline.aurora import loads, rejects, settled
 from pipeline.aurora.errors import translating
+from pipeline.aurora.isolating import store_isolating
 from pipeline.aurora.loads import FileCounts
-from pipeline.aurora.staging import Staging, store_isolating
+from pipeline.aurora.staging import Staging
 from pipeline.core.decode import RowDecoder
 from pipeline.core.errors import DataError
 from pipeline.core.export_lines import decode_incremental
@@ -181,4 +182,7 @@ class _Reading:
         def refuse(change: Change, error: DataError) -> None:
             self.refused.append(self.loader.reject(staging.target.view_name, lines[change.origin], error.message))
 
-        self.applied += store_isolating(connection, changes, store, refuse)
+        def judge(some: Sequence[Change]) -> dict[int, DataError]:
+            return staging.judge(connection, [staged_row(staging.target, change) for change in some])
+
+        self.applied += store_isolating(connection, changes, store, refuse, judge)

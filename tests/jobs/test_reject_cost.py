@@ -1,4 +1,4 @@
-"""What rejects in bulk cost in things that do not depend on the machine: round trips, and lines read again."""
+"""What rejects in bulk cost in things that do not depend on the machine: round trips."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
+from pipeline.aurora import isolating, rejects
+from pipeline.aurora.connection import connect
 from pipeline.aurora.load_lead import Lead
 from pipeline.aurora.migrate import migrate
 from pipeline.core.mapping_file import read_mapping
 from pipeline.core.ordering import snapshot_position
 from pipeline.dynamodb.manifest import read_manifest
-from pipeline.jobs import load_file
 from pipeline.jobs.load_file import FileLoader, LoadWork
 from pipeline.jobs.services import Services
 from pipeline.settings import Settings
@@ -62,21 +63,33 @@ def test_a_numeric_array_that_meets_lists_costs_the_same_few_round_trips(
     assert wire.round_trips <= 18
 
 
-def test_rows_that_postgresql_refuses_are_read_again_once_and_cost_no_truncation(
+@pytest.mark.parametrize("count", [1, 5_000])
+def test_rows_that_postgresql_refuses_cost_the_same_few_round_trips(
+    database: str, exports: ExportFactory, count: int
+) -> None:
+    wire, rejected = loaded(database, exports, count, TOO_SMALL)
+    assert rejected == count
+    assert wire.round_trips <= 60
+
+
+def test_rows_that_an_older_postgresql_refuses_cost_no_truncation(
     database: str, exports: ExportFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = 0
-    parse = load_file.parse_full
-
-    def counted(block: bytes, **where: Any) -> Any:  # noqa: ANN401
-        nonlocal read
-        read += 1
-        return parse(block, **where)
-
-    monkeypatch.setattr(load_file, "parse_full", counted)
+    monkeypatch.setattr(isolating, "FIRST_VERSION", 10_000_000)
     count = 200
     wire, rejected = loaded(database, exports, count, TOO_SMALL)
     assert rejected == count
-    assert read <= count  # once a line, and not once for each that was refused
     # Twice as many tries as rows: a savepoint, a COPY and its end, and going back.
     assert wire.round_trips <= 2 * count * 5 + 30
+
+
+def test_rejects_of_more_than_one_statement_are_each_kept_once(
+    database: str, exports: ExportFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rejects, "STATEMENT_CHARACTERS", 1_000)
+    _, rejected = loaded(database, exports, 50, LIST)
+    with closing(connect(database, application_name="test")) as connection:
+        kept = connection.execute(
+            "SELECT count(DISTINCT record->'Item'->'Id'->>'N'), count(*) FROM replication.rejects"
+        )
+        assert kept.fetchone() == (50, rejected) == (50, 50)
