@@ -63,7 +63,7 @@ class RowCode:
 
 def row_code(target: Target, spelling: Spelling) -> RowCode:
     """Write the code for a target without children."""
-    names: dict[str, Any] = {"find": find, "malformed": ValueError("null in place of an attribute value")}
+    names: dict[str, Any] = {"find": find}
     body = ["missing = 0"] if target.unmapped else []
     seen: set[str] = set()
     if target.match:
@@ -139,7 +139,7 @@ class _ColumnCode:
             lookup = f"a = find(item, path{self.position})"
         lines = [lookup, "if a is None:"]
         if len(column.path) == 1:  # null where an attribute value should be is not a missing attribute
-            lines.append(f"    if {column.path[0]!r} in item: raise malformed")
+            lines.append(f"    if {column.path[0]!r} in item: raise ValueError('null in place of an attribute value')")
         if seen is not None and len(column.path) == 1 and column.path[0] not in seen:
             seen.add(cast("str", column.path[0]))
             lines.append("    missing += 1")

@@ -112,7 +112,7 @@ class StreamDecoder:
         }
         self._router = Router(mapping)
 
-    def decode(self, records: Sequence[StreamRecord], stream_label: str) -> DecodedBatch:  # noqa: C901, PLR0912  a call costs
+    def decode(self, records: Sequence[StreamRecord], stream_label: str) -> DecodedBatch:  # noqa: C901, PLR0912, PLR0915  a call costs
         """Decode records of one stream in order. Raises TerminalError for what is wrong with each of them alike."""
         if records and _view_type(records[0]) in _WITHOUT_NEW_IMAGE:  # removals too, which carry no image anyway
             raise self._view_type_refused(records[0])
@@ -123,18 +123,24 @@ class StreamDecoder:
         route, newest, last = self._router.route, None, None
         decoders = self._decoders
         for origin, record in enumerate(records):
-            change = _image_change(record)
+            # As few calls as can be: every record comes by here.
+            found: Any = record.get("dynamodb")
+            change: ImageChange = found if found.__class__ is dict else {}
+            keys = change.get("Keys", _NO_KEYS)
             position, targets = None, ()
             try:
-                targets = route(change.get("Keys", _NO_KEYS))
-                position = self._position(change, stream_label)
-                # No calls: every record comes by here.
-                if "NewImage" not in change or "eventName" not in record or record["eventName"] not in _PUTS:
+                targets = route(keys)
+                number = change.get("SequenceNumber")
+                if not keys or number is None:
+                    raise _lacking(keys)
+                position = streamed_position(stream_label, str(number), change.get("ApproximateCreationDateTime"))
+                is_put = record.get("eventName") in _PUTS and "NewImage" in change
+                if not is_put:
                     _check_removal(record, change)
             except MALFORMED:
-                if is_item(change.get("Keys")):
+                if is_item(keys):
                     raise
-                self._reject_whole(batch, targets, record, position or self._position(change, stream_label))
+                self._reject_whole(batch, targets, record, position or _position(change, stream_label))
                 continue
             except TerminalError as error:
                 faults.append(error)
@@ -145,7 +151,12 @@ class StreamDecoder:
                 newest = position
             for target in targets:
                 try:
-                    sinks[id(target)](_decoded(decoders[id(target)], record, change, position, origin))
+                    decoder = decoders[id(target)]
+                    sinks[id(target)](
+                        _put(decoder, keys, change["NewImage"], position, origin)  # type: ignore[typeddict-item]
+                        if is_put
+                        else _removal(decoder, keys, record, position, origin)
+                    )
                 except ConversionError as error:
                     batch.rejects.append(_reject(target, error.message, record, position))
                 except MALFORMED:
@@ -190,14 +201,6 @@ class StreamDecoder:
         else:
             batch.ignored += 1
 
-    def _position(self, change: ImageChange, stream_label: str) -> Position:
-        if not change.get("Keys") or change.get("SequenceNumber") is None:
-            lacking = "Keys" if not change.get("Keys") else "SequenceNumber"
-            raise TerminalError(f"reading a stream record: it lacks its {lacking}", hint=_NOT_A_STREAM)
-        return streamed_position(
-            stream_label, str(change.get("SequenceNumber")), change.get("ApproximateCreationDateTime")
-        )
-
     def _view_type_refused(self, record: StreamRecord) -> ConfigurationError:
         return ConfigurationError(
             f"reading the stream of {self.mapping.table}: its records carry no new image"
@@ -209,6 +212,19 @@ class StreamDecoder:
 
 
 _NOT_A_STREAM = "the records did not come from a DynamoDB stream; check what invokes the replicator"
+
+
+def _lacking(keys: Item) -> TerminalError:
+    lacking = "SequenceNumber" if keys else "Keys"
+    return TerminalError(f"reading a stream record: it lacks its {lacking}", hint=_NOT_A_STREAM)
+
+
+def _position(change: ImageChange, stream_label: str) -> Position:
+    """Return the position of a record with malformed keys; whether it has any was asked."""
+    number = change.get("SequenceNumber")
+    if not change.get("Keys") or number is None:
+        raise _lacking(change.get("Keys", _NO_KEYS))
+    return streamed_position(stream_label, str(number), change.get("ApproximateCreationDateTime"))
 
 
 def _view_type(record: StreamRecord) -> object:
@@ -258,7 +274,11 @@ def _reject(target: Target, reason: str, record: StreamRecord, position: Positio
 
 def decode_record(decoder: RowDecoder, record: StreamRecord, position: Position, origin: int = 0) -> Change:
     """Decode one record, of known position, for one target. Raises ConversionError."""
-    return _decoded(decoder, record, _image_change(record), position, origin)
+    change = _image_change(record)
+    keys = change.get("Keys", _NO_KEYS)
+    if record.get("eventName") == "REMOVE":
+        return _removal(decoder, keys, record, position, origin)
+    return _put(decoder, keys, change.get("NewImage", _NO_KEYS), position, origin)
 
 
 class _WrittenDecoder:
@@ -269,12 +289,14 @@ class _WrittenDecoder:
         self.row = row_function(decoder)
 
 
-def _decoded(
-    decoder: RowDecoder | _WrittenDecoder, record: StreamRecord, change: ImageChange, position: Position, origin: int
-) -> Change:
-    if record.get("eventName") == "REMOVE":
-        return Change(decoder.key(change.get("Keys", _NO_KEYS)), None, position, _expired(record), origin)
-    keys, image = change.get("Keys", _NO_KEYS), change.get("NewImage", _NO_KEYS)
+_Decoder = RowDecoder | _WrittenDecoder
+
+
+def _removal(decoder: _Decoder, keys: Item, record: StreamRecord, position: Position, origin: int) -> Change:
+    return Change(decoder.key(keys), None, position, _expired(record), origin)
+
+
+def _put(decoder: _Decoder, keys: Item, image: Item, position: Position, origin: int) -> Change:
     row = decoder.row(image)
     key = decoder.key_of(row)
     # Equal attributes give equal keys; others may be the same key, spelt otherwise.
