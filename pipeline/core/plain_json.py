@@ -5,7 +5,8 @@ form of `value_patterns.any_value`, their texts without quotes; so what opens a 
 what closes it, `"}`, `]}` or `}}`, could also be part of a text. Then it is there more often than what opens, as it is
 where a number is none that JSON has; and the values are written one by one, such a one by parsing it.
 
-Invariant: the JSON is that of `to_json`, sets sorted, every digit kept.
+Invariant: the JSON is that of `to_json`, sets sorted, every digit kept. Only an exponent may stay, of which jsonb makes
+the plain notation that `to_json` writes, with the same digits after the point.
 """
 
 from __future__ import annotations

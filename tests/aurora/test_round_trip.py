@@ -24,7 +24,7 @@ from pipeline.aurora.connection import Connection, connect
 from pipeline.aurora.migrate import migrate
 from pipeline.aurora.staging import Staging
 from pipeline.aurora.watermarks import Mark
-from pipeline.core.attributes import Item
+from pipeline.core.attributes import Item, number
 from pipeline.core.change import Change, coalesce
 from pipeline.core.decode import RowDecoder
 from pipeline.core.export_lines import decode_full, decode_incremental
@@ -204,3 +204,14 @@ def test_an_attribute_that_an_update_removes_is_missing(connection: Connection) 
     BatchWriter(MAPPING).write(connection, batch, records, Mark(MAPPING.name, "w", "l", "1", AS_OF, 1, 0, 0))
     (row,) = stored(connection).values()
     assert (row["short"], row["words"], row["rest"]) == ("none", None, {})
+
+
+@pytest.mark.parametrize("digits", ["0", "-0", "1", "1.0", "1.50", "-0.10", "12345678901234567890"])
+@pytest.mark.parametrize("exponent", ["E+5", "e5", "E-5", "E0", "e+005", "E+125", "E-130"])
+def test_jsonb_makes_of_an_exponent_what_the_plain_notation_is(
+    connection: Connection, digits: str, exponent: str
+) -> None:
+    spelt = digits + exponent
+    row = connection.execute("SELECT %s::jsonb::text, %s::jsonb::text", [spelt, number(spelt)]).fetchone()
+    assert row
+    assert row[0] == row[1]
