@@ -16,6 +16,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 from pipeline.aurora.connection import connect
@@ -218,3 +219,11 @@ def test_a_refused_password_is_wrong_configuration_at_once(run: Run, verb: str) 
     with refusing(*refused) as server, secrets_endpoint(**nobody(server.port)) as secrets:
         assert_told(run(verb, secrets.environment), 2, "check the user and password in the database secret")
         assert (server.sessions, secrets.fetches) == (1, 1)
+
+
+@pytest.mark.parametrize("verb", ["load", "redrive", "status"])
+def test_a_writer_that_is_set_to_read_only_is_wrong_configuration(migrated: str, run: Run, verb: str) -> None:
+    with psycopg.connect(migrated, autocommit=True) as connection:
+        name = sql.Identifier(connection.info.dbname)
+        connection.execute(sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(name))
+    assert_told(run(verb, {"DATABASE_URL": migrated}), 2, "RESET default_transaction_read_only")

@@ -86,6 +86,12 @@ _REASONS = {
         "only a reader can be reached, no writer",
         "during a failover try again; if it stays, use the cluster's writer endpoint in {source}",
     ),
+    "read-only": _Reason(
+        ConfigurationError,
+        "the server is a writer, and its sessions begin read-only (default_transaction_read_only)",
+        "reset it (ALTER ROLE … or ALTER DATABASE … RESET default_transaction_read_only); if it is there to keep a copy"
+        " from being written, correct {source}",
+    ),
     "role": _ROLE,
     "rejected": _Reason(
         ConfigurationError,
@@ -120,8 +126,20 @@ _REASONS = {
     "no ca file": _NO_CA_FILE,
     "sslmode": _Reason(
         ConfigurationError,
-        "sslmode and sslrootcert do not go together",
-        "use verify-full with sslrootcert=system",
+        "sslmode and the other TLS settings do not go together",
+        "use verify-full with sslrootcert=system, and require or more with sslnegotiation=direct",
+    ),
+    "demand": _Reason(
+        ConfigurationError,
+        "the way to log in that is demanded is none that the server offers (authentication method, channel binding,"
+        " GSSAPI, protocol or TLS version)",
+        "take back what demands it: PGREQUIREAUTH, PGCHANNELBINDING, PGGSSENCMODE, PGMINPROTOCOLVERSION,"
+        " PGSSLMINPROTOCOLVERSION or PGSSLMAXPROTOCOLVERSION in the environment, or the like in {source}",
+    ),
+    "client certificate": _Reason(
+        ConfigurationError,
+        "the server demands a client certificate, or the one that is given cannot be used",
+        "give certificate and key by PGSSLCERT and PGSSLKEY, or have the server ask for a password alone",
     ),
     "service": _Reason(
         ConfigurationError, "PGSERVICE names a service that is not defined", "unset PGSERVICE; {source} is enough"
@@ -167,6 +185,7 @@ _TEXTS = tuple(
         (r'FATAL:  database ".*" does not exist', "3D000"),
         (r'FATAL:  database ".*" is not currently accepting connections', "55000"),
         (r"FATAL:  permission denied for database", "42501"),
+        (r"FATAL:  connection requires a valid client certificate|alert certificate required", "client certificate"),
         (r"session is read-only|server is in hot standby mode", "reader"),
         (r"no password supplied", "no password"),
         (r"server does not support SSL, but SSL was required", "no tls"),
@@ -174,8 +193,15 @@ _TEXTS = tuple(
         (r"certificate verify failed", "wrong ca"),
         (r"server certificate for .* does not match|could not get server's host name", "wrong host"),
         (r"weak sslmode|invalid sslmode value|sslmode value .* invalid", "sslmode"),
+        (r"authentication method requirement|channel binding (?:is )?required|GSSAPI|Kerberos", "demand"),
+        (
+            r"only supports protocol version|alert protocol version|unsupported protocol|no protocols available",
+            "demand",
+        ),
+        (r"private key file|could not (?:read|load) certificate file", "client certificate"),
+        (r"server (?:did not request an|accepted connection without a valid) SSL certificate", "client certificate"),
         (r"definition of service|service file", "service"),
-        (r"invalid (?:port number|integer value|\w+ value)", "parameter"),
+        (r"invalid (?:port number|integer value|\S+ value)|invalid SSL protocol version range", "parameter"),
         (r"failed to resolve host|could not translate host name", "unknown host"),
         (r"timeout expired|timed out", "timeout"),
         (r"Connection refused|No such file or directory", "refused"),
@@ -199,6 +225,12 @@ def translate_connecting(error: psycopg.Error, conninfo: str, source: str) -> Re
         reason = _by_state(refused_with(conninfo))
     else:
         reason = _REASONS["closed"]
+    return reason.kind(f"{_DOING}: {reason.sentence}", hint=reason.hint.format(source=source))
+
+
+def not_writable(source: str, *, in_recovery: bool) -> ReplicationError:
+    """Return the refusal of a session that was opened and can write nothing."""
+    reason = _REASONS["reader" if in_recovery else "read-only"]
     return reason.kind(f"{_DOING}: {reason.sentence}", hint=reason.hint.format(source=source))
 
 

@@ -19,7 +19,7 @@ from psycopg.conninfo import make_conninfo
 from pipeline import driver_logs
 from pipeline.aurora import pooler
 from pipeline.aurora.address import Address, from_url
-from pipeline.aurora.connect_errors import translate_connecting
+from pipeline.aurora.connect_errors import not_writable, translate_connecting
 from pipeline.aurora.errors import translating
 from pipeline.core.errors import ConfigurationError
 from pipeline.settings import Pooler
@@ -82,14 +82,16 @@ def connect(
     `needs_session=False` is for work that keeps nothing beyond a transaction, and begins each with
     `set_for_transaction`. Raises UnreachableError when nothing answers or the server takes no session now,
     LoginRefusedError when it refuses the password, ConfigurationError for what a person must change: a database in
-    another encoding than UTF-8, or a pooler where a session is needed.
+    another encoding than UTF-8, one that is set to read only, or a pooler where a session is needed.
     """
     driver_logs.hold()
     place = from_url(address) if isinstance(address, str) else address
     given = {
         "application_name": application_name,
         "connect_timeout": connect_timeout_seconds,
-        "target_session_attrs": "read-write",  # after a failover the cluster's name may lead to what is now a reader
+        # After a failover the cluster's name may lead to what is now a reader. Not `read-write`: that takes a writer
+        # whose sessions begin read-only for a reader too, and it never passes.
+        "target_session_attrs": "primary",
         "client_encoding": "UTF8",  # PGCLIENTENCODING would say otherwise
         **_KEEPALIVES,
         **place.parameters,
@@ -103,7 +105,7 @@ def connect(
                 milliseconds = max(1, int(statement_timeout_seconds * 1000))
                 connection.settings = _SETTINGS | {"statement_timeout": str(milliseconds)}
             connection.isolation_level = IsolationLevel.READ_COMMITTED
-            _set_up(connection, conninfo, through, needs_session=needs_session)
+            _set_up(connection, conninfo, place.source, through, needs_session=needs_session)
         except BaseException:
             connection.close()
             raise
@@ -117,19 +119,21 @@ def _open(conninfo: str, source: str) -> Connection:
         raise translate_connecting(error, conninfo, source) from None
 
 
-def _set_up(connection: Connection, conninfo: str, through: Pooler, *, needs_session: bool) -> None:
+def _set_up(connection: Connection, conninfo: str, source: str, through: Pooler, *, needs_session: bool) -> None:
     """One statement once connected: RDS Proxy refuses start-up options (`options=-c …`).
 
     It sets nothing where the server process is not the one that the connection's key names: behind a pooler.
     """
     own = 0 if through is Pooler.TRANSACTION else connection.pgconn.backend_pid
     row = connection.execute(
-        f"SELECT pg_backend_pid(), current_setting('server_encoding'),"
-        f" ({_SET.format(local='false')} AND pg_backend_pid() = %s)",
+        f"SELECT pg_backend_pid(), current_setting('server_encoding'), pg_is_in_recovery(),"
+        f" current_setting('transaction_read_only') = 'on', ({_SET.format(local='false')} AND pg_backend_pid() = %s)",
         (list(connection.settings), list(connection.settings.values()), own),
         prepare=False,
     ).fetchone()
-    served_by, encoding, _ = row or (0, "", 0)
+    served_by, encoding, in_recovery, read_only, _ = row or (0, "", False, False, 0)
+    if in_recovery or read_only:  # what libpq asked of the server may be old behind a pooler
+        raise not_writable(source, in_recovery=in_recovery)
     if encoding != "UTF8":
         raise ConfigurationError(
             f"connecting to the database: it keeps text in the encoding {encoding}, which DynamoDB's text does not fit",

@@ -204,10 +204,11 @@ class _Run:
                         sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
 
     def _settle(self, where: str, content: bytes) -> bool:
-        """Apply one batch; False when it stays. Raises TransientError."""
+        """Apply one batch; False when it stays. Raises TransientError, and TerminalError for a refused connection."""
         self.seen += 1
         if self.on_progress:
             self.on_progress(self.seen)
+        self.replicator.open()
         try:
             if self.accept_partial:
                 return self._settle_partial(where, content)

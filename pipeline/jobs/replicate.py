@@ -96,6 +96,10 @@ class Replicator:
                     break
         return reports
 
+    def open(self) -> None:
+        """Open the connection, unless one is open: what that raises is no batch's fault."""
+        self._opened()
+
     def close(self) -> None:
         """Close the connection, if one is open."""
         if self._connection is not None:
@@ -167,6 +171,13 @@ class Replicator:
             rejected=0,
         )
 
+    def _opened(self) -> Connection:
+        if self._connection is not None and self._connection.closed:
+            self.close()
+        if self._connection is None:
+            self._connection = self._connect()
+        return self._connection
+
     def _write(
         self,
         writer: BatchWriter,
@@ -178,12 +189,8 @@ class Replicator:
         """Write with retries: a transient fault costs the connection, and is raised when the time is up."""
         wait = _FIRST_WAIT_SECONDS
         while True:
-            if self._connection is not None and self._connection.closed:
-                self.close()
             try:
-                if self._connection is None:
-                    self._connection = self._connect()
-                return writer.write(self._connection, batch, records, mark)
+                return writer.write(self._opened(), batch, records, mark)
             except TransientError:
                 final = self._connection is None and not self._connect_again
                 self.close()

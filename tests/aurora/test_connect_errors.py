@@ -194,6 +194,16 @@ def tls(authority: Authority) -> Iterator[PostgresServer]:
             yield server
 
 
+@pytest.fixture(scope="module")
+def tls_of_today(authority: Authority) -> Iterator[PostgresServer]:
+    """A server that speaks TLS 1.3 alone."""
+    with run_directory() as folder:
+        with PostgresServer(folder / "pg", durable=False):
+            settings = authority.server_settings(folder / "pg", "localhost") | {"ssl_min_protocol_version": "TLSv1.3"}
+        with PostgresServer(folder / "pg", durable=False, settings=settings) as server:
+            yield server
+
+
 def test_verify_full_connects_to_the_right_server_alone(
     tls: PostgresServer, authority: Authority, tmp_path: Path
 ) -> None:
@@ -208,7 +218,7 @@ def test_verify_full_connects_to_the_right_server_alone(
         ({"sslrootcert": "/nosuch.pem"}, "does not exist or cannot be read; set DATABASE_SSLROOTCERT"),
         ({"sslrootcert": __file__}, "does not exist or cannot be read; set DATABASE_SSLROOTCERT"),
         ({"sslrootcert": "system"}, "not signed by an authority of the given bundle"),
-        ({"sslrootcert": "system", "sslmode": "require"}, "sslmode and sslrootcert do not go together"),
+        ({"sslrootcert": "system", "sslmode": "require"}, "sslmode and the other TLS settings do not go together"),
         ({"host": "127.0.0.1"}, "certificate is for another host name"),
     ):
         error = refusal(make_conninfo(url, **parameters))
@@ -222,13 +232,81 @@ def test_a_server_without_tls_is_told_as_such(database: str) -> None:
     assert "TLS is required, and the server offers none" in str(error)
 
 
-def test_a_reader_alone_is_told_as_such_and_passes(database: str) -> None:
-    with psycopg.connect(database, autocommit=True) as connection:
-        name = sql.Identifier(connection.info.dbname)
-        connection.execute(sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(name))
-    error = refusal(database)
-    assert type(error) is NotNowError
+@pytest.mark.parametrize(
+    ("variables", "sentence"),
+    [
+        ({"PGREQUIREAUTH": "md5"}, "the way to log in that is demanded is none that the server offers"),
+        ({"PGREQUIREAUTH": "nosuch"}, "a value that libpq refuses"),
+        ({"PGCHANNELBINDING": "require", "PGSSLMODE": "disable"}, "the way to log in that is demanded is none"),
+        ({"PGGSSENCMODE": "require"}, "the way to log in that is demanded is none"),
+        ({"PGSSLMAXPROTOCOLVERSION": "TLSv1.2"}, "the way to log in that is demanded is none"),
+        ({"PGSSLMAXPROTOCOLVERSION": "nosuch"}, "a value that libpq refuses"),
+        ({"PGSSLMAXPROTOCOLVERSION": "TLSv1.2", "PGSSLMINPROTOCOLVERSION": "TLSv1.3"}, "a value that libpq refuses"),
+        ({"PGMINPROTOCOLVERSION": "3.2"}, "the way to log in that is demanded is none"),
+        ({"PGSSLNEGOTIATION": "direct", "PGSSLMODE": "prefer"}, "require or more with sslnegotiation=direct"),
+        ({"PGSSLCERT": __file__}, "a client certificate, or the one that is given cannot be used"),
+        ({"PGSSLCERTMODE": "require"}, "a client certificate, or the one that is given cannot be used"),
+    ],
+    ids=str,
+)
+def test_what_the_environment_demands_in_vain_does_not_pass(
+    tls_of_today: PostgresServer, variables: dict[str, str], sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in ({"PGSSLMODE": "require"} | variables).items():
+        monkeypatch.setenv(name, value)
+    error = refusal(tls_of_today.url)
+    assert isinstance(error, ConfigurationError)
+    assert sentence in str(error)
+
+
+def test_what_the_environment_demands_holds(tls: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (
+        ("PGSSLMODE", "require"),
+        ("PGREQUIREAUTH", "scram-sha-256"),
+        ("PGCHANNELBINDING", "require"),
+        ("PGSSLNEGOTIATION", "direct"),
+    ):
+        monkeypatch.setenv(name, value)
+    with closing(connect(tls.url, application_name="test")) as connection:
+        assert connection.pgconn.ssl_in_use
+
+
+def test_a_server_that_demands_a_client_certificate_is_told_as_such() -> None:
+    with refusing("28000", "connection requires a valid client certificate") as server:
+        error = refusal(URL.format(server.port))
+    assert isinstance(error, ConfigurationError)
+    assert "PGSSLCERT and PGSSLKEY" in str(error)
+
+
+def test_a_reader_alone_is_told_as_such_and_passes() -> None:
+    with run_directory() as folder:
+        with PostgresServer(folder / "pg", durable=False):
+            pass
+        (folder / "pg" / "standby.signal").touch()
+        with PostgresServer(folder / "pg", durable=False) as server:
+            error = refusal(server.url)
+            behind_a_pooler = refusal(server.url, target_session_attrs="any")  # whose greeting may be from before
+    assert [type(error), type(behind_a_pooler)] == [NotNowError, NotNowError]
     assert "only a reader can be reached, no writer" in str(error)
+    assert str(behind_a_pooler) == str(error)
+
+
+@pytest.mark.parametrize("of", ["DATABASE", "ROLE"])
+def test_a_writer_that_is_set_to_read_only_is_no_reader_and_does_not_pass(database: str, of: str) -> None:
+    """It was told as 25006, which usually passes."""
+    with psycopg.connect(database, autocommit=True) as connection:
+        role = sql.Identifier(f"{connection.info.dbname}_role")
+        name = role if of == "ROLE" else sql.Identifier(connection.info.dbname)
+        connection.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'x'").format(role))
+        alter = sql.SQL("ALTER ROLE {}") if of == "ROLE" else sql.SQL("ALTER DATABASE {}")
+        connection.execute(alter.format(name) + sql.SQL(" SET default_transaction_read_only = on"))
+        try:
+            error = refusal(database, user=f"{connection.info.dbname}_role", password="x")
+        finally:
+            connection.execute(sql.SQL("DROP ROLE {}").format(role))
+    assert isinstance(error, ConfigurationError)
+    assert "RESET default_transaction_read_only" in str(error)
+    assert "reader" not in str(error)
 
 
 @pytest.mark.parametrize(

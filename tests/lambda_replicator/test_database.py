@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lambda_replicator.database import DatabaseOpener, DatabaseSecret, DatabaseUrl
-from pipeline.core.errors import ConfigurationError, LoginRefusedError, NotNowError, UnreachableError
+from pipeline.core.errors import ConfigurationError, LoginRefusedError, UnreachableError
 from pipeline.local.process import free_port
 from pipeline.settings import Pooler
 
@@ -105,7 +105,7 @@ def test_behind_a_pooler_nothing_is_prepared_or_kept_in_the_session(target: Any)
         assert connection.execute("SELECT count(*) FROM pg_prepared_statements").fetchone() == (0,)
 
 
-def test_a_reader_is_not_taken_for_the_writer(target: Any) -> None:
+def test_a_writer_that_is_set_to_read_only_is_refused(target: Any) -> None:
     target.execute(f'ALTER DATABASE "{target.name}" SET default_transaction_read_only = on')
-    with pytest.raises(NotNowError, match="only a reader can be reached, no writer; during a failover try again"):
+    with pytest.raises(ConfigurationError, match="its sessions begin read-only"):
         opener(DatabaseUrl(target.url))()
