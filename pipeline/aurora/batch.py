@@ -64,26 +64,17 @@ class BatchWriter:
             with translating(doing, table=self.mapping.name):
                 if any(target.children for target, _, _ in work):
                     applied = self._write_in_two_trips(connection, work, batch, mark)
-                elif connection.pooled:
+                elif len(work) == 1 and not (batch.rejects or batch.settled or connection.pooled):
+                    applied = _counts(self._send_with_mark(connection, work[0], mark).fetchone(), len(work[0][1]))
+                else:
                     with _one_transaction(connection):
                         sent = self._send_at_once(connection, work, batch, mark)
                     applied = _total(sent)
-                else:
-                    applied = self._write_at_once(connection, work, batch, mark)
             return BatchResult(applied, len(batch.rejects))
         except DataError:
             with translating(doing, table=self.mapping.name), connection.transaction():
                 set_for_transaction(connection)
                 return self._write_isolating(connection, work, batch, records, mark)
-
-    def _write_at_once(self, connection: Connection, work: list[_Work], batch: DecodedBatch, mark: Mark) -> Applied:
-        if len(work) == 1 and not (batch.rejects or batch.settled):
-            return _counts(self._send_with_mark(connection, work[0], mark).fetchone(), len(work[0][1]))
-        # The server takes what comes before a pipeline's end for one transaction (PostgreSQL manual, pipeline mode),
-        # and nothing is fetched within, which would end it.
-        with connection.pipeline():
-            sent = self._send_at_once(connection, work, batch, mark)
-        return _total(sent)
 
     def _send_at_once(self, connection: Connection, work: list[_Work], batch: DecodedBatch, mark: Mark) -> list[_Sent]:
         # The first statement counts the batch, the others no more than what they applied.
@@ -186,7 +177,10 @@ _Sent = tuple["Cursor[tuple[Any, ...]]", int]
 
 @contextmanager
 def _one_transaction(connection: Connection) -> Generator[None]:
-    """Send what the block executes as one transaction: one round trip, unless something is fetched within."""
+    """Send what the block executes as one transaction: one round trip, unless something is fetched within.
+
+    Without a BEGIN the end of the pipeline would commit what was sent before the block raised.
+    """
     try:
         with connection.pipeline():
             connection.execute(BEGIN)

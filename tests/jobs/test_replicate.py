@@ -293,3 +293,15 @@ def test_no_error_carries_a_value(apply: Apply, connection: Connection) -> None:
     assert "sensitive" not in str(caught.value)
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__
+
+
+def test_a_batch_that_breaks_off_between_its_statements_leaves_nothing(apply: Apply, connection: Connection) -> None:
+    nested: dict[str, Any] = {"S": "deep"}
+    for _ in range(5_000):  # keeping it as a reject takes JSON that Python does not write
+        nested = {"L": [nested]}
+    with pytest.raises(RecursionError):
+        apply(named(2001, 1, "Akua"), record(2002, 2, empName=nested))
+    assert view(connection) == {}
+    assert connection.execute("SELECT FROM replication.watermarks").fetchall() == []
+    apply(named(2001, 1, "Akua"))
+    assert len(view(connection)) == 1
