@@ -88,10 +88,7 @@ def streamed_position(
             sequence_number=sequence_number if is_sequence_number(sequence_number) else None,
             hint="the record did not come from a DynamoDB stream; check what invokes the replicator",
         ) from None
-    # As `stream_version` has it: a call costs, and every record comes by here.
-    if sequence_number.isascii() and sequence_number.isdigit() and len(sequence_number) <= _MOST_DIGITS:
-        return Position(as_of, _label_part(stream_label) + int(sequence_number))
-    return Position(as_of, stream_version(stream_label, sequence_number))  # which refuses it
+    return Position(as_of, stream_version(stream_label, sequence_number))
 
 
 def stream_version(stream_label: str, sequence_number: str) -> int:
