@@ -174,6 +174,11 @@ class RedriveChoice(dg.Config):
         description="Where they are kept, s3://BUCKET/PREFIX. Empty: DYNAURORA_ON_FAILURE of the code location.",
     )
     queue: str = Field(default="", description="URL of the SQS queue that keeps what names them, in place of a prefix.")
+    object: str = Field(default="", description="Redrive this batch alone, as a run's table `left` names it.")
+    accept_partial: bool = Field(
+        default=False,
+        description="With `object`: apply the records that can be read of a damaged batch, and move it to `done/`.",
+    )
 
     @model_validator(mode="after")
     def _one_usable_choice(self) -> "RedriveChoice":
@@ -181,6 +186,8 @@ class RedriveChoice(dg.Config):
             raise ValueError("prefix and queue are both given; give one of them")
         if self.prefix and not self.prefix.startswith(("s3://", "file:///")):
             raise ValueError("prefix is not s3://BUCKET/PREFIX")
+        if self.accept_partial and not self.object:
+            raise ValueError("accept_partial is for one damaged batch; name it in object")
         return self
 
 

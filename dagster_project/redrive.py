@@ -37,7 +37,14 @@ def redrive_job(mappings: Sequence[TableMapping]) -> dg.JobDefinition:
     def batches(context: dg.OpExecutionContext, dynaurora: ServicesResource) -> None:
         choice = RedriveChoice(**context.op_config)
         with explained(context):
-            report = redrive(dynaurora.services, mappings, prefix=choice.prefix or None, queue_url=choice.queue or None)
+            report = redrive(
+                dynaurora.services,
+                mappings,
+                prefix=choice.prefix or None,
+                queue_url=choice.queue or None,
+                only=choice.object or None,
+                accept_partial=choice.accept_partial,
+            )
         context.add_output_metadata(_metadata(report))
         if report.left:
             raise dg.Failure(

@@ -17,7 +17,7 @@ from lambda_replicator.telemetry import Telemetry
 from pipeline.core.errors import ConfigurationError
 from pipeline.jobs.memory import collect_rarely
 from pipeline.jobs.replicate import Replicator
-from pipeline.mappings import load_mappings
+from pipeline.mappings import read_folder
 from pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ class Runtime:
 def build(environment: Mapping[str, str], *, timeout_seconds: float) -> Runtime:
     """Everything from the environment's variables; `timeout_seconds` is the function's own.
 
-    Opens no connection. Raises ConfigurationError for a setting or mapping that cannot be used.
+    Opens no connection. Raises ConfigurationError for a setting that cannot be used, or when no mapping file can; one
+    that cannot stops the batches of its own table alone.
     """
     settings = Settings.from_environment(environment)
     opener = DatabaseOpener(
@@ -54,8 +55,9 @@ def build(environment: Mapping[str, str], *, timeout_seconds: float) -> Runtime:
         environment.get("AWS_LAMBDA_LOG_STREAM_NAME"),
     )
     writer = f"lambda:{function}:{stream or uuid.uuid4().hex}"
+    folder = read_folder(tables)
     return Runtime(
-        replicator=Replicator(load_mappings(tables), opener, writer=writer),
+        replicator=Replicator(folder.usable(), opener, writer=writer, problems=folder.problems),
         telemetry=Telemetry(environment),
     )
 

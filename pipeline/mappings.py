@@ -29,6 +29,13 @@ class Folder:
     contested: dict[str, tuple[Problem, ...]]
     """Mappings that another file collides with, by name: which of the two is meant is not known."""
 
+    def usable(self) -> tuple[TableMapping, ...]:
+        """Return the mappings that no file's fault touches. Raises MappingError when there is none."""
+        usable = tuple(mapping for mapping in self.mappings if mapping.name not in self.contested)
+        if not usable:
+            raise MappingError(self.problems)
+        return usable
+
 
 def load_mappings(folder: Path) -> tuple[TableMapping, ...]:
     """Read every *.yaml and *.yml file of a folder, by name. Raises MappingError with all that is wrong."""

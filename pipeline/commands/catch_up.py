@@ -60,11 +60,7 @@ def run(session: Session, arguments: Namespace) -> Outcome:
     start, end = (None, None) if given else _range(arguments, datetime.now(UTC))
     from pipeline.jobs.catch_up import apply_export, catch_up  # noqa: PLC0415 - the AWS SDK costs half a second
 
-    with session.progress.status(f"{mapping.name}: catching up") as shown:
-
-        def tell(text: str) -> None:
-            shown.update(f"{mapping.name}: {text}")
-
+    with session.showing(mapping.name, "catching up") as tell:
         if start is None or end is None:
             report = apply_export(
                 session.services,

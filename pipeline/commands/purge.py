@@ -36,12 +36,12 @@ def run(session: Session, arguments: Namespace) -> Outcome:
     retention = _span(arguments.retention)
     from pipeline.jobs.purge import purge_table  # noqa: PLC0415 - `--help` does without
 
-    with session.connect("purge") as connection, session.progress.status(f"{mapping.name}: purging") as shown:
+    with session.connect("purge") as connection, session.showing(mapping.name, "purging") as tell:
         report = purge_table(
             connection,
             mapping,
             retention=retention,
-            on_progress=lambda done: shown.update(f"{mapping.name}: {done:,} tombstones removed"),
+            on_progress=lambda done: tell(f"{done:,} tombstones removed"),
         )
     return Outcome(asdict(report), _lines(report), needs_person=report.through is None or bool(report.kept))
 

@@ -37,7 +37,7 @@ def run(session: Session, arguments: Namespace) -> Outcome:
     mappings = session.mappings([arguments.name])
     from pipeline.jobs.redrive import redrive  # noqa: PLC0415 - the AWS SDK costs half a second
 
-    with session.progress.status(f"{arguments.name}: redriving") as shown:
+    with session.showing(arguments.name, "redriving") as tell:
         report = redrive(
             session.services,
             mappings,
@@ -45,7 +45,7 @@ def run(session: Session, arguments: Namespace) -> Outcome:
             queue_url=arguments.queue,
             only=arguments.object,
             accept_partial=arguments.accept_partial,
-            on_progress=lambda seen: shown.update(f"{arguments.name}: {seen:,} batches looked at"),
+            on_progress=lambda seen: tell(f"{seen:,} batches looked at"),
         )
     return Outcome(asdict(report), _lines(report), needs_person=bool(report.left or report.partial or report.rejected))
 

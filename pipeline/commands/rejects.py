@@ -146,10 +146,8 @@ def _count(text: str) -> int:
 def _replay(session: Session, mapping: TableMapping, limit: int | None) -> Outcome:
     from pipeline.jobs.replay import replay  # noqa: PLC0415 - the other actions need none of it
 
-    with session.connect("rejects replay") as connection, session.progress.status(f"{mapping.name}: replaying") as bar:
-        report = replay(
-            connection, mapping, limit=limit, on_progress=lambda n: bar.update(f"{mapping.name}: {n:,} looked at")
-        )
+    with session.connect("rejects replay") as connection, session.showing(mapping.name, "replaying") as tell:
+        report = replay(connection, mapping, limit=limit, on_progress=lambda seen: tell(f"{seen:,} rejects looked at"))
     return Outcome(asdict(report), _report_lines(report), needs_person=report.waiting > 0)
 
 

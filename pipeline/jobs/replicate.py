@@ -21,6 +21,7 @@ from pipeline.core.event_shapes import check_source, records_of
 from pipeline.core.mapping import TableMapping
 from pipeline.core.ordering import is_sequence_number
 from pipeline.core.stream_records import DecodedBatch, StreamDecoder, StreamRecord, StreamSource, stream_source
+from pipeline.core.yaml_fields import Problem
 from pipeline.jobs.memory import collection_paused
 
 # Records applied in one transaction. A whole batch of up to this many is all or nothing.
@@ -64,6 +65,7 @@ class Replicator:
         *,
         writer: str,
         connect_again: bool = True,
+        problems: Sequence[Problem] = (),
         now: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
@@ -71,12 +73,14 @@ class Replicator:
         """`connect` opens a connection; `writer` names this replicator's row of the watermarks.
 
         `connect_again=False` is for a `connect` that waits for the server by itself: what it raises is final.
+        `problems` are of mapping files that cannot be used, for the error of a table that has no mapping.
         """
         self._tables = {mapping.table: _Table(StreamDecoder(mapping), BatchWriter(mapping)) for mapping in mappings}
         self._connect = connect
         self._connection: Connection | None = None
         self._writer = writer
         self._connect_again = connect_again
+        self._problems = problems
         self._now, self._monotonic, self._sleep = now, monotonic, sleep
 
     def replicate(self, event: Mapping[str, Any] | Sequence[Any], *, deadline: float) -> list[ReplicationReport]:
@@ -111,10 +115,7 @@ class Replicator:
         source = stream_source(arn)
         table = self._tables.get(source.table)
         if table is None:
-            raise ConfigurationError(
-                f"replicating: no mapping for the DynamoDB table {source.table}",
-                hint=f"add a mapping file with `source: {{table: {source.table}, …}}`, and deploy again",
-            )
+            raise _unmapped(source.table, self._problems)
         return source, table
 
     def _replicate_stream(
@@ -200,10 +201,27 @@ class Replicator:
                 wait = min(wait * 2, _LONGEST_WAIT_SECONDS)
 
 
+# Problems of mapping files that an error names.
+_MOST_PROBLEMS = 5
+
+
 @dataclass(frozen=True, slots=True)
 class _Table:
     decoder: StreamDecoder
     writer: BatchWriter
+
+
+def _unmapped(table: str, problems: Sequence[Problem]) -> ConfigurationError:
+    if not problems:
+        return ConfigurationError(
+            f"replicating: no mapping for the DynamoDB table {table}",
+            hint=f"add a mapping file with `source: {{table: {table}, …}}`, and deploy again",
+        )
+    found = "; ".join(map(str, problems[:_MOST_PROBLEMS]))
+    return ConfigurationError(
+        f"replicating: no mapping for the DynamoDB table {table} can be used; of the files that cannot: {found}",
+        hint="correct the file and deploy again; batches of the other tables are applied",
+    )
 
 
 def _by_stream(records: Sequence[StreamRecord]) -> list[tuple[str, list[StreamRecord]]]:

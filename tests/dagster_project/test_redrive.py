@@ -74,6 +74,17 @@ def test_what_is_left_fails_the_run_with_its_name_and_starts_none_without_end(re
     assert tick(redriving, cursor)[0] == []
 
 
+def test_what_can_be_read_of_a_damaged_batch_is_applied_from_the_form(redriving: Code, kept: Kept) -> None:
+    path = kept.keep([named(1, 1, "one"), named(2, 2, "two")])
+    path.write_bytes(path.read_bytes().replace(b"two", b"\xff\xfe"))
+    assert not redriving.run("redrive").success
+    assert names(redriving) == {}
+    choice = {"object": path.as_uri(), "accept_partial": True}
+    assert redriving.run("redrive", {"ops": {"redrive__batches": {"config": choice}}}).success
+    assert names(redriving) == {1: "one"}
+    assert not path.exists()
+
+
 def test_without_a_prefix_the_sensor_says_so(code: Code) -> None:
     sensor = code.definitions.get_repository_def().get_sensor_def(GIVEN_UP)
     context = dg.build_sensor_context(

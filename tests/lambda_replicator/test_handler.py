@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import shutil
 import traceback
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -172,6 +174,22 @@ def test_a_table_without_a_mapping_is_refused(context: Any, make_record: Any) ->
     foreign = make_record(1, 1)
     foreign["eventSourceARN"] = foreign["eventSourceARN"].replace("Employees", "Orders")
     with pytest.raises(TerminalError, match="no mapping for the DynamoDB table Orders"):
+        lambda_handler({"Records": [foreign]}, context)
+
+
+@pytest.mark.usefixtures("environment")
+def test_a_mapping_file_that_cannot_be_used_stops_the_batches_of_its_own_table_alone(
+    target: Any, context: Any, make_record: Any, tmp_path: Path, mappings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables = tmp_path / "tables"
+    shutil.copytree(mappings, tables)
+    (tables / "orders.yaml").write_text("source: {table: Orders\n")
+    monkeypatch.setenv("DYNAURORA_TABLES", str(tables))
+    assert lambda_handler({"Records": [make_record(1, 1)]}, context) == {"batchItemFailures": []}
+    assert target.execute('SELECT "Id" FROM public."Employees"') == [(1,)]
+    foreign = make_record(1, 1)
+    foreign["eventSourceARN"] = foreign["eventSourceARN"].replace("Employees", "Orders")
+    with pytest.raises(TerminalError, match=r"no mapping for the DynamoDB table Orders .*orders\.yaml"):
         lambda_handler({"Records": [foreign]}, context)
 
 
