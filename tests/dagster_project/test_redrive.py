@@ -80,7 +80,7 @@ def test_what_can_be_read_of_a_damaged_batch_is_applied_from_the_form(redriving:
     assert not redriving.run("redrive").success
     assert names(redriving) == {}
     choice = {"object": path.as_uri(), "accept_partial": True}
-    assert redriving.run("redrive", {"ops": {"redrive__batches": {"config": choice}}}).success
+    assert redriving.run("redrive", choice).success
     assert names(redriving) == {1: "one"}
     assert not path.exists()
 
