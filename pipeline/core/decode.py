@@ -57,10 +57,13 @@ class RowDecoder:
         self._taken = frozenset(column.path[0] for column in target.columns if len(column.path) == 1) | {
             attribute for attribute, _ in target.match
         }
+        roots = {str(column.path[0]) for column in target.columns if column.path} | {name for name, _ in target.match}
+        # The attributes that a row is made of; None for all.
+        self._read = None if target.unmapped or target.children else roots
 
     def row(self, item: Mapping[str, AttributeValue]) -> Row:
         """Convert an item to the target's stored columns, and what they carry. Raises ConversionError."""
-        if None in item.values():
+        if None in item.values() and any(item.get(name, item) is None for name in self._read or item):
             raise UnrepresentableError("null in place of an attribute value")
         values = self._convert(self._named, self._columns, item)
         if self.target.unmapped:

@@ -138,8 +138,9 @@ class _ColumnCode:
             self.names[f"path{self.position}"] = column.path
             lookup = f"a = find(item, path{self.position})"
         lines = [lookup, "if a is None:"]
-        if len(column.path) == 1:  # null where an attribute value should be is not a missing attribute
-            lines.append(f"    if {column.path[0]!r} in item: raise ValueError('null in place of an attribute value')")
+        root = repr(column.path[0])  # null where an attribute value should be is not a missing attribute
+        null = f"{root} in item" if len(column.path) == 1 else f"get({root}, item) is None"
+        lines.append(f"    if {null}: raise ValueError('null in place of an attribute value')")
         if seen is not None and len(column.path) == 1 and column.path[0] not in seen:
             seen.add(cast("str", column.path[0]))
             lines.append("    missing += 1")
