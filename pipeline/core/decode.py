@@ -63,7 +63,7 @@ class RowDecoder:
 
     def row(self, item: Mapping[str, AttributeValue]) -> Row:
         """Convert an item to the target's stored columns, and what they carry. Raises ConversionError."""
-        if None in item.values() and None in [item[name] for name in self._read or item if name in item]:
+        if None in item.values() and None in {name: item.get(name, {}) for name in self._read or item}.values():
             raise UnrepresentableError("null in place of an attribute value")
         values = self._convert(self._named, self._columns, item)
         if self.target.unmapped:
