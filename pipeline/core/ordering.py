@@ -102,6 +102,11 @@ def stream_version(stream_label: str, sequence_number: str) -> int:
     return _label_part(stream_label) + int(sequence_number)
 
 
+def same_stream(one: int, other: int) -> bool:
+    """Whether two versions are of one stream."""
+    return one // _SEQUENCE_NUMBER_SPACE == other // _SEQUENCE_NUMBER_SPACE
+
+
 def is_sequence_number(text: str) -> bool:
     """Whether a text is a sequence number: up to 40 digits."""
     return text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS
