@@ -131,6 +131,7 @@ def _metadata(seen: Look, memory: Memory) -> dict[str, dg.MetadataValue]:
         metadata["lag_seconds"] = dg.MetadataValue.float(round(seen.lag_seconds, 3))
     if seen.tick is not None:
         metadata["waiting"] = dg.MetadataValue.int(seen.tick.waiting)
+        metadata["lost"] = dg.MetadataValue.int(seen.tick.lost)
         if seen.tick.caught_up_through is not None:
             metadata["caught_up_through"] = dg.MetadataValue.timestamp(seen.tick.caught_up_through)
     if found.applied_at is not None:

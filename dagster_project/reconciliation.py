@@ -5,13 +5,14 @@ Invariant: the check is evaluated with every reconciliation, never apart from it
 
 # No `from __future__ import annotations`: Dagster reads the annotations of what is defined in a function.
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
 
 from dagster_project.failures import explained
 from dagster_project.forms import reconcile_form
+from dagster_project.freshness import Freshness
 from dagster_project.graph import reconciliation_spec
 from dagster_project.keys import TableKeys
 from dagster_project.resources import ServicesResource
@@ -68,7 +69,7 @@ def reconciliation_asset(mapping: TableMapping) -> dg.AssetsDefinition:
         yield dg.MaterializeResult(
             asset_key=keys.reconciliation,
             metadata=_metadata(report),
-            check_results=[parity(report), judge_unmapped(keys, landed)],
+            check_results=[parity(report, Freshness.of(mapping), datetime.now(UTC)), judge_unmapped(keys, landed)],
         )
 
     return reconciliation
@@ -81,20 +82,24 @@ def parity_spec(keys: TableKeys) -> dg.AssetCheckSpec:
         asset=keys.reconciliation,
         description="Every row that could be decided equals the source. A warning: there was drift and it was"
         " repaired; find out where it came from (rejects, rows changed by hand, a replicator that stood still); or some"
-        " items cannot be stored under the mapping: see `dynaurora rejects list`; or replication is too far behind to"
-        " decide. An"
+        " items cannot be stored under the mapping: see `dynaurora rejects list`; or rows are still undecided when the"
+        " snapshot is older than the mapping's `freshness`. An"
         f" error: there is drift; launch `{keys.reconcile_job}` with `repair: true`.",
     )
 
 
-def parity(report: ReconcileReport) -> dg.AssetCheckResult:
-    """Judge a reconciliation: drift that was repaired warns, drift that is still there fails."""
+def parity(report: ReconcileReport, freshness: Freshness, now: datetime) -> dg.AssetCheckResult:
+    """Judge a reconciliation: drift that was repaired warns, drift that is still there fails.
+
+    Rows that are undecided, and differ from a snapshot older than the freshness allows, warn.
+    """
     left = report.drift - report.repaired
+    undecided = report.undecided > 0 and (report.needs_person or now - report.snapshot_time > freshness.warn)
     if left > 0:
         description = f"{left} of {report.drift} differing rows are not repaired"
     elif report.drift:
         description = f"{report.drift} differing rows were found and repaired"
-    elif report.why_undecided and report.needs_person:
+    elif report.why_undecided and undecided:
         description = report.why_undecided
     elif report.rejected:
         description = f"{report.rejected} items cannot be stored as the mapping has it; all others are equal"
@@ -103,7 +108,7 @@ def parity(report: ReconcileReport) -> dg.AssetCheckResult:
         if report.why_undecided:
             description += f"; {report.why_undecided}"
     return dg.AssetCheckResult(
-        passed=report.drift == 0 and report.rejected == 0 and not report.needs_person,
+        passed=report.drift == 0 and report.rejected == 0 and not undecided,
         check_name=PARITY,
         severity=dg.AssetCheckSeverity.ERROR if left > 0 else dg.AssetCheckSeverity.WARN,
         description=description,

@@ -117,10 +117,13 @@ def judge(keys: TableKeys, freshness: Freshness, seen: Look) -> list[dg.AssetChe
 
 def _lag(keys: TableKeys, freshness: Freshness, seen: Look) -> dg.AssetCheckResult:
     lag, warn, fail = seen.lag_seconds, freshness.warn.total_seconds(), freshness.fail.total_seconds()
+    lost = seen.tick is not None and seen.tick.lost > 0
     metadata: dict[str, dg.MetadataValue] = {}
     if seen.tick is not None:
         metadata = {
             "waiting": dg.MetadataValue.int(seen.tick.waiting),
+            "stuck": dg.MetadataValue.int(seen.tick.stuck),
+            "lost": dg.MetadataValue.int(seen.tick.lost),
             "open_shards": dg.MetadataValue.int(seen.tick.shards),
         }
         if seen.tick.caught_up_through is not None:
@@ -129,13 +132,13 @@ def _lag(keys: TableKeys, freshness: Freshness, seen: Look) -> dg.AssetCheckResu
         metadata["lag_seconds"] = dg.MetadataValue.float(round(lag, 3))
     metadata |= source_links(seen.table_arn, seen.readers)
     return dg.AssetCheckResult(
-        passed=lag is not None and lag <= warn,
+        passed=lag is not None and lag <= warn and not lost,
         asset_key=keys.replication,
         check_name=LAG,
         severity=dg.AssetCheckSeverity.ERROR
-        if seen.needs_person or (lag is not None and lag > fail)
+        if seen.needs_person or lost or (lag is not None and lag > fail)
         else dg.AssetCheckSeverity.WARN,
-        description=_told(seen),
+        description=_told(seen) + (_lost(keys, seen.tick) if seen.tick else ""),
         metadata=metadata,
     )
 
@@ -151,6 +154,15 @@ def _told(seen: Look) -> str:
             f" {_span(seen.lag_seconds)} ago{''.join(f'; {why}' for why in seen.why)}"
         )
     return "every change in the stream has arrived"
+
+
+def _lost(keys: TableKeys, tick: Tick) -> str:
+    if not tick.lost:
+        return ""
+    return (
+        f"; {tick.lost} keys have changes that are lost: the check `lost_history` and `dynaurora status {keys.name}`"
+        " name the command that brings them"
+    )
 
 
 def _rejects(keys: TableKeys, seen: Look) -> dg.AssetCheckResult:

@@ -133,7 +133,8 @@ def _migrated(services: Services, table: str) -> TableMapping:
 def _row(state: str, services: Services, mapping: TableMapping, tick: Tick, written: tuple[float, float] | None) -> Row:
     begun, done = written or (0.0, 0.0)
     with closing(services.connect("truth")) as connection:
-        through = probes.caught_up_through(connection, mapping.name)
+        last = probes.read_tick(connection, mapping.name)
+    through = last.caught_up_through if last else None
     behind = tick.ticked_at.timestamp() - begun if written else 0.0
     too_much = through is not None and written is not None and through > datetime.fromtimestamp(done, UTC)
     lag = None if tick.lag_seconds is None else round(tick.lag_seconds, 3)

@@ -114,18 +114,24 @@ def test_status_before_and_after_work(environment: dict[str, str], capsys: pytes
     assert table["rejects_waiting"] == 1
     assert table["probe"]["lag_seconds"] == 3600
     assert table["attention"] == [
+        "the stream dropped changes before they were applied; changes made from 2026-01-01 00:00:00 UTC to 2026-01-01"
+        " 06:00:00 UTC may be missing: run `dynaurora catch-up employees --from 2025-12-31T23:55:00Z"
+        " --to 2026-01-01T06:05:00Z`",
+        "4 keys have changes that have not arrived, the oldest made at 2026-01-02 00:00:00 UTC; look at the errors and"
+        " the iterator age of the table's Lambda function, and run `dynaurora status employees --probe` again",
         "1 rejects wait; see `dynaurora rejects list employees`",
         "2 drifted rows were not repaired; run `dynaurora reconcile employees --repair`",
-        "changes of 2026-01-02 00:00:00 UTC have not arrived; look at the errors and the iterator age of the table's"
-        " Lambda function, and run `dynaurora status employees --probe` again",
+        "150 rows were not decided by the last reconciliation (snapshot of 2026-01-01 00:00:00 UTC); run `dynaurora"
+        " reconcile employees`",
     ]
     assert main(["status"], environment) == 1
     told = capsys.readouterr().out
     assert "  load            loading: full snapshot of 2026-01-01 00:00:00 UTC, 7 of 20 items, 1 of 3 files\n" in told
     assert "  replication     last batch at 2026-01-02 00:01:02 UTC, 2.5 s after it was made; 30 records by 2" in told
     assert "  lag             3600.0 s at 2026-01-02 01:00:00 UTC, 4 keys have changes that have not" in told
+    assert "arrived (3 of them in shards where nothing moves), 2 keys have changes that are lost; every change" in told
     assert "  rejects         1 waiting, the oldest since 2026-01-03 00:00:00 UTC\n" in told
-    assert "5 compared, 1 in flight, 1 missing, 0 extra, 2 different, 1 repaired\n" in told
+    assert "5 compared, 1 in flight, 1 missing, 0 extra, 2 different, 0 stale, 150 undecided, 1 repaired\n" in told
     assert "  ! 1 rejects wait" in told
 
 
@@ -138,14 +144,16 @@ INSERT INTO replication.watermarks (table_name, writer, as_of, applied_at, recor
  ('employees', 'a', '2026-01-02 00:00:00Z', '2026-01-02 00:00:09Z', 10, 10),
  ('employees', 'b', '2026-01-02 00:01:00Z', '2026-01-02 00:01:02.5Z', 20, 20);
 INSERT INTO replication.probes (table_name, ticked_at, caught_up_through, read_whole, waiting, oldest_waiting, shards,
- calls, records, stream_label) VALUES
- ('employees', '2026-01-02 01:00:00Z', '2026-01-02Z', true, 4, '2026-01-02Z', 1, 4, 9, '');
+ calls, records, stream_label, stuck, lost) VALUES
+ ('employees', '2026-01-02 01:00:00Z', '2026-01-02Z', true, 4, '2026-01-02Z', 1, 4, 9, '', 3, 2);
+INSERT INTO replication.losses (table_name, kind, since, until) VALUES
+ ('employees', 'trimmed', '2026-01-01Z', '2026-01-01 06:00:00Z');
 INSERT INTO replication.rejects (table_name, target, digest, reason, source, record, rejected_at, replayed_at) VALUES
  ('employees', 't', '1', 'r', 's', '{}', '2026-01-03Z', NULL),
  ('employees', 't', '2', 'r', 's', '{}', '2026-01-02Z', now());
 INSERT INTO replication.reconciliations (table_name, snapshot, snapshot_time, as_of, status, compared, in_flight,
- missing, extra, different, repaired, finished_at) VALUES
- ('employees', 'x', '2026-01-01Z', '2026-01-01Z', 'done', 5, 1, 1, 0, 2, 1, '2026-01-04Z');
+ missing, extra, different, repaired, undecided, finished_at) VALUES
+ ('employees', 'x', '2026-01-01Z', '2026-01-01Z', 'done', 5, 1, 1, 0, 2, 1, 150, '2026-01-04Z');
 """
 
 

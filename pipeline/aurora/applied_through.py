@@ -1,8 +1,11 @@
 """How far replication is known to have come: what a comparison with the source's state may rest on.
 
-Invariant: `through` never claims more than its basis gives. A probe proves it; where no probe is running, batches that
-come late are evidence that replication is behind; and otherwise it is assumed, and said to be, that it is no further
-behind than the margin.
+Invariant: `through` never claims more than its basis gives. A probe proves it (`settled_through`); where no probe is
+running, batches that come late are evidence that replication is behind; and otherwise it is assumed, and said to be,
+that it is no further behind than the margin.
+
+What a change waits for decides: one that is on its way holds a decision up, one that is stuck or lost does not. It
+explains the row, which is then an older state, and may be repaired.
 """
 
 from __future__ import annotations
@@ -14,7 +17,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pipeline.aurora import probes
 from pipeline.aurora.errors import translating
-from pipeline.core.probing import GONE_AFTER
+from pipeline.core.ordering import Position
+from pipeline.core.probing import State
 
 if TYPE_CHECKING:
     from pipeline.aurora.connection import Connection
@@ -29,7 +33,7 @@ _PROBE_STOPPED = timedelta(minutes=5)
 
 @dataclass(frozen=True, slots=True)
 class AppliedThrough:
-    """Every change that the source made until `through` has been applied, on the strength of `basis`."""
+    """No change that the source made until `through` is still on its way, on the strength of `basis`."""
 
     through: datetime
     basis: Literal["probe", "late batches", "assumption"]
@@ -74,7 +78,7 @@ def applied_through(connection: Connection, table_name: str, *, now: datetime, m
             [now - _RECENT, table_name],
         ).fetchone()
     newest, recent = row or (None, None)
-    proven = caught_up_through(connection, table_name, now)
+    proven = settled_through(connection, table_name, now)
     if proven is not None:
         return AppliedThrough(proven, "probe", newest)
     if recent is not None and recent < now - margin - _RECENT:
@@ -82,12 +86,15 @@ def applied_through(connection: Connection, table_name: str, *, now: datetime, m
     return AppliedThrough(now - margin, "assumption", newest)
 
 
-def caught_up_through(connection: Connection, table_name: str, now: datetime) -> datetime | None:
-    """Return the time through which the probe has proven the table caught up; None: not known, or no longer."""
+def settled_through(connection: Connection, table_name: str, now: datetime) -> datetime | None:
+    """Return the time before which nothing is on its way, as the probe has it; None: not known, or no longer."""
+    tick = _tick(connection, table_name, now)
+    return tick.settled_through if tick else None
+
+
+def _tick(connection: Connection, table_name: str, now: datetime) -> probes.Tick | None:
     tick = probes.read_tick(connection, table_name)
-    if tick is None or tick.ticked_at < now - _PROBE_STOPPED:
-        return None
-    return tick.caught_up_through
+    return None if tick is None or tick.ticked_at < now - _PROBE_STOPPED else tick
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +103,11 @@ class AppliedToKeys:
 
     table: AppliedThrough
     read: datetime | None = None
-    """Every change made until then was read by the probe; None where that is not known."""
-    waiting: Mapping[tuple[str, ...], datetime] = field(default_factory=dict[tuple[str, ...], datetime])
-    """Of the keys, as the codec writes them: when the newest change was made that the probe has seen not to arrive."""
-    margin: timedelta = timedelta(0)
-    one_shard: bool = False
+    """Nothing made until then is on its way for a key that has no change on its way; None where that is not known."""
+    on_way: frozenset[tuple[str, ...]] = frozenset()
+    """Keys, as the codec writes them, that a change is on its way for."""
+    behind: Mapping[tuple[str, ...], Position] = field(default_factory=dict[tuple[str, ...], Position])
+    """Keys that a change is stuck or lost for, and where its newest stands."""
 
     @property
     def at_best(self) -> AppliedThrough:
@@ -108,19 +115,8 @@ class AppliedToKeys:
         return self.table if self.read is None else replace(self.table, through=max(self.table.through, self.read))
 
     def of(self, key: tuple[str, ...]) -> AppliedThrough:
-        """Return how far replication is for a key.
-
-        A change that the probe waits for may have arrived and been damaged since. A shard is applied in order, so it
-        has where later changes of the same shard have: those made a margin later, since batches of other keys may
-        overtake one that is tried again. It is the key's newest, so nothing is on its way for the key then.
-        """
-        since = self.waiting.get(key)
-        if since is None or self.read is None:
-            return self.at_best
-        newest = self.table.newest
-        if self.one_shard and newest is not None and newest > since + self.margin:
-            return self.at_best
-        return self.table
+        """Return how far replication is for a key."""
+        return self.table if key in self.on_way else self.at_best
 
 
 def applied_to_keys(
@@ -134,27 +130,20 @@ def applied_to_keys(
 ) -> AppliedToKeys:
     """Return how far the table's stream is known to be applied for each of these keys of a target."""
     table = applied_through(connection, table_name, now=now, margin=margin)
-    tick = probes.read_tick(connection, table_name)
-    if table.basis != "probe" or tick is None or not tick.read_whole:
-        return AppliedToKeys(table)
-    if tick.unread_until is not None and now < tick.unread_until + GONE_AFTER:
+    tick = _tick(connection, table_name, now)
+    if table.basis != "probe" or tick is None:
         return AppliedToKeys(table)
     with translating("reading what the probe waits for", table=table_name):
-        row = connection.execute(
-            "SELECT min(read_through), bool_and(read_through IS NOT NULL), count(*) FROM replication.probe_shards"
-            " WHERE table_name = %s AND stream_label = %s AND NOT finished",
-            [table_name, tick.stream_label],
-        ).fetchone()
-        read, known, shards = row or (None, False, 0)
         waiting = connection.execute(
-            "SELECT key, as_of FROM replication.probe_waiting WHERE table_name = %s AND target = %s",
+            "SELECT key, version, as_of, state FROM replication.probe_waiting WHERE table_name = %s AND target = %s",
             [table_name, target],
         ).fetchall()
     asked = set(keys)
+    changes = [(tuple(key), Position(as_of, int(version)), State(state)) for key, version, as_of, state in waiting]
+    ours = [change for change in changes if change[0] in asked]
     return AppliedToKeys(
         table,
-        read if known else None,
-        {tuple(key): as_of for key, as_of in waiting if tuple(key) in asked},
-        margin,
-        one_shard=shards == 1,
+        tick.read_through,
+        frozenset(key for key, _, state in ours if state is State.ON_ITS_WAY),
+        {key: position for key, position, state in ours if state is not State.ON_ITS_WAY},
     )

@@ -382,6 +382,81 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
             'NULL while it is not known whether DynamoDB has heard of the request';
         """,
     ),
+    (
+        "0009 what is on its way, stuck or lost",
+        """
+        ALTER TABLE replication.losses
+            ADD COLUMN keys_kept boolean NOT NULL DEFAULT false;
+        COMMENT ON COLUMN replication.losses.keys_kept IS
+            'each change of the span is in probe_waiting: the loss closes by itself once none of them is left';
+        COMMENT ON TABLE replication.losses IS
+            'spans of time whose changes may never have been applied, until something shows that they are in Aurora';
+        INSERT INTO replication.losses (table_name, kind, since, until)
+            SELECT table_name, 'unread',
+                   COALESCE(LEAST(caught_up_through, unread_until), unread_until - interval '1 day'), unread_until
+              FROM replication.probes WHERE unread_until > now() - interval '25 hours'
+            UNION ALL
+            SELECT table_name, 'gap', LEAST(hole_since, ticked_at), ticked_at
+              FROM replication.probes WHERE hole_since IS NOT NULL
+            ON CONFLICT DO NOTHING;
+
+        ALTER TABLE replication.probes
+            DROP COLUMN unread_until,
+            DROP COLUMN hole_since,
+            ADD COLUMN table_id text,
+            ADD COLUMN settled_through timestamptz,
+            ADD COLUMN read_through timestamptz,
+            ADD COLUMN settles_from timestamptz,
+            ADD COLUMN stuck int NOT NULL DEFAULT 0,
+            ADD COLUMN lost int NOT NULL DEFAULT 0,
+            ADD COLUMN clock_ahead_seconds double precision;
+        COMMENT ON COLUMN replication.probes.table_id IS
+            'DynamoDB''s id of the table: another one means that a table was created under the name of one deleted';
+        COMMENT ON COLUMN replication.probes.caught_up_through IS
+            'every change that the source made before this time is in Aurora; NULL when not known; may go back';
+        COMMENT ON COLUMN replication.probes.settled_through IS
+            'no change made before this time is still on its way: what is missing will not come by itself';
+        COMMENT ON COLUMN replication.probes.read_through IS
+            'the same for a key that has no change on its way in probe_waiting';
+        COMMENT ON COLUMN replication.probes.settles_from IS
+            'an earlier stream may still bring changes; they lose against what is read from the source after this time';
+        COMMENT ON COLUMN replication.probes.waiting IS
+            'changes on their way, stuck ones included; lost ones are not counted here';
+        COMMENT ON COLUMN replication.probes.clock_ahead_seconds IS
+            'how far the clock of the host that ticked was ahead of the source''s; NULL: not known';
+
+        ALTER TABLE replication.probe_shards
+            ADD COLUMN applied_version numeric,
+            ADD COLUMN applied_as_of timestamptz,
+            ADD COLUMN moved_at timestamptz,
+            ADD COLUMN still_ticks int NOT NULL DEFAULT 0,
+            ADD COLUMN unread_since timestamptz,
+            ADD COLUMN unread_until timestamptz,
+            ADD COLUMN scout text,
+            ADD COLUMN scout_at timestamptz;
+        COMMENT ON COLUMN replication.probe_shards.applied_version IS
+            'newest record of the shard that was seen applied: what is older and not there will not come';
+        COMMENT ON COLUMN replication.probe_shards.moved_at IS
+            'when a tick last found something new in the shard, read or applied';
+        COMMENT ON COLUMN replication.probe_shards.unread_since IS
+            'from here to unread_until the shard was passed by unread';
+        COMMENT ON COLUMN replication.probe_shards.scout IS
+            'iterator at the shard''s end, from which is read while so much waits that the place does not move on';
+
+        ALTER TABLE replication.probe_waiting
+            ADD COLUMN state text NOT NULL DEFAULT 'on_its_way'
+                CHECK (state IN ('on_its_way', 'stuck', 'passed', 'trimmed'));
+        COMMENT ON COLUMN replication.probe_waiting.state IS
+            'stuck: nothing moves in its shard; passed, trimmed: lost, nothing brings it by itself';
+
+        ALTER TABLE replication.source_states
+            ADD COLUMN table_id text,
+            ADD COLUMN parallelization int,
+            ADD COLUMN batching_window_seconds int;
+        COMMENT ON COLUMN replication.source_states.parallelization IS
+            'largest of the event source mappings: above 1, batches of a shard overtake each other';
+        """,
+    ),
 )
 
 

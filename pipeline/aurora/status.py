@@ -71,6 +71,8 @@ class TableStatus:
     caught_up_through: datetime | None = None
     """Where the newest window that was caught up counts as of."""
     caught_up_at: datetime | None = None
+    undecided: int | None = None
+    """Rows that the last reconciliation could not decide."""
 
     @property
     def attention(self) -> tuple[str, ...]:
@@ -87,6 +89,9 @@ class TableStatus:
                 (f"the last reconciliation failed; run `dynaurora reconcile {self.name}`",
                  self.reconciliation_status == "failed"),
                 (f"{drift} drifted rows were not repaired; run `dynaurora reconcile {self.name} --repair`", drift > 0),
+                (f"{self.undecided} rows were not decided by the last reconciliation (snapshot of"
+                 f" {str(self.reconciliation_snapshot_time)[:19]} UTC); run `dynaurora reconcile {self.name}`",
+                 (self.undecided or 0) > 0),
             )
             if so
         )  # fmt: skip
@@ -114,7 +119,7 @@ SELECT t.name, l.kind AS load_kind, l.status AS load_status, l.reason AS load_re
        w.records, w.applied, w.stale, w.deleted, w.expired, w.rejected, j.rejects_waiting, j.oldest_reject,
        r.status AS reconciliation_status, r.snapshot_time AS reconciliation_snapshot_time,
        r.finished_at AS reconciliation_finished_at, r.compared, r.in_flight, r.missing, r.extra, r.different,
-       r.stale AS behind, r.repaired, t.purged_through, w.refused, c.caught_up_through, c.caught_up_at
+       r.stale AS behind, r.repaired, r.undecided, t.purged_through, w.refused, c.caught_up_through, c.caught_up_at
   FROM replication.tables AS t
   LEFT JOIN LATERAL (SELECT * FROM replication.exports AS e WHERE e.table_name = t.name AND e.kind <> 'incremental'
                      ORDER BY e.started_at DESC, e.id DESC LIMIT 1) AS l ON true

@@ -8,19 +8,24 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
+from pipeline.aurora import loads
+from pipeline.aurora.losses import open_losses
 from pipeline.aurora.probes import Tick, read_tick
 from pipeline.aurora.status import TableStatus, read_status
 from pipeline.commands.session import Outcome, add_names
 from pipeline.core.errors import ConfigurationError, ReplicationError, UnreachableError
+from pipeline.core.loss_remedies import Means, told
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
     from collections.abc import Sequence
 
+    from pipeline.aurora.connection import Connection
     from pipeline.commands.session import Session
+    from pipeline.core.losses import Loss
     from pipeline.core.mapping import TableMapping
 
-_LATE = timedelta(minutes=30)  # where the mapping's `freshness` does not say
+_LATE = timedelta(minutes=5)  # where the mapping's `freshness` does not say
 _NOT_MIGRATED = "not in the database yet; run `dynaurora migrate`"
 
 
@@ -40,16 +45,17 @@ def run(session: Session, arguments: Namespace) -> Outcome:
     problems = _probe(session, mappings) if arguments.probe else {}
     with session.connect("status") as connection:
         found = read_status(connection, mappings)
-        ticks = {name: read_tick(connection, name) for name in found}
+        seen = {mapping.name: _seen(connection, mapping) for mapping in mappings if mapping.name in found}
     lines: list[str | Text] = []
     documents: list[dict[str, Any]] = []
     for mapping in mappings:
         status = found.get(mapping.name)
-        tick = ticks.get(mapping.name)
+        tick, losses, lost = seen.get(mapping.name, (None, [], ()))
+        waiting = _late(mapping, tick)
         attention = (
-            (*problems.get(mapping.name, ()), *status.attention, *_late(mapping, tick)) if status else (_NOT_MIGRATED,)
+            (*problems.get(mapping.name, ()), *lost, *waiting, *status.attention) if status else (_NOT_MIGRATED,)
         )
-        documents.append(_document(mapping, status, tick, attention))
+        documents.append(_document(mapping, status, tick, losses, attention))
         lines.append(Text.assemble((mapping.name, "bold"), f"  {mapping.table} → {_views(mapping)}"))
         lines += [f"  {line}" for line in (_lines(status, tick) if status else ())]
         lines += [Text(f"  ! {what}", style="yellow") for what in attention]
@@ -75,13 +81,23 @@ def _probe(session: Session, mappings: Sequence[TableMapping]) -> dict[str, tupl
     return problems
 
 
+def _seen(connection: Connection, mapping: TableMapping) -> tuple[Tick | None, list[Loss], tuple[str, ...]]:
+    """Return what the probe found last, what may be lost, and that in words."""
+    losses = open_losses(connection, mapping.name)
+    snapshots = loads.snapshot_times(connection, mapping.name) if losses else []
+    findings = [told(loss, Means(mapping.name, mapping.margin, snapshots=snapshots)) for loss in losses]
+    words = tuple(f"{finding.what}: {finding.remedy}" for finding in findings)
+    return read_tick(connection, mapping.name), losses, words
+
+
 def _late(mapping: TableMapping, tick: Tick | None) -> tuple[str, ...]:
-    late = mapping.freshness.get("fail", _LATE)
+    late = mapping.freshness.get("warn", mapping.freshness.get("fail", _LATE))
     if tick is None or tick.oldest_waiting is None or datetime.now(UTC) - tick.oldest_waiting <= late:
         return ()
     return (
-        f"changes of {_time(tick.oldest_waiting)} have not arrived; look at the errors and the iterator age of the"
-        f" table's Lambda function, and run `dynaurora status {mapping.name} --probe` again",
+        f"{tick.waiting:,} keys have changes that have not arrived, the oldest made at {_time(tick.oldest_waiting)};"
+        " look at the errors and the iterator age of the table's Lambda function, and run"
+        f" `dynaurora status {mapping.name} --probe` again",
     )
 
 
@@ -90,7 +106,11 @@ def _views(mapping: TableMapping) -> str:
 
 
 def _document(
-    mapping: TableMapping, status: TableStatus | None, tick: Tick | None, attention: tuple[str, ...]
+    mapping: TableMapping,
+    status: TableStatus | None,
+    tick: Tick | None,
+    losses: Sequence[Loss],
+    attention: tuple[str, ...],
 ) -> dict[str, Any]:
     return {
         "name": mapping.name,
@@ -99,6 +119,7 @@ def _document(
         "migrated": status is not None,
         **({name: value for name, value in asdict(status).items() if name != "name"} if status else {}),
         "probe": {**asdict(tick), "lag_seconds": tick.lag_seconds} if tick else None,
+        "losses": [asdict(loss) for loss in losses],
         "attention": list(attention),
     }
 
@@ -145,8 +166,10 @@ def _lag(tick: Tick | None) -> str:
     lag, through = tick.lag_seconds, tick.caught_up_through
     known = "not known: the stream was not read to its end" if lag is None else f"{lag:.1f} s"
     waiting = f", {tick.waiting:,} keys have changes that have not arrived" if tick.waiting else ""
-    proven = f"; nothing made before {_time(through)} is on its way" if through else ""
-    return f"{known} at {_time(tick.ticked_at)}{waiting}{proven}"
+    stuck = f" ({tick.stuck:,} of them in shards where nothing moves)" if tick.stuck else ""
+    lost = f", {tick.lost:,} keys have changes that are lost" if tick.lost else ""
+    proven = f"; every change made before {_time(through)} is in Aurora" if through else ""
+    return f"{known} at {_time(tick.ticked_at)}{waiting}{stuck}{lost}{proven}"
 
 
 def _rejects(status: TableStatus) -> str:
@@ -163,7 +186,8 @@ def _reconciliation(status: TableStatus) -> str:
     return (
         f"done at {_time(status.reconciliation_finished_at)}: {status.compared:,} compared,"
         f" {status.in_flight:,} in flight, {status.missing:,} missing, {status.extra:,} extra,"
-        f" {status.different:,} different, {status.repaired:,} repaired"
+        f" {status.different:,} different, {status.behind or 0:,} stale, {status.undecided or 0:,} undecided,"
+        f" {status.repaired:,} repaired"
     )
 
 

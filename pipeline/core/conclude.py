@@ -14,11 +14,10 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from pipeline.core.losses import Kind, Loss, Proof, merged
+from pipeline.core.losses import RETENTION, Kind, Loss, Proof, merged, stream_changed
 from pipeline.core.ordering import label_time
 from pipeline.core.probing import (
     GONE_AFTER,
-    RETENTION,
     Applied,
     ShardProgress,
     State,
@@ -90,13 +89,15 @@ class ShardSight:
     sightings: Sequence[Waiting] = ()
     """One for each record read on from the place, and each target: what was read, arrived or not."""
     at_end: bool = False
-    """The shard was read to its end, by the reader or, where the place does not move on, by its scout."""
+    """The shard was read to its end."""
     trimmed: bool = False
     """The place that it was left at is not in the stream any more."""
     passed: Unread | None = None
     """A stretch behind the sightings was passed by unread."""
+    held: bool = False
+    """So much of it waits that the place does not move on; `at_end` is then a scout's, which looks on from the end."""
     scouted: Sequence[Waiting] = ()
-    """Sightings of records at the shard's end, which the reading will come to later."""
+    """Sightings of records that the scout saw; the reading will come to them later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,8 @@ class Sight:
     """All shards that the stream lists, those not read in this tick too."""
     stored: Stored
     """Of every change in `memory.waiting`, and of every sighting."""
+    newest: datetime | None = None
+    """Creation time of the newest record read, also of one that no target takes."""
     stream_enabled: bool = True
     table_id: str | None = None
     applied_label: str | None = None
@@ -134,7 +137,8 @@ def conclude(memory: Memory, sight: Sight, now: datetime, rules: Rules) -> Concl
     """Return what to remember after a tick. `now` is the source's clock."""
     same = memory.stream_label == sight.stream_label
     kept = memory if same else replace(memory, shards={}, waiting=(), read_through=memory.settled_through)
-    newest = _latest(memory.newest_read, *(change.as_of for one in sight.shards for change in one.sightings))
+    read = [change.as_of for one in sight.shards for change in one.sightings]
+    newest = _latest(memory.newest_read, sight.newest, *read)
     if same and _overlooked(memory, sight, newest, now):  # an empty page was taken for an end, and not known of which
         sight = replace(sight, shards=[_not_ended(kept.shards, one) for one in sight.shards])
     shards = _shards(kept, sight, now, rules)
@@ -159,7 +163,7 @@ def conclude(memory: Memory, sight: Sight, now: datetime, rules: Rules) -> Concl
         waiting=waiting,
         losses=losses,
     )
-    ended = bool(sight.shards) and all(one.at_end for one in sight.shards)
+    ended = bool(sight.shards) and all(one.at_end and not one.held for one in sight.shards)
     return Conclusion(after, read_whole=ended and sight.stream_enabled)
 
 
@@ -186,7 +190,7 @@ def _shards(memory: Memory, sight: Sight, now: datetime, rules: Rules) -> dict[s
     seen = {one.progress.shard_id: one for one in sight.shards}
     before = {name: memory.shards.get(name, ShardProgress(name, None)) for name in seen}
     applied = {name: shard.applied for name, shard in before.items()}
-    moved = {name: bool(one.sightings or one.scouted or one.passed) for name, one in seen.items()}
+    moved = {name: _moved(one, before[name]) for name, one in seen.items()}
     ended = {name: one.at_end for name, one in seen.items()}
     looked_up = [*memory.waiting, *(change for one in sight.shards for change in (*one.sightings, *one.scouted))]
     for change in looked_up:
@@ -201,7 +205,7 @@ def _shards(memory: Memory, sight: Sight, now: datetime, rules: Rules) -> dict[s
             ended[name] &= ended[first]
     shards: dict[str, ShardProgress] = {}
     for name, one in seen.items():
-        new = moved[name] or applied[name] != before[name].applied or before[name].moved_at is None
+        new = moved[name] or applied[name] != before[name].applied
         shards[name] = replace(
             one.progress,
             applied=applied[name],
@@ -210,6 +214,11 @@ def _shards(memory: Memory, sight: Sight, now: datetime, rules: Rules) -> dict[s
             unread=_unread(before[name].unread, one.passed, applied[name], now, rules),
         )
     return shards
+
+
+def _moved(one: ShardSight, before: ShardProgress) -> bool:
+    read_on = one.progress.sequence_number != before.sequence_number
+    return read_on or bool(one.sightings or one.scouted or one.passed) or before.moved_at is None
 
 
 def _further(one: Applied | None, other: Applied | None) -> Applied | None:
@@ -269,11 +278,16 @@ def _stream_changed(memory: Memory, sight: Sight, now: datetime) -> list[Loss]:
     before = memory.stream_label or sight.applied_label
     if before is None or before == sight.stream_label:
         return []
-    other = memory.table_id is not None and sight.table_id is not None and memory.table_id != sight.table_id
-    begun = max(label_time(sight.stream_label), now - RETENTION)
-    proven = memory.caught_up_through or (memory.ticked_at or sight.applied_through or begun) - RETENTION
-    since = min([begun, proven, *(change.since for change in memory.waiting)])
-    return [Loss(Kind.TABLE_RECREATED if other else Kind.STREAM_REMADE, since, begun)]
+    proven = memory.caught_up_through or (memory.ticked_at or sight.applied_through or now) - RETENTION
+    return [
+        stream_changed(
+            sight.stream_label,
+            proven=proven,
+            waiting=[change.since for change in memory.waiting],
+            other_table=None not in (memory.table_id, sight.table_id) and memory.table_id != sight.table_id,
+            now=now,
+        )
+    ]
 
 
 def _gaps(memory: Memory, sight: Sight, now: datetime) -> list[Loss]:
@@ -281,17 +295,17 @@ def _gaps(memory: Memory, sight: Sight, now: datetime) -> list[Loss]:
     unread = [one.passed for one in sight.shards if one.passed is not None]
     gaps = [Loss(Kind.UNREAD, span.since, span.until) for span in unread]
     held = max(label_time(sight.stream_label), now - RETENTION)
+    known = sight.loaded and max([sight.loaded, sight.proof.reconciled or sight.loaded])
     if memory.stream_label is None:
-        known = sight.loaded and max([sight.loaded, sight.proof.reconciled or sight.loaded])
         return [*gaps, Loss(Kind.GAP, known, held)] if known is not None and known < held else gaps
     if memory.stream_label != sight.stream_label or not sight.stream_enabled:
         return gaps
     parents = {one.progress.parent_id for one in sight.shards}
     seen = {one.progress.shard_id: one for one in sight.shards}
     for place in frontier(memory.shards.values()):
-        since = place.read_through or memory.caught_up_through or (memory.ticked_at or now) - RETENTION
+        since = place.read_through or memory.caught_up_through or known
         followed = place.finished and place.shard_id in parents  # by shards that may have lost some already
-        if since < held and (followed or _lost_place(place, seen.get(place.shard_id))):
+        if since is not None and since < held and (followed or _lost_place(place, seen.get(place.shard_id))):
             gaps.append(Loss(Kind.GAP, since, held))
     return gaps
 
@@ -333,6 +347,8 @@ def _settled_read(
 
     In a shard that stands still nothing is: neither behind the place, nor in a stretch that was passed by.
     """
+    if not shards and not sight.stream_enabled:
+        return sight.through
     ended = {one.progress.shard_id for one in sight.shards if one.at_end}
     still = {name for name in ended if _stands_still(shards[name], now, rules)}
     times: list[datetime | None] = [

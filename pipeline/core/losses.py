@@ -12,6 +12,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from pipeline.core.ordering import label_time
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -46,6 +48,8 @@ class Kind(StrEnum):
     MAPPING_REMADE = "mapping_remade"
 
 
+# A stream keeps its records for 24 h; older ones "can be removed at any moment" (DynamoDB guide, Streams).
+RETENTION = timedelta(hours=24)
 # The rows of another table are still there, and a catch-up, which brings what was written to the new one, leaves them.
 NOT_BY_CATCH_UP = frozenset({Kind.TABLE_RECREATED, Kind.REPOINTED})
 
@@ -107,6 +111,19 @@ class Proof:
         if loss.kind in NOT_BY_CATCH_UP:
             return self.reconciled is not None and self.reconciled >= loss.until
         return self.shows(loss.since, loss.until, margin)
+
+
+def stream_changed(
+    label: str, *, proven: datetime | None, waiting: Iterable[datetime], other_table: bool, now: datetime
+) -> Loss:
+    """Return what may be lost between an earlier stream and the one of this label.
+
+    Everything made before `proven` is in Aurora; `waiting` are the times of changes that are not. What the new stream
+    has dropped since it began was not read either.
+    """
+    begun = max(label_time(label), now - RETENTION)
+    since = min([begun, proven or begun, *waiting])
+    return Loss(Kind.TABLE_RECREATED if other_table else Kind.STREAM_REMADE, since, begun)
 
 
 def merged(losses: Iterable[Loss]) -> list[Loss]:

@@ -14,8 +14,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from pipeline.core.losses import RETENTION, Kind, Loss, stream_changed
 from pipeline.core.ordering import label_time
-from pipeline.core.probing import RETENTION
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,25 +36,6 @@ class Severity(StrEnum):
     """It could not be looked at."""
 
 
-class Kind(StrEnum):
-    """What was found."""
-
-    STREAM_OFF = "stream_off"
-    VIEW_TYPE = "view_type"
-    NO_MAPPING = "no_mapping"
-    MAPPING_OFF = "mapping_off"
-    MAPPING_UNKNOWN = "mapping_unknown"
-    MAPPING_FAULT = "mapping_fault"
-    CROWDED = "crowded"
-    KEY_UNUSABLE = "key_unusable"
-    NO_RECOVERY = "no_recovery"
-    ABOUT_TO_BE_LOST = "about_to_be_lost"
-    STREAM_REMADE = "stream_remade"
-    MAPPING_REMADE = "mapping_remade"
-    TRIMMED = "trimmed"
-
-
-LOSSES = frozenset({Kind.STREAM_REMADE, Kind.MAPPING_REMADE, Kind.TRIMMED})
 CONFIGURATION = frozenset(
     {
         Kind.STREAM_OFF,
@@ -82,15 +63,6 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Loss:
-    """A span of time whose changes may never have been applied."""
-
-    kind: Kind
-    since: datetime
-    until: datetime
-
-
-@dataclass(frozen=True, slots=True)
 class Reader:
     """An event source mapping, as far as it matters here."""
 
@@ -111,6 +83,8 @@ class Reader:
     on_failure: str = ""
     """ARN of where batches go that it gave up; empty: they are lost."""
     last_result: str = ""
+    parallelization: int = 1
+    batching_window_seconds: int = 0
 
     @property
     def gives_up(self) -> bool:
@@ -128,6 +102,11 @@ class Remembered:
     mapping_ids: tuple[str, ...] = ()
     mapped_at: datetime | None = None
     """When one of these event source mappings was last seen enabled."""
+    table_id: str | None = None
+    parallelization: int | None = None
+    """The most batches of one shard that they hand over at once; None: not known."""
+    batching_window_seconds: int | None = None
+    """The longest that they wait before they hand over a batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +123,6 @@ class Source:
     earliest_restorable: datetime | None
     readers: Sequence[Reader] | None
     """The stream's event source mappings; None: this process may not list them."""
-    margin: timedelta
     remembered: Remembered = Remembered()
     proven_through: datetime | None = None
     """The probe's `caught_up_through`."""
@@ -164,8 +142,9 @@ class Source:
     """The replicator's function, where it is set: `readers` are its event source mappings alone."""
     others: Sequence[Reader] = ()
     """Event source mappings that feed other functions from this stream."""
-    hole_since: datetime | None = None
-    """From here on the stream dropped changes that the probe had not read, while the replicator was behind."""
+    table_id: str | None = None
+    probed_label: str | None = None
+    """The stream that the probe has read last: what came between it and those before, it has found itself."""
 
     @property
     def applied_for_certain(self) -> datetime | None:
@@ -174,32 +153,31 @@ class Source:
         Without a probe: a stream's length before the newest change applied, because one shard of several may be
         behind the others.
         """
-        proven = self.hole_since or self.proven_through
-        if proven is None and self.applied_through is not None:
+        if self.proven_through is None and self.applied_through is not None:
             return self.applied_through - RETENTION
-        return proven
+        return self.proven_through
 
 
 def new_losses(source: Source, now: datetime) -> list[Loss]:
     """Return the spans of time that this look at the source shows to be, perhaps, lost."""
-    return [
-        loss
-        for loss in (_stream_remade(source), _mapping_remade(source, now), _trimmed(source, now))
-        if loss is not None
-    ]
+    return [loss for loss in (_stream_remade(source, now), _mapping_remade(source, now)) if loss is not None]
 
 
-def _stream_remade(source: Source) -> Loss | None:
-    before = source.remembered.stream_label or source.applied_label
+def _stream_remade(source: Source, now: datetime) -> Loss | None:
+    seen = source.remembered
+    before = source.probed_label or seen.stream_label or source.applied_label
     if before is None or source.stream_label is None or before == source.stream_label:
         return None
-    made = label_time(source.stream_label)
-    since = source.applied_for_certain
-    if since is None or since >= made:  # proven of the new stream: it says nothing of the one before
-        since = (
-            label_time(before) if source.remembered.streamed_at is None else source.remembered.streamed_at - RETENTION
-        )
-    return Loss(Kind.STREAM_REMADE, min(since, made), made)
+    proven = source.applied_for_certain
+    if proven is None or proven >= label_time(source.stream_label):  # of the new stream: it says nothing of the other
+        proven = label_time(before) if seen.streamed_at is None else seen.streamed_at - RETENTION
+    return stream_changed(
+        source.stream_label,
+        proven=proven,
+        waiting=[] if source.oldest_waiting is None else [source.oldest_waiting],
+        other_table=None not in (seen.table_id, source.table_id) and seen.table_id != source.table_id,
+        now=now,
+    )
 
 
 def _mapping_remade(source: Source, now: datetime) -> Loss | None:
@@ -210,14 +188,6 @@ def _mapping_remade(source: Source, now: datetime) -> Loss | None:
     if any(reader.from_trim_horizon for reader in readers) and since > now - RETENTION:
         return None  # it began with what its predecessor had left
     return Loss(Kind.MAPPING_REMADE, min(since, now), now)
-
-
-def _trimmed(source: Source, now: datetime) -> Loss | None:
-    oldest = source.oldest_waiting
-    if source.hole_since is None and (oldest is None or oldest > now - RETENTION + timedelta(minutes=5)):
-        return None
-    times = [time for time in (oldest, source.applied_for_certain) if time is not None]
-    return Loss(Kind.TRIMMED, min(times), now)
 
 
 def conditions(source: Source, now: datetime) -> list[Finding]:
@@ -334,7 +304,7 @@ def _recovery(source: Source) -> Finding | None:
 
 def _about_to_be_lost(source: Source, now: datetime) -> Finding | None:
     oldest = source.oldest_waiting
-    if oldest is None or oldest > now - ABOUT_TO_BE_LOST or oldest <= now - RETENTION + timedelta(minutes=5):
+    if oldest is None or oldest > now - ABOUT_TO_BE_LOST or oldest <= now - RETENTION:
         return None
     return Finding(
         Kind.ABOUT_TO_BE_LOST,
@@ -342,34 +312,6 @@ def _about_to_be_lost(source: Source, now: datetime) -> Finding | None:
         f"changes of {_time(oldest)} have not been applied, and the stream drops them at {_time(oldest + RETENTION)}",
         oldest,
         "see to it that the table's Lambda function runs before that: its errors and its log say what it fails on",
-    )
-
-
-def told(loss: Loss, source: Source) -> Finding:
-    """Return a loss with its remedy."""
-    what = {
-        Kind.STREAM_REMADE: "the stream was disabled and enabled again: what was written between is in no stream",
-        Kind.MAPPING_REMADE: "the event source mapping was made anew, and passes by what the one before had left",
-        Kind.TRIMMED: "the stream has dropped changes before they were applied",
-    }[loss.kind]
-    span = f"changes made from {_time(loss.since)} to {_time(loss.until)} may be missing"
-    return Finding(loss.kind, Severity.ERROR, f"{what}; {span}", loss.since, _remedy(loss, source))
-
-
-def _remedy(loss: Loss, source: Source) -> str:
-    start, end = loss.since - source.margin, loss.until + source.margin
-    earliest = source.earliest_restorable
-    if source.recovery_enabled and earliest is not None and earliest <= start:
-        return f"run `dynaurora catch-up {source.name} --from {_iso(start)} --to {_iso(end, up=True)}`"
-    why = (
-        f"point-in-time recovery reaches back to {_time(earliest)} only"
-        if source.recovery_enabled and earliest is not None
-        else "point-in-time recovery is off"
-    )
-    scan = "" if source.recovery_enabled else " --scan"
-    return (
-        f"{why}, so it cannot be caught up: run a full load, `dynaurora load {source.name}{scan}`, then"
-        f" `dynaurora reconcile {source.name}{scan} --repair`, which also removes what was deleted meanwhile"
     )
 
 
@@ -382,12 +324,18 @@ def remember(source: Source, now: datetime) -> Remembered:
     ids, mapped_at = before.mapping_ids, before.mapped_at
     if source.readers and any(reader.enabled for reader in source.readers):
         ids, mapped_at = tuple(sorted(reader.mapping_id for reader in source.readers)), now
-    return Remembered(label, streamed_at, ids, mapped_at)
-
-
-def _iso(time: datetime, *, up: bool = False) -> str:
-    whole = time.replace(microsecond=0) + timedelta(seconds=1 if up and time.microsecond else 0)
-    return f"{whole:%Y-%m-%dT%H:%M:%SZ}"
+    readers = source.readers
+    return Remembered(
+        label,
+        streamed_at,
+        ids,
+        mapped_at,
+        source.table_id or before.table_id,
+        max((reader.parallelization for reader in readers), default=None) if readers else before.parallelization,
+        max((reader.batching_window_seconds for reader in readers), default=None)
+        if readers
+        else before.batching_window_seconds,
+    )
 
 
 def _time(time: datetime | None) -> str:

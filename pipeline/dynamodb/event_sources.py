@@ -46,6 +46,8 @@ class EventSourceMapping:
     max_age_seconds: int = -1
     bisects: bool = True
     last_result: str = ""
+    parallelization: int = 1
+    batching_window_seconds: int = 0
 
     @property
     def function(self) -> str:
@@ -121,6 +123,8 @@ def _mapping(found: Any) -> EventSourceMapping:  # noqa: ANN401 - the stubs take
         max_age_seconds=int(found.get("MaximumRecordAgeInSeconds", -1)),
         bisects=found.get("BisectBatchOnFunctionError", False),
         last_result=found.get("LastProcessingResult", ""),
+        parallelization=int(found.get("ParallelizationFactor", 1)),
+        batching_window_seconds=int(found.get("MaximumBatchingWindowInSeconds", 0)),
     )
 
 

@@ -37,6 +37,8 @@ class TableStream:
     label: str
     enabled: bool
     view_type: str | None
+    table_id: str | None = None
+    """Of the table: another one under the same name has another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,7 @@ def latest_stream(client: DynamoDBClient, table_name: str) -> TableStream:
         label=table["LatestStreamLabel"],
         enabled=stream.get("StreamEnabled", False),
         view_type=stream.get("StreamViewType"),
+        table_id=table.get("TableId"),
     )
 
 

@@ -12,16 +12,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from pipeline.aurora import losses, probes
+from pipeline.aurora import loads, losses, probes
 from pipeline.core import lost_history, reader_faults
-from pipeline.core.lost_history import Finding, Reader, Source
+from pipeline.core.loss_remedies import Means, told
+from pipeline.core.losses import merged
+from pipeline.core.lost_history import Finding, Reader, Remembered, Source
 from pipeline.dynamodb import tables
 from pipeline.dynamodb.event_sources import event_source_mappings, waiting_objects
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pipeline.aurora.connection import Connection
+    from pipeline.aurora.probes import ProbeState
     from pipeline.core.mapping import TableMapping
     from pipeline.dynamodb.event_sources import EventSourceMapping
     from pipeline.dynamodb.tables import SourceTable
@@ -62,16 +64,23 @@ def lost_history_report(
     on_failure = _on_failure(services, mappings)
     at = now()
     with services.connect("dynaurora lost history", statement_timeout_seconds=_STATEMENT_SECONDS) as connection:
-        source = _source(connection, mapping, table, mappings, services.settings.function)
-        new = lost_history.new_losses(source, at)
-        seen = lost_history.remember(source, at)
-        kept = losses.keep(connection, mapping.name, seen, new, now=at, margin=mapping.margin)
-    found = [lost_history.told(loss, source) for loss in kept] + [
+        state = probes.read_state(connection, mapping.name)
+        remembered = losses.recall(connection, mapping.name)
+        source = _source(mapping, table, mappings, services.settings.function, state, remembered)
+        before = state.memory.losses
+        found = merged([*before, *lost_history.new_losses(source, at)])
+        kept = [loss for loss in found if not state.proof.closes(loss, mapping.margin)]
+        with connection.transaction():
+            losses.replace(connection, mapping.name, before, kept)
+            losses.remember(connection, mapping.name, lost_history.remember(source, at), at)
+        snapshots = loads.snapshot_times(connection, mapping.name) if kept else []
+    means = Means(mapping.name, mapping.margin, table.pitr_enabled, table.earliest_restorable, snapshots)
+    findings = [told(loss, means) for loss in kept] + [
         *lost_history.conditions(source, at),
         *reader_faults.reader_faults(source),
     ]
     order = list(lost_history.Severity)
-    worst_first = sorted(found, key=lambda finding: order.index(finding.severity))
+    worst_first = sorted(findings, key=lambda finding: order.index(finding.severity))
     return HistoryReport(mapping.name, worst_first, on_failure, table.arn, mappings)
 
 
@@ -87,14 +96,15 @@ def stream_readers(
 
 
 def _source(
-    connection: Connection,
     mapping: TableMapping,
     table: SourceTable,
     mappings: Sequence[EventSourceMapping] | None,
     function: str | None,
+    state: ProbeState,
+    remembered: Remembered,
 ) -> Source:
     ours, others = split_readers(mappings or (), function)
-    state = probes.read_state(connection, mapping.name)
+    coming = [change.since for change in state.memory.waiting if not change.state.lost]
     return Source(
         name=mapping.name,
         table=mapping.table,
@@ -109,13 +119,13 @@ def _source(
         replicated=table.replicated,
         kms_key=table.kms_key,
         key_unusable_since=table.key_unusable_since,
-        margin=mapping.margin,
-        remembered=losses.recall(connection, mapping.name),
-        proven_through=state.last.caught_up_through if state.last else None,
+        remembered=remembered,
+        proven_through=state.memory.caught_up_through,
         applied_through=state.applied_through,
         applied_label=state.applied_label,
-        oldest_waiting=state.waiting[0].since if state.waiting else None,
-        hole_since=state.last.hole_since if state.last else None,
+        oldest_waiting=coming[0] if coming else None,
+        table_id=table.table_id,
+        probed_label=state.memory.stream_label,
     )
 
 
@@ -144,6 +154,8 @@ def as_reader(found: EventSourceMapping) -> Reader:
         bisects=found.bisects,
         on_failure=found.on_failure,
         last_result=found.last_result,
+        parallelization=found.parallelization,
+        batching_window_seconds=found.batching_window_seconds,
     )
 
 

@@ -1,11 +1,11 @@
 """Probe: the end-to-end lag of a table, true also when nothing is written, and without touching the user's table.
 
-A tick reads what has arrived in the table's stream since the last one and asks Aurora for the rows of those keys. A
-change whose row is older waits; the age of the oldest that waits is the lag. Between ticks the place in each shard
-and what waits are kept in `replication`, so a tick may run anywhere, and after any pause.
+A tick reads what has arrived in the table's stream since the last one and asks Aurora for the rows of those keys. What
+follows from both, and from what was known, is in `pipeline.core.conclude`. Between ticks the place in each shard and
+what waits are kept in `replication`, so a tick may run anywhere, and after any pause.
 
-Invariant: nothing is claimed that was not seen (`pipeline.core.probing`), and a tick costs no more than its limits
-(`pipeline.jobs.probe_shards`).
+Invariant: what is stored is asked for as of one moment, after the stream was read; and a tick costs no more than its
+limits (`pipeline.jobs.probe_shards`).
 """
 
 from __future__ import annotations
@@ -16,29 +16,31 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from pipeline.aurora import probes
-from pipeline.aurora.probes import ProbeState, Tick
+from pipeline.aurora.probes import ProbeState, Tick, one_moment
+from pipeline.core.conclude import MOST_WAITING, Conclusion, Rules, ShardSight, Sight, conclude
 from pipeline.core.decode import RowDecoder
 from pipeline.core.errors import ConversionError
-from pipeline.core.ordering import label_time, streamed_position
-from pipeline.core.probing import RETENTION, SETTLE, Waiting, caught_up, read_through, still_waiting
+from pipeline.core.ordering import streamed_position
+from pipeline.core.probing import SETTLE, ShardProgress, State, Stored, Unread, Waiting, not_arrived
 from pipeline.core.routing import NO_TARGET, Router
 from pipeline.dynamodb.shards import StreamReader, latest_stream
+from pipeline.jobs.probe_scout import scout
 from pipeline.jobs.probe_shards import Limits, ShardsReader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from pipeline.aurora.connection import Connection
     from pipeline.core.mapping import TableMapping
     from pipeline.core.ordering import Position
-    from pipeline.core.probing import ShardProgress
-    from pipeline.dynamodb.shards import KeyRecord, TableStream
+    from pipeline.core.probing import Row
+    from pipeline.dynamodb.shards import KeyRecord, Shard, TableStream
     from pipeline.jobs.probe_shards import ShardReading
     from pipeline.jobs.services import Services
 
 TICK_SECONDS = 15.0
-# With so many keys waiting the table is known to be behind: nothing more is read until they have arrived.
-MOST_WAITING = 10_000
+# Lag that is a finding where the mapping's `freshness` does not say.
+WARN = timedelta(minutes=5)
 _STATEMENT_SECONDS = 20.0
 
 
@@ -52,17 +54,33 @@ def probe(
     """Run one tick for a table and return what it found, or what another found that came first.
 
     Calls of AWS: 1 DescribeTable, 1 DescribeStream for each 100 shards, and for each open shard 2 GetRecords when
-    nothing was written; one or two more, and GetShardIterator, where a shard is opened. Statements: 4 to read the
-    state, 1 for each target that changed, 1 for rejects where something waits, 3 to 5 to keep what was found.
+    nothing was written; one or two more, and GetShardIterator, where a shard is opened. Statements: 5 to read the
+    state, 1 for each target that changed, 1 for rejects where something waits, 3 to 7 to keep what was found.
     Raises TransientError, TerminalError (no stream; a table that was not migrated).
     """
     limits = limits or Limits(time.monotonic() + TICK_SECONDS)
     with services.connect("dynaurora probe", statement_timeout_seconds=_STATEMENT_SECONDS) as connection:
         state = probes.read_state(connection, mapping.name)
+        memory = replace(state.memory, waiting=_of_mapping(mapping, state.memory.waiting))
         found = _read_stream(services, mapping, state, limits, settle)
-        waiting = _sift(connection, mapping, state, [*state.waiting, *found.sightings])
-        tick, shards = _conclude(state, found, waiting, limits.now())
-        if not probes.save(connection, mapping.name, state, tick, shards, waiting):
+        stored = _look_up(connection, mapping, state, [*memory.waiting, *found.changes])
+        sight = Sight(
+            stream_label=found.stream.label,
+            through=found.through,
+            shards=found.shards,
+            stored=stored,
+            newest=found.newest,
+            stream_enabled=found.stream.enabled,
+            table_id=found.stream.table_id,
+            applied_label=state.applied_label,
+            applied_through=state.applied_through,
+            proof=state.proof,
+            loaded=state.loaded,
+        )
+        rules = Rules(mapping.margin, mapping.freshness.get("warn", WARN), state.parallelization, state.batching_window)
+        concluded = conclude(memory, sight, limits.now(), rules)
+        tick = _tick(concluded, found)
+        if not probes.save(connection, mapping.name, state, tick, concluded.memory):
             return probes.read_tick(connection, mapping.name) or tick
     return tick
 
@@ -72,14 +90,17 @@ class _Found:
     """What a tick read of the stream. `calls` are those of AWS."""
 
     stream: TableStream
-    shards: list[ShardProgress]
-    sightings: list[Waiting]
-    at_end: bool
-    passed_until: datetime | None
-    trimmed: bool
+    through: datetime
+    shards: list[ShardSight]
     newest: datetime | None
+    """Creation time of the newest record."""
     calls: int
     records: int
+
+    @property
+    def changes(self) -> list[Waiting]:
+        """All that was seen in the stream."""
+        return [change for shard in self.shards for change in (*shard.sightings, *shard.scouted)]
 
 
 def _read_stream(
@@ -89,25 +110,47 @@ def _read_stream(
     reader = StreamReader(services.streams, stream.arn)
     through = limits.now() - settle
     listed = reader.shards()
-    same = state.last is not None and state.last.stream_label == stream.label
-    readings: list[ShardReading] = []
-    known = state.shards if same else {}
-    if len(state.waiting) < MOST_WAITING:
-        readings = ShardsReader(reader, limits).read(listed, known, through)
-    shards = [reading.progress for reading in readings] or list(known.values())
+    same = state.memory.stream_label == stream.label
+    known = dict(state.memory.shards) if same else {}
+    held = _held(state.memory.waiting) if same else set[str]()
     finder = _Finder(mapping, stream.label)
-    sightings = [seen for reading in readings for seen in finder.sightings(reading.progress.shard_id, reading.records)]
-    return _Found(
-        stream=stream,
-        shards=shards,
-        sightings=sightings,
-        at_end=bool(readings) and all(reading.at_end for reading in readings),
-        passed_until=max((r.passed_until for r in readings if r.passed_until is not None), default=None),
-        trimmed=any(reading.trimmed for reading in readings)
-        or any(not place.finished for name, place in known.items() if name not in {s.shard_id for s in listed}),
-        newest=max((_second(record) for reading in readings for record in reading.records), default=None),
-        calls=reader.calls + 1,
-        records=sum(len(reading.records) for reading in readings),
+    readings = ShardsReader(reader, limits).read(
+        [shard for shard in listed if shard.shard_id not in held], known, through
+    )
+    shards = [_sight(finder, reading) for reading in readings]
+    shards += [_scouted(finder, reader, limits, shard, known) for shard in listed if shard.shard_id in held]
+    records = [record for reading in readings for record in reading.records]
+    newest = max(map(_second, records), default=None)
+    return _Found(stream, through, shards, newest, reader.calls + 1, len(records))
+
+
+def _held(waiting: Sequence[Waiting]) -> set[str]:
+    """Return the shards that are not read on: with so much waiting, more would only make it more."""
+    not_lost = [change.shard_id for change in waiting if not change.state.lost]
+    return set(not_lost) if len(not_lost) >= MOST_WAITING else set()
+
+
+def _sight(finder: _Finder, reading: ShardReading) -> ShardSight:
+    passed = None
+    if reading.passed_until is not None and reading.records:
+        passed = Unread(_second(reading.records[-1]), reading.passed_until)
+    return ShardSight(
+        # A scout's place would be old where one is needed again.
+        replace(reading.progress, scout=None, scout_at=None),
+        finder.sightings(reading.progress.shard_id, reading.records),
+        at_end=reading.at_end,
+        trimmed=reading.trimmed,
+        passed=passed,
+    )
+
+
+def _scouted(
+    finder: _Finder, reader: StreamReader, limits: Limits, shard: Shard, known: Mapping[str, ShardProgress]
+) -> ShardSight:
+    place = known.get(shard.shard_id, ShardProgress(shard.shard_id, shard.parent_id))
+    seen = scout(reader, limits, shard, place)
+    return ShardSight(
+        seen.progress, at_end=seen.at_end, held=True, scouted=finder.sightings(shard.shard_id, seen.records)
     )
 
 
@@ -146,101 +189,48 @@ class _Finder:
         return rows
 
 
-def _sift(
-    connection: Connection, mapping: TableMapping, state: ProbeState, sightings: Sequence[Waiting]
-) -> list[Waiting]:
-    """Return what has not arrived in Aurora."""
-    # What waited for a target that the mapping has lost, or has given another key, waits no more.
+def _of_mapping(mapping: TableMapping, waiting: Sequence[Waiting]) -> list[Waiting]:
+    """Leave out what waited for a target that the mapping has lost, or has given another key."""
     lengths = {target.view_name: {0, len(target.primary_key)} for target in mapping.targets} | {NO_TARGET: {0}}
-    ours = [seen for seen in sightings if len(seen.key) in lengths.get(seen.target, ())]
-    if not ours:
-        return []
-    stored: dict[tuple[str, tuple[str, ...]], Position] = {}
-    for target in mapping.targets:
-        name = target.view_name
-        keys = sorted({seen.key for seen in ours if seen.target == name and seen.key})
-        stored |= {(name, key): at for key, at in probes.stored_positions(connection, target, keys).items()}
-    left = still_waiting(ours, stored, (), state.purged_through)
-    if not left:
-        return left
-    rows = {(change.target, change.key) for change in left}
-    candidates = [seen for seen in ours if (seen.target, seen.key) in rows]
-    rejected = probes.rejected_versions(connection, mapping.name, [seen.version for seen in candidates])
-    return still_waiting(candidates, stored, rejected, state.purged_through)
+    return [change for change in waiting if len(change.key) in lengths.get(change.target, ())]
 
 
-def _conclude(
-    state: ProbeState, found: _Found, waiting: Sequence[Waiting], now: datetime
-) -> tuple[Tick, list[ShardProgress]]:
-    """Return what the tick found, and the shards to go on from."""
-    last = state.last
-    unread_until = _latest(last and last.unread_until, found.passed_until, _relabelled_at(state, found.stream.label))
-    newest = _latest(last and last.newest_read, found.newest)
-    overlooked = _overlooked(state, found.stream.label, newest, unread_until, now)
-    whole = found.at_end and found.stream.enabled and not overlooked
-    shards = found.shards
-    if overlooked:  # an empty page was taken for an end, and it is not known of which shard
-        shards = [replace(shard, read_through=_known_through(state, shard)) for shard in shards]
-    tick = Tick(
+def _look_up(connection: Connection, mapping: TableMapping, state: ProbeState, changes: Sequence[Waiting]) -> Stored:
+    """Return what Aurora holds of these changes, all as of one moment."""
+    if not changes:
+        return Stored({}, (), state.purged_through)
+    positions: dict[Row, Position] = {}
+    with one_moment(connection):
+        for target in mapping.targets:
+            name = target.view_name
+            keys = sorted({change.key for change in changes if change.target == name and change.key})
+            positions |= {(name, key): at for key, at in probes.stored_positions(connection, target, keys).items()}
+        left = not_arrived(changes, Stored(positions, (), state.purged_through), state.proof, mapping.margin)
+        if not left:
+            return Stored(positions, (), state.purged_through)
+        rows = {change.row for change in left}
+        versions = [change.version for change in changes if change.row in rows]
+        return Stored(positions, *probes.set_aside(connection, mapping.name, versions))
+
+
+def _tick(concluded: Conclusion, found: _Found) -> Tick:
+    memory = concluded.memory
+    waiting = [change for change in memory.waiting if not change.state.lost]
+    return Tick(
         stream_label=found.stream.label,
-        ticked_at=now,
-        caught_up_through=caught_up(
-            last and last.caught_up_through,
-            read_through(shards),
-            waiting=waiting,
-            unread_until=unread_until,
-            now=now,
-        ),
-        unread_until=unread_until,
-        newest_read=newest,
-        hole_since=_hole(state, found, now) if waiting or not whole else None,
-        read_whole=whole,
+        ticked_at=memory.ticked_at or found.through,
+        caught_up_through=memory.caught_up_through,
+        settled_through=memory.settled_through,
+        read_through=memory.read_through,
+        settles_from=memory.settles_from,
+        table_id=memory.table_id,
+        newest_read=memory.newest_read,
+        read_whole=concluded.read_whole,
         waiting=len(waiting),
         oldest_waiting=waiting[0].since if waiting else None,
-        shards=sum(not shard.finished for shard in shards),
+        stuck=sum(change.state is State.STUCK for change in waiting),
+        lost=len(memory.waiting) - len(waiting),
+        shards=sum(not shard.finished for shard in memory.shards.values()),
         calls=found.calls,
         records=found.records,
     )
-    return tick, shards
-
-
-def _known_through(state: ProbeState, shard: ShardProgress) -> datetime | None:
-    known = state.shards.get(shard.shard_id)
-    return known.read_through if known else None
-
-
-def _relabelled_at(state: ProbeState, label: str) -> datetime | None:
-    """Return when the stream was made, if changes are known to have come from another one before.
-
-    That one may still be read by a Lambda, and this probe no longer does.
-    """
-    before = state.last.stream_label if state.last else state.applied_label
-    return None if before is None or before == label else label_time(label)
-
-
-def _hole(state: ProbeState, found: _Found, now: datetime) -> datetime | None:
-    """Return since when the stream has dropped changes unread, if it has.
-
-    What is behind them in their shard was applied or not: when nothing waits, the Lambda had come past them.
-    """
-    last = state.last
-    if last is None:
-        applied = state.applied_through
-        return applied - RETENTION if applied is not None and applied < now - RETENTION else None
-    if last.hole_since is not None or not found.trimmed:
-        return last.hole_since
-    return min(last.ticked_at, last.caught_up_through or last.ticked_at - RETENTION)
-
-
-def _overlooked(
-    state: ProbeState, label: str, newest: datetime | None, unread_until: datetime | None, now: datetime
-) -> bool:
-    """Whether the Lambda has applied a newer record than this probe has read: then it is not at the end."""
-    applied = state.applied_through
-    if applied is None or state.applied_label != label or applied < now - RETENTION + timedelta(hours=1):
-        return False
-    return (newest is None or newest < applied) and (unread_until is None or unread_until <= applied)
-
-
-def _latest(*times: datetime | None) -> datetime | None:
-    return max((time for time in times if time is not None), default=None)

@@ -6,7 +6,7 @@ like any other, so the ordering rule keeps it from undoing a newer change.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -160,7 +160,7 @@ class Settler:
                     outcome.settled.append(read.candidate.number)
                 else:
                     outcome.looks.append(_look(read, mark, compared))
-            self._settle_drift(connection, staging, drifted, unfit, outcome, last=last, now=now)
+            self._settle_drift(connection, staging, drifted, unfit, outcome, applied.behind, last=last, now=now)
             reconciliations.add_unfit(connection, self.run_id, unfit)
             reconciliations.add_settled(connection, self.run_id, outcome.drift, in_flight=outcome.in_flight)
             self.candidates.remove(connection, outcome.settled)
@@ -205,6 +205,7 @@ class Settler:
         drifted: Sequence[tuple[_Read, Compared]],
         unfit: set[str],
         outcome: _Outcome,
+        behind: Mapping[Key, Position],
         *,
         last: bool,
         now: datetime,
@@ -217,7 +218,7 @@ class Settler:
             unfit |= {item_digest(self.mapping, read.attributes) for read, _ in mendable if read.key in refused}
             again = compare.compare_keys(connection, self.target, staging, [read.candidate.key for read, _ in mendable])
             after |= {read.candidate.number: compared for (read, _), compared in zip(mendable, again, strict=True)}
-        kinds = self._kinds(connection, drifted)
+        kinds = self._kinds(connection, drifted, behind)
         for read, found in drifted:
             number, left = read.candidate.number, after[read.candidate.number]
             if item_digest(self.mapping, read.attributes) in unfit:
@@ -242,8 +243,13 @@ class Settler:
         from_when = _mendable_from(found, self.snapshot.margin)
         return self.repair and from_when is not None and now < from_when <= now + self.patience
 
-    def _kinds(self, connection: Connection, drifted: Sequence[tuple[_Read, Compared]]) -> dict[int, str]:
-        """Find out which of the different rows are stale: there is evidence that they hold an older state."""
+    def _kinds(
+        self, connection: Connection, drifted: Sequence[tuple[_Read, Compared]], behind: Mapping[Key, Position]
+    ) -> dict[int, str]:
+        """Find out which of the different rows are stale: there is evidence that they hold an older state.
+
+        `behind` are changes that the probe has seen not to arrive.
+        """
         different = [(read, found) for read, found in drifted if found.kind == "different" and found.as_of]
         waiting = rejects.waiting_of_items(
             connection, self.mapping.name, [(keys_digest(read.attributes), read.attributes) for read, _ in different]
@@ -254,7 +260,9 @@ class Settler:
                 continue
             behind_load = self.baseline is not None and found.as_of < self.baseline
             behind_reject = is_behind(found, self.target, waiting.get(index, ()))
-            if behind_load or behind_reject is not None:
+            missed = behind.get(read.key)
+            behind_stream = missed is not None and supersedes(missed, Position(found.as_of, found.version))
+            if behind_load or behind_stream or behind_reject is not None:
                 stale[read.candidate.number] = "stale"
         return stale
 

@@ -12,6 +12,7 @@ import pytest
 from pipeline.aurora.applied_through import applied_through, applied_to_keys
 from pipeline.aurora.connection import Connection, connect
 from pipeline.aurora.migrate import migrate
+from pipeline.core.ordering import Position
 from pipeline.mappings import load_mappings
 
 NOW = datetime(2026, 5, 14, 12, tzinfo=UTC)
@@ -25,18 +26,13 @@ def ago(minutes: float) -> datetime:
 
 @pytest.fixture
 def connection(database: str) -> Generator[Connection]:
-    """Key 1 was changed an hour ago and has not arrived; the one shard was read through a minute ago."""
+    """Key 1 was changed an hour ago and has not arrived; the stream was read through a minute ago."""
     with closing(connect(database, application_name="test")) as opened:
         migrate(opened, [m for m in load_mappings(Path(__file__).parents[2] / "tables") if m.name == "employees"])
         opened.execute(
-            "INSERT INTO replication.probes (table_name, stream_label, ticked_at, caught_up_through, read_whole,"
-            " waiting, shards, calls, records) VALUES ('employees', 'l', %s, %s, true, 1, 1, 1, 1)",
-            [ago(1), ago(60)],
-        )
-        opened.execute(
-            "INSERT INTO replication.probe_shards (table_name, stream_label, shard_id, read_through, finished)"
-            " VALUES ('employees', 'l', 'a', %s, false)",
-            [ago(1)],
+            "INSERT INTO replication.probes (table_name, stream_label, ticked_at, settled_through, read_through,"
+            " read_whole, waiting, shards, calls, records) VALUES ('employees', 'l', %s, %s, %s, true, 1, 1, 1, 1)",
+            [ago(1), ago(60), ago(1)],
         )
         opened.execute(
             "INSERT INTO replication.probe_waiting (table_name, target, key, version, as_of, since, shard_id)"
@@ -64,26 +60,15 @@ def test_a_key_is_decided_though_another_is_waited_for(connection: Connection) -
     assert through(connection) == [ago(60), ago(1)]
 
 
-def test_a_key_that_is_waited_for_has_arrived_where_the_shard_was_applied_a_margin_further(
-    connection: Connection,
+@pytest.mark.parametrize("state", ["stuck", "passed", "trimmed"])
+def test_a_key_whose_change_is_stuck_or_lost_is_decided_and_known_to_be_behind(
+    connection: Connection, state: str
 ) -> None:
-    applied(connection, 50)
+    connection.execute("UPDATE replication.probe_waiting SET state = %s", [state])
+    connection.execute("UPDATE replication.probes SET settled_through = read_through")
     assert through(connection) == [ago(1), ago(1)]
-    connection.execute("UPDATE replication.watermarks SET as_of = %s", [ago(56)])
-    assert through(connection) == [ago(60), ago(1)], "later, and not by a margin"
-    connection.execute("UPDATE replication.watermarks SET as_of = %s", [ago(2)])
-    connection.execute(
-        "INSERT INTO replication.probe_shards (table_name, stream_label, shard_id, read_through, finished)"
-        " VALUES ('employees', 'l', 'b', %s, false)",
-        [ago(3)],
-    )
-    assert through(connection) == [ago(60), ago(3)], "another shard's changes say nothing of this one's"
-
-
-@pytest.mark.parametrize("column", ["read_whole = false", "unread_until = '2026-05-14T00:00Z'"])
-def test_what_the_probe_has_not_read_withholds_more(connection: Connection, column: str) -> None:
-    connection.execute(f"UPDATE replication.probes SET {column}".encode())  # noqa: S608 - constants only
-    assert through(connection) == [ago(60), ago(60)]
+    known = applied_to_keys(connection, "employees", "public.Employees", KEYS, now=NOW, margin=MARGIN)
+    assert known.behind == {("1",): Position(ago(60), 7)}
 
 
 def test_a_probe_that_has_stopped_says_nothing(connection: Connection) -> None:

@@ -14,10 +14,12 @@ def test_how_far_a_table_is_caught_up_is_unknown_until_a_probe_has_proven_it(dat
     with connect(database, application_name="test") as connection:
         bookkeeping.install(connection)
         bookkeeping.register_table(connection, "employees", "Employees")
-        assert probes.caught_up_through(connection, "employees") is None
+        assert probes.read_tick(connection, "employees") is None
         connection.execute(
-            "INSERT INTO replication.probes (table_name, ticked_at, caught_up_through, read_whole, waiting, shards,"
-            " calls, records) VALUES ('employees', now(), %s, true, 0, 1, 2, 0)",
+            "INSERT INTO replication.probes (table_name, stream_label, ticked_at, caught_up_through, read_whole,"
+            " waiting, shards, calls, records) VALUES ('employees', '', now(), %s, true, 0, 1, 2, 0)",
             [THROUGH],
         )
-        assert probes.caught_up_through(connection, "employees") == THROUGH
+        tick = probes.read_tick(connection, "employees")
+        assert tick is not None
+        assert (tick.caught_up_through, tick.settled_through) == (THROUGH, None)

@@ -45,19 +45,23 @@ STATUS = TableStatus(
 )
 
 
-def seen(lag: float | None, *, rejects: int = 0, rows: int | None = None, problem: str = "") -> Look:
+def seen(lag: float | None, *, rejects: int = 0, rows: int | None = None, problem: str = "", lost: int = 0) -> Look:
     """A look at a table whose oldest change that has not arrived is so old; None: it could not be told."""
     now = datetime.fromtimestamp(START, UTC)
     tick = Tick(
         stream_label="",
         ticked_at=now,
         caught_up_through=now,
-        unread_until=None,
+        settled_through=now,
+        read_through=now,
+        settles_from=None,
+        table_id=None,
         newest_read=None,
-        hole_since=None,
         read_whole=lag is not None,
         waiting=3 if lag else 0,
         oldest_waiting=now - timedelta(seconds=lag) if lag else None,
+        stuck=0,
+        lost=lost,
         shards=1,
         calls=4,
         records=0,

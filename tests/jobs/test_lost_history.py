@@ -43,18 +43,16 @@ class World:
     def map(self, uuid: str = "esm-1", state: str = "Enabled", start: str = "TRIM_HORIZON") -> None:
         self.services.lambdas.add(self.services.stream.arn, uuid, state, start)
 
-    def probed(
-        self, *, through: datetime | None, waiting: datetime | None = None, hole: datetime | None = None
-    ) -> None:
+    def probed(self, *, through: datetime | None, waiting: datetime | None = None) -> None:
         """Make the bookkeeping say what a probe has found."""
         name, label = self.mapping.name, self.services.stream.label
         self.connection.execute("DELETE FROM replication.probe_waiting")
         self.connection.execute(
-            "INSERT INTO replication.probes (table_name, stream_label, ticked_at, caught_up_through, hole_since,"
-            " read_whole, waiting, oldest_waiting, shards, calls, records) VALUES (%s, %s, %s, %s, %s, true, 0, %s, 1,"
+            "INSERT INTO replication.probes (table_name, stream_label, ticked_at, caught_up_through,"
+            " read_whole, waiting, oldest_waiting, shards, calls, records) VALUES (%s, %s, %s, %s, true, 0, %s, 1,"
             " 1, 1) ON CONFLICT (table_name) DO UPDATE SET caught_up_through = excluded.caught_up_through,"
-            " hole_since = excluded.hole_since",
-            [name, label, self.now, through, hole, waiting],
+            " stream_label = excluded.stream_label",
+            [name, label, self.now, through, waiting],
         )
         if waiting is not None:
             self.connection.execute(
@@ -177,7 +175,7 @@ def test_a_mapping_made_anew_loses_what_it_does_not_start_from(world: World) -> 
     assert world.kinds() == [Kind.MAPPING_REMADE], "what was not applied two days ago the stream holds no more"
 
 
-def test_what_waits_is_told_before_it_is_dropped_and_after(world: World) -> None:
+def test_what_waits_is_told_before_it_is_dropped(world: World) -> None:
     waiting = world.now - timedelta(hours=17)
     world.probed(through=waiting, waiting=waiting)
     assert world.kinds() == []
@@ -186,19 +184,65 @@ def test_what_waits_is_told_before_it_is_dropped_and_after(world: World) -> None
     assert (finding.kind, finding.since) == (Kind.ABOUT_TO_BE_LOST, waiting)
     assert "the stream drops them at 2026-05-20 19:00:00 UTC" in finding.what
     world.now += 6 * HOUR
+    assert world.kinds() == [], "then the probe finds it lost"
+
+
+def test_what_the_probe_has_found_is_told_with_its_command(world: World) -> None:
+    for number, kind in enumerate(["gap", "passed", "stuck", "trimmed", "unread"]):
+        world.connection.execute(
+            "INSERT INTO replication.losses (table_name, kind, since, until, keys_kept) VALUES (%s, %s, %s, %s, %s)",
+            [world.mapping.name, kind, NOW - HOUR, NOW - number * HOUR / 10, kind in {"passed", "stuck", "trimmed"}],
+        )
+    findings = world.look().findings
+    assert [finding.kind for finding in findings] == [
+        Kind.GAP,
+        Kind.PASSED,
+        Kind.STUCK,
+        Kind.TRIMMED,
+        Kind.UNREAD,
+    ]
+    assert [finding.severity for finding in findings] == [Severity.ERROR] * 4 + [Severity.WARN]
+    assert [("are missing" in finding.what) for finding in findings] == [False, True, True, True, False]
+    assert all(
+        "`dynaurora catch-up employees --from 2026-05-20T10:55:00Z --to 2026-05-20T1" in f.remedy for f in findings
+    )
+    assert "the errors and the log of the table's Lambda function" in findings[2].remedy
+
+
+def test_a_command_is_long_enough_to_run_and_ends_where_no_load_cuts_it_short(world: World) -> None:
+    world.connection.execute(
+        "INSERT INTO replication.losses (table_name, kind, since, until) VALUES (%s, 'gap', %s, %s)",
+        [world.mapping.name, NOW, NOW],
+    )
+    assert "--from 2026-05-20T11:50:00Z --to 2026-05-20T12:05:00Z" in world.only().remedy
+    world.connection.execute(
+        "INSERT INTO replication.exports (table_name, kind, location, snapshot_time, as_of, item_count, file_count,"
+        " size_bytes, status) VALUES ('employees', 'full', 's3://b/f', %s, %s, 0, 0, 0, 'loaded')",
+        [NOW + timedelta(minutes=1), NOW],
+    )
+    assert "--from 2026-05-20T11:55:00Z --to 2026-05-20T12:16:00Z" in world.only().remedy
+
+
+def test_a_table_created_under_the_name_of_one_deleted_takes_a_load_and_a_reconciliation(world: World) -> None:
+    world.services.stream.more = {"TableId": "one"}
+    world.look()
+    world.services.stream.more = {"TableId": "two"}
+    world.services.stream.label = "2026-05-20T13:00:00.000"
+    world.map("esm-2")
     finding = world.only()
-    assert (finding.kind, finding.since) == (Kind.TRIMMED, waiting)
-    assert "--from 2026-05-19T18:55:00Z --to 2026-05-20T19:35:00Z" in finding.remedy
-    world.now += DAY
-    assert "--from 2026-05-19T18:55:00Z --to 2026-05-21T19:45:00Z" in world.only().remedy, "it grows while it lasts"
+    assert finding.kind == Kind.TABLE_RECREATED
+    assert "rows of the deleted one are still in Aurora" in finding.what
+    assert finding.remedy.startswith("run a full load, `dynaurora load employees`, then `dynaurora reconcile employees")
+    losses.note_caught_up(world.connection, "employees", NOW - 9 * DAY, NOW + 9 * DAY)
+    assert world.kinds() == [Kind.TABLE_RECREATED]
+
+
+def test_what_the_probe_has_found_of_a_new_stream_is_not_found_again(world: World) -> None:
+    world.look()
+    world.services.stream.label = "2026-05-20T13:00:00.000"
+    world.map("esm-2")
     world.probed(through=world.now)
-    assert world.kinds() == [Kind.TRIMMED], "what was applied since does not bring back what was lost"
-
-
-def test_what_was_dropped_while_no_probe_ran_begins_where_the_last_proof_ends(world: World) -> None:
-    world.probed(through=world.now - HOUR, waiting=world.now - HOUR, hole=world.now - 3 * DAY)
-    finding = world.only()
-    assert (finding.kind, finding.since) == (Kind.TRIMMED, NOW - 3 * DAY)
+    assert world.kinds() == []
 
 
 def test_objects_that_wait_where_batches_go_that_were_given_up(world: World) -> None:

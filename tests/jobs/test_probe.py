@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,57 +12,15 @@ import pytest
 
 from pipeline.aurora import probes, purge
 from pipeline.aurora.connection import Connection
-from pipeline.aurora.probes import Tick
 from pipeline.core.errors import TerminalError
+from pipeline.core.losses import Kind
 from pipeline.core.mapping import TableMapping
-from pipeline.core.probing import SETTLE
-from pipeline.jobs.probe import probe
-from pipeline.jobs.probe_shards import Limits
 from pipeline.jobs.replicate import ReplicationReport
 from pipeline.jobs.services import Services
 from tests.dynamodb.scripted_stream import ScriptedServices, ScriptedShard, ScriptedStream
+from tests.jobs.probe_world import World
 
 Apply = Callable[..., ReplicationReport]
-START = 1_778_753_000.0  # some minutes after the stream's label
-
-
-@dataclass
-class World:
-    """A table with a scripted stream, a made-up clock, and the probe on it."""
-
-    services: ScriptedServices
-    mapping: TableMapping
-    connection: Connection
-    stream: ScriptedStream
-    clock: float = START
-    limits: dict[str, Any] = field(default_factory=dict[str, Any])
-
-    def tick(self, after: float = 30.0) -> Tick:
-        self.clock += after
-        limits = Limits(1.0, monotonic=lambda: 0.0, sleep=lambda _: None, now=self.now, **self.limits)
-        return probe(self.services, self.mapping, limits=limits)
-
-    def now(self) -> datetime:
-        return datetime.fromtimestamp(self.clock, UTC)
-
-    def write(
-        self,
-        shard: str,
-        number: int,
-        event: str = "MODIFY",
-        *,
-        ago: float = 0.0,
-        **image: Any,  # noqa: ANN401 - attribute values
-    ) -> dict[str, Any]:
-        return self.stream.write(shard, number, self.clock - ago, event, **image)
-
-    @property
-    def through(self) -> datetime | None:
-        return probes.caught_up_through(self.connection, self.mapping.name)
-
-    @property
-    def settled(self) -> datetime:
-        return self.now() - SETTLE
 
 
 @pytest.fixture
@@ -124,9 +81,10 @@ def test_one_stuck_shard_of_many_is_named_while_the_others_go_on(world: World, a
 def test_changes_made_before_the_first_tick_are_read_too(world: World, apply: Apply) -> None:
     early = world.write("a", 1)
     world.stream.split("a", "b", "c")
-    apply(world.write("b", 2))
+    later = world.write("b", 2)
     assert world.tick(after=120).lag_seconds == 120
     apply(early)
+    apply(later)
     assert world.tick().lag_seconds == 0.0
     assert world.through == world.settled
 
@@ -266,37 +224,38 @@ def test_after_a_pause_beyond_retention_it_begins_at_the_oldest_record(world: Wo
     for number in range(5):
         apply(world.write("a", number))
     world.tick()
-    for number in range(5, 9):
+    for number in range(5, 7):
+        world.write("a", number)
+    world.clock += 100_000
+    for number in range(7, 9):
         world.write("a", number)
     world.stream.shards["a"].trimmed = 7
-    tick = world.tick(after=100_000)
+    tick = world.tick()
     assert (tick.records, tick.waiting) == (2, 2)
     assert "GetShardIterator TRIM_HORIZON" in world.stream.calls
 
 
-def test_a_shard_too_busy_to_read_is_passed_by_and_claims_wait_until_nothing_unread_can_come(
+def test_a_shard_too_busy_to_read_is_passed_by_and_that_is_said_until_something_covers_it(
     world: World, apply: Apply
 ) -> None:
-    world.limits = {"pages": 3}
     world.tick()
-    claimed = world.through
+    world.limits, world.clock = {"pages": 3}, world.clock + 6000
     for number in range(500):
         world.write("a", number, ago=5000 - number / 100)
-    tick = world.tick()
-    assert tick.read_whole
-    assert tick.unread_until == world.now()
-    unread = tick.unread_until
-    assert tick.waiting == 30
+    oldest = world.time(world.clock - 5000)
+    assert world.tick().read_whole
+    assert (world.kinds, world.losses[0].until) == ([Kind.UNREAD], world.now())
+    assert world.tick().waiting == 30
+    unread = world.losses[0].since
+    assert world.decided == oldest, "what was passed by may still be on its way"
     apply(*[world.stream.write("a", number, world.clock) for number in range(30)])
+    world.limits = {}
     world.tick()
-    assert world.through == claimed
-    day = timedelta(hours=24, minutes=59)
-    world.tick(after=day.total_seconds())
-    assert world.through == claimed
-    world.tick(after=120)
-    assert world.through == world.settled
-    assert unread is not None
-    assert world.settled > unread
+    assert world.decided == world.settled, "the replicator has come past it"
+    assert world.through == unread, "whether it was applied was not looked up"
+    world.catch_up()
+    world.tick()
+    assert (world.kinds, world.through) == ([], world.settled)
 
 
 def test_a_backlog_that_can_be_read_in_time_is_read(world: World, apply: Apply) -> None:
@@ -308,7 +267,7 @@ def test_a_backlog_that_can_be_read_in_time_is_read(world: World, apply: Apply) 
     ticks = [world.tick(after=1) for _ in range(4)]
     assert [tick.read_whole for tick in ticks] == [False, False, False, True]
     assert ticks[0].lag_seconds is None
-    assert ticks[-1].unread_until is None
+    assert world.kinds == []
     assert claimed != world.through == world.settled
 
 
@@ -335,18 +294,6 @@ def test_throttling_leaves_a_shard_for_the_next_tick_and_holds_the_claim(world: 
     assert world.through == claimed
     world.stream.shards["b"].throttled = False
     assert world.tick().read_whole
-    assert world.through == world.settled
-
-
-def test_a_stream_made_anew_withholds_claims_as_long_as_the_old_one_may_be_read(world: World) -> None:
-    world.tick()
-    claimed = world.through
-    world.stream.label = "2026-05-14T10:10:00.000"
-    world.stream.shards = {"z": ScriptedShard()}
-    tick = world.tick()
-    assert (tick.read_whole, tick.unread_until) == (True, datetime(2026, 5, 14, 10, 10, tzinfo=UTC))
-    assert world.through == claimed
-    world.tick(after=26 * 3600)
     assert world.through == world.settled
 
 
@@ -408,25 +355,3 @@ def test_a_table_without_a_stream_is_told_how_to_get_one(world: World) -> None:
     world.stream.label = ""
     with pytest.raises(TerminalError, match="it has none; enable it: `aws dynamodb update-table"):
         world.tick()
-
-
-def test_what_the_stream_dropped_unread_is_a_hole_as_long_as_others_wait(world: World, apply: Apply) -> None:
-    apply(world.write("a", 1))
-    world.tick()
-    claimed = world.through
-    world.write("a", 2)
-    late = world.write("a", 3)
-    world.stream.shards["a"].trimmed = 2
-    assert world.tick(after=80_000).hole_since == claimed
-    assert world.tick().hole_since == claimed
-    apply(late)
-    assert world.tick().hole_since is None
-
-
-def test_what_was_dropped_while_the_lambda_kept_up_is_no_hole(world: World, apply: Apply) -> None:
-    apply(world.write("a", 1))
-    world.tick()
-    apply(world.write("a", 2))
-    apply(world.write("a", 3))
-    world.stream.shards["a"].trimmed = 2
-    assert world.tick(after=80_000).hole_since is None

@@ -123,12 +123,12 @@ def replicated(source: Source, *records: dict[str, Any]) -> ReplicationReport:
 
 @dataclass
 class Probe:
-    """What the probe has proven: caught up through `through`, or through `behind` before now."""
+    """What the probe has proven: settled through `through`, or through `behind` before now."""
 
     through: datetime | None = None
     behind: timedelta | None = timedelta(0)
 
-    def caught_up_through(self, *_: object) -> datetime | None:
+    def settled_through(self, *_: object) -> datetime | None:
         if self.through is not None:
             return self.through
         return None if self.behind is None else datetime.now(UTC) - self.behind
@@ -138,5 +138,5 @@ class Probe:
 def probe(monkeypatch: pytest.MonkeyPatch) -> Probe:
     """A probe that finds everything applied, until a test says otherwise."""
     made = Probe()
-    monkeypatch.setattr("pipeline.aurora.applied_through.caught_up_through", made.caught_up_through)
+    monkeypatch.setattr("pipeline.aurora.applied_through.settled_through", made.settled_through)
     return made

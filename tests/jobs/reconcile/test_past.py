@@ -1,0 +1,39 @@
+"""Reconciling rows that a change explains which is stuck or lost: decided, called stale, and repaired."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from pipeline.aurora.connection import Connection
+from tests.jobs.conftest import view
+from tests.jobs.reconcile.conftest import Source, item
+
+
+@pytest.mark.parametrize(("state", "decided"), [("on_its_way", False), ("stuck", True), ("passed", True)])
+def test_a_row_explained_by_a_change_that_is_stuck_or_lost_is_stale_and_repaired(
+    source: Source, connection: Connection, state: str, decided: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.jobs.reconcile._Run._look_at_stream", lambda *_: None)  # pyright: ignore[reportUnknownLambdaType,reportUnknownArgumentType]
+    source.put(item(3, "newer"))
+    source.delete(5)
+    through = source.now - timedelta(seconds=600 if state == "on_its_way" else 0)
+    connection.execute(
+        "INSERT INTO replication.probes (table_name, stream_label, ticked_at, settled_through, read_through,"
+        " read_whole, waiting, shards, calls, records) VALUES ('employees', 'l', now(), %s, %s, true, 2, 1, 1, 1)",
+        [through, source.now],
+    )
+    for number in (3, 5):
+        connection.execute(
+            "INSERT INTO replication.probe_waiting (table_name, target, key, version, as_of, since, shard_id, state)"
+            " VALUES ('employees', 'public.Employees', %s, %s, %s, %s, 'a', %s)",
+            [[str(number)], number, through, through, state],
+        )
+    report = source.reconcile(repair=True)
+    if not decided:
+        assert (report.drift, report.undecided) == (0, 2)
+        return
+    assert (report.stale, report.extra, report.repaired, report.undecided) == (1, 1, 2, 0)
+    shown = view(connection)
+    assert (shown[3][0], 5 in shown) == ("newer", False)
