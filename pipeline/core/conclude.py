@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from pipeline.core.losses import RETENTION, Kind, Loss, Proof, merged, stream_changed
+from pipeline.core.losses import NOT_BY_CATCH_UP, RETENTION, Kind, Loss, Proof, merged, stream_changed
 from pipeline.core.ordering import label_time
 from pipeline.core.probing import (
     GONE_AFTER,
@@ -148,6 +148,8 @@ def conclude(memory: Memory, sight: Sight, now: datetime, rules: Rules) -> Concl
     settles_from = label_time(sight.stream_label) + rules.margin if changed else memory.settles_from
     settled = _settled_read(kept.read_through, sight, shards, settles_from, now, rules)
     claimed = earliest(shard.read_through for shard in frontier(shards.values())) or memory.caught_up_through
+    if any(loss.kind in NOT_BY_CATCH_UP for loss in losses):
+        claimed = None  # of what the table held before its stream began, nothing is known to be there
     on_way = [change.since for change in waiting if change.state is State.ON_ITS_WAY]
     missing = [*(change.since for change in waiting), *(loss.since for loss in losses)]
     after = Memory(
@@ -208,12 +210,20 @@ def _shards(memory: Memory, sight: Sight, now: datetime, rules: Rules) -> dict[s
         new = moved[name] or applied[name] != before[name].applied
         shards[name] = replace(
             one.progress,
+            read_through=_read_through(one, before[name]),
             applied=applied[name],
             moved_at=now if new else before[name].moved_at,
             still_ticks=0 if new else before[name].still_ticks + ended[name],
             unread=_unread(before[name].unread, one.passed, applied[name], now, rules),
         )
     return shards
+
+
+def _read_through(one: ShardSight, before: ShardProgress) -> datetime | None:
+    """Return through when a shard was read: one that is found closed has not taken what was written since."""
+    if not one.progress.finished or before.finished:
+        return one.progress.read_through
+    return _latest(before.read_through, *(change.as_of for change in one.sightings))
 
 
 def _moved(one: ShardSight, before: ShardProgress) -> bool:

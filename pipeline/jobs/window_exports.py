@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _LOOK_AGAIN_SECONDS = 15.0
 # The end of the recovery window is typically 5 minutes behind now (botocore: LatestRestorableDateTime).
 _LONGEST_WAIT = timedelta(minutes=30)
+# A range may end so far ahead of now, and is waited for: that of a loss found just now ends a margin later.
+_MOST_AHEAD = timedelta(minutes=20)
 # A stand-in for AWS, whose tables were made a minute ago, has no shortest window.
 _SHORTEST_LOCAL = timedelta(seconds=1)
 
@@ -50,7 +52,7 @@ def check_range(
             table=mapping.name,
             hint="begin earlier: what is applied already is not applied again",
         )
-    if asked.end > datetime.now(UTC):
+    if asked.end > datetime.now(UTC) + _MOST_AHEAD:
         raise ConfigurationError(f"{doing}: the range ends in the future", table=mapping.name, hint="end it at now")
     source = describe(services.dynamodb, mapping.table)
     problem = check_recovery(source)
@@ -91,7 +93,7 @@ def _wait_until_restorable(
     services: Services, mapping: TableMapping, asked: Window, source: SourceTable, say: Callable[[str], None]
 ) -> SourceTable:
     deadline = time.monotonic() + _LONGEST_WAIT.total_seconds()
-    while source.latest_restorable and source.latest_restorable < asked.end:
+    while (source.latest_restorable or datetime.now(UTC)) < asked.end:
         if time.monotonic() > deadline:
             raise TransientError(
                 f"catching up {asked}: point-in-time recovery has not come as far as its end",

@@ -179,6 +179,17 @@ def test_a_range_that_is_none_is_refused(run: Run) -> None:
         run(NOW - HOUR, NOW + HOUR)
 
 
+def test_a_range_that_ends_in_a_moment_is_waited_for(
+    past: PastTable, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As that of a loss does which was found just now."""
+    monkeypatch.setattr("pipeline.jobs.window_exports._LOOK_AGAIN_SECONDS", 0.2)
+    end = datetime.now(UTC) + timedelta(seconds=2)
+    run(end - HOUR, end)
+    assert datetime.now(UTC) >= end.replace(microsecond=0)
+    assert past.requested
+
+
 def test_a_change_lost_in_the_last_minutes_before_a_cut(
     past: PastTable, run: Run, apply: Apply, connection: Connection
 ) -> None:

@@ -93,10 +93,8 @@ def test_a_shard_that_ended_holds_the_claim_until_its_successors_are_listed(worl
     world.tick()
     claimed = world.settled
     world.stream.split("a")
-    ended = world.tick()
-    assert ended.read_whole
-    assert world.through == world.settled
-    claimed = world.settled
+    assert world.tick().read_whole
+    assert world.through == claimed, "nobody knows when it ended"
     world.tick()
     assert world.through == claimed, "its successor must have been written to since"
     world.stream.shards["b"] = ScriptedShard(parent="a")
@@ -111,11 +109,10 @@ def test_a_disabled_stream_says_nothing_of_what_is_written_since(world: World) -
     world.tick()
     world.stream.split("a")
     world.stream.enabled = False
-    assert world.tick().lag_seconds is None
     claimed = world.through
-    assert claimed == world.settled
-    assert world.tick().lag_seconds is None
-    assert world.through == claimed
+    for _ in range(2):
+        assert world.tick().lag_seconds is None
+        assert world.through == claimed
 
 
 def test_an_empty_page_is_not_the_end(world: World) -> None:

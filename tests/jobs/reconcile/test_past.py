@@ -18,7 +18,7 @@ def test_a_row_explained_by_a_change_that_is_stuck_or_lost_is_stale_and_repaired
     monkeypatch.setattr("pipeline.jobs.reconcile._Run._look_at_stream", lambda *_: None)  # pyright: ignore[reportUnknownLambdaType,reportUnknownArgumentType]
     source.put(item(3, "newer"))
     source.delete(5)
-    through = source.now - timedelta(seconds=600 if state == "on_its_way" else 0)
+    through = source.now - timedelta(seconds=200 if state == "on_its_way" else 0)
     connection.execute(
         "INSERT INTO replication.probes (table_name, stream_label, ticked_at, settled_through, read_through,"
         " read_whole, waiting, shards, calls, records) VALUES ('employees', 'l', now(), %s, %s, true, 2, 1, 1, 1)",
