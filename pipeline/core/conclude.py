@@ -308,11 +308,13 @@ def _gaps(memory: Memory, sight: Sight, now: datetime) -> list[Loss]:
     known = sight.loaded and max([sight.loaded, sight.proof.reconciled or sight.loaded])
     if memory.stream_label is None:
         return [*gaps, Loss(Kind.GAP, known, held)] if known is not None and known < held else gaps
-    if memory.stream_label != sight.stream_label or not sight.stream_enabled:
+    if memory.stream_label != sight.stream_label:
         return gaps
     parents = {one.progress.parent_id for one in sight.shards}
     seen = {one.progress.shard_id: one for one in sight.shards}
     for place in frontier(memory.shards.values()):
+        if place.finished and not sight.stream_enabled:
+            continue  # nothing is behind it
         since = place.read_through or memory.caught_up_through or known
         followed = place.finished and place.shard_id in parents  # by shards that may have lost some already
         if since is not None and since < held and (followed or _lost_place(place, seen.get(place.shard_id))):

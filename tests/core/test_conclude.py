@@ -1,0 +1,73 @@
+"""What a tick may not claim: cases that generated histories of operations found (`tests.stress.operations`)."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from pipeline.core.conclude import Memory, Rules, ShardSight, Sight, conclude
+from pipeline.core.losses import Kind, Loss, Proof
+from pipeline.core.probing import ShardProgress, Stored, Waiting
+
+NOW = datetime(2026, 3, 4, 12, 0, 0, tzinfo=UTC)
+SETTLE = timedelta(seconds=15)
+LABEL = "2026-03-01T08:00:00.000"
+RULES = Rules(timedelta(minutes=5))
+NOTHING = Stored({})
+
+
+def tick(memory: Memory, now: datetime, *shards: ShardSight, on: bool = True, proof: Proof | None = None) -> Memory:
+    sight = Sight(LABEL, now - SETTLE, shards, NOTHING, stream_enabled=on, proof=proof or Proof())
+    return conclude(memory, sight, now, RULES).memory
+
+
+def shard(
+    through: datetime, *, finished: bool = False, trimmed: bool = False, sightings: tuple[Waiting, ...] = ()
+) -> ShardSight:
+    place = ShardProgress("s1", None, sequence_number="7", read_through=through, finished=finished)
+    return ShardSight(place, sightings, at_end=True, trimmed=trimmed)
+
+
+def before(through: datetime) -> Memory:
+    return tick(Memory(), through + SETTLE, shard(through))
+
+
+def test_a_stream_that_was_turned_off_is_claimed_no_further_than_it_was_seen_on() -> None:
+    seen_on = NOW - timedelta(hours=8)
+    memory = tick(before(seen_on), NOW, shard(NOW - SETTLE, finished=True), on=False)
+    assert memory.caught_up_through == seen_on
+
+
+def test_of_a_closed_shard_the_newest_record_counts() -> None:
+    made = NOW - timedelta(hours=3)
+    found = Waiting("public.Orders", ("1",), 5, made, made, "s1")
+    memory = tick(
+        before(NOW - timedelta(hours=8)), NOW, shard(NOW - SETTLE, finished=True, sightings=(found,)), on=False
+    )
+    assert memory.shards["s1"].read_through == made
+
+
+def test_a_closed_shard_holds_the_claim_back_only_until_its_successor_is_listed() -> None:
+    memory = tick(before(NOW - timedelta(minutes=1)), NOW, shard(NOW - SETTLE, finished=True))
+    child = ShardSight(ShardProgress("s2", "s1", read_through=NOW + timedelta(seconds=15)), at_end=True)
+    closed = ShardSight(memory.shards["s1"], at_end=True)
+    assert tick(memory, NOW + 2 * SETTLE, closed, child).caught_up_through == NOW + SETTLE
+
+
+def test_what_a_stream_that_is_off_has_dropped_is_a_gap_too() -> None:
+    restored = before(NOW - timedelta(days=2))
+    memory = tick(restored, NOW, shard(NOW - SETTLE, finished=True, trimmed=True), on=False)
+    assert [(loss.kind, loss.since) for loss in memory.losses] == [(Kind.GAP, NOW - timedelta(days=2))]
+    assert memory.caught_up_through == NOW - timedelta(days=2)
+
+
+def test_a_stream_that_has_been_off_for_days_is_no_gap_of_its_own() -> None:
+    memory = tick(before(NOW - timedelta(days=3)), NOW - timedelta(days=3), shard(NOW, finished=True), on=False)
+    assert not tick(memory, NOW, on=False).losses
+
+
+def test_of_another_table_nothing_is_claimed_until_a_reconciliation_has_shown_it() -> None:
+    switched = Memory(losses=[Loss(Kind.REPOINTED, NOW, NOW)])
+    memory = tick(switched, NOW + timedelta(minutes=1), shard(NOW))
+    assert memory.caught_up_through is None
+    shown = tick(memory, NOW + timedelta(hours=1), shard(NOW + timedelta(hours=1)), proof=Proof.of((), NOW))
+    assert shown.caught_up_through == NOW + timedelta(hours=1)
