@@ -4,24 +4,22 @@ Invariant: until its swap commits, nothing that a reader or a writer can see has
 newest of what the export and the old table held, tombstones included, by the one ordering rule (`apply.on_conflict`).
 Every step can be killed and taken up again: what was done is read from the database, and a step is one transaction.
 
-The swap is the only moment that others notice. It locks writers out (SHARE ROW EXCLUSIVE), carries over the few rows
-they wrote since the pass before, then locks readers out too, view first as they do, and renames. Writers that waited
-find the new table under the old name: PostgreSQL plans their prepared statement anew once it has the lock. A purge
-takes the same lock (see `purge`), so it is wholly before the swap, which then refuses a snapshot it has passed, or
-after it.
+The swap is the only moment that others notice. It waits until nobody holds the table for long (`lock_holders`), locks
+writers out (SHARE ROW EXCLUSIVE), carries over the few rows they wrote since the pass before, then locks readers out
+too, view first as they do, and renames. Writers that waited find the new table under the old name: PostgreSQL plans
+their prepared statement anew once it has the lock. A purge takes the same lock (see `purge`), so it is wholly before
+the swap, which then refuses a snapshot it has passed, or after it.
 """
 
 from __future__ import annotations
 
-import threading
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import psycopg
 from psycopg import sql
 
-from pipeline.aurora import apply, belongings, catalog, loads, tables
+from pipeline.aurora import apply, belongings, catalog, loads, lock_holders, tables
 from pipeline.aurora.errors import translating
 from pipeline.aurora.load_lead import wait_for_files
 from pipeline.aurora.ordering_sql import supersedes
@@ -30,7 +28,8 @@ from pipeline.core.errors import TerminalError, TransientError, UnreachableError
 from pipeline.core.mapping import AS_OF, STORAGE_SCHEMA, VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    import threading
+    from collections.abc import Callable, Iterable, Sequence
     from datetime import datetime
 
     from pipeline.aurora.connection import Connection
@@ -38,12 +37,13 @@ if TYPE_CHECKING:
 
 KEY_MEMORY = "256MB"
 KEY_WORKERS = 2
-# A pass without lock is followed by another until one is this short: the pass under lock is then shorter still.
-SHORT_PASS_SECONDS = 1.0
+# A pass without lock is followed by another until one has taken so few rows: the pass under lock takes fewer still.
+FEW_ROWS = 5_000
 LOCK_WAIT_SECONDS = 2.0
-ATTEMPTS = 30
-PAUSE_SECONDS = 2.0
-_MOST_PASSES = 5
+# An attempt keeps others waiting for 4 s at most; looking whether the table is free, for a quarter of an hour, nobody.
+ATTEMPTS = 5
+LOOKS = 450
+_MOST_PASSES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,47 +205,72 @@ def _count_overtaken(connection: Connection, build: Build, rows: int) -> None:
     )
 
 
-def bring_over(connection: Connection, build: Build) -> str:
-    """Bring the storage table's rows over without any lock, in passes, until one is short.
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """How much of the storage table a build has: all that a pass has seen, so all but what was committed since.
 
-    Returns the transaction id from which on rows may have been written since.
+    A row's xmin is the transaction that wrote it. Those of transactions below `since` were all seen. Of later ones
+    table `_noted` has each that a pass has seen a row of: it had been committed, and with it all that it wrote. So one
+    transaction that stays open, however long, makes no pass look again at what others wrote meanwhile; nor do
+    subtransactions go amiss, which a snapshot (pg_current_snapshot) does not list.
     """
-    since: str | None = None
+
+    since: str
+    rows: int
+    """Rows that the last pass took."""
+
+
+def bring_over(connection: Connection, build: Build, brought: Brought | None = None) -> Brought:
+    """Bring the storage table's rows over without any lock, in passes, until one takes few.
+
+    `brought` is what an earlier call returned, on this connection; the rows taken then are not looked at again.
+    """
+    if brought is None:
+        with translating("noting what is brought over", table=build.table_name):
+            connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(_noted(build)))
+            connection.execute(sql.SQL("CREATE TEMP TABLE {} (xid xid)").format(_noted(build)))
     for _ in range(_MOST_PASSES):
-        with translating("bringing rows over", table=build.table_name):
-            row = connection.execute("SELECT pg_snapshot_xmin(pg_current_snapshot())::text").fetchone()
-            started = time.monotonic()
-            with connection.transaction():
-                _pass(connection, build, since)
-        since = row[0] if row else "0"
-        if time.monotonic() - started < SHORT_PASS_SECONDS:
+        with translating("bringing rows over", table=build.table_name), connection.transaction():
+            brought = _pass(connection, build, brought)
+        if brought.rows <= FEW_ROWS:
             break
-    return since or "0"
+    assert brought is not None  # noqa: S101 - there is a first pass
+    return brought
 
 
-def _pass(connection: Connection, build: Build, since: str | None) -> None:
-    """Take every stored row, or those written since a transaction id, where the rule prefers it to the build's.
+def _noted(build: Build) -> sql.Identifier:
+    return sql.Identifier("pg_temp", f"{build.name}_noted")
 
-    A row's xmin is the transaction that wrote it. One that had not ended when `since` was read as the oldest still
-    running is not below it. Row ids wrap around; `age` compares them, and errs towards taking a row once more.
+
+def _pass(connection: Connection, build: Build, brought: Brought | None) -> Brought:
+    """Take every stored row that was not brought yet, where the rule prefers it to the build's; one statement.
+
+    Row ids wrap around; `age` compares them, and errs towards taking a row once more.
     """
     names = tables.identifiers(tables.all_columns(build.target))
     key = tables.identifiers(build.target.primary_key)
-    written_since = sql.SQL("WHERE age(s.xmin) <= age({}::xid8::xid)").format(sql.Literal(since))
+    since = sql.Literal(brought.since if brought else "0")
+    new = sql.SQL(
+        "WHERE age(s.xmin) <= age({since}::xid8::xid) AND NOT EXISTS (SELECT FROM {noted} AS n WHERE n.xid = s.xmin)"
+    ).format(since=since, noted=_noted(build))
     row = connection.execute(
         sql.SQL(
-            "WITH candidate AS MATERIALIZED (SELECT {names} FROM {storage} AS s {written_since}),"
+            # No table may have a column that is named like the system's, so `xmin` is free.
+            "WITH candidate AS MATERIALIZED (SELECT s.xmin, {names} FROM {storage} AS s {new}),"
             " overtaken AS (SELECT count(*) AS n FROM candidate AS c JOIN {build} AS b USING ({key})"
             " WHERE b.{version} IS NULL AND b.{as_of} = {snapshot} AND {supersedes}),"
             " moved AS (INSERT INTO {build} AS stored ({names}) SELECT {names} FROM candidate ORDER BY {key}"
-            " {on_conflict})"
-            " SELECT n FROM overtaken"
+            " {on_conflict}),"
+            " noted AS (INSERT INTO {noted} SELECT DISTINCT xmin FROM candidate"
+            " WHERE age(xmin) <= age(pg_snapshot_xmin(pg_current_snapshot())::xid))"
+            " SELECT n, (SELECT count(*) FROM candidate), pg_snapshot_xmin(pg_current_snapshot())::text FROM overtaken"
         ).format(
             names=names,
             key=key,
             storage=tables.storage(build.target),
             build=build.identifier,
-            written_since=written_since if since is not None else sql.SQL(""),
+            noted=_noted(build),
+            new=new if brought else sql.SQL(""),
             version=sql.Identifier(VERSION),
             as_of=sql.Identifier(AS_OF),
             snapshot=sql.Literal(build.as_of),
@@ -253,35 +278,47 @@ def _pass(connection: Connection, build: Build, since: str | None) -> None:
             on_conflict=apply.on_conflict(build.target),
         )
     ).fetchone()
-    if row and row[0]:
-        _count_overtaken(connection, build, row[0])
+    overtaken, rows, oldest_running = row or (0, 0, "0")
+    if overtaken:
+        _count_overtaken(connection, build, overtaken)
+    return Brought(oldest_running, rows)
 
 
-def swap(connection: Connection, build: Build, since: str, *, stopped: threading.Event) -> None:
-    """Put the build in its storage table's place, in one short transaction, tried again while others hold the table.
+def swap(
+    connection: Connection,
+    build: Build,
+    brought: Brought,
+    *,
+    stopped: threading.Event,
+    tell: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Put the build in its storage table's place, in one short transaction, once nobody holds the table for long.
 
-    `since` is what `bring_over` returned; setting `stopped` ends the attempts. Raises TerminalError when tombstones
-    were purged as far as the snapshot, or when the storage table has become what a swap would damage; TransientError
-    when the lock cannot be had.
+    `brought` is what `bring_over` returned; setting `stopped` ends it. It tells whom it waits for, and tries once all
+    the same where that does not end. Raises TerminalError when tombstones were purged as far as the snapshot, or when
+    the storage table has become what a swap would damage; TransientError when the lock cannot be had.
     """
+    relations = [tables.storage(build.target), tables.view(build.target)]
     for attempt in range(1, ATTEMPTS + 1):
+        held = lock_holders.wait_until_free(
+            connection, relations, pause=lambda: stopped.wait(LOCK_WAIT_SECONDS), looks=LOOKS, tell=tell
+        )
+        if stopped.is_set():
+            break
+        # What was written while others were waited for is not left to the pass under the lock.
+        brought = bring_over(connection, build, brought)
         try:
-            _swap(connection, build, since)
+            return _swap(connection, build, brought)
         except UnreachableError:
             raise
         except TransientError as error:
-            if attempt == ATTEMPTS or stopped.wait(PAUSE_SECONDS):
-                raise TransientError(
-                    f"{error.message}, {attempt} times over",
-                    table=build.table_name,
-                    hint="someone holds the table, such as a long transaction that has read it; run the load again"
-                    " when it has ended (pg_stat_activity shows it); what is loaded stays loaded",
-                ) from None
-        else:
-            return
+            if held or attempt == ATTEMPTS:
+                held = lock_holders.holders(connection, relations)
+                raise TransientError(error.message, table=build.table_name, hint=lock_holders.way_out(held)) from None
+    raise TransientError("putting the loaded table in place: it was stopped", table=build.table_name)
 
 
-def _swap(connection: Connection, build: Build, since: str) -> None:
+def _swap(connection: Connection, build: Build, brought: Brought) -> None:
     target = build.target
     with translating("putting the loaded table in place", table=build.table_name), connection.transaction():
         connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(int(LOCK_WAIT_SECONDS * 1000))))
@@ -294,7 +331,7 @@ def _swap(connection: Connection, build: Build, since: str) -> None:
                 table=build.table_name,
                 hint="run the load again; it will then merge",
             )
-        _pass(connection, build, since)
+        _pass(connection, build, brought)
         connection.execute(sql.SQL("; ").join(_replacement(connection, build)))
 
 

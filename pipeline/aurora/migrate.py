@@ -1,7 +1,8 @@
 """Brings the database to the mappings, a step at a time, without standing in anyone's way.
 
-Invariant: each step is one transaction, and none waits for a lock longer than LOCK_WAIT_SECONDS: whoever waits for
-an exclusive lock makes everyone behind it wait, the replicator too. One migration runs at a time.
+Invariant: each step is one transaction, and none waits for a lock longer than LOCK_WAIT_SECONDS, nor before it is clear
+that nobody holds the table for longer: whoever waits for an exclusive lock makes everyone behind it wait, the
+replicator too. One migration runs at a time.
 """
 
 from __future__ import annotations
@@ -13,20 +14,21 @@ from typing import TYPE_CHECKING
 import psycopg
 from psycopg import sql
 
-from pipeline.aurora import bookkeeping
+from pipeline.aurora import bookkeeping, lock_holders, tables
 from pipeline.aurora.errors import translating
 from pipeline.aurora.plan import Plan, Step, plan
 from pipeline.core.errors import TerminalError, TransientError, UnreachableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable
+    from collections.abc import Callable, Generator, Iterable, Sequence
 
     from pipeline.aurora.connection import Connection
     from pipeline.core.mapping import TableMapping
 
 LOCK_WAIT_SECONDS = 1.0
-_ATTEMPTS = 20
-_PAUSE_SECONDS = 0.5
+_ATTEMPTS = 5
+# So often it is looked whether the table is free, each LOCK_WAIT_SECONDS.
+_LOOKS = 60
 _OTHER_MIGRATION_SECONDS = 120
 # The key that `bookkeeping.install` takes for its transaction: a session may take a lock it has once more.
 _LOCK_KEY = "hashtext('dynaurora.migrate')"
@@ -44,12 +46,17 @@ def migrate(
     What was done stays done when a later step fails; run it again to go on. Raises TransientError when a lock
     cannot be had, or another migration does not end.
     """
+    mappings = tuple(mappings)
+    relations = {
+        mapping.name: [name for target in mapping.tables for name in (tables.storage(target), tables.view(target))]
+        for mapping in mappings
+    }
     with _alone(connection):
         planned = plan(connection, mappings)
         for step in planned.steps:
             progress(step)
             if step.mapping:
-                _apply(connection, step, sleep)
+                _apply(connection, step, relations[step.mapping], sleep)
             else:
                 bookkeeping.install(connection)
     return planned
@@ -70,27 +77,24 @@ def _alone(connection: Connection) -> Generator[None]:
             connection.execute(f"SELECT pg_advisory_unlock({_LOCK_KEY})".encode())
 
 
-def _apply(connection: Connection, step: Step, sleep: Callable[[float], None]) -> None:
+def _apply(
+    connection: Connection, step: Step, relations: Sequence[sql.Identifier], sleep: Callable[[float], None]
+) -> None:
     for attempt in range(1, _ATTEMPTS + 1):
+        held = lock_holders.wait_until_free(connection, relations, pause=lambda: sleep(LOCK_WAIT_SECONDS), looks=_LOOKS)
         try:
             with translating(f"migrating: {step.what}", table=step.mapping), connection.transaction():
                 connection.execute(
                     sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(int(LOCK_WAIT_SECONDS * 1000)))
                 )
-                _execute(connection, step)
+                return _execute(connection, step)
         except UnreachableError:
             raise
         except TransientError as error:
-            if attempt == _ATTEMPTS:
-                raise TransientError(
-                    f"{error.message}, {_ATTEMPTS} times over",
-                    table=step.mapping,
-                    hint="someone holds the table, such as a long transaction that has read it; run this again when it"
-                    " has ended (pg_stat_activity shows it); what was done stays done",
-                ) from None
-            sleep(_PAUSE_SECONDS)
-        else:
-            return
+            if held or attempt == _ATTEMPTS:
+                held = lock_holders.holders(connection, relations)
+                raise TransientError(error.message, table=step.mapping, hint=lock_holders.way_out(held)) from None
+    raise AssertionError  # pragma: no cover - the last attempt returns or raises
 
 
 def _execute(connection: Connection, step: Step) -> None:

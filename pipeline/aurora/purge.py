@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pipeline.core.mapping import Target
 
 CHUNK_ROWS = 5_000
-LOCK_TIMEOUT = "2s"
+LOCK_SECONDS = 2.0
 # Of a chunk that is refused so many are tried, halving, under one lock; each one kept costs a dozen statements.
 _HALVED_ROWS = 200
 _PASSED_OVER = "a trigger or rule passes their delete over"
@@ -66,7 +66,7 @@ def purge_chunk(
     kept = kept or Kept()
     noted = Kept()
     with translating("purging tombstones", table=mapping_name), connection.transaction():
-        connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(LOCK_TIMEOUT)))
+        connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(int(LOCK_SECONDS * 1000))))
         connection.execute(sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(tables.storage(target)))
         _refuse_hidden(connection, target, mapping_name)
         marked = connection.execute(

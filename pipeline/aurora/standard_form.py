@@ -79,8 +79,8 @@ SELECT 'column ' || quote_ident(a.attname) || ' has settings or grants of its ow
  WHERE a.attidentity <> '' OR a.attgenerated <> '' OR a.attacl IS NOT NULL OR a.attoptions IS NOT NULL
     OR COALESCE(a.attstattarget, -1) <> -1
 UNION ALL
-SELECT 'it is published' FROM t
- WHERE EXISTS (SELECT FROM pg_publication_tables WHERE schemaname = %(schema)s AND tablename = %(storage)s)
+SELECT 'it is published by ' || string_agg(quote_ident(pubname), ', ') || ', and subscribers would miss its new rows'
+  FROM pg_publication_tables WHERE schemaname = %(schema)s AND tablename = %(storage)s HAVING count(*) > 0
 UNION ALL
 SELECT 'it has a security label' FROM t
  WHERE EXISTS (SELECT FROM pg_seclabel WHERE classoid = 'pg_class'::regclass AND objoid = t.oid)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from pipeline.commands import snapshots
@@ -58,7 +59,9 @@ def _load(
 
         def tell(progress: LoadProgress) -> None:
             files = f"items, {progress.files_done}/{progress.files} files, {progress.rows_per_second:,.0f}/s"
-            shown.update(task, total=progress.rows, completed=progress.rows_done, files=files)
+            done = progress.files_done == progress.files
+            doing = progress.phase if done else files
+            shown.update(task, total=progress.rows, completed=progress.rows_done, files=escape(doing))
 
         return load(
             session.services,
@@ -80,6 +83,8 @@ def _lines(report: LoadReport) -> list[str]:
         f"  {report.applied} rows taken, {report.stale} set aside because Aurora already had something newer",
         f"  snapshot of {report.snapshot_time:%Y-%m-%d %H:%M:%S} UTC, counted as {report.as_of:%H:%M:%S}",
     ]
+    if report.merged_because:
+        lines.append(f"  merged, and not built aside and swapped in: {'; '.join(report.merged_because)}")
     if report.ignored:
         lines.append(f"  {report.ignored} items left out, because they match no target and the mapping ignores those")
     if report.rejected:

@@ -77,6 +77,8 @@ class LoadReport:
     """`merge`, or `aside` when the tables were built aside and swapped in."""
     ignored: int = 0
     """Items that match no target, where the mapping says to leave those out."""
+    merged_because: tuple[str, ...] = ()
+    """Why a first load of this size was merged, which takes several times as long: what a swap would have lost."""
 
     @property
     def rows(self) -> int:
@@ -119,7 +121,10 @@ def load(
         loads.notice_lost_client(connection)
         loads.lock_table(connection, mapping.name)
         locked.enter_context(export_requests.ending(connection, mapping.name, manifest.export_arn))
-        aside = manifest.item_count >= aside_from and _may_be_built_aside(connection, mapping)
+        barred: tuple[str, ...] = ()
+        if aside := manifest.item_count >= aside_from and _is_first(connection, mapping):
+            barred = _bars(connection, mapping)
+            aside = not barred
         record = _begin(connection, mapping, manifest, position, "aside" if aside else "merge")
         if record.reshaped:
             build_aside.discard(connection, [record.id], mapping.name, strategy=record.strategy)
@@ -145,16 +150,27 @@ def load(
         already_loaded=record.status == "loaded",
         strategy=run.strategy,
         ignored=counts.ignored,
+        merged_because=barred if run.strategy == "merge" else (),
     )
 
 
 def _may_be_built_aside(connection: Connection, mapping: TableMapping) -> bool:
+    return _is_first(connection, mapping) and not _bars(connection, mapping)
+
+
+def _is_first(connection: Connection, mapping: TableMapping) -> bool:
     """Only a first load: later ones meet full tables, which bringing over would copy whole."""
     if loads.loaded_before(connection, mapping.name):
         return False
-    if any(target.children for target in mapping.targets):
-        return False  # what is built aside has no row that decides for its children
-    return not any(beyond_standard(connection, target) for target in mapping.targets)
+    # What is built aside has no row that decides for its children.
+    return not any(target.children for target in mapping.targets)
+
+
+def _bars(connection: Connection, mapping: TableMapping) -> tuple[str, ...]:
+    """Say what of the storage tables would be lost by a swap, so that even a first load merges."""
+    return tuple(
+        f"{target.view_name}: {why}" for target in mapping.targets for why in beyond_standard(connection, target)
+    )
 
 
 def _begin(
@@ -259,8 +275,11 @@ class _Run:
                 raise _CannotBeBuiltAsideError from None
 
         def swap(stop: threading.Event) -> None:
-            since = build_aside.bring_over(self.connection, build)
-            build_aside.swap(self.connection, build, since, stopped=stop)
+            brought = build_aside.bring_over(self.connection, build)
+            build_aside.swap(self.connection, build, brought, stopped=stop, tell=waiting)
+
+        def waiting(who: str) -> None:
+            progress.tell(f"putting {name} in place, once {who} has let go of it")
 
         progress.tell(f"building the primary key of {name}")
         telling(progress, self.connection, key)

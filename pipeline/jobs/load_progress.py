@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pipeline.dynamodb.manifest import ExportFile, ExportManifest
 
 TELL_SECONDS = 0.5
+COPYING = "copying"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class LoadProgress:
     seconds: float
     rows_per_second: float
     seconds_left: float | None
-    phase: str = "copying"
+    phase: str = COPYING
     """What is being done, in words: copying; for tables built aside then keys and swap."""
 
 
@@ -44,7 +45,7 @@ class Progress:
         waiting: Sequence[ExportFile],
         on_progress: Callable[[LoadProgress], None] | None,
     ) -> None:
-        self.phase = "copying"
+        self.phase = COPYING
         self.files_loaded = 0
         """By this run."""
         self._tell = on_progress

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from pipeline.aurora import loads, purge, reconciliations, remains
+from pipeline.aurora import loads, lock_holders, purge, reconciliations, remains, tables
 from pipeline.core.errors import ConfigurationError, TerminalError, TransientError, UnreachableError
 from pipeline.core.windows import RECOVERY
 
@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from pipeline.core.mapping import TableMapping, Target
 
 DEFAULT_RETENTION = timedelta(days=30)
-_ATTEMPTS = 20
+_ATTEMPTS = 5
+# A chunk that found the table held looks so often, each lock timeout, whether it is free, before it queues again.
+_LOOKS = 30
 # Between two chunks, so that writers who waited for the lock come through.
 _PAUSE_SECONDS = 0.02
 
@@ -127,15 +129,22 @@ def _chunks(
 def _chunk(
     connection: Connection, target: Target, table_name: str, through: datetime, rows: int, kept: purge.Kept
 ) -> int:
+    """Purge a chunk; who waits for its lock keeps writers waiting, so after a first try it waits without queueing."""
+    storage = [tables.storage(target)]
+    held: list[lock_holders.Holder] = []
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             return purge.purge_chunk(connection, target, table_name, through, rows=rows, kept=kept)
         except UnreachableError:
             raise
-        except TransientError:
-            if attempt == _ATTEMPTS:
-                raise
+        except TransientError as error:
+            if held or attempt == _ATTEMPTS:
+                held = lock_holders.holders(connection, storage, only_writers=True)
+                raise TransientError(error.message, table=table_name, hint=lock_holders.way_out(held)) from None
             time.sleep(random.uniform(0.1, 1.0))  # noqa: S311 - jitter, not a secret
+            held = lock_holders.wait_until_free(
+                connection, storage, pause=lambda: time.sleep(purge.LOCK_SECONDS), looks=_LOOKS, only_writers=True
+            )
     raise AssertionError  # pragma: no cover - the last attempt returns or raises
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from psycopg import errors, sql
@@ -89,8 +90,8 @@ def write(connection: Connection, number: int, name: str | None, version: int, s
 
 def put_in_place(connection: Connection, build: Build) -> None:
     build_aside.build_key(connection, build)
-    since = build_aside.bring_over(connection, build)
-    build_aside.swap(connection, build, since, stopped=threading.Event())
+    brought = build_aside.bring_over(connection, build)
+    build_aside.swap(connection, build, brought, stopped=threading.Event())
 
 
 def shown(connection: Connection) -> dict[int, str]:
@@ -260,7 +261,7 @@ def test_what_was_written_between_the_passes_and_the_swap_comes_over(connection:
     with other.transaction():
         write(other, 2, "begun before", 1)
         write(other, 8, "begun, unknown", 1)
-        since = build_aside.bring_over(connection, build)
+        brought = build_aside.bring_over(connection, build)
     write(other, 3, "after", 1)
     write(other, 4, None, 1)
     write(other, 1, "before, and again", 2)
@@ -268,7 +269,7 @@ def test_what_was_written_between_the_passes_and_the_swap_comes_over(connection:
         write(other, 5, "in a savepoint", 1)
     write(other, 6, "frozen", 1)
     connection.execute('VACUUM (FREEZE) replica."Orders"')
-    build_aside.swap(connection, build, since, stopped=threading.Event())
+    build_aside.swap(connection, build, brought, stopped=threading.Event())
     assert shown(connection) == {
         1: "before, and again",
         2: "begun before",
@@ -285,28 +286,97 @@ def test_the_swap_looks_only_at_rows_written_since(connection: Connection, other
     build = begin(connection)
     build_aside.build_key(connection, build)
     write(other, 1, "brought over", 1)
-    since = build_aside.bring_over(connection, build)
+    brought = build_aside.bring_over(connection, build)
     connection.execute(sql.SQL("DELETE FROM {}").format(build.identifier))  # so that it shows
     write(other, 2, "since", 1)
-    build_aside.swap(connection, build, since, stopped=threading.Event())
+    build_aside.swap(connection, build, brought, stopped=threading.Event())
     assert shown(connection) == {2: "since"}
 
 
-def test_writers_that_wait_for_the_swap_go_on_in_the_new_table(connection: Connection, other: Connection) -> None:
+def test_a_transaction_that_stays_open_makes_the_swap_look_at_no_more_rows(
+    connection: Connection, other: Connection, database: str
+) -> None:
+    """What others have committed since it began is brought over once, and not again under the lock."""
+    build = begin(connection)
+    build_aside.build_key(connection, build)
+    with closing(connect(database, application_name="writer")) as writer, other.transaction():
+        other.execute("SELECT pg_current_xact_id()")
+        for number in range(1, 101):
+            write(writer, number, "brought over", 1)
+        brought = build_aside.bring_over(connection, build)
+        assert brought.rows == 100
+        connection.execute(sql.SQL("DELETE FROM {}").format(build.identifier))  # so that it shows
+        write(writer, 200, "since", 1)
+        write(writer, 1, "written again since", 2)
+        brought = build_aside.bring_over(connection, build, brought)
+        assert brought.rows == 2
+        build_aside.swap(connection, build, brought, stopped=threading.Event())
+    assert shown(connection) == {1: "written again since", 200: "since"}
+
+
+def test_savepoints_released_before_a_pass_and_committed_after_it_come_over(
+    connection: Connection, other: Connection, database: str
+) -> None:
+    """A snapshot does not list subtransactions that run, so they are known by the rows that were seen alone."""
+    build = begin(connection)
+    fill(connection, build, range(1, 5))
+    build_aside.build_key(connection, build)
+    with closing(connect(database, application_name="writer")) as writer:
+        with other.transaction():
+            other.execute("SELECT pg_current_xact_id()")
+            with other.transaction():
+                write(other, 1, "in a savepoint", 1)
+            write(writer, 2, "meanwhile", 1)
+            with other.transaction():
+                write(other, 3, "in another", 1)
+            brought = build_aside.bring_over(connection, build)
+            assert brought.rows == 1
+        build_aside.swap(connection, build, brought, stopped=threading.Event())
+    assert shown(connection) == {1: "in a savepoint", 2: "meanwhile", 3: "in another", 4: "exported"}
+
+
+def test_passes_go_on_until_one_takes_few_rows(
+    connection: Connection, other: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build_aside, "FEW_ROWS", 10)
+    build = begin(connection)
+    build_aside.build_key(connection, build)
+    taken: list[int] = []
+    real = build_aside._pass  # pyright: ignore[reportPrivateUsage]
+
+    def passing(*arguments: Any) -> build_aside.Brought:  # noqa: ANN401 - handed on
+        brought = real(*arguments)
+        taken.append(brought.rows)
+        for number in range(20 // len(taken)):  # while it was at work
+            write(other, 100 * len(taken) + number, "meanwhile", 1)
+        return brought
+
+    for number in range(30):
+        write(other, number, "streamed", 1)
+    monkeypatch.setattr(build_aside, "_pass", passing)
+    build_aside.bring_over(connection, build)
+    assert taken == [30, 20, 10]
+
+
+def test_writers_that_wait_for_the_swap_go_on_in_the_new_table(
+    connection: Connection, other: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Their statement was prepared for the old one: it is planned anew."""
+    for name, value in (("LOCK_WAIT_SECONDS", 0.1), ("LOOKS", 1)):  # the writer below stays until the swap is done
+        monkeypatch.setattr(build_aside, name, value)
     for number in range(10):  # from the sixth on PostgreSQL may keep one plan for all
         write(other, 1, f"{number}", number + 1)
     build = begin(connection)
     fill(connection, build, [1, 2])
     build_aside.build_key(connection, build)
-    since = build_aside.bring_over(connection, build)
+    brought = build_aside.bring_over(connection, build)
     with connection.transaction():
         connection.execute('LOCK TABLE replica."Orders" IN SHARE ROW EXCLUSIVE MODE')
         writing = threading.Thread(target=write, args=(other, 2, "waited", 20))
         writing.start()
         while connection.execute("SELECT count(*) FROM pg_locks WHERE NOT granted").fetchone() == (0,):
             assert writing.is_alive()
-        build_aside.swap(connection, build, since, stopped=threading.Event())
+        build_aside.swap(connection, build, brought, stopped=threading.Event())
     writing.join()
     assert shown(connection) == {1: "9", 2: "waited"}
 
@@ -341,48 +411,88 @@ def test_readers_of_the_view_wait_and_never_fail(connection: Connection, databas
     assert counts == sorted(counts) or len(readers) > 1
 
 
-def test_a_long_reader_makes_the_swap_try_again_and_others_go_on(
+def test_a_transaction_that_reads_the_table_is_waited_for_without_queueing(
     connection: Connection, other: Connection, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Nobody else has to wait meanwhile: neither the lock that keeps writers out is asked for, nor the other one."""
     monkeypatch.setattr(build_aside, "LOCK_WAIT_SECONDS", 0.1)
-    monkeypatch.setattr(build_aside, "PAUSE_SECONDS", 0.1)
     build = begin(connection)
     fill(connection, build, [1])
-    swapping = threading.Thread(target=put_in_place, args=(connection, build))
-    with other.transaction():
-        other.execute('SELECT FROM public."Orders"')
-        swapping.start()
-        with closing(connect(database, application_name="writer")) as writer:
+    build_aside.build_key(connection, build)
+    brought = build_aside.bring_over(connection, build)
+    told: list[str] = []
+    swapping = threading.Thread(
+        target=build_aside.swap,
+        args=(connection, build, brought),
+        kwargs={"stopped": threading.Event(), "tell": told.append},
+    )
+    with closing(connect(database, application_name="writer")) as writer:
+        with other.transaction():
+            other.execute('SELECT FROM public."Orders"')
+            swapping.start()
             for number in range(10):
-                write(writer, 2, f"{number}", number + 1)  # between two attempts
+                write(writer, 2, f"{number}", number + 1)
+                assert writer.execute(
+                    "SELECT count(*) FROM pg_locks WHERE pid = %s AND locktype = 'relation' AND relation ="
+                    " 'replica.\"Orders\"'::regclass AND mode <> 'AccessShareLock'",
+                    [connection.info.backend_pid],
+                ).fetchone() == (0,)
                 time.sleep(0.05)
-        assert swapping.is_alive()
-    swapping.join()
+            assert swapping.is_alive()
+        swapping.join()
     assert shown(connection) == {1: "exported", 2: "9"}
+    (who,) = told
+    assert who.startswith(f"pid {other.info.backend_pid} (idle in transaction, since 2")
+    assert who.endswith("UTC, application other)")
 
 
-def test_it_gives_up_when_the_lock_is_never_had(
+def test_it_tries_once_when_patience_ends_and_names_who_holds_the_table(
     connection: Connection, other: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in (("LOCK_WAIT_SECONDS", 0.05), ("PAUSE_SECONDS", 0.01), ("ATTEMPTS", 2)):
+    for name, value in (("LOCK_WAIT_SECONDS", 0.05), ("LOOKS", 2)):
         monkeypatch.setattr(build_aside, name, value)
     build = begin(connection)
+    tried = 0
+    real = build_aside._swap  # pyright: ignore[reportPrivateUsage]
+
+    def counting(*arguments: Any) -> None:  # noqa: ANN401 - handed on
+        nonlocal tried
+        tried += 1
+        real(*arguments)
+
+    monkeypatch.setattr(build_aside, "_swap", counting)
     with other.transaction():
         other.execute('SELECT FROM public."Orders"')
-        with pytest.raises(TransientError, match="2 times over"):
+        with pytest.raises(TransientError) as caught:
             put_in_place(connection, build)
+    assert f"pid {other.info.backend_pid} (idle in transaction, since" in str(caught.value)
+    assert tried == 1
     put_in_place(connection, build)
+
+
+def test_a_swap_that_is_stopped_while_it_waits_tries_no_more(
+    connection: Connection, other: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build_aside, "LOCK_WAIT_SECONDS", 0.05)
+    build = begin(connection)
+    build_aside.build_key(connection, build)
+    brought = build_aside.bring_over(connection, build)
+    stopped = threading.Event()
+    with other.transaction():
+        other.execute('SELECT FROM public."Orders"')
+        with pytest.raises(TransientError, match="it was stopped"):
+            build_aside.swap(connection, build, brought, stopped=stopped, tell=lambda _: stopped.set())
 
 
 def test_a_purge_past_the_snapshot_is_refused_under_the_lock(connection: Connection, other: Connection) -> None:
     build = begin(connection)
     fill(connection, build, [1])
     build_aside.build_key(connection, build)
-    since = build_aside.bring_over(connection, build)
+    brought = build_aside.bring_over(connection, build)
     write(other, 1, None, 1)
     assert purge.purge_chunk(other, TARGET, "orders", AS_OF + timedelta(hours=1)) == 1
     with pytest.raises(TerminalError, match="tombstones were purged through"):
-        build_aside.swap(connection, build, since, stopped=threading.Event())
+        build_aside.swap(connection, build, brought, stopped=threading.Event())
     assert shown(connection) == {}
 
 
@@ -391,19 +501,19 @@ def test_a_purge_before_the_snapshot_is_not(connection: Connection, other: Conne
     fill(connection, build, [1])
     build_aside.build_key(connection, build)
     write(other, 1, None, 1, seconds=-10)
-    since = build_aside.bring_over(connection, build)
+    brought = build_aside.bring_over(connection, build)
     purge.purge_chunk(other, TARGET, "orders", AS_OF - timedelta(seconds=1))
-    build_aside.swap(connection, build, since, stopped=threading.Event())
+    build_aside.swap(connection, build, brought, stopped=threading.Event())
     assert shown(connection) == {1: "exported"}
 
 
 def test_a_table_altered_meanwhile_is_not_replaced(connection: Connection, other: Connection) -> None:
     build = begin(connection)
     build_aside.build_key(connection, build)
-    since = build_aside.bring_over(connection, build)
+    brought = build_aside.bring_over(connection, build)
     other.execute('ALTER TABLE replica."Orders" ADD COLUMN extra int')
     with pytest.raises(TerminalError, match="was altered during the load"):
-        build_aside.swap(connection, build, since, stopped=threading.Event())
+        build_aside.swap(connection, build, brought, stopped=threading.Event())
     assert build_aside.find(connection, build.export_id, "orders", MAPPING.targets, AS_OF) is None
 
 
@@ -433,8 +543,8 @@ def test_every_step_can_be_done_again(connection: Connection) -> None:
     build_aside.build_key(connection, build)
     build_aside.bring_over(connection, build)
     build_aside.build_key(connection, build)
-    since = build_aside.bring_over(connection, build)
-    build_aside.swap(connection, build, since, stopped=threading.Event())
+    brought = build_aside.bring_over(connection, build)
+    build_aside.swap(connection, build, brought, stopped=threading.Event())
     assert overtaken(connection) == 2
     found = build_aside.find(connection, build.export_id, "orders", MAPPING.targets, AS_OF)
     assert found is not None

@@ -1,0 +1,124 @@
+"""What others notice of a swap: `python -m tests.bench.swap_beside`, two minutes; build/swap-beside.json.
+
+1. A transaction that has read the table stays open for half a minute, while another session reads and one writes every
+   50 ms: how long they waited, in all and at most.
+2. A transaction elsewhere keeps its id, while 600,000 rows are streamed: how long the swap holds its lock.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+from pipeline.aurora import build_aside
+from pipeline.aurora.connection import Connection, connect
+from pipeline.aurora.migrate import migrate
+from pipeline.local.postgres import PostgresServer
+from tests.aurora.test_build_aside import MAPPING, begin, fill, write
+from tests.bench.contestant import ROOT
+
+HELD_SECONDS, STREAMED_ROWS = 30.0, 600_000
+# A statement of one row that took longer has waited for somebody.
+WAITED_SECONDS = 0.2
+
+
+def _waits(url: str, statement: Callable[[Connection, int], object], stop: threading.Event, waits: list[float]) -> None:
+    with closing(connect(url, application_name="beside")) as connection:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            started = time.monotonic()
+            statement(connection, number)
+            took = time.monotonic() - started
+            if took > WAITED_SECONDS:
+                waits.append(took)
+            time.sleep(0.05)
+
+
+def idle_transaction(url: str) -> dict[str, float]:
+    """Swap while a transaction that has read the table is idle; returns what reader and writer waited."""
+    reads, writes, stop = list[float](), list[float](), threading.Event()
+    beside = [
+        threading.Thread(
+            target=_waits,
+            args=(url, lambda c, _: c.execute('SELECT FROM public."Orders" WHERE "Id" = 1'), stop, reads),
+        ),
+        threading.Thread(target=_waits, args=(url, lambda c, n: write(c, 1, "x", n), stop, writes)),
+    ]
+    with (
+        closing(connect(url, application_name="load")) as connection,
+        closing(connect(url, application_name="report")) as report,
+    ):
+        build = begin(connection)
+        fill(connection, build, range(1000))
+        build_aside.build_key(connection, build)
+        brought = build_aside.bring_over(connection, build)
+        report.execute("BEGIN")
+        report.execute('SELECT FROM public."Orders"')
+        for thread in beside:
+            thread.start()
+        ending = threading.Timer(HELD_SECONDS, lambda: report.execute("COMMIT"))
+        ending.start()
+        started = time.monotonic()
+        build_aside.swap(connection, build, brought, stopped=threading.Event())
+        took = time.monotonic() - started
+        stop.set()
+        for thread in [*beside, ending]:
+            thread.join()
+    found = {"held_seconds": HELD_SECONDS, "swapped_after_seconds": took}
+    for name, waits in (("reader", reads), ("writer", writes)):
+        found |= {f"{name}_waited_seconds": sum(waits), f"{name}_waited_at_most_seconds": max(waits, default=0.0)}
+    return {name: round(value, 2) for name, value in found.items()}
+
+
+def held_transaction_id(url: str) -> dict[str, float]:
+    """Swap while a transaction elsewhere has an id; returns how long the last pass and the swap held the lock."""
+    with (
+        closing(connect(url, application_name="load")) as connection,
+        closing(connect(url, application_name="elsewhere")) as elsewhere,
+    ):
+        connection.execute("DELETE FROM replication.exports")
+        build = begin(connection)
+        build_aside.build_key(connection, build)
+        elsewhere.execute("BEGIN")
+        elsewhere.execute("SELECT pg_current_xact_id()")
+        for start in range(0, STREAMED_ROWS, 1000):
+            connection.execute(
+                'INSERT INTO replica."Orders" ("Id", "Line", "Name", rest, _version, _as_of)'
+                " SELECT n, 'a', 'streamed', '{}', n, now() FROM generate_series(%s::int, %s::int) n"
+                ' ON CONFLICT ("Id", "Line") DO NOTHING',
+                [start, start + 999],
+            )
+        brought = build_aside.bring_over(connection, build)
+        started = time.monotonic()
+        build_aside._swap(connection, build, brought)  # without the looks  # pyright: ignore[reportPrivateUsage]
+        took = time.monotonic() - started
+        elsewhere.execute("COMMIT")
+    return {"streamed_rows": STREAMED_ROWS, "locked_seconds": round(took, 2)}
+
+
+def main() -> int:
+    """Measure, print and keep."""
+    with tempfile.TemporaryDirectory(prefix="dynaurora-swap-") as name:
+        Path(name).chmod(0o711)
+        with PostgresServer(Path(name) / "postgres", durable=False) as server:
+            with closing(connect(server.url, application_name="bench")) as connection:
+                migrate(connection, [MAPPING])
+            found = {
+                "idle_transaction": idle_transaction(server.url),
+                "held_transaction_id": held_transaction_id(server.url),
+            }
+    (ROOT / "build").mkdir(exist_ok=True)
+    (ROOT / "build" / "swap-beside.json").write_text(json.dumps(found, indent=1) + "\n")
+    sys.stdout.write(json.dumps(found, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
