@@ -73,7 +73,7 @@ def test_plan_as_json(environment: dict[str, str], capsys: pytest.CaptureFixture
     assert [step["mapping"] for step in steps] == ["", "employees", "employees", "employees"]
     assert steps[3]["sql"].startswith('CREATE OR REPLACE VIEW "public"."Employees"')
     assert main(["migrate", "--json"], environment) == 0
-    assert document(capsys) == {"steps": steps, "refusals": []}
+    assert document(capsys) == {"steps": steps, "refusals": [], "cautions": []}
 
 
 def test_a_table_in_the_way_is_refused_by_both(environment: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:

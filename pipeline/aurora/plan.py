@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from pipeline.aurora import belongings, bookkeeping, catalog, tables
+from pipeline.aurora import belongings, bookkeeping, catalog, followers, tables
 from pipeline.core.mapping import BOOKKEEPING_COLUMNS, BOOKKEEPING_SCHEMA, DELETED, STORAGE_SCHEMA
 from pipeline.core.sql_types import SqlType, parse_sql_type
 from pipeline.core.widening import TypeChange, type_change
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from pipeline.aurora.catalog import ExistingRelation, StoredTable
     from pipeline.aurora.connection import Connection
+    from pipeline.aurora.followers import Caution
     from pipeline.core.mapping import TableMapping, Target
 
 # A rewrite keeps every reader and writer of the table out until it is done: seconds at this size.
@@ -36,6 +37,8 @@ class Step:
     what: str
     sql: str
     note: str = ""
+    alters: str = ""
+    """The storage table that it makes or alters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,8 @@ class Plan:
 
     steps: tuple[Step, ...] = ()
     refusals: tuple[Refusal, ...] = ()
+    cautions: tuple[Caution, ...] = ()
+    """What those who follow this database need, whether or not there is anything to do."""
 
     @property
     def empty(self) -> bool:
@@ -73,8 +78,9 @@ class _TargetPlan:
     def storage(self) -> str:
         return f"{STORAGE_SCHEMA}.{self.target.storage_name}"
 
-    def step(self, what: str, statements: Sequence[str], note: str = "") -> None:
-        self.steps.append(Step(self.mapping, what, ";\n".join(statements) + ";", note))
+    def step(self, what: str, statements: Sequence[str], note: str = "", *, alters: bool = False) -> None:
+        altered = self.target.storage_name if alters else ""
+        self.steps.append(Step(self.mapping, what, ";\n".join(statements) + ";", note, altered))
 
     def refuse(self, what: str, way_out: str) -> None:
         self.refusals.append(Refusal(self.mapping, what, way_out))
@@ -85,6 +91,7 @@ def plan(connection: Connection, mappings: Iterable[TableMapping]) -> Plan:
     steps = _bookkeeping_steps(connection)
     refusals: list[Refusal] = []
     registered = _registered(connection)
+    mappings = tuple(mappings)
     for mapping in mappings:
         refusal = _source_refusal(mapping, registered)
         if refusal:
@@ -97,7 +104,8 @@ def plan(connection: Connection, mappings: Iterable[TableMapping]) -> Plan:
             _plan_target(connection, target_plan)
             refusals += target_plan.refusals
             steps += [] if target_plan.refusals else [step for step in target_plan.steps if step not in steps]
-    return Plan(tuple(steps), tuple(refusals))
+    altered = {step.alters for step in steps if step.alters}
+    return Plan(tuple(steps), tuple(refusals), followers.cautions(connection, mappings, altered))
 
 
 def _bookkeeping_steps(connection: Connection) -> list[Step]:
@@ -143,7 +151,8 @@ def _plan_target(connection: Connection, made: _TargetPlan) -> None:
     if view and (view.kind != "view" or view.reads != frozenset({(STORAGE_SCHEMA, target.storage_name)})):
         return _refuse_foreign(made, view)
     if stored is None:
-        made.step(f"create storage table {made.storage}", [tables.create_storage(target).as_string(connection)])
+        statement = tables.create_storage(target).as_string(connection)
+        made.step(f"create storage table {made.storage}", [statement], alters=True)
         return _plan_view(connection, made, view, [], None)
     if not set(BOOKKEEPING_COLUMNS) <= set(stored.columns):
         return made.refuse(
@@ -183,6 +192,7 @@ def _plan_added_columns(connection: Connection, made: _TargetPlan, stored: Store
         f"add {_columns(added)} to {made.storage}",
         [statement.as_string(connection)],
         f"rows stored before hold no value there {_filled_by(made, added)}",
+        alters=True,
     )
 
 
@@ -279,6 +289,7 @@ def _plan_view(
         f"make view {target.view_name} anew: {_view_change(view.columns, wanted, widened)}",
         [drop, *_widen(connection, target, widened), create, *restored],
         note,
+        alters=bool(widened),
     )
 
 

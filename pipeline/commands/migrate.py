@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline.aurora.migrate import migrate
-from pipeline.commands.plan import plan_document, refused
+from pipeline.commands.plan import cautioned, plan_document, refused
 from pipeline.commands.session import Outcome, add_names
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ def run(session: Session, arguments: Namespace) -> Outcome:
     with session.connect("migrate") as connection:
         done = migrate(connection, mappings, progress=say)
     lines = [f"{step.mapping}: {step.note}" for step in done.steps if step.note]
+    if any(step.alters for step in done.steps):
+        lines += [line.removeprefix("-- ").removeprefix("--") for line in cautioned(done.cautions)]
     lines += [line.removeprefix("-- ") for line in refused(done.refusals)]
     count = len(done.steps)
     lines.append(f"{count} step{'' if count == 1 else 's'} done" if count else "nothing was to be done")

@@ -11,6 +11,7 @@ from pipeline.commands.session import Outcome, add_names
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
+    from pipeline.aurora.followers import Caution
     from pipeline.aurora.plan import Refusal, Step
     from pipeline.commands.session import Session
 
@@ -25,7 +26,7 @@ def run(session: Session, arguments: Namespace) -> Outcome:
     mappings = session.mappings(arguments.names)
     with session.connect("plan") as connection:
         planned = plan(connection, mappings)
-    lines: list[str] = []
+    lines = cautioned(planned.cautions)
     for step in planned.steps:
         lines += [*_comment(step), "BEGIN;", step.sql, "COMMIT;", ""]
     lines += refused(planned.refusals)
@@ -37,6 +38,19 @@ def run(session: Session, arguments: Namespace) -> Outcome:
 def _comment(step: Step) -> list[str]:
     lines = [f"-- {step.mapping or 'dynaurora'}: {step.what}"]
     return [*lines, f"--   note: {step.note}"] if step.note else lines
+
+
+def cautioned(cautions: tuple[Caution, ...]) -> list[str]:
+    """Lines for what those who follow this database need, as comments of a script."""
+    return [
+        line
+        for caution in cautions
+        for line in (
+            f"-- CAUTION: {caution.what}",
+            *(f"--   {number}. {step}" for number, step in enumerate(caution.steps, 1)),
+            "",
+        )
+    ]
 
 
 def refused(refusals: tuple[Refusal, ...]) -> list[str]:
@@ -53,4 +67,5 @@ def plan_document(planned: Plan) -> dict[str, Any]:
     return {
         "steps": [asdict(step) for step in planned.steps],
         "refusals": [asdict(refusal) for refusal in planned.refusals],
+        "cautions": [asdict(caution) for caution in planned.cautions],
     }
