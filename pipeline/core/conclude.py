@@ -304,10 +304,11 @@ def _gaps(memory: Memory, sight: Sight, now: datetime) -> list[Loss]:
     """Return the time that no tick covers and that the stream no longer holds, or that was passed by."""
     unread = [one.passed for one in sight.shards if one.passed is not None]
     gaps = [Loss(Kind.UNREAD, span.since, span.until) for span in unread]
-    held = max(label_time(sight.stream_label), now - RETENTION)
+    kept_since = now - RETENTION
     known = sight.loaded and max([sight.loaded, sight.proof.reconciled or sight.loaded])
     if memory.stream_label is None:
-        return [*gaps, Loss(Kind.GAP, known, held)] if known is not None and known < held else gaps
+        begun = max(label_time(sight.stream_label), kept_since)
+        return [*gaps, Loss(Kind.GAP, known, begun)] if known is not None and known < begun else gaps
     if memory.stream_label != sight.stream_label:
         return gaps
     parents = {one.progress.parent_id for one in sight.shards}
@@ -317,8 +318,8 @@ def _gaps(memory: Memory, sight: Sight, now: datetime) -> list[Loss]:
             continue  # nothing is behind it
         since = place.read_through or memory.caught_up_through or known
         followed = place.finished and place.shard_id in parents  # by shards that may have lost some already
-        if since is not None and since < held and (followed or _lost_place(place, seen.get(place.shard_id))):
-            gaps.append(Loss(Kind.GAP, since, held))
+        if since is not None and since < kept_since and (followed or _lost_place(place, seen.get(place.shard_id))):
+            gaps.append(Loss(Kind.GAP, since, kept_since))
     return gaps
 
 

@@ -8,13 +8,16 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
 import dagster as dg
+import pytest
 
 from dagster_project.freshness import Freshness
 from dagster_project.keys import TableKeys
 from dagster_project.progress import Event, Memory, report
+from dagster_project.reconciliation import parity
 from dagster_project.replication_checks import Look
 from pipeline.aurora.probes import Tick
 from pipeline.aurora.status import TableStatus
+from pipeline.jobs.reconcile_report import ReconcileReport
 
 KEYS = TableKeys("employees")
 FRESHNESS = Freshness(timedelta(minutes=5), timedelta(minutes=30))
@@ -154,3 +157,20 @@ def test_what_is_remembered_survives_another_release() -> None:
     memory = Memory(applied=5, outcomes={"lag": "passed"})
     assert Memory.of({**memory.stored(), "field_of_another_release": 1}) == memory
     assert Memory.of({}) == Memory()
+
+
+def test_changes_that_are_lost_fail_the_check_though_there_is_no_lag() -> None:
+    events, _ = report(KEYS, FRESHNESS, seen(0.0, lost=7), Memory(), START)
+    assert checks(events)["lag"] == (False, dg.AssetCheckSeverity.ERROR)
+    told = [event.description for event in events if isinstance(event, dg.AssetCheckEvaluation)]
+    assert any("7 keys have changes that are lost" in (text or "") for text in told)
+
+
+@pytest.mark.parametrize(("age", "passed"), [(200, True), (301, False)])
+def test_parity_is_not_green_while_rows_are_undecided_for_longer_than_the_freshness_allows(
+    age: int, passed: bool
+) -> None:
+    now = datetime.fromtimestamp(START, UTC)
+    taken = now - timedelta(seconds=age)
+    found = ReconcileReport("t", 1, "s", taken, taken, 9, 0, 0, 0, 0, 0, 0, {}, (), 1.0, undecided=1)
+    assert parity(found, FRESHNESS, now).passed is passed

@@ -105,6 +105,13 @@ def test_a_shard_that_ended_holds_the_claim_until_its_successors_are_listed(worl
     assert world.through == world.settled
 
 
+def test_a_stream_made_a_moment_ago_has_no_gap(world: World) -> None:
+    world.stream.label = world.now().isoformat(timespec="milliseconds").removesuffix("+00:00")
+    for _ in range(3):
+        world.tick(after=5)
+    assert world.kinds == []
+
+
 def test_a_disabled_stream_says_nothing_of_what_is_written_since(world: World) -> None:
     world.tick()
     world.stream.split("a")
