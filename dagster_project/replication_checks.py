@@ -20,7 +20,7 @@ from pipeline.aurora.status import TableStatus
 from pipeline.core.errors import ReplicationError, TransientError
 from pipeline.core.mapping import TableMapping
 from pipeline.dynamodb.event_sources import EventSourceMapping
-from pipeline.jobs.lost_history import stream_readers, why_not_delivered
+from pipeline.jobs.lost_history import readers_when_late, why_not_delivered
 from pipeline.jobs.probe import probe
 from pipeline.jobs.probe_shards import Limits
 from pipeline.jobs.services import Services
@@ -67,11 +67,13 @@ def look(services: Services, mapping: TableMapping, found: TableStatus | None, l
     if tick.lag_seconds is None or tick.lag_seconds <= Freshness.of(mapping).warn.total_seconds():
         return Look(found, tick)
     try:
-        table, readers = stream_readers(services, mapping)
+        seen = readers_when_late(services, mapping)
     except ReplicationError:  # the lag is what matters, and it is known
+        seen = None
+    if seen is None:
         return Look(found, tick)
-    why = () if readers is None else why_not_delivered(services, readers)
-    return Look(found, tick, table_arn=table.arn, readers=readers, why=why)
+    table, readers = seen
+    return Look(found, tick, table_arn=table.arn, readers=readers.ours, why=why_not_delivered(readers))
 
 
 def replication_checks(mapping: TableMapping) -> dg.AssetChecksDefinition:

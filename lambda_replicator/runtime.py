@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from lambda_replicator.database import DatabaseOpener, DatabaseSecret, DatabaseUrl
 from lambda_replicator.telemetry import Telemetry
+from pipeline.aurora.watermarks import lambda_writer
 from pipeline.core.errors import ConfigurationError
 from pipeline.jobs.memory import collect_rarely
 from pipeline.jobs.replicate import Replicator
@@ -54,7 +55,7 @@ def build(environment: Mapping[str, str], *, timeout_seconds: float) -> Runtime:
         environment.get("AWS_LAMBDA_FUNCTION_NAME", "local"),
         environment.get("AWS_LAMBDA_LOG_STREAM_NAME"),
     )
-    writer = f"lambda:{function}:{stream or uuid.uuid4().hex}"
+    writer = lambda_writer(function, stream or uuid.uuid4().hex)
     folder = read_folder(tables)
     return Runtime(
         replicator=Replicator(folder.usable(), opener, writer=writer, problems=folder.problems),

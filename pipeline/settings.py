@@ -102,7 +102,7 @@ class Settings:
     on_failure: str | None = None
     """Where the event source mapping keeps what it gave up: `s3://bucket/prefix` (`DYNAURORA_ON_FAILURE`)."""
     function: str | None = None
-    """Name or ARN of the replicator's function (`DYNAURORA_FUNCTION`); else every function that reads the stream is."""
+    """Name or ARN of the replicator's function (`DYNAURORA_FUNCTION`); else those seen to have written are."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str], *, database: bool = True) -> Settings:

@@ -19,6 +19,31 @@ if TYPE_CHECKING:
 # writers that are gone.
 REDRIVE_WRITER, GONE_WRITERS = "redrive", "writers that are gone"
 WRITERS_NOT_LIVE = (REDRIVE_WRITER, GONE_WRITERS)
+_LAMBDA = "lambda:"
+
+
+def lambda_writer(function: str, environment: str) -> str:
+    """Name the writer that one execution environment of a Lambda function is."""
+    return f"{_LAMBDA}{function}:{environment}"
+
+
+def functions(connection: Connection, table_name: str) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the names of the Lambda functions that write this table, and of those that write any other one.
+
+    Those that stopped a day before the newest write of a table are not of it any more: another function has its place,
+    or the database is a copy of theirs.
+    """
+    rows = connection.execute(_FUNCTIONS, {"table": table_name, "writers": f"{_LAMBDA}%"}).fetchall()
+    here = frozenset(function for function, of_table in rows if of_table)
+    return here, frozenset(function for function, _ in rows) - here
+
+
+_FUNCTIONS = """
+SELECT split_part(writer, ':', 2), table_name = %(table)s
+  FROM (SELECT table_name, writer, applied_at, max(applied_at) OVER (PARTITION BY table_name) AS newest
+          FROM replication.watermarks WHERE writer LIKE %(writers)s) AS w
+ WHERE applied_at > newest - interval '1 day' GROUP BY 1, 2
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,7 +139,7 @@ class Source:
     key_unusable_since: datetime | None = None
     """Since when DynamoDB cannot use that key."""
     function: str = ""
-    """The replicator's function, where it is set: `readers` are its event source mappings alone."""
+    """The replicator's functions and how they are known, where they are: `readers` feed them alone."""
     others: Sequence[Reader] = ()
     """Event source mappings that feed other functions from this stream."""
     table_id: str | None = None
@@ -264,10 +264,10 @@ def _readers(source: Source) -> list[Finding]:
     if not source.stream_enabled:
         return []
     if not readers:
-        what = "no Lambda reads the stream: it has no event source mapping"
+        what, feeds = "no Lambda reads the stream: it has no event source mapping", ""
         if source.others:
             feeds = ", ".join(sorted({other.function for other in source.others}))
-            what = f"the replicator {source.function} (DYNAURORA_FUNCTION) does not read the stream: it feeds {feeds}"
+            what = f"the replicator {source.function} does not read the stream: it feeds {feeds}"
         return [
             Finding(
                 Kind.NO_MAPPING,
@@ -275,7 +275,8 @@ def _readers(source: Source) -> list[Finding]:
                 what,
                 since,
                 "deploy the replicator with the table's latest stream, and the starting position TRIM_HORIZON, within"
-                " 24 hours of the oldest change that was not applied",
+                " 24 hours of the oldest change that was not applied"
+                + (f"; or, if {feeds} is the replicator now, set DYNAURORA_FUNCTION to it" if feeds else ""),
             )
         ]
     if any(reader.enabled for reader in readers):

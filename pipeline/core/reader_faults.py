@@ -21,7 +21,7 @@ STREAM_SECONDS = 86_400
 
 def reader_faults(source: Source) -> list[Finding]:
     """Return what is wrong with the readers of a stream that is on."""
-    if not source.stream_enabled or not source.readers:
+    if not source.stream_enabled or source.readers is None:
         return []
     found = [finding for reader in source.readers for finding in [*_dropping(reader), *_bending(source, reader)]]
     return [*found, *_crowded(source)]
@@ -140,12 +140,13 @@ def _crowded(source: Source) -> list[Finding]:
         Finding(
             Kind.CROWDED,
             Severity.WARN,
-            f"{len(enabled)} event source mappings read the stream ({functions}), and each Dynaurora that is installed"
-            " probes it besides. DynamoDB serves two readers a shard (one is advised for a global table): more are"
-            " throttled, and late",
+            f"{len(enabled)} event source mappings read the stream ({functions}), and the probe of each Dynaurora that"
+            " is installed besides. DynamoDB serves two readers a shard (one is advised for a global table) and 5 reads"
+            " a second, of which a Lambda takes 4: more are throttled, so that replication is late and the lag is often"
+            " not known",
             None,
-            "let one replicator read the stream, for example by giving each environment a table of its own; set"
-            " DYNAURORA_FUNCTION to the replicator, so that only its event source mapping is judged",
+            "let one replicator and one probe read the stream, for example by giving each environment a table of its"
+            " own" + ("" if source.function else "; set DYNAURORA_FUNCTION to this deployment's replicator"),
         )
     ]
 

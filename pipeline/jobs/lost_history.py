@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from pipeline.aurora import loads, losses, probes
+from pipeline.aurora import loads, losses, probes, watermarks
+from pipeline.aurora.errors import translating
 from pipeline.core import lost_history, reader_faults
 from pipeline.core.loss_remedies import Means, told
 from pipeline.core.losses import merged
@@ -23,6 +24,7 @@ from pipeline.dynamodb.event_sources import event_source_mappings, waiting_objec
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from pipeline.aurora.connection import Connection
     from pipeline.aurora.probes import ProbeState
     from pipeline.core.mapping import TableMapping
     from pipeline.dynamodb.event_sources import EventSourceMapping
@@ -53,7 +55,32 @@ class HistoryReport:
     on_failure: OnFailure
     table_arn: str
     readers: Sequence[EventSourceMapping] | None
-    """The event source mappings of its stream; None: this process may not list them."""
+    """This deployment's event source mappings of its stream; None: this process may not list them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Functions:
+    """The replicator's functions, as far as they are known."""
+
+    of_table: frozenset[str]
+    """That must read the stream: the one that DYNAURORA_FUNCTION names, or those that have written the table."""
+    of_database: frozenset[str] = frozenset()
+    """That have written other tables of the database."""
+    named: bool = False
+    """By DYNAURORA_FUNCTION."""
+
+    def __str__(self) -> str:
+        names = ", ".join(sorted(self.of_table))
+        return f"{names} ({'DYNAURORA_FUNCTION' if self.named else 'which has written the table'})" if names else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Readers:
+    """The event source mappings of a stream, this deployment's apart from others'."""
+
+    functions: Functions
+    ours: Sequence[EventSourceMapping]
+    others: Sequence[EventSourceMapping] = ()
 
 
 def lost_history_report(
@@ -61,12 +88,12 @@ def lost_history_report(
 ) -> HistoryReport:
     """Look at a table's source once and keep what was found. Raises TransientError, TerminalError."""
     table, mappings = stream_readers(services, mapping)
-    on_failure = _on_failure(services, mappings)
     at = now()
-    with services.connect("dynaurora lost history", statement_timeout_seconds=_STATEMENT_SECONDS) as connection:
+    with _connect(services) as connection:
+        readers = split_readers(mappings or (), known_functions(services, connection, mapping.name))
         state = probes.read_state(connection, mapping.name)
         remembered = losses.recall(connection, mapping.name)
-        source = _source(mapping, table, mappings, services.settings.function, state, remembered)
+        source = _source(mapping, table, None if mappings is None else readers, state, remembered)
         before = state.memory.losses
         found = merged([*before, *lost_history.new_losses(source, at)])
         kept = [loss for loss in found if not state.proof.closes(loss, mapping.margin)]
@@ -81,7 +108,8 @@ def lost_history_report(
     ]
     order = list(lost_history.Severity)
     worst_first = sorted(findings, key=lambda finding: order.index(finding.severity))
-    return HistoryReport(mapping.name, worst_first, on_failure, table.arn, mappings)
+    ours = None if mappings is None else readers.ours
+    return HistoryReport(mapping.name, worst_first, _on_failure(services, ours), table.arn, ours)
 
 
 def stream_readers(
@@ -98,12 +126,11 @@ def stream_readers(
 def _source(
     mapping: TableMapping,
     table: SourceTable,
-    mappings: Sequence[EventSourceMapping] | None,
-    function: str | None,
+    readers: Readers | None,
     state: ProbeState,
     remembered: Remembered,
 ) -> Source:
-    ours, others = split_readers(mappings or (), function)
+    """`readers` None: they may not be listed."""
     coming = [change.since for change in state.memory.waiting if not change.state.lost]
     return Source(
         name=mapping.name,
@@ -113,9 +140,9 @@ def _source(
         view_type=table.stream_view_type,
         recovery_enabled=table.pitr_enabled,
         earliest_restorable=table.earliest_restorable,
-        readers=None if mappings is None else [as_reader(found) for found in ours],
-        others=[as_reader(found) for found in others],
-        function=function or "",
+        readers=None if readers is None else [as_reader(found) for found in readers.ours],
+        others=[as_reader(found) for found in readers.others] if readers else (),
+        function=str(readers.functions) if readers else "",
         replicated=table.replicated,
         kms_key=table.kms_key,
         key_unusable_since=table.key_unusable_since,
@@ -129,13 +156,24 @@ def _source(
     )
 
 
-def split_readers(
-    mappings: Sequence[EventSourceMapping], function: str | None
-) -> tuple[list[EventSourceMapping], list[EventSourceMapping]]:
-    """Return those that feed the replicator, and the others; where it is not set which that is, all may be."""
-    if not function:
-        return list(mappings), []
-    return [m for m in mappings if m.feeds(function)], [m for m in mappings if not m.feeds(function)]
+def known_functions(services: Services, connection: Connection, table_name: str) -> Functions:
+    """Return which functions are this deployment's replicator: as the setting says, else those seen to have written.
+
+    So that another environment's Lambda on the same stream is not taken for ours.
+    """
+    if services.settings.function:
+        return Functions(frozenset({services.settings.function}), named=True)
+    with translating("looking which functions write here", table=table_name):
+        return Functions(*watermarks.functions(connection, table_name))
+
+
+def split_readers(mappings: Sequence[EventSourceMapping], functions: Functions) -> Readers:
+    """Tell this deployment's event source mappings from others'; where nothing is known of them, all may be ours."""
+    for known in (functions.of_table, functions.of_database):
+        ours = [found for found in mappings if any(found.feeds(function) for function in known)]
+        if ours or (known and known is functions.of_table):
+            return Readers(functions, ours, [found for found in mappings if found not in ours])
+    return Readers(functions, list(mappings))
 
 
 def as_reader(found: EventSourceMapping) -> Reader:
@@ -159,14 +197,26 @@ def as_reader(found: EventSourceMapping) -> Reader:
     )
 
 
-def why_not_delivered(services: Services, mappings: Sequence[EventSourceMapping]) -> list[str]:
+def readers_when_late(services: Services, mapping: TableMapping) -> tuple[SourceTable, Readers] | None:
+    """Look up what should have applied changes that wait; None where event source mappings may not be listed."""
+    table, mappings = stream_readers(services, mapping)
+    if mappings is None:
+        return None
+    with _connect(services) as connection:
+        return table, split_readers(mappings, known_functions(services, connection, mapping.name))
+
+
+def why_not_delivered(readers: Readers) -> list[str]:
     """Return why changes that wait may never arrive, as far as the event source mappings of the stream say."""
-    ours, others = split_readers(mappings, services.settings.function)
-    if not ours:
-        feeds = f"; it feeds {', '.join(m.function for m in others)} instead" if others else ""
+    if not readers.ours:
+        feeds = f"; it feeds {', '.join(found.function for found in readers.others)} instead" if readers.others else ""
         return [f"no event source mapping hands the stream to the replicator{feeds}"]
-    asleep = [f"event source mapping {m.mapping_id} is {m.state}" for m in ours if not m.enabled]
-    return [*asleep, *reader_faults.never_delivered([as_reader(m) for m in ours])]
+    asleep = [f"event source mapping {found.mapping_id} is {found.state}" for found in readers.ours if not found.enabled]
+    return [*asleep, *reader_faults.never_delivered([as_reader(found) for found in readers.ours])]
+
+
+def _connect(services: Services) -> Connection:
+    return services.connect("dynaurora lost history", statement_timeout_seconds=_STATEMENT_SECONDS)
 
 
 def _on_failure(services: Services, mappings: Sequence[EventSourceMapping] | None) -> OnFailure:

@@ -31,7 +31,7 @@ from pipeline.jobs.compare_ranges import Comparing
 from pipeline.jobs.load import PROCESSES_FROM_ITEMS
 from pipeline.jobs.load_progress import LoadProgress, Progress
 from pipeline.jobs.load_workers import load_files
-from pipeline.jobs.lost_history import stream_readers, why_not_delivered
+from pipeline.jobs.lost_history import readers_when_late, why_not_delivered
 from pipeline.jobs.pace import Bounds
 from pipeline.jobs.probe import probe
 from pipeline.jobs.reconcile_report import SAMPLES, DriftSample, ReconcileReport
@@ -286,10 +286,10 @@ class _Run:
     def _why_behind(self) -> str:
         """Say what keeps changes from ever arriving, where the event source mappings show it."""
         try:
-            _, readers = stream_readers(self.services, self.mapping)
+            seen = readers_when_late(self.services, self.mapping)
         except ReplicationError:
             return ""
-        return "".join(f"{why}; " for why in why_not_delivered(self.services, readers)) if readers is not None else ""
+        return "".join(f"{why}; " for why in why_not_delivered(seen[1])) if seen is not None else ""
 
     def _lag(self, connection: Connection) -> timedelta:
         applied = self._applied(connection)

@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from pipeline.aurora import losses
 from pipeline.aurora.connection import Connection
+from pipeline.aurora.watermarks import lambda_writer
 from pipeline.core.lost_history import Finding, Kind, Severity
 from pipeline.core.mapping import TableMapping
+from pipeline.dynamodb.event_sources import event_source_mappings
 from pipeline.jobs.lost_history import HistoryReport, lost_history_report
 from pipeline.jobs.services import Services
 from tests.dynamodb.scripted_stream import ScriptedServices, ScriptedStream
@@ -363,6 +366,8 @@ def test_several_readers_of_one_stream_are_told(world: World) -> None:
     finding = world.only()
     assert (finding.kind, finding.severity) == (Kind.CROWDED, Severity.WARN)
     assert "2 event source mappings read the stream (billing, r)" in finding.what
+    assert "two readers a shard" in finding.what
+    assert "5 reads a second, of which a Lambda takes 4" in finding.what
     second_reader(world, State="Disabled")
     world.services.lambdas.mappings[1:2] = []
     assert world.kinds() == [], "one that is disabled reads nothing"
@@ -379,6 +384,69 @@ def test_where_the_replicator_is_named_only_its_own_mapping_is_judged(world: Wor
     assert finding.what == (
         f"the replicator {function} (DYNAURORA_FUNCTION) does not read the stream: it feeds billing"
     )
+
+
+def wrote(world: World, function: str, *, table: str = "employees", ago: timedelta = timedelta(0)) -> None:
+    """Make the bookkeeping say that an environment of a function has applied a batch, so long before now."""
+    world.connection.execute(
+        "INSERT INTO replication.tables (name, source_table) VALUES (%s, %s) ON CONFLICT DO NOTHING", [table, table]
+    )
+    world.connection.execute(
+        "INSERT INTO replication.watermarks (table_name, writer, stream_label, as_of, applied_at)"
+        " VALUES (%s, %s, %s, %s, %s)",
+        [table, lambda_writer(function, uuid4().hex), world.services.stream.label, NOW, NOW - ago],
+    )
+
+
+def test_another_environments_lambda_on_the_stream_does_not_hide_that_ours_is_off(world: World) -> None:
+    """Ours is known by what it has written here, without any setting; theirs feeds another database."""
+    wrote(world, "r")
+    assert world.kinds() == []
+    second_reader(world)
+    assert world.kinds() == [Kind.CROWDED]
+    world.services.lambdas.mappings[0]["State"] = "Disabled"
+    finding = world.only()
+    assert (finding.kind, finding.severity) == (Kind.MAPPING_OFF, Severity.ERROR)
+    assert "`aws lambda update-event-source-mapping --uuid esm-1 --enabled`" in finding.remedy
+    del world.services.lambdas.mappings[0]
+    finding = world.only()
+    assert finding.kind == Kind.NO_MAPPING
+    assert finding.what == "the replicator r (which has written the table) does not read the stream: it feeds billing"
+    assert "if billing is the replicator now, set DYNAURORA_FUNCTION to it" in finding.remedy
+
+
+def test_another_environments_mapping_is_not_judged_and_its_failed_batches_are_not_ours(world: World) -> None:
+    wrote(world, "r")
+    second_reader(world, State="Disabled", FilterCriteria={"Filters": [{}]})
+    world.services.bucket.objects = {
+        "aws/lambda/esm-b/shardId-1/2026/05/20/x": NOW,
+        "aws/lambda/esm-1/shardId-1/2026/05/20/y": NOW,
+    }
+    report = world.look()
+    assert report.findings == []
+    assert (report.on_failure.count, report.on_failure.where) == (1, "s3://given-up/aws/lambda/esm-1/")
+    assert [reader.mapping_id for reader in report.readers or ()] == ["esm-1"]
+
+
+def test_a_table_that_nothing_was_applied_to_has_the_function_that_writes_the_others(world: World) -> None:
+    second_reader(world)
+    world.services.lambdas.mappings[0]["State"] = "Disabled"
+    assert world.kinds() == [], "nothing is known, so either may be ours"
+    wrote(world, "another", table="orders")
+    assert world.kinds() == [], "it does not read this stream: each table may have a function of its own"
+    wrote(world, "r", table="orders")
+    assert world.kinds() == [Kind.MAPPING_OFF]
+
+
+def test_a_function_that_another_has_taken_the_place_of_is_not_ours_any_more(world: World) -> None:
+    """As in a database that was copied from the other environment's."""
+    wrote(world, "billing", ago=2 * DAY)
+    second_reader(world)
+    world.services.lambdas.mappings[0]["State"] = "Disabled"
+    readers = event_source_mappings(world.services.functions, world.services.stream.arn) or []
+    assert world.look().readers == readers[1:]
+    wrote(world, "r")
+    assert world.kinds() == [Kind.MAPPING_OFF]
 
 
 def test_a_keys_only_stream_of_a_global_table_has_a_remedy_of_its_own(world: World) -> None:

@@ -183,6 +183,6 @@ def test_replication_that_never_delivers_is_told_where_it_is_waited_for(
     probe.through = source.now - timedelta(hours=1)
     filtered = EventSourceMapping("esm-1", "Enabled", "arn:aws:lambda:e:1:function:r", "", None, "", filtered=True)
     table = describe(source.services.dynamodb, source.mapping.table)
-    monkeypatch.setattr("pipeline.jobs.reconcile.stream_readers", lambda *_: (table, [filtered]))  # pyright: ignore[reportUnknownLambdaType,reportUnknownArgumentType]
+    monkeypatch.setattr("pipeline.jobs.lost_history.stream_readers", lambda *_: (table, [filtered]))  # pyright: ignore[reportUnknownLambdaType,reportUnknownArgumentType]
     with pytest.raises(TransientError, match="esm-1 has FilterCriteria, and what they leave out never arrives"):
         source.reconcile(bounds=Bounds(patience=timedelta(0), max_lag=timedelta(minutes=1)))
