@@ -139,7 +139,9 @@ def conclude(memory: Memory, sight: Sight, now: datetime, rules: Rules) -> Concl
     kept = memory if same else replace(memory, shards={}, waiting=(), read_through=memory.settled_through)
     read = [change.as_of for one in sight.shards for change in one.sightings]
     newest = _latest(memory.newest_read, sight.newest, *read)
-    if same and _overlooked(memory, sight, newest, now):  # an empty page was taken for an end, and not known of which
+    if (
+        same and not any(one.held for one in sight.shards) and _overlooked(memory, sight, newest, now)
+    ):  # an empty page was taken for an end, and not known of which
         sight = replace(sight, shards=[_not_ended(kept.shards, one) for one in sight.shards])
     shards = _shards(kept, sight, now, rules)
     waiting = _waiting(kept, sight, shards, now, rules)
@@ -311,6 +313,9 @@ def _gaps(memory: Memory, sight: Sight, now: datetime) -> list[Loss]:
         return [*gaps, Loss(Kind.GAP, known, begun)] if known is not None and known < begun else gaps
     if memory.stream_label != sight.stream_label:
         return gaps
+    begun = label_time(sight.stream_label)
+    if not memory.shards and sight.stream_enabled and begun < kept_since:
+        gaps.append(Loss(Kind.GAP, begun, kept_since))  # it had no shard yet when it was looked at
     parents = {one.progress.parent_id for one in sight.shards}
     seen = {one.progress.shard_id: one for one in sight.shards}
     for place in frontier(memory.shards.values()):

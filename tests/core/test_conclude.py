@@ -71,3 +71,25 @@ def test_of_another_table_nothing_is_claimed_until_a_reconciliation_has_shown_it
     assert memory.caught_up_through is None
     shown = tick(memory, NOW + timedelta(hours=1), shard(NOW + timedelta(hours=1)), proof=Proof.of((), NOW))
     assert shown.caught_up_through == NOW + timedelta(hours=1)
+
+
+def test_a_stream_that_had_no_shard_yet_when_it_was_looked_at_may_have_dropped_all_since_it_began() -> None:
+    looked = datetime(2026, 3, 1, 8, 0, 1, tzinfo=UTC)
+    memory = tick(Memory(), looked)
+    assert [(loss.kind, loss.until) for loss in tick(memory, NOW, shard(NOW)).losses] == [
+        (Kind.GAP, NOW - timedelta(hours=24))
+    ]
+
+
+def test_a_place_that_is_held_is_not_denied_its_end_because_something_newer_was_applied() -> None:
+    def looked(now: datetime) -> Sight:
+        place = ShardProgress("s1", None, sequence_number="7", read_through=NOW - timedelta(hours=1))
+        held = ShardSight(place, at_end=True, held=True)
+        return Sight(LABEL, now - SETTLE, [held], NOTHING, applied_label=LABEL, applied_through=NOW)
+
+    memory = before(NOW - timedelta(hours=1))
+    for minute in range(4):
+        memory = conclude(
+            memory, looked(NOW + timedelta(minutes=minute)), NOW + timedelta(minutes=minute), RULES
+        ).memory
+    assert memory.settled_through == NOW + timedelta(minutes=3) - SETTLE
