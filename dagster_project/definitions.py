@@ -14,6 +14,7 @@ import dagster as dg
 
 from dagster_project.alerts import alerts_sensor
 from dagster_project.broken import broken_definitions
+from dagster_project.event_log import purge_events_job, purge_events_schedule
 from dagster_project.history_sensor import history_sensor
 from dagster_project.redrive import redrive_job, redrive_sensor
 from dagster_project.resources import ServicesResource
@@ -46,8 +47,10 @@ def build(folder: Path, services: ServicesResource | None = None) -> dg.Definiti
             broken.append(Problem(mapping.path, 1, "", f"Dagster cannot use it: {error}"))
         else:
             usable.append(mapping)
+    purge_events = purge_events_job(usable)
     shared = dg.Definitions(
-        jobs=[redrive_job(usable)],
+        jobs=[redrive_job(usable), purge_events],
+        schedules=[purge_events_schedule(purge_events)],
         sensors=[progress_sensor(usable, broken), history_sensor(usable), redrive_sensor(), alerts_sensor()],
         resources={RESOURCE: services or ServicesResource()},
         # Whatever is launched is a step that has workers of its own: a process more would only cost its start.

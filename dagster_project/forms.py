@@ -155,6 +155,12 @@ class CatchUpChoice(ExportWaitChoice):
     )
 
 
+class EventsChoice(dg.Config):
+    """Remove old events that the sensors wrote."""
+
+    keep_days: int = Field(default=14, ge=1, description="Days of events that are kept, besides the newest of each.")
+
+
 class PurgeChoice(dg.Config):
     """Remove what is left over after its time."""
 

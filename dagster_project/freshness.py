@@ -1,5 +1,9 @@
 """How late is late: a mapping's `freshness` as the windows that checks, policy and sensor share.
 
+The check `lag` turns at `warn` and `fail`, at the tick that finds it. Dagster's freshness is there for what the check
+cannot say, that nobody looks any more. It counts from the last materialization, each of which costs three events that
+Dagster keeps; so it fails at `fail`, and warns no earlier than three quarters of it.
+
 Invariant: the sensor reports often enough that a table which is applied and caught up never looks late.
 """
 
@@ -37,10 +41,11 @@ class Freshness:
     @property
     def policy(self) -> dg.FreshnessPolicy:
         """The policy for Dagster, each window at least a minute."""
-        fail, warn = max(self.fail, SHORTEST_WINDOW), max(self.warn, SHORTEST_WINDOW)
+        fail = max(self.fail, SHORTEST_WINDOW)
+        warn = max(self.warn, SHORTEST_WINDOW, fail * 0.75)
         return dg.FreshnessPolicy.time_window(fail_window=fail, warn_window=warn if warn < fail else None)
 
     @property
     def report_every(self) -> timedelta:
-        """How often to report while changes are being applied: well inside the warning window."""
-        return max(self.warn, SHORTEST_WINDOW) * 0.6
+        """How often to report while changes are being applied: well inside the policy's windows."""
+        return max(max(self.warn, SHORTEST_WINDOW) * 0.6, max(self.fail, SHORTEST_WINDOW) * 0.5)

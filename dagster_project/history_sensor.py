@@ -50,7 +50,7 @@ def history_sensor(mappings: Sequence[TableMapping]) -> dg.SensorDefinition:
             if time.monotonic() >= end:
                 break
             memory = cursor.setdefault(mapping.name, {})
-            events += _news(memory, _results(dynaurora.services, mapping), time.time())
+            events += news(memory, _results(dynaurora.services, mapping), time.time())
         return dg.SensorResult(
             asset_events=events,
             skip_reason=None if events else dg.SkipReason(waits or "nothing new to report"),
@@ -77,7 +77,7 @@ def _results(services: Services, mapping: TableMapping) -> list[dg.AssetCheckRes
         ]
 
 
-def _news(memory: dict[str, Any], results: Sequence[dg.AssetCheckResult], now: float) -> list[dg.AssetCheckEvaluation]:
+def news(memory: dict[str, Any], results: Sequence[dg.AssetCheckResult], now: float) -> list[dg.AssetCheckEvaluation]:
     """Return the results that differ from what was told last, or that were told long ago; and remember them."""
     told: dict[str, list[Any]] = memory.setdefault("told", {})
     news: list[dg.AssetCheckEvaluation] = []

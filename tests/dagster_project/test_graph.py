@@ -11,6 +11,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.freshness import TimeWindowFreshnessPolicy
 
 from dagster_project.definitions import build
 from dagster_project.freshness import Freshness
@@ -99,14 +100,17 @@ def test_the_graph_of_a_table_is_pinned(folder: Path) -> None:
         "employees_purge",
         "employees_reconcile",
         "employees_replay_rejects",
+        "purge_events",
         "redrive",
     }
     assert [(s.name, s.cron_schedule, s.execution_timezone) for s in repository.schedule_defs] == [
         ("employees_purge_schedule", "30 4 * * *", "Europe/Berlin"),
         ("employees_reconcile_schedule", "0 3 * * *", "Europe/Berlin"),
+        ("purge_events_schedule", "50 4 * * *", None),
     ]
     assert [s.default_status for s in repository.schedule_defs] == [
         dg.DefaultScheduleStatus.STOPPED,
+        dg.DefaultScheduleStatus.RUNNING,
         dg.DefaultScheduleStatus.RUNNING,
     ]
     assert [s.name for s in repository.sensor_defs] == [
@@ -280,16 +284,20 @@ print(json.dumps([sorted(j.name for j in repository.get_all_jobs()), [m for m in
 @pytest.mark.parametrize(
     ("said", "windows"),
     [
-        ({}, (300, 1800, 180)),
-        ({"fail": timedelta(minutes=10)}, (600, 600, 360)),
-        ({"warn": timedelta(seconds=5), "fail": timedelta(seconds=20)}, (5, 20, 36)),
+        ({}, (300, 1800, 900, 1350)),
+        ({"fail": timedelta(minutes=10)}, (600, 600, 360, 0)),
+        ({"warn": timedelta(minutes=25)}, (1500, 1800, 900, 1500)),
+        ({"warn": timedelta(seconds=5), "fail": timedelta(seconds=20)}, (5, 20, 36, 0)),
     ],
 )
 def test_freshness_follows_the_mapping(
-    folder: Path, said: dict[str, timedelta], windows: tuple[float, float, float]
+    folder: Path, said: dict[str, timedelta], windows: tuple[float, float, float, float]
 ) -> None:
     mapping = load_mappings(folder)[0]
     freshness = Freshness.of(TableMapping(mapping.name, mapping.table, mapping.key, mapping.targets, freshness=said))
-    spans = (freshness.warn, freshness.fail, freshness.report_every)
+    policy = freshness.policy
+    assert isinstance(policy, TimeWindowFreshnessPolicy)
+    warns = policy.warn_window.to_timedelta() if policy.warn_window else timedelta(0)
+    spans = (freshness.warn, freshness.fail, freshness.report_every, warns)
     assert tuple(span.total_seconds() for span in spans) == pytest.approx(windows)
-    assert isinstance(freshness.policy, dg.FreshnessPolicy)
+    assert policy.fail_window.to_timedelta() == max(freshness.fail, timedelta(minutes=1))
