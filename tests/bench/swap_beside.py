@@ -28,7 +28,7 @@ HELD_SECONDS, STREAMED_ROWS = 30.0, 600_000
 WAITED_SECONDS = 0.2
 
 
-def _waits(url: str, statement: Callable[[Connection, int], object], stop: threading.Event, waits: list[float]) -> None:
+def _waits(url: str, statement: Callable[[Connection, int], None], stop: threading.Event, waits: list[float]) -> None:
     with closing(connect(url, application_name="beside")) as connection:
         number = 0
         while not stop.is_set():
@@ -41,15 +41,20 @@ def _waits(url: str, statement: Callable[[Connection, int], object], stop: threa
             time.sleep(0.05)
 
 
+def _read(connection: Connection, _: int) -> None:
+    connection.execute('SELECT FROM public."Orders" WHERE "Id" = 1')
+
+
+def _write(connection: Connection, number: int) -> None:
+    write(connection, 1, "x", number)
+
+
 def idle_transaction(url: str) -> dict[str, float]:
     """Swap while a transaction that has read the table is idle; returns what reader and writer waited."""
     reads, writes, stop = list[float](), list[float](), threading.Event()
     beside = [
-        threading.Thread(
-            target=_waits,
-            args=(url, lambda c, _: c.execute('SELECT FROM public."Orders" WHERE "Id" = 1'), stop, reads),
-        ),
-        threading.Thread(target=_waits, args=(url, lambda c, n: write(c, 1, "x", n), stop, writes)),
+        threading.Thread(target=_waits, args=(url, _read, stop, reads)),
+        threading.Thread(target=_waits, args=(url, _write, stop, writes)),
     ]
     with (
         closing(connect(url, application_name="load")) as connection,

@@ -74,8 +74,10 @@ def in_log(instance: dg.DagsterInstance) -> tuple[int, int]:
     """How many rows the log has, and the file of what belongs to no run where there is one."""
     storage = instance.event_log_storage
     assert isinstance(storage, SqlEventLogStorage)
-    with storage.index_connection() as index, storage.run_connection("") as runless:
-        counts = [c.exec_driver_sql("SELECT count(*) FROM event_logs").scalar_one() for c in (index, runless)]
+    counts: list[int] = []
+    for opened in (storage.index_connection(), storage.run_connection("")):
+        with opened as connection:
+            counts.append(connection.exec_driver_sql("SELECT count(*) FROM event_logs").scalar_one())
     return counts[0], counts[1]
 
 
