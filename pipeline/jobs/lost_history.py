@@ -211,7 +211,7 @@ def why_not_delivered(readers: Readers) -> list[str]:
     if not readers.ours:
         feeds = f"; it feeds {', '.join(found.function for found in readers.others)} instead" if readers.others else ""
         return [f"no event source mapping hands the stream to the replicator{feeds}"]
-    asleep = [f"event source mapping {found.mapping_id} is {found.state}" for found in readers.ours if not found.enabled]
+    asleep = [f"event source mapping {one.mapping_id} is {one.state}" for one in readers.ours if not one.enabled]
     return [*asleep, *reader_faults.never_delivered([as_reader(found) for found in readers.ours])]
 
 
