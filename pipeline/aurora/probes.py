@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from pipeline.aurora.connection import Connection
+    from pipeline.core.conclude import Conclusion
     from pipeline.core.mapping import Target
 
 
@@ -307,15 +308,27 @@ def set_aside(connection: Connection, table_name: str, versions: Collection[int]
     return ({int(version) for version in row[0]}, row[1]) if row else (set(), None)
 
 
-def save(connection: Connection, table_name: str, before: ProbeState, tick: Tick, after: Memory) -> bool:
+def save(connection: Connection, table_name: str, before: ProbeState, tick: Tick, concluded: Conclusion) -> bool:
     """Store what a tick concludes, in one transaction; False, and nothing stored, when another tick came before it."""
     with translating("keeping what the probe found", table=table_name), connection.transaction():
         if not _save_tick(connection, table_name, before.ticks, tick):
             return False
+        after = concluded.memory
         _save_shards(connection, table_name, tick.stream_label, after.shards)
         _save_waiting(connection, table_name, before.memory.waiting, after.waiting)
         losses.replace(connection, table_name, before.memory.losses, after.losses)
+        if concluded.nothing_new_before is not None:
+            connection.execute(_CLOSE_PAST, [concluded.nothing_new_before, table_name])
     return True
+
+
+# A reject that waits may still make a row: it was set aside before.
+_CLOSE_PAST = """
+UPDATE replication.tables AS t SET purged_through = GREATEST(purged_through, LEAST(%s::timestamptz, (
+       SELECT min(position_as_of) - interval '1 second' FROM replication.rejects AS r
+        WHERE r.table_name = t.name AND replayed_at IS NULL)))
+ WHERE name = %s
+"""
 
 
 def _save_tick(connection: Connection, table_name: str, ticks: int, tick: Tick) -> bool:

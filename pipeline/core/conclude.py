@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 MOST_WAITING = MOST_LOST = 10_000
 # Creation times are whole seconds.
 _GRAIN = timedelta(seconds=1)
+# What the clocks of this machine and of the source may disagree by, once that was measured.
+_CLOCKS = timedelta(seconds=2)
 # A shard stands still once nothing was read in it, and nothing applied, for so long and in so many ticks.
 STILL_AFTER, STILL_TICKS = timedelta(seconds=60), 2
 
@@ -131,6 +133,9 @@ class Conclusion:
     memory: Memory
     read_whole: bool
     """Whether the stream is on and every shard was read to its end."""
+    nothing_new_before: datetime | None = None
+    """Every change made before this time, which streams before this one carried, is proven to be in Aurora: nothing so
+    old may make a new row, as a replicator of such a stream would that comes back late."""
 
 
 def conclude(memory: Memory, sight: Sight, now: datetime, rules: Rules) -> Conclusion:
@@ -139,9 +144,7 @@ def conclude(memory: Memory, sight: Sight, now: datetime, rules: Rules) -> Concl
     kept = memory if same else replace(memory, shards={}, waiting=(), read_through=memory.settled_through)
     read = [change.as_of for one in sight.shards for change in one.sightings]
     newest = _latest(memory.newest_read, sight.newest, *read)
-    if (
-        same and not any(one.held for one in sight.shards) and _overlooked(memory, sight, newest, now)
-    ):  # an empty page was taken for an end, and not known of which
+    if same and _overlooked(memory, sight, newest, now):  # an empty page was taken for an end, and not known of which
         sight = replace(sight, shards=[_not_ended(kept.shards, one) for one in sight.shards])
     shards = _shards(kept, sight, now, rules)
     waiting = _waiting(kept, sight, shards, now, rules)
@@ -168,7 +171,14 @@ def conclude(memory: Memory, sight: Sight, now: datetime, rules: Rules) -> Concl
         losses=losses,
     )
     ended = bool(sight.shards) and all(one.at_end and not one.held for one in sight.shards)
-    return Conclusion(after, read_whole=ended and sight.stream_enabled)
+    caught_up, before = after.caught_up_through, memory.caught_up_through
+    proven = settles_from is not None and caught_up is not None and caught_up >= settles_from
+    new = proven and (before is None or settles_from is None or before < settles_from)
+    return Conclusion(
+        after,
+        read_whole=ended and sight.stream_enabled,
+        nothing_new_before=label_time(sight.stream_label) if new else None,
+    )
 
 
 def _overlooked(memory: Memory, sight: Sight, newest: datetime | None, now: datetime) -> bool:
@@ -176,8 +186,11 @@ def _overlooked(memory: Memory, sight: Sight, newest: datetime | None, now: date
     applied = sight.applied_through
     if applied is None or sight.applied_label != sight.stream_label or applied < now - RETENTION + timedelta(hours=1):
         return False
+    if any(one.held for one in sight.shards):
+        return False
     unread = [shard.unread for shard in memory.shards.values()] + [one.passed for one in sight.shards]
-    return (newest is None or newest < applied) and all(span is None or span.until <= applied for span in unread)
+    passed = (span.until + _CLOCKS for span in unread if span is not None)
+    return (newest is None or newest < applied) and all(until <= applied for until in passed)
 
 
 def _not_ended(known: Mapping[str, ShardProgress], one: ShardSight) -> ShardSight:
@@ -199,6 +212,7 @@ def _shards(memory: Memory, sight: Sight, now: datetime, rules: Rules) -> dict[s
     looked_up = [*memory.waiting, *(change for one in sight.shards for change in (*one.sightings, *one.scouted))]
     for change in looked_up:
         if change.shard_id in seen and sight.stored.shows_applied(change):
+            moved[change.shard_id] = True
             found = Applied(change.version, change.as_of)
             applied[change.shard_id] = _further(applied[change.shard_id], found)
     for line in lineages({name: one.progress for name, one in seen.items()}):
@@ -314,8 +328,8 @@ def _gaps(memory: Memory, sight: Sight, now: datetime) -> list[Loss]:
     if memory.stream_label != sight.stream_label:
         return gaps
     begun = label_time(sight.stream_label)
-    if not memory.shards and sight.stream_enabled and begun < kept_since:
-        gaps.append(Loss(Kind.GAP, begun, kept_since))  # it had no shard yet when it was looked at
+    if not memory.shards and begun < kept_since and sight.stream_enabled:  # it was seen before its first shard was
+        gaps.append(Loss(Kind.GAP, begun, kept_since))
     parents = {one.progress.parent_id for one in sight.shards}
     seen = {one.progress.shard_id: one for one in sight.shards}
     for place in frontier(memory.shards.values()):

@@ -80,7 +80,7 @@ def probe(
         rules = Rules(mapping.margin, mapping.freshness.get("warn", WARN), state.parallelization, state.batching_window)
         concluded = conclude(memory, sight, limits.now(), rules)
         tick = _tick(concluded, found)
-        if not probes.save(connection, mapping.name, state, tick, concluded.memory):
+        if not probes.save(connection, mapping.name, state, tick, concluded):
             return probes.read_tick(connection, mapping.name) or tick
     return tick
 

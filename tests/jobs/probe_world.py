@@ -113,6 +113,10 @@ class World:
                 )
             )
 
+    def rows(self) -> set[int]:
+        """Keys of the rows that are shown."""
+        return {row[0] for row in self.connection.execute('SELECT "Id" FROM public."Employees"')}
+
     def restore(self, name: str = "backup") -> None:
         """Put the database back to what it was: nobody tells the product."""
         with self.connection.transaction():

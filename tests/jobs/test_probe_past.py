@@ -377,6 +377,60 @@ def test_a_table_created_under_the_name_of_one_deleted_is_told_as_that_and_keeps
     assert (begun.kinds, begun.through) == ([], begun.settled)
 
 
+def test_what_an_earlier_stream_still_carries_makes_no_row_once_its_time_is_proven(begun: World, apply: Apply) -> None:
+    late = begun.write("a", 1000)
+    begun.clock += 60
+    recreate(begun)
+    begun.tick()
+    begun.tick(after=400)
+    begun.catch_up()
+    begun.tick()
+    assert (begun.kinds, begun.through) == ([], begun.settled)
+    apply(late)
+    assert 1000 not in begun.rows(), "its removal is in no stream, and the catch-up told nothing of it"
+
+
+def test_a_stream_seen_before_its_first_shard_and_read_days_later_has_a_gap(begun: World) -> None:
+    begun.clock += 60
+    recreate(begun)
+    begun.stream.shards = {}
+    begun.tick()
+    begun.catch_up()
+    begun.stream.shards = {"z": ScriptedShard()}
+    begun.tick(after=3 * DAY)
+    assert begun.kinds == [Kind.GAP]
+
+
+def test_a_change_applied_out_of_turn_is_movement(begun: World, apply: Apply) -> None:
+    begun.connection.execute(
+        "INSERT INTO replication.source_states (table_name, seen_at, parallelization) VALUES ('employees', now(), 2)"
+    )
+    first, second = begun.write("a", 1), begun.write("a", 2)
+    apply(begun.write("a", 3))
+    begun.write("a", 4)
+    begun.tick()
+    begun.tick(after=40)
+    apply(second)
+    assert begun.tick(after=40).stuck == 0
+    apply(first)
+    assert begun.tick(after=40).stuck == 0
+    assert [begun.tick(after=40).stuck for _ in range(2)] == [0, 1]
+
+
+def test_more_waiting_than_is_read_on_is_stuck_though_the_replicator_applied_one_more(
+    begun: World, apply: Apply, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.jobs.probe.MOST_WAITING", 5)
+    for number in range(5):
+        begun.write("a", number)
+    begun.tick()
+    begun.clock += 10
+    apply(begun.write("a", 7))
+    for _ in range(5):
+        begun.tick()
+    assert begun.decided == begun.settled
+
+
 def test_a_stream_made_anew_days_ago_has_dropped_changes_of_its_own(begun: World) -> None:
     begun.clock += DAY
     recreate(begun)
