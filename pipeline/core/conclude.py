@@ -152,16 +152,12 @@ def conclude(memory: Memory, sight: Sight, now: datetime, rules: Rules) -> Concl
     losses, waiting = _losses(memory, sight, waiting, [*changed, *_gaps(memory, sight, now)], now, rules)
     settles_from = label_time(sight.stream_label) + rules.margin if changed else memory.settles_from
     settled = _settled_read(kept.read_through, sight, shards, settles_from, now, rules)
-    claimed = earliest(shard.read_through for shard in frontier(shards.values())) or memory.caught_up_through
-    if any(loss.kind in NOT_BY_CATCH_UP for loss in losses):
-        claimed = None  # of what the table held before its stream began, nothing is known to be there
     on_way = [change.since for change in waiting if change.state is State.ON_ITS_WAY]
-    missing = [*(change.since for change in waiting), *(loss.since for loss in losses)]
     after = Memory(
         stream_label=sight.stream_label,
         table_id=sight.table_id or memory.table_id,
         ticked_at=now,
-        caught_up_through=None if claimed is None else min([claimed, *missing]),
+        caught_up_through=_caught_up(memory.caught_up_through, shards, waiting, losses),
         settled_through=None if settled is None else min([settled, *on_way]),
         read_through=settled,
         settles_from=settles_from,
@@ -171,14 +167,30 @@ def conclude(memory: Memory, sight: Sight, now: datetime, rules: Rules) -> Concl
         losses=losses,
     )
     ended = bool(sight.shards) and all(one.at_end and not one.held for one in sight.shards)
-    caught_up, before = after.caught_up_through, memory.caught_up_through
-    proven = settles_from is not None and caught_up is not None and caught_up >= settles_from
-    new = proven and (before is None or settles_from is None or before < settles_from)
+    new = _proven(after, settles_from) and not _proven(memory, settles_from)
     return Conclusion(
         after,
         read_whole=ended and sight.stream_enabled,
         nothing_new_before=label_time(sight.stream_label) if new else None,
     )
+
+
+def _proven(memory: Memory, through: datetime | None) -> bool:
+    caught_up = memory.caught_up_through
+    return through is not None and caught_up is not None and caught_up >= through
+
+
+def _caught_up(
+    before: datetime | None,
+    shards: Mapping[str, ShardProgress],
+    waiting: Sequence[Waiting],
+    losses: Sequence[Loss],
+) -> datetime | None:
+    """Return the time before which every change is in Aurora."""
+    claimed = earliest(shard.read_through for shard in frontier(shards.values())) or before
+    if claimed is None or any(loss.kind in NOT_BY_CATCH_UP for loss in losses):
+        return None  # of what another table held before its stream began, nothing is known to be there
+    return min([claimed, *(change.since for change in waiting), *(loss.since for loss in losses)])
 
 
 def _overlooked(memory: Memory, sight: Sight, newest: datetime | None, now: datetime) -> bool:
