@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 UV_VERSION := 0.13.9
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test test-ui stress bench exam lambda demo ui clean lock format
+.PHONY: help setup check test test-ui stress bench exam lambda demo ui clean lock format docs
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -52,6 +52,10 @@ demo: setup $(LOCAL_ZIP)  ## watch a table load, follow live writes and be prove
 UI_PORT ?= 3000
 ui: setup $(LOCAL_ZIP)  ## the stack with its writer ticking and Dagster's UI on http://127.0.0.1:3000 (UI_PORT=…)
 	@$(BIN)/python -m pipeline.local.ui --port $(UI_PORT)
+
+docs: setup  ## write what docs say of types, and the mapping's JSON Schema, from the code
+	$(BIN)/python -m tests.type_table
+	$(BIN)/python -m tests.mapping_schema
 
 format: setup
 	$(BIN)/ruff format .

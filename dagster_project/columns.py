@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from pipeline.core.sql_types import TYPES
-
 if TYPE_CHECKING:
     from collections.abc import Collection
 
@@ -90,7 +88,7 @@ def _origin(target: Target, column: Column) -> str:
 
 def _kinds(target: Target, column: Column) -> Collection[str]:
     place = _place(target)
-    return _EXPLODED[place.type.name] if place is not None and column == place else TYPES[column.type.name]
+    return _EXPLODED[place.type.name] if place is not None and column == place else column.type.codec.tags
 
 
 # By the type of the column for an element's place: an index into a list, or a name in a map.

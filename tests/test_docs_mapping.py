@@ -31,7 +31,7 @@ def test_the_table_of_types_is_the_codes() -> None:
         for name in re.findall(r"`([a-z ]+(?:\[\])?)(?:\([a-z,]+\))?`", types)
         if not name.endswith("[]") or sets[tag] == name
     }
-    assert documented == {(tag, name) for name, tags in TYPES.items() for tag in tags}
+    assert documented == {(tag, name) for name, codec in TYPES.items() for tag in codec.tags}
 
 
 def test_the_key_types_are_those_of_the_code() -> None:

@@ -19,8 +19,8 @@ from psycopg import sql
 from pipeline.aurora import children, tables, watermarks
 from pipeline.aurora.connection import literal
 from pipeline.aurora.ordering_sql import admits_new_key, supersedes
-from pipeline.core.conversion import array_literal
 from pipeline.core.mapping import AS_OF, DELETED, VERSION
+from pipeline.core.types.arrays import array_literal
 
 if TYPE_CHECKING:
     from psycopg import Cursor
@@ -186,11 +186,11 @@ def nullable_array_literal(values: Sequence[str | None]) -> str:
 
 def _compose(target: Target, mapping_name: str) -> sql.Composed:
     types = [column.type for column in target.columns]
-    sent = ["text" if t.name.endswith("[]") else t.input_sql for t in types]  # unnest would flatten nested arrays
+    sent = [t.sent_sql for t in types]
     sent += ["jsonb"] * (len(target.stored_columns) - len(types)) + ["numeric", "timestamptz", "boolean"]
     arrays = sql.SQL(", ").join(sql.SQL("%s::{}[]").format(sql.SQL(t)) for t in sent)  # type: ignore[arg-type]
     names = tables.all_columns(target)
-    cast = {column.name: column.type.name for column in target.columns if column.type.name.endswith("[]")}
+    cast = {column.name: column.type.name for column in target.columns if column.type.is_array}
     selected = sql.SQL(", ").join(
         sql.SQL("c.{}::{}").format(sql.Identifier(n), sql.SQL(cast[n]))  # type: ignore[arg-type]
         if n in cast
@@ -230,9 +230,7 @@ def _compose(target: Target, mapping_name: str) -> sql.Composed:
 def _key_order(target: Target) -> sql.Composed:
     """Order by the key as its index has it, and as a merge locks rows: a load and a batch then never deadlock."""
     return sql.SQL(", ").join(
-        sql.SQL('c.{} COLLATE "C"' if column.type.name in {"text", "varchar"} else "c.{}").format(
-            sql.Identifier(column.name)
-        )
+        sql.SQL('c.{} COLLATE "C"' if column.type.codec.is_text else "c.{}").format(sql.Identifier(column.name))
         for column in target.key_columns
     )
 

@@ -91,7 +91,7 @@ def differs(child: Target, carried: str, staged: str, stored: str) -> sql.Compos
         carried=sql.Identifier(carried),
         place_of_element=sql.SQL("{}{}").format(
             element_values(child, assigned=False)[0],
-            sql.SQL(' COLLATE "C"' if columns[0].type.name == "text" else ""),
+            sql.SQL(' COLLATE "C"' if columns[0].type.codec.is_text else ""),
         ),
         columns=sql.SQL(", ").join(
             sql.SQL("c.{}::{}").format(sql.Identifier(column.name), sql.SQL(literal(column.type.sql)))

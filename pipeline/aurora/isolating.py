@@ -95,7 +95,7 @@ def judging(
     Lengths and arrays come later: they are looked at only in rows that the ordering rule admits.
     """
     target = statement.target
-    sent = {c.name: "text" if c.type.name.endswith("[]") else c.type.input_sql for c in target.columns}
+    sent = {c.name: c.type.sent_sql for c in target.columns}
     types = [sent.get(name, "jsonb") for name in target.stored_columns]
 
     def judge(changes: Sequence[Change]) -> dict[int, DataError]:

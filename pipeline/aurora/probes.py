@@ -19,12 +19,12 @@ from pipeline.aurora.apply import nullable_array_literal
 from pipeline.aurora.connection import literal
 from pipeline.aurora.errors import translating
 from pipeline.core.conclude import Memory
-from pipeline.core.conversion import array_literal
 from pipeline.core.errors import DataError
 from pipeline.core.losses import Proof
 from pipeline.core.mapping import AS_OF, VERSION
 from pipeline.core.ordering import Position
 from pipeline.core.probing import Applied, ShardProgress, State, Unread, Waiting
+from pipeline.core.types.arrays import array_literal
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Generator, Mapping, Sequence

@@ -16,8 +16,8 @@ from pipeline.aurora import tables
 from pipeline.aurora.apply import nullable_array_literal
 from pipeline.aurora.connection import literal
 from pipeline.aurora.errors import translating
-from pipeline.core.conversion import array_literal
 from pipeline.core.mapping import DELETED
+from pipeline.core.types.arrays import array_literal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -115,7 +115,7 @@ class Promotion:
     def write(self, connection: Connection, rows: Sequence[FilledRow]) -> Written:
         """Fill those of the rows that are as they were read and differ from what they are to be."""
         names = [column.name for column in self.columns]
-        is_array = {column.name: column.type.name for column in self.columns if column.type.name.endswith("[]")}
+        is_array = {column.name: column.type.name for column in self.columns if column.type.is_array}
         values = [
             sql.SQL("v.{}::{}").format(_value_name(i), sql.SQL(literal(is_array[n])))
             if n in is_array
@@ -128,9 +128,7 @@ class Promotion:
         ]
         arrays = [sql.SQL("%s::{}[]").format(_type(column)) for column in self.target.key_columns]
         arrays += [sql.SQL("%s::integer[]"), sql.SQL("%s::text[]"), sql.SQL("%s::boolean[]")]
-        arrays += [
-            sql.SQL("%s::{}[]").format(sql.SQL("text") if c.name in is_array else _type(c)) for c in self.columns
-        ]
+        arrays += [sql.SQL("%s::{}[]").format(sql.SQL(literal(c.type.sent_sql))) for c in self.columns]
         query = _WRITE.format(
             **self._parts,
             arrays=sql.SQL(", ").join(arrays),

@@ -56,7 +56,7 @@ def column_type(target: Target, name: str) -> sql.SQL:
 
 
 def _definition_type(target: Target, column: Column) -> str:
-    is_text_key = column.name in target.primary_key and column.type.name in {"text", "varchar"}
+    is_text_key = column.name in target.primary_key and column.type.codec.is_text
     return column.type.sql + (_KEY_COLLATION if is_text_key else "")
 
 

@@ -24,15 +24,16 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.core.attributes import a_list, number, sort_numbers, to_json
-from pipeline.core.conversion import array_literal
 from pipeline.core.copy_text import copy_text, escape, field
 from pipeline.core.decode import RowDecoder
 from pipeline.core.errors import TerminalError
 from pipeline.core.export_lines import Failure, decode_full
 from pipeline.core.line_reader import LineReader, pieces
 from pipeline.core.lines import count_lines
-from pipeline.core.plain_texts import NUMBER
-from pipeline.core.row_code import Spelling, row_code
+from pipeline.core.row_code import compiled, row_code
+from pipeline.core.types.arrays import array_literal
+from pipeline.core.types.fast_form import Spelling, fast_forms
+from pipeline.core.value_patterns import NUMBER
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -64,8 +65,9 @@ class BlockDecoder:
     def __init__(self, target: Target, settled: Counter[str] | None = None) -> None:
         """`settled` is as for RowDecoder."""
         self.rows = RowDecoder(target, settled)
-        self._carries = bool(target.children)
-        self.source, self._plain, self._escaped = _compile(target)
+        self._is_general = fast_forms(target) is None
+        self.source, self._plain = _compiled(self.rows, _PLAIN, "COPY rows")
+        _, self._escaped = _compiled(self.rows, _ESCAPED, "COPY rows with escapes")
         self._lines = LineReader(target)
 
     def decode(self, block: bytes, *, file: str, first_line: int = 1) -> Decoded:
@@ -73,7 +75,7 @@ class BlockDecoder:
 
         `file` and `first_line`, the number of the block's first line, are for that error's message.
         """
-        if self._carries:  # not written out: elements are converted the general way
+        if self._is_general:
             rows, failures = decode_full(block, self.rows, file=file, first_line=first_line)
             return Decoded(copy_text(rows), len(rows), failures)
         return self._decode_by_pattern(block) or self._decode_parsing(block, file, first_line)
@@ -182,22 +184,15 @@ _TAIL = """\
 """
 
 
-def _compile(target: Target) -> tuple[str, Any, Any]:
-    code = row_code(target, Spelling(field, r"\\x"))
+def _compiled(decoder: RowDecoder, spelling: Spelling, what: str) -> tuple[str, Any]:
+    """Return the source and the function for a target; none where the target is for the general way."""
+    code = row_code(decoder, spelling)
+    if code is None:
+        return "", None
     body = "".join(f"{' ' * 12}{statement}\n" for statement in code.statements)
     source = _HEAD + body + _TAIL.format(fields=", ".join(code.variables))
-    names = {**code.names, "tab": "\t".join}
-    plain = {**names, "text": _same, "text_array": _plain_array, "jsonb": _plain_json}
-    escaped = {**names, "text": escape, "text_array": _escaped_array, "jsonb": _escaped_json}
-    # Plain texts are taken as they are: the call that would return them is left out.
-    unchecked = re.sub(r"\btext\((c\d+)\)", r"\1", source)
-    for text, space in ((unchecked, plain), (source, escaped)):
-        exec(compile(text, f"<rows of {target.view_name}>", "exec"), space)  # noqa: S102 - written here, from a checked mapping
-    return unchecked, plain["rows"], escaped["rows"]
-
-
-def _same(value: str) -> str:
-    return value
+    names = compiled(source, f"<{what} of {decoder.target.view_name}>", {**code.names, "tab": "\t".join})
+    return source, names["rows"]
 
 
 def _escaped_array(values: list[str]) -> str:
@@ -276,3 +271,8 @@ def _sorted_numbers(values: list[str]) -> list[str]:
     if all(map(_is_number, values)) and max(map(len, values), default=0) <= _EXACT_AS_FLOAT:
         return sorted(values, key=float)
     return sort_numbers(values)
+
+
+_ESCAPED = Spelling(field, r"\\x", "text({0})", {"text": escape, "text_array": _escaped_array, "jsonb": _escaped_json})
+# Plain texts are taken as they are.
+_PLAIN = Spelling(field, r"\\x", "{0}", {"text_array": _plain_array, "jsonb": _plain_json})

@@ -14,7 +14,6 @@ from pipeline.core.conversion import converter
 from pipeline.core.errors import ConversionError
 from pipeline.core.mapping import OnError
 from pipeline.core.patterns import captured_number
-from pipeline.core.sql_types import CAPTURED_NUMBERS
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 def capture_converter(column: Column, *, is_key: bool, settled: Counter[str] | None = None) -> Converter:
     """Like `converter`, for the captured part that fills `column`; `settled` counts what its policy settled."""
     convert = converter(column, is_key=is_key, settled=settled)
-    if column.type.name not in CAPTURED_NUMBERS:
+    if "N" not in column.type.codec.key_of:
         return convert
 
     def convert_number(part: AttributeValue | None) -> str | None:
@@ -49,6 +48,6 @@ def source_text(column: Column, tag: str, text: str) -> str:
     """Return the key attribute's or captured part's value from the column's stored text: the inverse of converting."""
     if tag == "B":
         return b64encode(bytes.fromhex(text.removeprefix("\\x"))).decode()
-    if column.capture is not None and column.type.name in CAPTURED_NUMBERS:
+    if column.capture is not None and "N" in column.type.codec.key_of:
         return canonical_number(text)  # a numeric(p,s) column shows zeros after the point
     return text

@@ -5,15 +5,10 @@ Invariant: a column that was read can be created in PostgreSQL, and its default 
 
 from __future__ import annotations
 
-import math
-import re
 from dataclasses import dataclass
-from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import yaml
-
-from pipeline.core.attributes import UnrepresentableError, parse_path, to_json
+from pipeline.core.attributes import UnrepresentableError, parse_path
 from pipeline.core.conversion import converter
 from pipeline.core.errors import ConversionError
 from pipeline.core.mapping import BOOKKEEPING_COLUMNS, CARRIED_PREFIX, Column, OnError
@@ -22,12 +17,13 @@ from pipeline.core.sql_types import CAPTURE_TYPES, TYPES, SqlType, parse_sql_typ
 from pipeline.core.yaml_fields import suggestion
 
 if TYPE_CHECKING:
-    from pipeline.core.attributes import AttributeValue, PathPart
+    from pipeline.core.attributes import PathPart
+    from pipeline.core.types.codec import Option
     from pipeline.core.yaml_fields import Field
 
 COLUMN_EXAMPLE = "columns: {Id: {attribute: Id, type: bigint}}"
-EPOCHS = ("seconds", "milliseconds")
-JSON_STRINGS = ("parse", "text")
+# Keys of a column that are for one type: a field of Column each.
+OPTIONS = {option.name: option for codec in TYPES.values() for option in codec.options}
 # PostgreSQL manual, system columns: CREATE TABLE refuses them.
 _SYSTEM_COLUMNS = frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"})
 
@@ -36,13 +32,9 @@ _CAPTURED_COLUMN = {"capture": "capture: order_id", "type": "type: text"}
 _COLUMN_OPTIONAL = {
     "default": "default: NA",
     "on_error": "on_error: null",
-    "epoch": "epoch: seconds",
-    "json": "json: parse",
+    **{name: f"{name}: {option.values[0]}" for name, option in OPTIONS.items()},
     "description": "description: as the payroll knows them",
 }
-_NUMBERS = frozenset({"smallint", "integer", "bigint", "numeric", "double precision"})
-_SETS = {"text[]": "SS", "numeric[]": "NS", "bytea[]": "BS"}
-_DEEPEST = 32  # DynamoDB's own limit of nesting
 
 
 def name_problem(name: str, *, column: bool = False) -> str | None:
@@ -82,15 +74,14 @@ def read_column(name: str, field: Field, sources: ColumnSources) -> Column | Non
     path = _read_path(fields["attribute"], key) if "attribute" in fields else None
     sql_type = _read_type(fields["type"]) if "type" in fields else None
     on_error = read_on_error(fields["on_error"], sql_type) if "on_error" in fields else OnError.REJECT
-    epoch = _read_epoch(fields["epoch"], sql_type) if "epoch" in fields else None
-    json = _read_json(fields["json"], sql_type) if "json" in fields else None
+    options = _read_options(fields, sql_type)
     description = fields["description"].text() if "description" in fields else None
     if path is None or sql_type is None:
         return None
     _check_key_attribute(fields["type"], path, sql_type, key)
     default = _read_default(fields["default"], sql_type) if "default" in fields else None
     return Column(
-        name, fields["attribute"].written, path, sql_type, default, on_error, epoch, json, description=description
+        name, fields["attribute"].written, path, sql_type, default, on_error, description=description, **options
     )
 
 
@@ -106,7 +97,7 @@ def _read_captured_column(name: str, field: Field, sources: ColumnSources) -> Co
     capture = fields["capture"].text("name a part that the target's match captures") if "capture" in fields else None
     sql_type = _read_type(fields["type"]) if "type" in fields else None
     on_error = read_on_error(fields["on_error"], sql_type) if "on_error" in fields else OnError.REJECT
-    epoch = _read_epoch(fields["epoch"], sql_type) if "epoch" in fields else None
+    options = _read_options(fields, sql_type)
     description = fields["description"].text() if "description" in fields else None
     if capture is None or sql_type is None:
         return None
@@ -124,7 +115,7 @@ def _read_captured_column(name: str, field: Field, sources: ColumnSources) -> Co
     else:
         _check_key_attribute(fields["type"], (attribute,), sql_type, sources.key)
     return Column(
-        name, attribute, (attribute,), sql_type, None, on_error, epoch, description=description, capture=capture
+        name, attribute, (attribute,), sql_type, None, on_error, description=description, capture=capture, **options
     )
 
 
@@ -174,8 +165,8 @@ def _check_key_attribute(
     field: Field, path: tuple[PathPart, ...], sql_type: SqlType, key: dict[str, str] | None
 ) -> None:
     tag = (key or {}).get(str(path[0])) if len(path) == 1 else None
-    if tag is not None and tag not in TYPES[sql_type.name]:
-        fitting = ", ".join(name for name, tags in TYPES.items() if tag in tags)
+    if tag is not None and tag not in sql_type.codec.tags:
+        fitting = ", ".join(name for name, codec in TYPES.items() if tag in codec.tags)
         field.problem(f"{sql_type.sql} cannot hold the key attribute {path[0]}, which is of type {tag}; use {fitting}")
 
 
@@ -188,102 +179,38 @@ def read_on_error(field: Field, sql_type: SqlType | None) -> OnError:
     if text not in set(OnError):
         field.problem(f'"{text}" is not a policy; {suggestion(text, list(OnError), "the policies are")}')
         return OnError.REJECT
-    if text == OnError.TRUNCATE and sql_type is not None and sql_type.name != "varchar":
+    if text == OnError.TRUNCATE and sql_type is not None and not sql_type.codec.cuts_to_length:
         field.problem(f"{sql_type.sql} has no length to cut to; use null, or reject")
     return OnError(text)
 
 
-def _read_epoch(field: Field, sql_type: SqlType | None) -> str | None:
-    text = field.text("write seconds or milliseconds")
-    if text is not None and text not in EPOCHS:
-        field.problem(f'"{text}" is not a unit of epoch times; {suggestion(text, EPOCHS, "the units are")}')
-    elif sql_type is not None and sql_type.name != "timestamptz":
-        field.problem(f"{sql_type.sql} is not read from an epoch time; remove epoch, or make the column a timestamptz")
-    return text
+def _read_options(fields: dict[str, Field], sql_type: SqlType | None) -> dict[str, str | None]:
+    """Read the options that are for columns of one type, by their names."""
+    return {name: _read_option(fields[name], option, sql_type) for name, option in OPTIONS.items() if name in fields}
 
 
-def _read_json(field: Field, sql_type: SqlType | None) -> str | None:
-    text = field.text("write parse for strings that hold JSON, or text for strings that stay strings")
-    if text is not None and text not in JSON_STRINGS:
-        field.problem(f'"{text}" is not a way to take a string; {suggestion(text, JSON_STRINGS, "the ways are")}')
-    elif sql_type is not None and sql_type.name != "jsonb":
-        field.problem(f"{sql_type.sql} holds no JSON; remove json, or make the column a jsonb")
+def _read_option(field: Field, option: Option, sql_type: SqlType | None) -> str | None:
+    text = field.text(option.remedy)
+    if text is not None and text not in option.values:
+        field.problem(f'"{text}" {option.refusal}; {suggestion(text, option.values, option.introduction)}')
+    elif sql_type is not None and option not in sql_type.codec.options:
+        field.problem(f"{sql_type.sql} {option.elsewhere}")
     return text
 
 
 def _read_default(field: Field, sql_type: SqlType) -> str | None:
-    if field.tag == "null" and sql_type.name != "jsonb":
+    if field.tag == "null" and "NULL" not in sql_type.codec.tags:
         field.problem("is null; remove it, a column without a default is NULL where the attribute is missing")
         return None
     try:
-        attribute = _default_attribute(field, sql_type)
-        if attribute is None:
-            return None
-        text = converter(Column("default", "", (), sql_type))(attribute)
-        if sql_type.name == "double precision" and text is not None:
-            _check_double(text)
+        attribute = sql_type.codec.default(field)
+        return None if attribute is None else converter(Column("default", "", (), sql_type))(attribute)
     except ConversionError as error:
         field.problem(f"{_shown(field)} {error.reason}; give a value that {sql_type.sql} can hold")
     except UnrepresentableError as error:
         field.problem(f"{_shown(field)} {error}; give a value that {sql_type.sql} can hold")
-    else:
-        return text
     return None
 
 
-def _check_double(text: str) -> None:
-    if not math.isfinite(float(text)) or (float(text) == 0 and Decimal(text) != 0):
-        raise UnrepresentableError("is out of the range of double precision")
-
-
 def _shown(field: Field) -> str:
-    return f'"{field.written[:40]}"' if isinstance(field.node, yaml.ScalarNode) else "the value"
-
-
-def _default_attribute(field: Field, sql_type: SqlType) -> AttributeValue | None:
-    """Write the default as DynamoDB would hold it, for the codec to convert; None when that was reported."""
-    if sql_type.name == "jsonb":
-        return _any_attribute(field.node)
-    if sql_type.name in _SETS:
-        elements = field.elements("[]")
-        if elements is None:
-            return None
-        texts = [element.written if sql_type.name == "numeric[]" else element.text() for element in elements]
-        return None if None in texts else {_SETS[sql_type.name]: texts}
-    if sql_type.name in _NUMBERS and field.tag in {"int", "float", "str"}:
-        return {"N": _plain_number(field.written)}
-    if sql_type.name == "boolean" and field.tag == "bool":
-        return {"BOOL": _is_true(field.written)}
-    if sql_type.name == "boolean" and isinstance(field.node, yaml.ScalarNode):
-        raise UnrepresentableError("is not true or false")
-    # A date without quotes is a timestamp to YAML; for these two its text as written is what is meant.
-    text = field.written if sql_type.name in {"date", "timestamptz"} and field.tag == "timestamp" else field.text()
-    return None if text is None else {"B" if sql_type.name == "bytea" else "S": text}
-
-
-def _any_attribute(node: yaml.Node, depth: int = 0) -> AttributeValue:
-    if depth > _DEEPEST:
-        raise UnrepresentableError(f"is nested deeper than {_DEEPEST} levels")
-    if isinstance(node, yaml.MappingNode):
-        return {"M": {str(key.value): _any_attribute(value, depth + 1) for key, value in node.value}}
-    if isinstance(node, yaml.SequenceNode):
-        return {"L": [_any_attribute(element, depth + 1) for element in node.value]}
-    text = str(node.value)
-    by_tag: dict[str, Any] = {"bool": {"BOOL": _is_true(text)}, "null": {"NULL": True}}
-    kind = node.tag.rpartition(":")[2]
-    if kind in {"int", "float"}:
-        attribute: AttributeValue = {"N": _plain_number(text)}
-        to_json(attribute)  # raises for what YAML calls a number and JSON does not
-        return attribute
-    return by_tag.get(kind, {"S": text})
-
-
-def _is_true(text: str) -> bool:
-    return text.lower() in {"true", "yes", "on"}
-
-
-def _plain_number(text: str) -> str:
-    # YAML 1.1 has octal 017, hexadecimal 0x1F and sexagesimal 1:30; a reader would guess, so they are refused.
-    if not re.fullmatch(r"[-+]?(?:0|[1-9]\d*)(?:\.\d*)?(?:[eE][-+]?\d{1,3})?", text):
-        raise UnrepresentableError("is not a number in plain notation")
-    return text.removeprefix("+")
+    return f'"{field.written[:40]}"' if field.is_scalar else "the value"

@@ -10,15 +10,13 @@ Invariant: a field is what the column's converter and `copy_text.field` write, o
 from __future__ import annotations
 
 import json
-from binascii import a2b_base64, hexlify
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 from pipeline.core import plain_json
 from pipeline.core.attributes import find
 from pipeline.core.copy_text import field
-from pipeline.core.plain_json import sorted_numbers, text_order
-from pipeline.core.plain_spelling import as_array_copy_text, as_json, as_quoted_copy_text
+from pipeline.core.plain_spelling import as_json, as_quoted_copy_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,62 +29,14 @@ Writer = Callable[[Values, bytes, bool], Values]
 """Writes values, with the field of an item without the attribute, and whether there are escapes."""
 
 
-def writer(column: Column, *, quoted: bool) -> Writer:
-    """Return what writes a column's values, texts and binaries with the quote before them if they are `quoted`.
-
-    It raises ValueError for what only the converter can judge.
-    """
-    kind = column.type.name
-    if kind in {"text", "varchar"}:
-        return _quoted_texts if quoted else _as_they_are
-    return {
-        "bytea": _quoted_binaries if quoted else _binaries,
-        "text[]": _text_arrays,
-        "numeric[]": _number_arrays,
-        "jsonb": _documents,
-    }.get(kind, _as_they_are)
-
-
-def _as_they_are(values: Values, missing: bytes, _: bool) -> Values:  # noqa: FBT001  a Writer
+def as_they_stand(values: Values, missing: bytes, _: bool) -> Values:  # noqa: FBT001  a Writer
+    """Write texts that are their fields."""
     return [value or missing for value in values] if b"" in values else values
 
 
-def _quoted_texts(values: Values, missing: bytes, _: bool) -> Values:  # noqa: FBT001  a Writer
-    """Cut off the quote that tells an empty text from none."""
+def without_quote(values: Values, missing: bytes, _: bool) -> Values:  # noqa: FBT001  a Writer
+    """Write texts that have the quote before them, which tells an empty one from none."""
     return [value[1:] if value else missing for value in values]
-
-
-def _binaries(values: Values, missing: bytes, _: bool) -> Values:  # noqa: FBT001  a Writer
-    return [rb"\\x" + hexlify(a2b_base64(value, strict_mode=True)) if value else missing for value in values]
-
-
-def _quoted_binaries(values: Values, missing: bytes, _: bool) -> Values:  # noqa: FBT001  a Writer
-    return [rb"\\x" + hexlify(a2b_base64(value[1:], strict_mode=True)) if value else missing for value in values]
-
-
-def _text_arrays(values: Values, missing: bytes, escaped: bool) -> Values:  # noqa: FBT001  a Writer
-    join = b'","'.join
-    written = [b'{"' + join(sorted(value[1:-1].split(b'","'))) + b'"}' if value else missing for value in values]
-    if escaped:
-        for number, value in enumerate(values):
-            if b"\\" in value or b"\x01" in value or b"\x02" in value:
-                written[number] = _escaped_text_array(value)
-    return written
-
-
-def _escaped_text_array(value: bytes) -> bytes:
-    elements = sorted(value[1:-1].split(b'","'), key=text_order(value))
-    return as_array_copy_text(b'{"' + b'","'.join(elements) + b'"}')
-
-
-def _number_arrays(values: Values, missing: bytes, _: bool) -> Values:  # noqa: FBT001  a Writer
-    return [
-        b'{"' + b'","'.join(sorted_numbers(value[1:-1].split(b'","'))) + b'"}' if value else missing for value in values
-    ]
-
-
-def _documents(values: Values, missing: bytes, escaped: bool) -> Values:  # noqa: FBT001  a Writer
-    return _as_they_are(documents(values, escaped=escaped), missing, escaped)
 
 
 def documents(values: Values, *, escaped: bool) -> list[bytes]:

@@ -11,12 +11,12 @@ from pipeline.core.attributes import UnrepresentableError, find
 from pipeline.core.captures import capture_converter
 from pipeline.core.children import ChildDecoder
 from pipeline.core.conversion import converter, unmapped_json
-from pipeline.core.errors import ConversionError
+from pipeline.core.key_length import check_length, limits_key
 from pipeline.core.routing import captured
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from pipeline.core.attributes import AttributeValue, Item, PathPart
     from pipeline.core.change import Row
@@ -25,14 +25,6 @@ if TYPE_CHECKING:
 
 _Source = tuple["str | None", "tuple[PathPart, ...]", "Converter"]
 _Named = tuple[str, "Converter"]
-
-
-# PostgreSQL's index takes rows of 2,704 bytes (error 54000), measured after compression, so that a key's fate would
-# hang on its content. What is left of that for headers and for a number beside the text, this is for certain.
-LONGEST_KEY_BYTES = 2_600
-# What a DynamoDB key attribute of type S or B may have: 2,048 bytes a partition key, 1,024 a sort key.
-_LONGEST_ATTRIBUTE_BYTES = 2_048
-_LONG_TYPES = frozenset({"text", "varchar", "bytea"})
 
 
 class RowDecoder:
@@ -50,7 +42,7 @@ class RowDecoder:
         self._named_keys = _named(self._key_columns)
         names = [column.name for column in target.columns]
         self._key_positions = [names.index(name) for name in target.primary_key]
-        self.limits_key = _may_exceed(target)
+        self.limits_key = limits_key(target)
         """Whether a key of the target can be too long for PostgreSQL's index, so that each is measured."""
         # An attribute is taken up when a column holds all of it; a path into a map leaves the map with the rest.
         # What a pattern matches is known whole from the key.
@@ -69,7 +61,7 @@ class RowDecoder:
         if self.target.unmapped:
             values.append("{}" if item.keys() <= self._taken else self._rest(item))
         if self.limits_key:
-            _check_length(self.target, [values[position] or "" for position in self._key_positions])
+            check_length(self.target, [values[position] or "" for position in self._key_positions])
         values += [child.rows(item) for child in self._children]
         return tuple(values)
 
@@ -86,7 +78,7 @@ class RowDecoder:
         """Convert a record's key attributes alone, as a REMOVE carries them. Raises ConversionError."""
         texts = tuple([text or "" for text in self._convert(self._named_keys, self._key_columns, keys)])
         if self.limits_key:
-            _check_length(self.target, texts)
+            check_length(self.target, texts)
         return texts
 
     def _convert(
@@ -112,27 +104,3 @@ def _named(sources: list[_Source]) -> list[_Named] | None:
     if any(capture is not None or len(path) > 1 for capture, path, _ in sources):
         return None
     return [(cast("str", path[0]), convert) for _, path, convert in sources]
-
-
-def _may_exceed(target: Target) -> bool:
-    sizes = [
-        min(_LONGEST_ATTRIBUTE_BYTES, 4 * column.type.params[0]) if column.type.params else _LONGEST_ATTRIBUTE_BYTES
-        for column in target.key_columns
-        if column.type.name in _LONG_TYPES
-    ]
-    return sum(sizes) > LONGEST_KEY_BYTES
-
-
-def _check_length(target: Target, key: Sequence[str]) -> None:
-    size = 0
-    for column, text in zip(target.key_columns, key, strict=True):
-        if column.type.name == "bytea":
-            size += len(text) // 2 - 1
-        elif column.type.name in _LONG_TYPES:
-            size += len(text.encode())
-    if size > LONGEST_KEY_BYTES:
-        raise ConversionError(
-            ", ".join(target.primary_key),
-            f"the key takes {size} bytes, and a row of PostgreSQL's index takes {LONGEST_KEY_BYTES} for certain;"
-            " such an item cannot be a row of this target until its key is shorter",
-        )

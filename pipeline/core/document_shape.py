@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
-from pipeline.core.plain_texts import EXPONENT_NUMBER
-from pipeline.core.value_patterns import DEPTH, TEXT
+from pipeline.core.value_patterns import DEPTH, EXPONENT_NUMBER, TEXT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

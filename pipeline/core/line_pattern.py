@@ -1,7 +1,7 @@
 r"""One pattern for the lines of a full export, made for a target: attributes in any order, read without parsing.
 
 A line is matched whole. Each attribute that the target knows has its own alternative, whose group captures the value
-where it is one that the column takes (`pipeline.core.value_patterns`). Attributes that no column takes have one as
+where it is of the column's fast form (`pipeline.core.types`). Attributes that no column takes have one as
 well, by the names met so far, where the target keeps them.
 
 Invariant: a line that the pattern matches, and that `write` does not refuse, is one that the general way would
@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, cast
 from pipeline.core import column_texts
 from pipeline.core.conversion import converter
 from pipeline.core.copy_text import field
-from pipeline.core.decode import RowDecoder
+from pipeline.core.key_length import key_share, limits_key
 from pipeline.core.mapping import OnError
 from pipeline.core.plain_spelling import UNREADABLE, as_copy_text, plain
-from pipeline.core.value_patterns import LONG_TYPES, NULL, REPEAT, TEXT, any_value, column_value, key_share
+from pipeline.core.types.fast_form import fast_forms
+from pipeline.core.value_patterns import NULL, REPEAT, TEXT, any_value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from pipeline.core.conversion import Converter
     from pipeline.core.document_shape import DocumentShape
     from pipeline.core.mapping import Column, Target
+    from pipeline.core.types.fast_form import FastForm
 
 # Documents after which a shape is judged.
 _JUDGED = 1000
@@ -60,6 +62,7 @@ class _Captured:
     """A column whose group captures the value that it takes."""
 
     group: int
+    is_document: bool
     null_group: int | None
     """Captures where the attribute is NULL, for a column with a default: that is for a missing one."""
     missing: bytes
@@ -130,8 +133,9 @@ class LinePattern:
         Lines in which a column's text is empty match only with `empties`; to tell that from none costs every text.
         `shapes` has those that the documents of some columns mostly have, by the columns' names.
         """
-        if target.match or target.children:
-            raise ValueError("parts of keys and elements are no values of their own")
+        forms = fast_forms(target)
+        if target.match or forms is None:
+            raise ValueError("parts of keys and elements are no values of their own, or there is more to be done")
         if any(mark in (column.default or "") for column in target.columns for mark in "\x01\x02\x03"):
             raise ValueError("a default that would be taken for the plain spelling's marks")
         self._empties = empties
@@ -141,7 +145,7 @@ class LinePattern:
         self._groups: int = 0
         self._rest: list[tuple[bytes, int]] | None = [] if target.unmapped else None
         self._columns = target.columns
-        self._fields = self._add_columns(target)
+        self._fields = self._add_columns(target, dict(zip([c.name for c in target.columns], forms, strict=True)))
         if self._rest is not None:
             for name, deep in rest.items():
                 self._rest.append(self._named(name, self._add(name, f"({any_value() if deep else any_value(0)})")))
@@ -180,7 +184,7 @@ class LinePattern:
         return {
             column.name: [match[source.group] for match in found]
             for source, column in zip(self._fields, self._columns, strict=True)
-            if column.type.name == "jsonb" and isinstance(source, _Captured)
+            if isinstance(source, _Captured) and source.is_document
         }
 
     def useless_shapes(self) -> list[str]:
@@ -191,30 +195,32 @@ class LinePattern:
             if isinstance(source, _Document) and source.is_useless()
         ]
 
-    def _add_columns(self, target: Target) -> list[_Captured | _Document | _Converted]:
+    def _add_columns(
+        self, target: Target, forms: Mapping[str, FastForm | None]
+    ) -> list[_Captured | _Document | _Converted]:
         by_attribute: dict[str, list[Column]] = {}
         for column in target.columns:
             by_attribute.setdefault(cast("str", column.path[0]), []).append(column)
         keys = set(target.primary_key)
-        long_keys = sum(column.type.name in LONG_TYPES for column in target.key_columns)
-        share = key_share(long_keys) if RowDecoder(target).limits_key else None
+        share = key_share(target) if limits_key(target) else None
         sources: dict[str, _Captured | _Document | _Converted] = {}
         for name, columns in by_attribute.items():
             first, is_key = columns[0], columns[0].name in keys
-            alone = len(columns) == 1 and len(first.path) == 1
+            form = forms[first.name] if len(columns) == 1 and len(first.path) == 1 else None
+            null = '|NULL":(true)' if first.default is not None and not is_key else ""
             longest = share if is_key else None
-            value = column_value(first, is_key=is_key, longest_bytes=longest, empties=self._empties) if alone else ""
-            shape = self.shapes.get(first.name) if alone and not is_key else None
-            if value and shape:
+            value = form.in_line(null, longest, empties=self._empties) if form else ""
+            shape = self.shapes.get(first.name)
+            if form and value and shape:
                 sources[first.name] = self._document(name, first, shape, value)
                 continue
-            if value:
+            if form and value:
                 group = self._add(name, value)
-                sources[first.name] = self._captured(first, group)
-                if first.default is None and not is_key and first.type.name != "jsonb":
+                sources[first.name] = self._captured(first, form, group)
+                if first.default is None and not is_key and not form.document:
                     self._nullable.append(_once(name, group))
                 continue
-            if share and any(column.name in keys and column.type.name in LONG_TYPES for column in columns):
+            if share and any(c.name in keys and c.type.codec.most_key_bytes(c.type.params) for c in columns):
                 raise ValueError("a key that has to be measured and is not captured")
             group = self._add(name, f"({any_value()})")
             for column in columns:
@@ -224,11 +230,10 @@ class LinePattern:
                 self._rest.append(self._named(name, group))
         return [sources[column.name] for column in target.columns]
 
-    def _captured(self, column: Column, group: int) -> _Captured:
+    def _captured(self, column: Column, form: FastForm, group: int) -> _Captured:
         null_group = group + 1 if self._groups == group + 2 else None
-        return _Captured(
-            group, null_group, field(column.default).encode(), column_texts.writer(column, quoted=self._empties)
-        )
+        missing = field(column.default).encode()
+        return _Captured(group, bool(form.document), null_group, missing, form.writers[self._empties])
 
     def _document(self, name: str, column: Column, shape: DocumentShape, value: str) -> _Document:
         first, group = self._groups, self._groups + shape.values

@@ -10,9 +10,9 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
-from pipeline.core.decode import RowDecoder
 from pipeline.core.document_shape import common_shape
 from pipeline.core.errors import ConversionError
+from pipeline.core.key_length import limits_key
 from pipeline.core.line_pattern import LinePattern, spelt_name
 from pipeline.core.line_shape import LineShape, shape_of
 from pipeline.core.lines import count_lines
@@ -73,7 +73,7 @@ class LineReader:
         self._pieces_with_empties = 0
         self._shape: LineShape | None = None
         # Where a key has to be measured, the pattern does it.
-        self._useless_shapes = _PATIENCE if RowDecoder(target).limits_key else 0
+        self._useless_shapes = _PATIENCE if limits_key(target) else 0
         self._useless = 0
         self._mixed = False
 

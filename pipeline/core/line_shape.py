@@ -14,7 +14,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any, cast
 
 from pipeline.core.lines import count_lines
-from pipeline.core.value_patterns import plain_value
+from pipeline.core.types.fast_form import fast_forms
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,10 +31,9 @@ class LineShape:
             '"' in name or "\\" in name for name in names
         ):
             raise ValueError("other attributes than those of the columns")
-        by_name = {column.path[0]: column for column in target.columns}
-        keys = set(target.primary_key)
-        values = [plain_value(by_name[name], is_key=by_name[name].name in keys) for name in names]
-        if target.match or target.children or not all(values) or len(values) == 1:
+        forms = dict(zip([path[0] for path in paths], fast_forms(target) or (), strict=False))
+        values = [form.as_field() if (form := forms.get(name)) else "" for name in names]
+        if target.match or not all(values) or len(values) == 1:
             raise ValueError("values that have to be converted")
         body = ",".join(f'"{re.escape(name)}":{value}' for name, value in zip(names, values, strict=True))
         line = rf'\{{"Item":\{{{body}\}}\}}'

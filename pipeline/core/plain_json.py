@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from pipeline.core.attributes import sort_numbers, to_json
 from pipeline.core.plain_spelling import as_json
 from pipeline.core.plain_spelling import plain as respelt
-from pipeline.core.plain_texts import EXPONENT_NUMBER
+from pipeline.core.value_patterns import EXPONENT_NUMBER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

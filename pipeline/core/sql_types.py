@@ -1,6 +1,6 @@
 """The SQL types a mapping may name, parsed once: `varchar(20)` → SqlType("varchar", (20,)).
 
-Invariant: every type in TYPES has its converters in `pipeline.core.conversion`; a test walks them all.
+Invariant: a type is one of TYPES. What is said of it stands in its codec (`pipeline.core.types`), and nowhere else.
 """
 
 from __future__ import annotations
@@ -8,46 +8,28 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-# Attribute types (AttributeValue tags) that each SQL type takes. NULL is taken by all: as NULL, in jsonb as its null.
-TYPES: dict[str, frozenset[str]] = {
-    "smallint": frozenset({"N"}),
-    "integer": frozenset({"N"}),
-    "bigint": frozenset({"N"}),
-    "numeric": frozenset({"N", "S"}),
-    "double precision": frozenset({"N"}),
-    "boolean": frozenset({"BOOL"}),
-    "text": frozenset({"S"}),
-    "varchar": frozenset({"S"}),
-    "uuid": frozenset({"S"}),
-    "date": frozenset({"S"}),
-    "timestamptz": frozenset({"S", "N"}),
-    "bytea": frozenset({"B"}),
-    "jsonb": frozenset({"S", "N", "B", "BOOL", "NULL", "SS", "NS", "BS", "L", "M"}),
-    "text[]": frozenset({"SS"}),
-    "numeric[]": frozenset({"NS"}),
-    "bytea[]": frozenset({"BS"}),
-}
+from pipeline.core.types.arrays import ARRAYS
+from pipeline.core.types.binary import BYTEA
+from pipeline.core.types.boolean import BOOLEAN
+from pipeline.core.types.codec import Codec
+from pipeline.core.types.jsonb import JSONB
+from pipeline.core.types.numbers import DOUBLE_PRECISION, INTEGERS, NUMERIC
+from pipeline.core.types.text import TEXT, VARCHAR
+from pipeline.core.types.times import DATE, TIMESTAMPTZ
+from pipeline.core.types.uuids import UUID
 
-# Types that keep two different keys different, by the key's attribute type. `numeric` takes N alone here, because
-# the strings "1" and "1.0" are two items and one number.
-KEY_TYPES: dict[str, frozenset[str]] = {
-    "N": frozenset({"smallint", "integer", "bigint", "numeric"}),
-    "S": frozenset({"text", "varchar", "uuid", "date"}),
-    "B": frozenset({"bytea"}),
-}
+TYPES: dict[str, Codec] = {
+    codec.name: codec
+    for codec in (*INTEGERS, NUMERIC, DOUBLE_PRECISION, BOOLEAN, TEXT, VARCHAR, UUID, DATE, TIMESTAMPTZ, BYTEA, JSONB,
+                  *ARRAYS)
+}  # fmt: skip
 
-# Types for a part captured from a text key. Numbers take it in its one spelling alone: `007` is refused, so that it
-# never shares a row with `7`.
-CAPTURE_TYPES = frozenset(
-    {"text", "varchar", "uuid", "date", "timestamptz", "smallint", "integer", "bigint", "numeric"}
-)
-CAPTURE_KEY_TYPES = CAPTURE_TYPES - {"timestamptz"}
-# Of these, the types that read it as a number.
-CAPTURED_NUMBERS = frozenset({"smallint", "integer", "bigint", "numeric"})
-
-_ALIASES = {"int": "integer", "int4": "integer", "int8": "bigint", "int2": "smallint", "decimal": "numeric",
-            "float8": "double precision", "bool": "boolean", "character varying": "varchar",
-            "timestamp with time zone": "timestamptz"}  # fmt: skip
+# Types that keep two different keys different, by the key's attribute type.
+KEY_TYPES = {tag: frozenset(name for name, codec in TYPES.items() if tag in codec.key_of) for tag in ("N", "S", "B")}
+# Types for a part captured from a text key, and of these the ones that keep different parts different. Numbers take it
+# in its one spelling alone: `007` is refused, so that it never shares a row with `7`.
+CAPTURE_TYPES = frozenset(name for name, codec in TYPES.items() if codec.takes_captures)
+CAPTURE_KEY_TYPES = frozenset(name for name in CAPTURE_TYPES if TYPES[name].key_of)
 
 _SPELLING = re.compile(
     r"\s*(?P<name>[a-z][a-z0-9 ]*?)\s*(?:\(\s*(?P<params>\d+(?:\s*,\s*\d+)?)\s*\))?(?P<array>\[\])?\s*"
@@ -62,17 +44,29 @@ class SqlType:
     params: tuple[int, ...] = ()
 
     @property
+    def codec(self) -> Codec:
+        """All that is known of the type."""
+        return TYPES[self.name]
+
+    @property
     def sql(self) -> str:
         """Spelling for a column definition. Safe to embed: only known names and integers."""
         return f"{self.name}({','.join(map(str, self.params))})" if self.params else self.name
 
     @property
-    def input_sql(self) -> str:
-        """Type to send values as: without length, so that PostgreSQL checks it at assignment and cuts nothing.
+    def is_array(self) -> bool:
+        """Whether it is an array type, as its name tells."""
+        return self.name.endswith("[]")
 
-        An explicit cast to varchar(n) cuts silently; an assignment raises (PostgreSQL manual, character types).
-        """
-        return self.name if self.name != "varchar" else "text"
+    @property
+    def input_sql(self) -> str:
+        """Type to send values as: without length, so that PostgreSQL checks it at assignment."""
+        return self.codec.input_name or self.name
+
+    @property
+    def sent_sql(self) -> str:
+        """Type to send a column of values as, in an array: arrays go as texts, for unnest would flatten them."""
+        return "text" if self.is_array else self.input_sql
 
 
 def parse_sql_type(text: str) -> SqlType:
@@ -80,25 +74,12 @@ def parse_sql_type(text: str) -> SqlType:
     match = _SPELLING.fullmatch(text.lower())
     if not match:
         raise ValueError(f'"{text}" is not a column type')
-    name = _ALIASES.get(match["name"], match["name"]) + (match["array"] or "")
+    aliases = {alias: name for name, codec in TYPES.items() for alias in codec.aliases}
+    name = aliases.get(match["name"], match["name"]) + (match["array"] or "")
     if name not in TYPES:
         raise ValueError(f'"{text}" is not one of the column types: {", ".join(TYPES)}')
     params = tuple(int(p) for p in match["params"].split(",")) if match["params"] else ()
-    _check_params(name, params)
-    return SqlType(name, params)
-
-
-def _check_params(name: str, params: tuple[int, ...]) -> None:
-    if not params:
-        if name == "varchar":
-            raise ValueError('"varchar" needs a length, such as varchar(20); use text for any length')
-        return
-    if name == "varchar":
-        if len(params) != 1 or not 1 <= params[0] <= 10_485_760:
-            raise ValueError("varchar takes one length from 1 to 10485760")
-    elif name == "numeric":
-        precision, scale = params[0], params[1] if len(params) == 2 else 0
-        if not (1 <= precision <= 1000 and 0 <= scale <= precision):
-            raise ValueError("numeric takes a precision from 1 to 1000 and a scale not above it")
-    else:
+    if params and not TYPES[name].parameters[1]:
         raise ValueError(f"{name} takes no length")
+    TYPES[name].check_params(params)
+    return SqlType(name, params)

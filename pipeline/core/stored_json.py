@@ -11,7 +11,6 @@ as a set. Whether a number is an epoch time is the column's to say, as everywher
 from __future__ import annotations
 
 import json
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from pipeline.core.mapping import Column
 
 
-class _Digits(str):
+class Digits(str):
     """A number as it was written."""
 
     __slots__ = ()
@@ -27,7 +26,7 @@ class _Digits(str):
 
 def parse(text: str) -> object:
     """Parse JSON text of the jsonb column; numbers keep their digits. What it returns is for `attribute_value`."""
-    return json.loads(text, parse_int=_Digits, parse_float=_Digits)
+    return json.loads(text, parse_int=Digits, parse_float=Digits)
 
 
 def attribute_value(root: object, column: Column) -> AttributeValue | None:
@@ -38,7 +37,7 @@ def attribute_value(root: object, column: Column) -> AttributeValue | None:
         if found is None:
             return None
         (value,) = found
-    return _value(value, column.type.name)
+    return column.type.codec.from_json(value) or _value(value)
 
 
 def _step(value: object, part: PathPart) -> tuple[object] | None:
@@ -50,33 +49,14 @@ def _step(value: object, part: PathPart) -> tuple[object] | None:
     return (members[part],) if part in members else None
 
 
-def _value(value: Any, wanted: str = "jsonb") -> AttributeValue:  # noqa: ANN401 - JSON
+def _value(value: Any) -> AttributeValue:  # noqa: ANN401 - JSON
     if isinstance(value, dict):
         members = cast("dict[str, object]", value)
         return {"M": {name: _value(member) for name, member in members.items()}}
     if isinstance(value, list):
-        return _array(cast("list[object]", value), wanted)
-    if isinstance(value, _Digits):
+        return {"L": [_value(element) for element in cast("list[object]", value)]}
+    if isinstance(value, Digits):
         return {"N": str(value)}
     if isinstance(value, str):
-        return {"B" if wanted == "bytea" else "S": value}
+        return {"S": value}
     return {"NULL": True} if value is None else {"BOOL": value}
-
-
-def _array(elements: list[object], wanted: str) -> AttributeValue:
-    tag = _set_tag(elements, wanted)
-    if tag:
-        return {tag: [str(element) for element in elements]}
-    return {"L": [_value(element) for element in elements]}
-
-
-def _set_tag(elements: list[object], wanted: str) -> str | None:
-    if wanted not in {"text[]", "numeric[]", "bytea[]"} or not elements:
-        return None
-    numbers = wanted == "numeric[]"
-    if not all(isinstance(element, _Digits) if numbers else type(element) is str for element in elements):
-        return None
-    ordered = [Decimal(str(element)) for element in elements] if numbers else cast("list[str]", elements)
-    if any(ordered[i] >= ordered[i + 1] for i in range(len(ordered) - 1)):  # type: ignore[operator]  # one type
-        return None
-    return {"text[]": "SS", "numeric[]": "NS", "bytea[]": "BS"}[wanted]

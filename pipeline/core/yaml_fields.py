@@ -9,19 +9,24 @@ composed and never constructed, so that the text as written is at hand to say wh
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from pipeline.core.attributes import UnrepresentableError, to_json
 from pipeline.core.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
+    from pipeline.core.attributes import AttributeValue
+
 # libyaml's parser where PyYAML was built with it (every wheel is): ten times faster, and it marks lines the same.
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _TAG = "tag:yaml.org,2002:"
+_DEEPEST = 32  # DynamoDB's own limit of nesting
 _READS_AS = {"bool": "true or false", "int": "a number", "float": "a number", "timestamp": "a date"}
 
 
@@ -107,6 +112,30 @@ class Field:
         """Return the value as text, or note why it is none. `remedy` is added when the value is missing."""
         return _text(self, self.node, remedy)
 
+    @property
+    def is_scalar(self) -> bool:
+        """Whether it is neither a list nor a mapping."""
+        return isinstance(self.node, yaml.ScalarNode)
+
+    @property
+    def is_true(self) -> bool:
+        """Whether a bool is true."""
+        return _is_true(self.written)
+
+    def number(self) -> AttributeValue | None:
+        """Return the number as DynamoDB would hold it, with its digits as written, or note that it is none.
+
+        Raises UnrepresentableError for a number, or a text, that is none in plain notation.
+        """
+        if self.tag in {"int", "float", "str"}:
+            return {"N": _plain_number(self.written)}
+        self.text()  # which notes what it is instead
+        return None
+
+    def anything(self) -> AttributeValue:
+        """Return the value, whatever it is, as DynamoDB would hold it. Raises UnrepresentableError."""
+        return _anything(self.node)
+
     def elements(self, example: str) -> list[Field] | None:
         """Return the elements of a list, or note that it is none."""
         if not isinstance(self.node, yaml.SequenceNode):
@@ -187,3 +216,31 @@ def _text(where: Field, node: yaml.Node, remedy: str = "") -> str | None:
 
 def _line(node: yaml.Node) -> int:
     return node.start_mark.line + 1
+
+
+def _anything(node: yaml.Node, depth: int = 0) -> AttributeValue:
+    if depth > _DEEPEST:
+        raise UnrepresentableError(f"is nested deeper than {_DEEPEST} levels")
+    if isinstance(node, yaml.MappingNode):
+        return {"M": {str(key.value): _anything(value, depth + 1) for key, value in node.value}}
+    if isinstance(node, yaml.SequenceNode):
+        return {"L": [_anything(element, depth + 1) for element in node.value]}
+    text = str(node.value)
+    by_tag: dict[str, Any] = {"bool": {"BOOL": _is_true(text)}, "null": {"NULL": True}}
+    kind = node.tag.rpartition(":")[2]
+    if kind in {"int", "float"}:
+        attribute: AttributeValue = {"N": _plain_number(text)}
+        to_json(attribute)  # raises for what YAML calls a number and JSON does not
+        return attribute
+    return by_tag.get(kind, {"S": text})
+
+
+def _is_true(text: str) -> bool:
+    return text.lower() in {"true", "yes", "on"}
+
+
+def _plain_number(text: str) -> str:
+    # YAML 1.1 has octal 017, hexadecimal 0x1F and sexagesimal 1:30; a reader would guess, so they are refused.
+    if not re.fullmatch(r"[-+]?(?:0|[1-9]\d*)(?:\.\d*)?(?:[eE][-+]?\d{1,3})?", text):
+        raise UnrepresentableError("is not a number in plain notation")
+    return text.removeprefix("+")

@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.attributes import UnrepresentableError, canonical_number, find, number, parse_path, to_json
-from pipeline.core.conversion import array_literal, converter, unmapped_json
+from pipeline.core.conversion import converter, unmapped_json
 from pipeline.core.errors import ConversionError
 from pipeline.core.json_text import DEEPEST_JSON, checked_json
 from pipeline.core.mapping import Column, OnError
 from pipeline.core.sql_types import TYPES, SqlType
+from pipeline.core.types.arrays import array_literal
 
 
 def convert(sql_type: str, attribute: Any, **options: Any) -> str | None:  # noqa: ANN401 - attribute values
@@ -208,7 +209,7 @@ def test_null_is_null_in_every_type_and_missing_is_the_default(name: str) -> Non
 @pytest.mark.parametrize("name", TYPES)
 def test_every_type_refuses_what_is_not_for_it_and_settles_it_under_null(name: str) -> None:
     params = (3,) if name == "varchar" else ()
-    for tag in {"S", "N", "B", "BOOL", "SS", "NS", "BS", "L", "M"} - TYPES[name]:
+    for tag in {"S", "N", "B", "BOOL", "SS", "NS", "BS", "L", "M"} - TYPES[name].tags:
         with pytest.raises(ConversionError, match=f"and the attribute is of type {tag}"):
             convert(name, {tag: "secret"}, params=params)
         settled: Counter[str] = Counter()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,12 +10,14 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from pipeline.core.block_decode import BlockDecoder
+from pipeline.core.copy_text import copy_text
 from pipeline.core.decode import RowDecoder
 from pipeline.core.errors import ConversionError
 from pipeline.core.mapping import Column, OnError, Target
 from pipeline.core.row_code import row_function
 from pipeline.core.sql_types import parse_sql_type
-from tests.core.test_block_decode import items, strange_items, targets
+from tests.core.test_block_decode import items, line_of, strange_items, targets
 
 Convert = Callable[[Mapping[str, Any]], tuple[Any, ...]]
 
@@ -67,3 +70,31 @@ def test_a_plain_value_never_takes_the_general_way(name: str, monkeypatch: pytes
     convert = row_function(decoder)
     assert convert({"key": {"S": "k"}, "c": value}) == ("k", text, "{}")
     assert convert({"key": {"S": "k"}, "x": {"S": "y"}}) == ("k", None, '{"x":"y"}')
+
+
+@pytest.mark.parametrize("text", ["text(c1)", "general1(a)", 'a["S"]', "{0}", "\\1"])
+def test_no_name_or_default_that_looks_like_code_is_taken_for_it(text: str) -> None:
+    columns = (
+        Column("key", "key", ("key",), parse_sql_type("text")),
+        Column("c", text, (text,), parse_sql_type("text")),
+        Column("d", "d", ("d",), parse_sql_type("text"), default=text),
+    )
+    target = Target("public", text, ("key",), columns)
+    item = {"key": {"S": "7"}, text: {"S": "hello"}}
+    assert outcome(target, item, written=True)[0] == ("7", "hello", text)
+    block = line_of(item).encode() + b"\n"
+    for decoder in (BlockDecoder(target), parsing_only(BlockDecoder(target))):
+        assert decoder.decode(block, file="f").text == copy_text([("7", "hello", text)])
+
+
+def parsing_only(decoder: BlockDecoder) -> BlockDecoder:
+    decoder._lines._pattern = None
+    return decoder
+
+
+def test_the_code_is_shown_by_a_traceback() -> None:
+    target = Target("public", "shown", ("key",), (Column("key", "key", ("key",), parse_sql_type("bigint")),))
+    row_function(RowDecoder(target))
+    BlockDecoder(target)
+    for file in ("<row of public.shown>", "<COPY rows of public.shown>", "<COPY rows with escapes of public.shown>"):
+        assert "a = get('key')" in [line.strip() for line in linecache.getlines(file)]

@@ -1,0 +1,63 @@
+"""bytea, from DynamoDB's binary, which both JSON and exports hold as base64."""
+
+from __future__ import annotations
+
+from base64 import b64decode
+from binascii import Error as Base64Error
+from binascii import a2b_base64, hexlify
+from typing import TYPE_CHECKING
+
+from pipeline.core.attributes import AttributeValue, UnrepresentableError
+from pipeline.core.column_texts import Values
+from pipeline.core.key_length import LONGEST_ATTRIBUTE_BYTES
+from pipeline.core.types.codec import Codec, Example
+from pipeline.core.types.fast_form import ColumnCode, FastForm
+from pipeline.core.value_patterns import repeated
+
+if TYPE_CHECKING:
+    from pipeline.core.yaml_fields import Field
+
+
+def hexadecimal(value: str) -> str:
+    """Write base64 as PostgreSQL writes bytea. Raises UnrepresentableError."""
+    try:
+        return "\\x" + b64decode(value, validate=True).hex()
+    except (Base64Error, ValueError):
+        raise UnrepresentableError("is not base64") from None
+
+
+def _code(code: ColumnCode) -> list[str]:
+    decode = code.bind("decode", b64decode)
+    return [f'{code.value} = {code.spelling.hexadecimal!r} + {decode}(a["B"], validate=True).hex()']
+
+
+def _line(empties: bool, longest_bytes: int | None) -> str:  # noqa: FBT001  a fast form's
+    text = f'[^"]{repeated(not empties, longest_bytes and longest_bytes // 3 * 4)}'
+    return f'("{text})"' if empties else f'"({text})"'
+
+
+def _bare(values: Values, missing: bytes, _: bool) -> Values:  # noqa: FBT001  a Writer
+    return [rb"\\x" + hexlify(a2b_base64(value, strict_mode=True)) if value else missing for value in values]
+
+
+def _quoted(values: Values, missing: bytes, _: bool) -> Values:  # noqa: FBT001  a Writer
+    return [rb"\\x" + hexlify(a2b_base64(value[1:], strict_mode=True)) if value else missing for value in values]
+
+
+def _default(field: Field) -> AttributeValue | None:
+    text = field.text()
+    return None if text is None else {"B": text}
+
+
+BYTEA = Codec(
+    name="bytea",
+    tags=frozenset({"B"}),
+    key_of=frozenset({"B"}),
+    convert=lambda _: hexadecimal,
+    fast_form=lambda _column, _is_key: FastForm(tag="B", code=_code, line=_line, writers=(_bare, _quoted)),
+    default=_default,
+    from_json=lambda value: {"B": value} if type(value) is str else None,
+    most_key_bytes=lambda _: LONGEST_ATTRIBUTE_BYTES,
+    key_bytes=lambda text: len(text) // 2 - 1,
+    examples=(Example(({"B": ""}, {"B": "AP8="}, {"B": "AP8"})),),
+)

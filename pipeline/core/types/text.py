@@ -1,0 +1,106 @@
+"""text, and varchar with its length in characters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pipeline.core.attributes import UnrepresentableError
+from pipeline.core.attributes import text as checked_text
+from pipeline.core.column_texts import as_they_stand, without_quote
+from pipeline.core.key_length import LONGEST_ATTRIBUTE_BYTES, MOST_BYTES
+from pipeline.core.mapping import Column, OnError
+from pipeline.core.types.codec import Codec, Example, Params, Use
+from pipeline.core.types.fast_form import ColumnCode, FastForm
+from pipeline.core.value_patterns import repeated
+from pipeline.core.widening import TypeChange
+
+if TYPE_CHECKING:
+    from pipeline.core.sql_types import SqlType
+
+
+def _varchar(use: Use) -> Callable[[str], str]:
+    column, length, settled = use.column, use.column.type.params[0], use.settled
+    cut = column.on_error is OnError.TRUNCATE and not use.is_key
+
+    def convert(value: str) -> str:
+        if len(value) <= length:
+            return checked_text(value)
+        if not cut:
+            raise UnrepresentableError(f"is longer than {length} characters")
+        value = checked_text(value[:length])
+        if settled is not None:
+            settled[column.name] += 1
+        return value
+
+    return convert
+
+
+def _check_varchar(params: Params) -> None:
+    if not params:
+        raise ValueError('"varchar" needs a length, such as varchar(20); use text for any length')
+    if len(params) != 1 or not 1 <= params[0] <= 10_485_760:
+        raise ValueError("varchar takes one length from 1 to 10485760")
+
+
+def _widened_varchar(params: Params, wanted: SqlType) -> TypeChange:
+    """PostgreSQL rewrites no table when a varchar only loses or raises its length (manual, ALTER TABLE)."""
+    wider = wanted.name == "text" or (wanted.name == "varchar" and wanted.params > params)
+    return TypeChange.CATALOG if wider else TypeChange.REFUSED
+
+
+def _fast_form(column: Column, _is_key: bool) -> FastForm:  # noqa: FBT001  a codec's
+    most = column.type.params[0] if column.type.params else None
+
+    def code(code: ColumnCode) -> list[str]:
+        value, spelt = code.value, code.spelling.text.format(code.value)
+        if most is not None:
+            spelt = f"{spelt} if len({value}) <= {most} else {code.general}"
+        return [f'{value} = a["S"]', *([f"{value} = {spelt}"] if spelt != value else [])]
+
+    def characters(least: int, longest_bytes: int | None) -> str:
+        if longest_bytes is not None:
+            return f'[^"]{repeated(least, min(longest_bytes, most or longest_bytes))}'
+        times = repeated(least, most)
+        if most is None:
+            return f'[^"]{times}'
+        # Characters are counted one by one only where the bytes, the first and fast alternative, are too many.
+        return rf'(?:[^"]{times}(?=")|(?:[^"\x80-\xbf][\x80-\xbf]*+){times.rstrip("+")}(?="))'
+
+    def line(empties: bool, longest_bytes: int | None) -> str:  # noqa: FBT001  a fast form's
+        return f'("{characters(0, longest_bytes)})"' if empties else f'"({characters(1, longest_bytes)})"'
+
+    return FastForm(
+        tag="S", code=code, line=line, writers=(as_they_stand, without_quote), field=f'"({characters(0, None)})"'
+    )
+
+
+TEXT = Codec(
+    name="text",
+    tags=frozenset({"S"}),
+    key_of=frozenset({"S"}),
+    takes_captures=True,
+    is_text=True,
+    convert=lambda _: checked_text,
+    fast_form=_fast_form,
+    most_key_bytes=lambda params: min([LONGEST_ATTRIBUTE_BYTES, *(MOST_BYTES * length for length in params)]),
+    key_bytes=lambda text: len(text.encode()),
+    examples=(Example(({"S": ""}, {"S": "é 🙂"}, {"S": "a\x00b"}, {"S": "\ud800"})),),
+)
+VARCHAR = replace(
+    TEXT,
+    name="varchar",
+    aliases=("character varying",),
+    cuts_to_length=True,
+    parameters=(1, 1),
+    check_params=_check_varchar,
+    input_name="text",
+    convert=_varchar,
+    widened=_widened_varchar,
+    examples=(
+        Example(({"S": "🙂🙂🙂"}, {"S": "abcd"}), params=(3,)),
+        Example(({"S": "abcd"}, {"S": "a\x00b"}, {"N": "1"}), params=(3,), options={"on_error": OnError.TRUNCATE}),
+        Example(({"S": "abcd"}, {"N": "1"}), params=(3,), options={"on_error": OnError.NULL}),
+    ),
+)
