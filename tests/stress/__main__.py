@@ -1,7 +1,9 @@
-"""`make stress`: the long form. Thousands of generated histories, then every mutation of the rule; figures as JSON.
+"""`make stress`: the long form. Thousands of generated histories, then every mutation; figures as JSON.
 
-Exits 1 when any history ends unequal or any mutation survives. A run's seed is printed when it fails, and
-`python -m tests.stress --run SEED` repeats it.
+Two state machines: of the ordering rule, and of operations (`tests.stress.operations`: what is believed when restores,
+recreated tables, dead functions and clocks get in the way). Exits 1 when any history ends unequal or was told wrong, or
+any mutation survives. The seed of a failure is printed; `python -m tests.stress --run SEED` repeats a run of the rule,
+`--operation SEED` a history of operations, step by step.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import psycopg
 from psycopg import sql
@@ -26,14 +29,23 @@ from pipeline.local.postgres import PostgresServer
 from tests.stress import worker
 from tests.stress.generate import KEYS
 from tests.stress.mutations import EQUIVALENT, MUTATIONS
+from tests.stress.operations import mutations as operations_mutations
+from tests.stress.operations.histories import run_history
+from tests.stress.operations.oracle import Wrong
 from tests.stress.world import Counts
 
 PROCESSES = 2
+AT_ONCE = 100
+"""Histories of operations that a process does before it tells of them."""
+TO_CATCH = 3_000
+"""Histories of operations given to each mutation, at most."""
 
 
 def main(arguments: list[str]) -> int:
     """Run the long form, or one run again."""
     options = _options(arguments)
+    if options.operation is not None:
+        return _tell_operation(options.operation)
     started = time.monotonic()
     with _server() as server:
         urls = multiprocessing.get_context("spawn").SimpleQueue()
@@ -48,13 +60,25 @@ def main(arguments: list[str]) -> int:
             print(f"stress: seed {options.seed}, {options.histories} histories, {len(MUTATIONS)} mutations", flush=True)
             runs = _histories(pool, options.seed, options.histories)
             caught = {} if any(run.unequal for run in runs) else _mutations(pool, options.seed)
-    return _report(options.seed, runs, caught, time.monotonic() - started)
+            operations = _operations(pool, options.seed, options.operations)
+    return _report(options.seed, runs, caught, operations, time.monotonic() - started)
+
+
+def _tell_operation(seed: int) -> int:
+    try:
+        print(run_history(seed, print))
+    except Wrong as found:
+        print(f"WRONG: {found}")
+        return 1
+    return 0
 
 
 def _options(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.stress", description=__doc__)
     parser.add_argument("--histories", type=int, default=24_000, help="histories to generate, at least")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6), help="the same seed, the same histories")
+    parser.add_argument("--operations", type=int, default=20_000, help="histories of operations to generate")
+    parser.add_argument("--operation", type=int, metavar="SEED", help="tell one history of operations step by step")
     parser.add_argument("--run", type=int, help="repeat the one run of this seed")
     return parser.parse_args(arguments)
 
@@ -99,7 +123,52 @@ def _mutations(pool: ProcessPoolExecutor, seed: int) -> dict[str, dict[str, obje
     return {mutation.name: found[mutation.name] for mutation in MUTATIONS}
 
 
-def _report(seed: int, runs: list[worker.Outcome], mutations: dict[str, dict[str, object]], seconds: float) -> int:
+def _operations(pool: ProcessPoolExecutor, seed: int, histories: int) -> dict[str, Any]:
+    """Do the histories of operations, then the mutations; returns their part of the figures."""
+    started, first, total = time.monotonic(), seed * 10**6, worker.Operations()
+    chunks = [range(first + at, first + min(at + AT_ONCE, histories)) for at in range(0, histories, AT_ONCE)]
+    for number, done in enumerate(as_completed([pool.submit(worker.run_operations, chunk) for chunk in chunks]), 1):
+        part = done.result()
+        total.histories += part.histories
+        total.counts.add(part.counts)
+        total.wrong |= part.wrong
+        for failed, what in part.wrong.items():
+            print(f"  WRONG: {what}; again: python -m tests.stress --operation {failed}", flush=True)
+        if number % max(1, len(chunks) // 10) == 0:
+            print(f"  {total.histories} histories of operations", flush=True)
+    seconds = time.monotonic() - started
+    caught = {} if total.wrong else _operations_mutations(pool, first)
+    return {
+        "operations": total.histories,
+        "operations_wrong": len(total.wrong),
+        "operations_mutations": len(operations_mutations.MUTATIONS),
+        "operations_mutations_caught": sum(bool(found["caught"]) for found in caught.values()),
+        "operations_seconds": round(seconds, 1),
+        "operations_counts": asdict(total.counts),
+        "operations_by_mutation": caught,
+        "operations_equivalent": operations_mutations.EQUIVALENT,
+    }
+
+
+def _operations_mutations(pool: ProcessPoolExecutor, first: int) -> dict[str, dict[str, object]]:
+    mutations, seeds = operations_mutations.MUTATIONS, range(first, first + TO_CATCH)
+    pending = [pool.submit(worker.try_operations_mutation, index, seeds) for index in range(len(mutations))]
+    found: dict[str, dict[str, object]] = {}
+    for done in as_completed(pending):
+        index, histories, seen = done.result()
+        name = mutations[index].name
+        found[name] = {"caught": seen is not None, "histories": histories, "seen": seen}
+        print(f"  {'caught' if seen else 'SURVIVED'} after {histories:5d} histories: {name}", flush=True)
+    return {mutation.name: found[mutation.name] for mutation in mutations}
+
+
+def _report(
+    seed: int,
+    runs: list[worker.Outcome],
+    mutations: dict[str, dict[str, object]],
+    operations: dict[str, Any],
+    seconds: float,
+) -> int:
     total = Counts()
     for run in runs:
         total.add(run.counts)
@@ -116,15 +185,22 @@ def _report(seed: int, runs: list[worker.Outcome], mutations: dict[str, dict[str
         "counts": asdict(total),
         "by_mutation": mutations,
         "equivalent": EQUIVALENT,
+        **operations,
     }
     Path("build").mkdir(exist_ok=True)
     Path("build/stress.json").write_text(json.dumps(figures, indent=2) + "\n")
     print(
         f"{figures['histories']} histories in {len(runs)} runs: {total.writes} writes, {total.deliveries} records"
         f" delivered, {total.merges} files merged, {total.loads} loads, {total.purges} purges, {total.races} races\n"
-        f"{unequal} runs unequal; {caught} of {len(MUTATIONS)} mutations caught; {seconds:.0f} s; build/stress.json"
+        f"{unequal} runs unequal; {caught} of {len(MUTATIONS)} mutations caught\n"
+        f"{operations['operations']} histories of operations, {operations['operations_wrong']} told wrong;"
+        f" {operations['operations_mutations_caught']} of {operations['operations_mutations']} mutations caught;"
+        f" {seconds:.0f} s; build/stress.json"
     )
-    return 0 if unequal == 0 and caught == len(MUTATIONS) else 1
+    equal = unequal == 0 and caught == len(MUTATIONS)
+    right = operations["operations_wrong"] == 0
+    right = right and operations["operations_mutations_caught"] == operations["operations_mutations"]
+    return 0 if equal and right else 1
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """One process of the long form: its database, and the runs it is told to do.
 
-Invariant: a run depends on its seed alone, so any process repeats it.
+Invariant: a run, or a history of operations, depends on its seed alone, so any process repeats it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,10 @@ from pathlib import Path
 
 from tests.stress.generate import run_histories
 from tests.stress.mutations import MUTATIONS
+from tests.stress.operations import mutations as operations_mutations
+from tests.stress.operations.histories import Counts as OperationCounts
+from tests.stress.operations.histories import run_history
+from tests.stress.operations.oracle import Wrong
 from tests.stress.target import ONE_TARGET, TWO_TARGETS, TargetSystem
 from tests.stress.world import Counts, Unequal
 
@@ -57,3 +61,36 @@ def try_mutation(index: int, first_seed: int) -> tuple[int, int, Outcome]:
             if outcome.unequal:
                 return index, attempt + 1, outcome
     return index, RUNS_TO_CATCH, outcome
+
+
+@dataclass(slots=True)
+class Operations:
+    """Some histories of operations: what they did, and which said what was not so."""
+
+    counts: OperationCounts = field(default_factory=OperationCounts)
+    histories: int = 0
+    wrong: dict[int, str] = field(default_factory=dict[int, str])
+    """By seed."""
+
+
+def run_operations(seeds: range) -> Operations:
+    """Do the histories of these seeds."""
+    done = Operations()
+    for seed in seeds:
+        done.histories += 1
+        try:
+            done.counts.add(run_history(seed))
+        except Wrong as found:
+            done.wrong[seed] = str(found)
+    return done
+
+
+def try_operations_mutation(index: int, seeds: range) -> tuple[int, int, str | None]:
+    """Run histories under a mutation until one says what is not so; returns how many that took, and what was seen."""
+    with operations_mutations.MUTATIONS[index].applied():
+        for number, seed in enumerate(seeds, 1):
+            try:
+                run_history(seed)
+            except Wrong as found:
+                return index, number, f"{seed}: {found}"
+    return index, len(seeds), None

@@ -1,0 +1,177 @@
+"""What must hold at every tick, and in the end: judged from the world, never from what the product believes.
+
+Invariant: a change is missing when the row does not show it nor a later state of its item; which row that is, and what
+functions will still bring, only the world knows.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from pipeline.core.losses import NOT_BY_CATCH_UP, Kind
+from pipeline.core.ordering import accepts
+from pipeline.core.probing import State
+from tests.stress.operations.source import SECOND
+from tests.stress.operations.world import MARGIN
+
+if TYPE_CHECKING:
+    from pipeline.core.conclude import Memory
+    from tests.stress.operations.product import Product
+    from tests.stress.operations.source import Record
+    from tests.stress.operations.world import World
+
+WARN = timedelta(minutes=5)
+AT_WORK_AFTER = timedelta(minutes=10)
+
+
+class Wrong(AssertionError):  # noqa: N818 - the finding, not an error of ours
+    """The product said what was not so, or its remedies did not repair."""
+
+
+class Oracle:
+    """Judges one history. `healthy`: nothing goes wrong in it."""
+
+    def __init__(self, world: World, product: Product, *, healthy: bool) -> None:
+        self.world, self.product, self.healthy = world, product, healthy
+        self.rewound = False
+        """A mapping began again at an older place: what was passed by may still come."""
+        self.stood: dict[str, tuple[datetime, int]] = {}
+        """When something was last seen to happen in a shard, and the ticks since that came to its end."""
+
+    def tick(self, before: Memory) -> None:
+        self._claim()
+        self._losses(before)
+        self._stuck(before)
+        if not self.rewound:
+            self._decisions()
+            self._prompt()
+        if self.healthy and self.product.remedies():
+            raise Wrong(f"{self.product.remedies()} where nothing went wrong")
+
+    def _losses(self, before: Memory) -> None:
+        """Losses that are kept by their keys close with the last; none is told early; another table is told as that."""
+        memory, table = self.product.memory, self.world.table
+        states = {waiting.state.value for waiting in memory.waiting}
+        for loss in memory.losses:
+            if loss.keys_kept and loss.kind.value not in states:
+                raise Wrong(f"{loss} is open, and nothing of it is missing")
+            if loss.kind is Kind.STUCK and loss.since > self.product.now() - WARN:
+                raise Wrong(f"{loss} is told before it has lasted")
+        shown = any(run.clean and run.as_of >= table.made for run in self.world.database.reconciliations)
+        another = before.table_id not in {None, table.table_id} and not shown
+        if another and not any(loss.kind is Kind.TABLE_RECREATED for loss in memory.losses):
+            raise Wrong(f"the table is another one, and what is told is {memory.losses}")
+
+    def _stuck(self, before: Memory) -> None:
+        """Nothing is called stuck before its shard stood still for a minute, the batching window, and two ticks."""
+        product, memory, rows = self.product, self.product.memory, self.world.database.rows
+        stream = self.world.table.stream
+        assert stream is not None
+        now, old = product.now(), {(w.key, w.version) for w in before.waiting}
+        new = {(w.key, w.version) for w in memory.waiting}
+        moved = {w.shard_id for w in memory.waiting if (w.key, w.version) not in old}
+        for waiting in before.waiting:
+            row = rows.get(int(waiting.key[0]))
+            version = row.position.version if row else None
+            gone = product.rules().parallelization == 1 and (waiting.key, waiting.version) not in new
+            if gone and version is not None and version >= waiting.version:
+                moved.add(waiting.shard_id)
+        for name in list(moved):
+            while (shard := stream.shards.get(name)) is not None and shard.parent:
+                moved.add(name := shard.parent)
+        for name, shard in stream.shards.items():
+            since, ticks = self.stood.get(name, (now, 0))
+            whole = name not in product.throttled and shard.listed <= self.world.now
+            self.stood[name] = (now, 0) if name in moved else (since, ticks + whole)
+        least = timedelta(seconds=57) + product.rules().batching_window
+        for waiting in memory.waiting:
+            since, ticks = self.stood.get(waiting.shard_id, (now, 0))
+            known = (waiting.key, waiting.version) in old
+            if waiting.state is State.STUCK and known and (now - since < least or ticks < 2):
+                raise Wrong(f"{waiting} is called stuck, and its shard stands still since {since}, for {ticks} ticks")
+
+    def _claim(self) -> None:
+        """Nothing that is missing was made before the time that the table is said to be caught up through."""
+        world, database, claim = self.world, self.world.database, self.product.memory.caught_up_through
+        if claim is None:
+            return
+        for key in world.keys:
+            missing = world.table.right_until(key, database.shown(key), database.set_aside())
+            if missing is not None and missing < claim:
+                raise Wrong(f"caught up through {claim}, and the change of {key} of {missing} is missing")
+
+    def _decisions(self) -> None:
+        """Nothing that a function at work is about to bring was made before the time that decisions rest on.
+
+        What an older stream brings may be passed a margin after the stream began: it loses against what is read then.
+        """
+        world, settled = self.world, self.product.memory.settled_through
+        stream = world.table.stream
+        if settled is None or stream is None:
+            return
+        for replicator in world.replicators:
+            at_work = replicator.enabled and not replicator.dead and world.now - replicator.works_from > AT_WORK_AFTER
+            loses = replicator.stream is not stream and settled >= stream.made + MARGIN - SECOND
+            if not at_work or loses or world.refuses(replicator.stream):
+                continue
+            for record in replicator.undelivered(world.now):
+                if record.made < settled and not self._arrived(record):
+                    raise Wrong(f"settled through {settled}, and the change of {record.key} of {record.made} is coming")
+
+    def _prompt(self) -> None:
+        """What a shard has passed by is in a loss at the first tick that sees it, unless its key has a newer change."""
+        world, stream, replicator = self.world, self.world.table.stream, self.world.replicator
+        if stream is None or replicator is None or replicator.factor > 1 or not self.product.reads_all:
+            return
+        newer = {waiting.key[0]: waiting.version for waiting in self.product.memory.waiting}
+        losses, left = self.product.losses(), dict[str | None, "list[Record]"]()
+        for shard in stream.listed(world.now).values():
+            passed = left[shard.name] = list(left.get(shard.parent, ()))
+            for record in shard.after(0, world.now):
+                row = world.database.rows.get(record.key)
+                if not self._arrived(record):
+                    passed.append(record)
+                elif row is not None and row.position.version == record.version:
+                    for lost in passed:
+                        told = any(loss.since <= lost.position.as_of <= loss.until for loss in losses)
+                        if not told and newer.get(str(lost.key), 0) <= lost.version and self._is_missing(lost):
+                            raise Wrong(f"the change of {lost.key} of {lost.made} was passed by, and is in no loss")
+                    passed.clear()
+
+    def _is_missing(self, record: Record) -> bool:
+        database = self.world.database
+        missing = self.world.table.right_until(record.key, database.shown(record.key), database.set_aside())
+        return missing is not None and missing <= record.made
+
+    def _arrived(self, record: Record) -> bool:
+        database, row = self.world.database, self.world.database.rows.get(record.key)
+        if record.version in database.rejects:
+            return True
+        return not accepts(record.position, row and row.position, database.purged_through)
+
+    def dated(self) -> None:
+        world, database, table = self.world, self.world.database, self.world.table
+        if table.name != database.source or self.product.scouted:  # then not all is read yet, nor claimed
+            return
+        losses = self.product.losses()
+        for key in world.keys:
+            missing = table.right_until(key, database.shown(key), database.set_aside())
+            if missing is None:
+                continue
+            for write in table.log[key]:
+                if write.made >= missing and not any(
+                    loss.kind in NOT_BY_CATCH_UP or loss.since - MARGIN <= write.made <= loss.until + MARGIN
+                    for loss in losses
+                ):
+                    raise Wrong(f"the change of {key} of {write.made} is lost, and in no loss: {losses}")
+
+    def equal(self) -> None:
+        world, database = self.world, self.world.database
+        for key in world.keys:
+            missing = world.table.right_until(key, database.shown(key), database.set_aside())
+            if missing is not None:
+                raise Wrong(
+                    f"after the remedies key {key} shows {database.shown(key)}, and the source has"
+                    f" {world.table.items.get(key)}"
+                )
