@@ -87,7 +87,7 @@ SELECT 'it has a security label' FROM t
 UNION ALL
 SELECT pg_describe_object(d.classid, d.objid, d.objsubid) || ' depends on it' FROM t JOIN pg_depend d
     ON d.refclassid = 'pg_class'::regclass AND d.refobjid = t.oid
- WHERE d.deptype <> 'i' AND d.classid <> 'pg_attrdef'::regclass
+ WHERE d.deptype <> 'i' AND d.classid NOT IN ('pg_attrdef'::regclass, 'pg_publication_rel'::regclass)
    AND NOT (d.classid = 'pg_constraint'::regclass
             AND d.objid IN (SELECT oid FROM pg_constraint WHERE conrelid = t.oid AND contype IN ('p', 'n')))
    AND NOT (d.classid = 'pg_rewrite'::regclass

@@ -427,6 +427,19 @@ def test_a_changed_mapping_does_not_take_loaded_files_for_its_own(
     assert {department for _, department in view(connection).values()} == {"none"}
 
 
+@pytest.mark.filterwarnings("ignore")  # the server's own, of wal_level
+def test_a_first_load_that_merges_because_its_table_is_published_says_so(
+    services: Services, employees: TableMapping, exports: ExportFactory, connection: Connection
+) -> None:
+    connection.execute('CREATE PUBLICATION reports FOR TABLE replica."Employees"')
+    report = load(services, employees, exports.full([item(1, "one")]).location, aside_from=0)
+    assert report.strategy == "merge"
+    (why,) = report.merged_because
+    assert why == "public.Employees: it is published by reports, and subscribers would miss its new rows"
+    again = load(services, employees, exports.full([item(1, "one")]).location, aside_from=0)
+    assert again.merged_because == (), "only a first load is built aside at all"
+
+
 def test_a_load_aside_that_was_killed_begins_again_under_a_changed_mapping(
     services: Services, employees: TableMapping, exports: ExportFactory, connection: Connection
 ) -> None:

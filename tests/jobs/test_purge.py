@@ -19,11 +19,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.aurora import loads
+from pipeline.aurora import loads, purge
 from pipeline.aurora.connection import Connection
 from pipeline.aurora.status import read_status
 from pipeline.cli import main
-from pipeline.core.errors import ConfigurationError, TerminalError
+from pipeline.core.errors import ConfigurationError, TerminalError, TransientError
 from pipeline.core.mapping import TableMapping
 from pipeline.jobs.load import load
 from pipeline.jobs.purge import PurgeReport, purge_table
@@ -338,6 +338,38 @@ def test_the_command_says_what_was_kept_and_why(
     assert main(["purge", "employees", "--json"], environment) == 1
     found = json.loads(capsys.readouterr().out)
     assert found["kept"] == {"ForeignKeyViolation (23503, table badges, constraint worn_by)": 10}
+
+
+def test_a_writer_that_stays_is_waited_for_without_queueing_and_then_named(
+    run: Run,
+    apply: Apply,
+    services: Services,
+    connection: Connection,
+    loaded: datetime,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert loaded
+    apply(named(100, 1, "old", at=CREATED))
+    apply(record(100, 2, "REMOVE", at=CREATED + 1))
+    monkeypatch.setattr("pipeline.aurora.purge.LOCK_SECONDS", 0.05)
+    monkeypatch.setattr("pipeline.jobs.purge._LOOKS", 3)
+    queued = 0
+    real = purge.purge_chunk
+
+    def counting(*arguments: Any, **options: Any) -> int:  # noqa: ANN401 - handed on
+        nonlocal queued
+        queued += 1
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(purge, "purge_chunk", counting)
+    with closing(services.connect("batch")) as writer:
+        with writer.transaction():
+            writer.execute('LOCK TABLE replica."Employees" IN ROW EXCLUSIVE MODE')
+            with pytest.raises(TransientError, match=rf"pid {writer.info.backend_pid} \(idle in transaction, since"):
+                run()
+        assert queued == 2
+    run()
+    assert tombstones(connection) == []
 
 
 CHILDREN = multiprocessing.get_context("forkserver")

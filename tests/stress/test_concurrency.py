@@ -126,7 +126,7 @@ class TestPurgeAgainstWriters:
 
     def test_a_purge_gives_up_when_a_writer_stays_too_long(self, system: TargetSystem) -> None:
         system.replicate(PUT_THEN_DELETE)
-        with patch.object(purge, "LOCK_TIMEOUT", "50ms"), system.connections[0].transaction():
+        with patch.object(purge, "LOCK_SECONDS", 0.05), system.connections[0].transaction():
             system.replicate(PUT_THEN_DELETE[:1], 0)
             with pytest.raises(TransientError, match="purging tombstones"):
                 system.purge(self.through, 1)
