@@ -7,6 +7,7 @@ bookkeeping says, and what a tick of the probe found in the stream and in Aurora
 # No `from __future__ import annotations`: Dagster reads the annotations of what is defined in a function.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 import dagster as dg
 
@@ -19,6 +20,7 @@ from pipeline.aurora.probes import Tick
 from pipeline.aurora.status import TableStatus
 from pipeline.core.errors import ReplicationError, TransientError
 from pipeline.core.mapping import TableMapping
+from pipeline.dynamodb.clock import NOTABLE, SET_IT, how_far
 from pipeline.dynamodb.event_sources import EventSourceMapping
 from pipeline.jobs.lost_history import readers_when_late, why_not_delivered
 from pipeline.jobs.probe import probe
@@ -140,7 +142,7 @@ def _lag(keys: TableKeys, freshness: Freshness, seen: Look) -> dg.AssetCheckResu
         severity=dg.AssetCheckSeverity.ERROR
         if seen.needs_person or lost or (lag is not None and lag > fail)
         else dg.AssetCheckSeverity.WARN,
-        description=_told(seen) + (_lost(keys, seen.tick) if seen.tick else ""),
+        description=_told(seen) + (_lost(keys, seen.tick) + _clock(seen.tick) if seen.tick else ""),
         metadata=metadata,
     )
 
@@ -156,6 +158,13 @@ def _told(seen: Look) -> str:
             f" {_span(seen.lag_seconds)} ago{''.join(f'; {why}' for why in seen.why)}"
         )
     return "every change in the stream has arrived"
+
+
+def _clock(tick: Tick) -> str:
+    ahead = timedelta(seconds=tick.clock_ahead_seconds or 0)
+    if abs(ahead) < NOTABLE:
+        return ""
+    return f"; this host's clock is {how_far(ahead)} DynamoDB's, by which the lag goes: {SET_IT}"
 
 
 def _lost(keys: TableKeys, tick: Tick) -> str:

@@ -9,6 +9,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +22,7 @@ from dagster_project.probe_schedule import not_due
 from dagster_project.progress import Event, Memory, report
 from dagster_project.replication_checks import Look, look
 from dagster_project.resources import ServicesResource
+from pipeline.aurora.status import TableStatus
 from pipeline.core.mapping import TableMapping
 from pipeline.core.yaml_fields import Problem
 from pipeline.jobs.probe import TICK_SECONDS
@@ -33,6 +35,8 @@ INTERVAL_SECONDS = 30
 SHORTEST_INTERVAL_SECONDS = 4
 # Dagster gives a tick 60 s (DAGSTER_SENSOR_GRPC_TIMEOUT_SECONDS).
 LOOKING_SECONDS = 40.0
+# A tick of the probe takes a second and more, most of which it waits.
+TABLES_AT_ONCE = 4
 
 
 def progress_sensor(mappings: Sequence[TableMapping], problems: Sequence[Problem]) -> dg.SensorDefinition:
@@ -76,12 +80,18 @@ def _report_all(mappings: Sequence[TableMapping], dynaurora: ServicesResource, m
     waiting = sorted(
         zip(mappings, statuses, strict=True), key=lambda pair: memories.get(pair[0].name, {}).get("looked_at", 0.0)
     )
-    for mapping, found in waiting:
+
+    def look_in_time(pair: tuple[TableMapping, TableStatus | None]) -> Look | None:
         left = end - time.monotonic()
         if left <= 0:
-            break
-        limits = Limits(time.monotonic() + min(TICK_SECONDS, left))
-        seen: Look = look(dynaurora.services, mapping, found, limits)
+            return None
+        return look(dynaurora.services, *pair, Limits(time.monotonic() + min(TICK_SECONDS, left)))
+
+    with ThreadPoolExecutor(TABLES_AT_ONCE, thread_name_prefix="look") as threads:
+        looks = list(threads.map(look_in_time, waiting))
+    for (mapping, _), seen in zip(waiting, looks, strict=True):
+        if seen is None:
+            continue
         now = time.time()
         memory = replace(Memory.of(memories.get(mapping.name, {})), looked_at=now)
         new, memory = report(TableKeys(mapping.name), Freshness.of(mapping), seen, memory, now)

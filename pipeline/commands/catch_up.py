@@ -59,6 +59,10 @@ def run(session: Session, arguments: Namespace) -> Outcome:
         raise ConfigurationError("--to goes with --from or --last: an export has a window of its own")
     start, end = (None, None) if given else _range(arguments, datetime.now(UTC))
     from pipeline.jobs.catch_up import apply_export, catch_up  # noqa: PLC0415 - the AWS SDK costs half a second
+    from pipeline.jobs.clocks import source_now  # noqa: PLC0415
+
+    if end is not None and not arguments.end:  # up to now: by the source's clock, which this host's may be ahead of
+        start, end = _range(arguments, source_now(session.services, mapping))
 
     with session.showing(mapping.name, "catching up") as tell:
         if start is None or end is None:

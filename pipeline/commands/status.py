@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
 from pipeline.aurora import loads
+from pipeline.aurora.clock import database_now
 from pipeline.aurora.losses import open_losses
 from pipeline.aurora.probes import Tick, read_tick
 from pipeline.aurora.status import TableStatus, read_status
 from pipeline.commands.session import Outcome, add_names
 from pipeline.core.errors import ConfigurationError, ReplicationError, UnreachableError
 from pipeline.core.loss_remedies import Means, told
+from pipeline.dynamodb.clock import NOTABLE, how_far
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
     from collections.abc import Sequence
+    from datetime import datetime
 
     from pipeline.aurora.connection import Connection
     from pipeline.commands.session import Session
@@ -44,14 +47,14 @@ def run(session: Session, arguments: Namespace) -> Outcome:
     mappings = session.mappings(arguments.names)
     problems = _probe(session, mappings) if arguments.probe else {}
     with session.connect("status") as connection:
-        found = read_status(connection, mappings)
+        found, now = read_status(connection, mappings), database_now(connection)
         seen = {mapping.name: _seen(connection, mapping) for mapping in mappings if mapping.name in found}
     lines: list[str | Text] = []
     documents: list[dict[str, Any]] = []
     for mapping in mappings:
         status = found.get(mapping.name)
         tick, losses, lost = seen.get(mapping.name, (None, [], ()))
-        waiting = _late(mapping, tick)
+        waiting = _late(mapping, tick, now)
         attention = (
             (*problems.get(mapping.name, ()), *lost, *waiting, *status.attention) if status else (_NOT_MIGRATED,)
         )
@@ -90,9 +93,9 @@ def _seen(connection: Connection, mapping: TableMapping) -> tuple[Tick | None, l
     return read_tick(connection, mapping.name), losses, words
 
 
-def _late(mapping: TableMapping, tick: Tick | None) -> tuple[str, ...]:
+def _late(mapping: TableMapping, tick: Tick | None, now: datetime) -> tuple[str, ...]:
     late = mapping.freshness.get("warn", mapping.freshness.get("fail", _LATE))
-    if tick is None or tick.oldest_waiting is None or datetime.now(UTC) - tick.oldest_waiting <= late:
+    if tick is None or tick.oldest_waiting is None or now - tick.oldest_waiting <= late:
         return ()
     return (
         f"{tick.waiting:,} keys have changes that have not arrived, the oldest made at {_time(tick.oldest_waiting)};"
@@ -132,6 +135,7 @@ def _lines(status: TableStatus, tick: Tick | None) -> list[str]:
         *caught_up,
         f"replication     {_replication(status)}",
         f"lag             {_lag(tick)}",
+        *_clock(tick),
         f"rejects         {_rejects(status)}",
         f"reconciliation  {_reconciliation(status)}",
         *purged,
@@ -170,6 +174,13 @@ def _lag(tick: Tick | None) -> str:
     lost = f", {tick.lost:,} keys have changes that are lost" if tick.lost else ""
     proven = f"; every change made before {_time(through)} is in Aurora" if through else ""
     return f"{known} at {_time(tick.ticked_at)}{waiting}{stuck}{lost}{proven}"
+
+
+def _clock(tick: Tick | None) -> list[str]:
+    ahead = timedelta(seconds=(tick and tick.clock_ahead_seconds) or 0)
+    if abs(ahead) < NOTABLE:
+        return []
+    return [f"clock           of the host that probed: {how_far(ahead)} DynamoDB's; the lag goes by the latter"]
 
 
 def _rejects(status: TableStatus) -> str:

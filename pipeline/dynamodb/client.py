@@ -19,13 +19,19 @@ if TYPE_CHECKING:
     from types_boto3_secretsmanager.client import SecretsManagerClient
     from types_boto3_sqs.client import SQSClient
 
+# Kept open to one service, where they are needed: so many threads may share a client.
+CONNECTIONS = 128
+_ATTEMPTS = 6
+
 Service = Literal["dynamodb", "dynamodbstreams", "lambda", "s3", "secretsmanager", "sqs"]
 
 
 @overload
 def client(service: Literal["dynamodb"], endpoint_url: str | None = None) -> DynamoDBClient: ...
 @overload
-def client(service: Literal["dynamodbstreams"], endpoint_url: str | None = None) -> DynamoDBStreamsClient: ...
+def client(
+    service: Literal["dynamodbstreams"], endpoint_url: str | None = None, *, attempts: int = ...
+) -> DynamoDBStreamsClient: ...
 @overload
 def client(service: Literal["lambda"], endpoint_url: str | None = None) -> LambdaClient: ...
 @overload
@@ -35,9 +41,13 @@ def client(service: Literal["secretsmanager"], endpoint_url: str | None = None) 
 @overload
 def client(service: Literal["sqs"], endpoint_url: str | None = None) -> SQSClient: ...
 def client(
-    service: Service, endpoint_url: str | None = None
+    service: Service, endpoint_url: str | None = None, *, attempts: int = _ATTEMPTS
 ) -> DynamoDBClient | DynamoDBStreamsClient | LambdaClient | S3Client | SecretsManagerClient | SQSClient:
-    """Make a client, which threads may share. Raises ConfigurationError where the SDK finds no Region."""
+    """Make a client, which `CONNECTIONS` threads may share.
+
+    `attempts` is how often the SDK makes a call before its error reaches us. Raises ConfigurationError where the SDK
+    finds no Region.
+    """
     driver_logs.hold()
     # Here and not above: the SDK costs half a second, which a load's workers that read a folder need not wait for.
     import boto3.session  # noqa: PLC0415
@@ -46,8 +56,8 @@ def client(
     config = Config(
         connect_timeout=5,
         read_timeout=30,
-        retries={"mode": "standard", "total_max_attempts": 6},
-        max_pool_connections=32,
+        retries={"mode": "standard", "total_max_attempts": attempts},
+        max_pool_connections=CONNECTIONS,
         # Every file of an export is checked against its manifest's MD5; a second checksum only costs time.
         response_checksum_validation="when_required",
         # A stand-in for AWS answers under one host name, so the bucket goes into the path.

@@ -8,11 +8,13 @@ SDK's error is not chained, because its text quotes parameters.
 from __future__ import annotations
 
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from botocore import exceptions as sdk
 
 from pipeline.core.errors import ConfigurationError, ReplicationError, TerminalError, TransientError, UnreachableError
+from pipeline.dynamodb.clock import SET_IT, host_now, how_far, said_at
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -76,6 +78,8 @@ _KEY = (
     "the table or the bucket is encrypted with a customer managed key: check that the key is enabled, and grant this"
     " process's role kms:Decrypt on it (kms:GenerateDataKey too, to write), in the role's policy and in the key's"
 )
+# AWS takes no request signed at a time that is further off than some minutes (Signature Version 4).
+_SIGNED_TOO_FAR_OFF = timedelta(minutes=4)
 _TRY_AGAIN = "try again; it usually passes"
 
 
@@ -112,8 +116,18 @@ def _from_answer(error: sdk.ClientError, doing: str, table: str | None) -> Repli
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     if code in _TRANSIENT_CODES or status >= 500:
         return TransientError(what, table=table, hint=_TRY_AGAIN)
+    if _HINTS.get(code) == _CREDENTIALS and (clock := _wrong_clock(error)):
+        return ConfigurationError(what, table=table, hint=clock)
     key = "kms" in code.lower() or "kms:" in said.lower() or code == "InaccessibleEncryptionCredentialsException"
     return TerminalError(what, table=table, hint=_KEY if key else _HINTS.get(code))
+
+
+def _wrong_clock(error: sdk.ClientError) -> str | None:
+    """Say that this host's clock is what keeps a signed request from being taken; None where it is right."""
+    date = said_at(error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}))
+    if date is None or abs(ahead := host_now() - date) < _SIGNED_TOO_FAR_OFF:
+        return None
+    return f"this host's clock is {how_far(ahead)} AWS's: {SET_IT}, and run it again"
 
 
 @contextmanager

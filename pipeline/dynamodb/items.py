@@ -3,7 +3,8 @@
 Invariant: `read_at` is never later than the moment the state was read. A snapshot's position claims that every
 change older than it is in the state, so the safe side is early: a time that is too early lets a change from the
 stream win that would have told the same, one that is too late would let an older state undo a newer change. The
-clock is read before each request goes out, and what this machine's clock is wrong by is for the margin.
+clock is read before each request goes out, and corrected by what the source's answers say of it
+(`pipeline.dynamodb.clock`); what is still wrong then is for the margin.
 """
 
 from __future__ import annotations
@@ -11,17 +12,18 @@ from __future__ import annotations
 import random
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core.attributes import canonical_number
 from pipeline.core.errors import TransientError
+from pipeline.dynamodb.clock import SourceClock
 from pipeline.dynamodb.errors import translating
 from pipeline.dynamodb.wire import from_wire, to_wire
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from datetime import datetime
 
     from types_boto3_dynamodb.client import DynamoDBClient
 
@@ -43,26 +45,29 @@ class ItemRead:
     read_at: datetime
 
 
-def read_items(client: DynamoDBClient, table_name: str, keys: Sequence[Item]) -> Iterator[ItemRead]:
+def read_items(
+    client: DynamoDBClient, table_name: str, keys: Sequence[Item], clock: SourceClock | None = None
+) -> Iterator[ItemRead]:
     """Read the items of `keys` (wire form, key attributes alone), each key once, in no order.
 
+    `clock` is what is known of the source's clock so far; each answer adds to it.
     Raises TransientError when DynamoDB leaves keys unprocessed several times in a row.
     """
     remaining = iter({_identity(key, list(key)): key for key in keys}.values())
+    clock = clock or SourceClock()
     while batch := list(islice(remaining, _KEYS_A_REQUEST)):
-        yield from _read_batch(client, table_name, batch)
+        yield from _read_batch(client, table_name, batch, clock)
 
 
-def _read_batch(client: DynamoDBClient, table_name: str, batch: list[Item]) -> Iterator[ItemRead]:
+def _read_batch(client: DynamoDBClient, table_name: str, batch: list[Item], clock: SourceClock) -> Iterator[ItemRead]:
     names = list(batch[0])
     waiting = {_identity(key, names): key for key in batch}
     doing = f"reading {len(batch)} items of {table_name} by key"
     attempts = 0
     while waiting:
-        read_at = datetime.now(UTC)
         request: Any = {"Keys": [from_wire(key) for key in waiting.values()], "ConsistentRead": True}
         with translating(doing):
-            answer = client.batch_get_item(RequestItems={table_name: request})
+            answer, read_at = clock.ask(client.batch_get_item, RequestItems={table_name: request})
         # One table was asked for, so there is one entry at most, under the table's name or ARN.
         unprocessed = [key for part in answer.get("UnprocessedKeys", {}).values() for key in part["Keys"]]
         items = [to_wire(item) for part in answer["Responses"].values() for item in part]

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
+from pipeline.dynamodb.clock import SourceClock
 from pipeline.dynamodb.errors import translating
 from pipeline.dynamodb.read_budget import ReadBudget
 from pipeline.dynamodb.wire import from_wire, to_wire
@@ -20,6 +20,7 @@ from pipeline.dynamodb.wire import from_wire, to_wire
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from concurrent.futures import Future
+    from datetime import datetime
 
     from types_boto3_dynamodb.client import DynamoDBClient
 
@@ -45,6 +46,7 @@ def scan_segments(
     consistent: bool = True,
     read_capacity_per_second: float | None = None,
     resume: Mapping[int, Item | None] | None = None,
+    clock: SourceClock | None = None,
 ) -> Iterator[ScanPage]:
     """Yield the pages of every segment, each segment's in order, the segments side by side.
 
@@ -54,7 +56,7 @@ def scan_segments(
     resume = resume or {}
     stop = Event()
     budget = ReadBudget(read_capacity_per_second) if read_capacity_per_second else None
-    scan = _Scan(client, table_name, segments, consistent, budget, stop)
+    scan = _Scan(client, table_name, segments, consistent, budget, stop, clock or SourceClock())
     pending: set[Future[ScanPage | None]] = set()
     with ThreadPoolExecutor(max_workers=segments, thread_name_prefix="scan") as pool:
         try:
@@ -83,6 +85,7 @@ class _Scan:
     consistent: bool
     budget: ReadBudget | None
     stop: Event
+    clock: SourceClock
 
     def page(self, segment: int, start: Item | None) -> ScanPage | None:
         """Read one page; None when the scan was given up while waiting for the budget."""
@@ -93,9 +96,9 @@ class _Scan:
             request["Limit"] = limit
         if self.stop.is_set():
             return None
-        read_at = datetime.now(UTC)
         with translating(f"scanning {self.table_name}, segment {segment} of {self.segments}"):
-            answer = self.client.scan(
+            answer, read_at = self.clock.ask(
+                self.client.scan,
                 TableName=self.table_name,
                 Segment=segment,
                 TotalSegments=self.segments,

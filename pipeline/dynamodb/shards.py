@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from pipeline.core.errors import TerminalError
+from pipeline.dynamodb.clock import SourceClock
 from pipeline.dynamodb.errors import error_code, translate, translating
 from pipeline.dynamodb.wire import to_wire
 
@@ -48,6 +49,8 @@ class Shard:
     shard_id: str
     parent_id: str | None
     closed: bool
+    ending: str | None = None
+    """Sequence number of its last record, where it is closed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +84,11 @@ class LostPlaceError(Exception):
     """The iterator is older than 15 minutes, or what it points at was trimmed: open the shard again."""
 
 
-def latest_stream(client: DynamoDBClient, table_name: str) -> TableStream:
-    """Return the table's latest stream. Raises TerminalError when it never had one."""
+def latest_stream(client: DynamoDBClient, table_name: str, clock: SourceClock | None = None) -> TableStream:
+    """Return the table's latest stream; `clock` learns the time. Raises TerminalError when it never had one."""
     with translating(f"describing the table {table_name}"):
-        table: Any = client.describe_table(TableName=table_name)["Table"]
+        answer, _ = (clock or SourceClock()).ask(client.describe_table, TableName=table_name)
+    table: Any = answer["Table"]
     if not table.get("LatestStreamArn"):
         raise TerminalError(
             f"looking for the stream of {table_name}: it has none",
@@ -102,11 +106,16 @@ def latest_stream(client: DynamoDBClient, table_name: str) -> TableStream:
 
 
 class StreamReader:
-    """Reads one stream, and counts its calls. Threads may share it."""
+    """Reads one stream, and counts its calls. Threads may share it.
 
-    def __init__(self, client: DynamoDBStreamsClient, stream_arn: str) -> None:
+    Shards are read by `pages`, where that is another client: one whose reads are tried again by who paces them.
+    """
+
+    def __init__(
+        self, client: DynamoDBStreamsClient, stream_arn: str, pages: DynamoDBStreamsClient | None = None
+    ) -> None:
         self.calls = 0
-        self._client = client
+        self._client, self._pages = client, pages or client
         self._arn = stream_arn
         self._lock = Lock()
 
@@ -120,8 +129,8 @@ class StreamReader:
                 answer = self._client.describe_stream(StreamArn=self._arn, **more)  # type: ignore[arg-type]  # one optional name
             description: Any = answer["StreamDescription"]
             for shard in description.get("Shards", []):
-                ended = shard.get("SequenceNumberRange", {}).get("EndingSequenceNumber") is not None
-                found.append(Shard(shard["ShardId"], shard.get("ParentShardId"), ended))
+                ending = shard.get("SequenceNumberRange", {}).get("EndingSequenceNumber")
+                found.append(Shard(shard["ShardId"], shard.get("ParentShardId"), ending is not None, ending))
             if not description.get("LastEvaluatedShardId"):
                 return found
             more = {"ExclusiveStartShardId": description["LastEvaluatedShardId"]}
@@ -136,7 +145,7 @@ class StreamReader:
             request = {"ShardIteratorType": "AFTER_SEQUENCE_NUMBER", "SequenceNumber": after}
         self._count()
         try:
-            answer = self._client.get_shard_iterator(StreamArn=self._arn, ShardId=shard_id, **request)  # type: ignore[arg-type]  # names are right
+            answer = self._pages.get_shard_iterator(StreamArn=self._arn, ShardId=shard_id, **request)  # type: ignore[arg-type]  # names are right
         except ClientError as error:
             if error_code(error) == "TrimmedDataAccessException" and after is not None:
                 return Opened(self.open(shard_id).iterator, trimmed=True)
@@ -151,7 +160,7 @@ class StreamReader:
         """Read a page, of up to 1,000 records or 1 MB. Raises LostPlaceError, TransientError, TerminalError."""
         self._count()
         try:
-            answer = self._client.get_records(ShardIterator=iterator)
+            answer = self._pages.get_records(ShardIterator=iterator)
         except ClientError as error:
             if error_code(error) in _LOST_PLACE:
                 raise LostPlaceError from None

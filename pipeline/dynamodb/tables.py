@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core.lost_history import change_view_type
+from pipeline.dynamodb.clock import SourceClock
 from pipeline.dynamodb.errors import translating
 
 if TYPE_CHECKING:
@@ -48,10 +49,11 @@ class SourceTable:
     """Since when DynamoDB cannot use that key."""
 
 
-def describe(client: DynamoDBClient, table_name: str) -> SourceTable:
-    """Describe a table by name or ARN. Raises TerminalError when there is none."""
+def describe(client: DynamoDBClient, table_name: str, clock: SourceClock | None = None) -> SourceTable:
+    """Describe a table by name or ARN; `clock` learns the source's time. Raises TerminalError when there is none."""
     with translating(f"describing the table {table_name}"):
-        table: Any = client.describe_table(TableName=table_name)["Table"]  # the stubs take every member for optional
+        answer, _ = (clock or SourceClock()).ask(client.describe_table, TableName=table_name)
+        table: Any = answer["Table"]  # the stubs take every member for optional
         backups = client.describe_continuous_backups(TableName=table_name)["ContinuousBackupsDescription"]
     recovery = backups.get("PointInTimeRecoveryDescription", {})
     stream, encryption = table.get("StreamSpecification", {}), table.get("SSEDescription", {})
@@ -77,10 +79,11 @@ def describe(client: DynamoDBClient, table_name: str) -> SourceTable:
     )
 
 
-def identify(client: DynamoDBClient, table_name: str) -> tuple[str, str | None]:
+def identify(client: DynamoDBClient, table_name: str, clock: SourceClock | None = None) -> tuple[str, str | None]:
     """Return a table's ARN, and the id that tells it from another that had its name. Raises as `describe` does."""
     with translating(f"describing the table {table_name}"):
-        table = client.describe_table(TableName=table_name)["Table"]
+        answer, _ = (clock or SourceClock()).ask(client.describe_table, TableName=table_name)
+    table = answer["Table"]
     return table.get("TableArn", ""), table.get("TableId")
 
 

@@ -23,6 +23,7 @@ from pipeline.core.shape import shape
 from pipeline.core.windows import Window, seam, shortest_range, split, whole_seconds, windows_from_cuts
 from pipeline.dynamodb.manifest import read_manifest
 from pipeline.jobs.accept_export import accept_export, check_export_arn
+from pipeline.jobs.clocks import refuse_wrong_clock
 from pipeline.jobs.export_requests import resume_hint
 from pipeline.jobs.load_progress import Progress
 from pipeline.jobs.load_workers import load_files
@@ -115,6 +116,8 @@ def catch_up(
     started, say = time.monotonic(), on_progress or _say_nothing
     margin = mapping.margin if margin is None else margin
     asked = Window(whole_seconds(start), whole_seconds(end))
+    with services.connect("dynaurora catch-up") as connection:
+        refuse_wrong_clock(services, mapping, margin, f"catching up {asked}", connection, say)
     source = check_range(services, mapping, asked, margin, say)
     run = _Run(services, mapping, margin, workers, say, on_notice or say, timeout)
     planned = run.plan(asked, source.earliest_restorable)

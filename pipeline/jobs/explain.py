@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
 from pipeline.aurora import compare, item_records, rejects
@@ -119,8 +119,8 @@ class _Looking:
         connection, mapping = self.connection, self.mapping
         targets = Router(mapping).route(self.key)
         before = {target: self._mark(target) for target in targets}
-        (read,) = read_items(self.services.dynamodb, mapping.table, [self.key])
-        applied = applied_through(connection, mapping.name, now=datetime.now(UTC), margin=mapping.margin)
+        (read,) = read_items(self.services.dynamodb, mapping.table, [self.key], self.services.clock)
+        applied = applied_through(connection, mapping.name, now=self.services.clock.now(), margin=mapping.margin)
         digest = keys_digest(read.key)
         waiting = rejects.waiting_of_items(connection, mapping.name, [(digest, read.key)]).get(0, [])
         explanation = Explanation(

@@ -9,7 +9,7 @@ Invariant: what it may not look at it reports as not known. It starts nothing: e
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from pipeline.aurora import loads, losses, probes, watermarks
@@ -84,11 +84,11 @@ class Readers:
 
 
 def lost_history_report(
-    services: Services, mapping: TableMapping, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    services: Services, mapping: TableMapping, *, now: Callable[[], datetime] | None = None
 ) -> HistoryReport:
     """Look at a table's source once and keep what was found. Raises TransientError, TerminalError."""
     table, mappings = stream_readers(services, mapping)
-    at = now()
+    at = (now or services.clock.now)()
     with _connect(services) as connection:
         readers = split_readers(mappings or (), known_functions(services, connection, mapping.name))
         state = probes.read_state(connection, mapping.name)
@@ -119,7 +119,7 @@ def stream_readers(
 
     Raises TransientError, TerminalError.
     """
-    table = tables.describe(services.dynamodb, mapping.table)
+    table = tables.describe(services.dynamodb, mapping.table, services.clock)
     return table, event_source_mappings(services.functions, table.stream_arn) if table.stream_arn else []
 
 

@@ -11,8 +11,10 @@ limits (`pipeline.jobs.probe_shards`).
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pipeline.aurora import probes
@@ -25,7 +27,7 @@ from pipeline.core.probing import SETTLE, ShardProgress, State, Stored, Unread, 
 from pipeline.core.routing import NO_TARGET, Router
 from pipeline.dynamodb.shards import StreamReader, latest_stream
 from pipeline.jobs.probe_scout import scout
-from pipeline.jobs.probe_shards import Limits, ShardsReader
+from pipeline.jobs.probe_shards import READERS, Limits, ShardsReader
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -78,8 +80,8 @@ def probe(
             loaded=state.loaded,
         )
         rules = Rules(mapping.margin, mapping.freshness.get("warn", WARN), state.parallelization, state.batching_window)
-        concluded = conclude(memory, sight, limits.now(), rules)
-        tick = _tick(concluded, found)
+        concluded = conclude(memory, sight, services.clock.source_time(limits.now()), rules)
+        tick = _tick(concluded, found, services.clock.ahead)
         if not probes.save(connection, mapping.name, state, tick, concluded):
             return probes.read_tick(connection, mapping.name) or tick
     return tick
@@ -106,8 +108,10 @@ class _Found:
 def _read_stream(
     services: Services, mapping: TableMapping, state: ProbeState, limits: Limits, settle: timedelta
 ) -> _Found:
-    stream = latest_stream(services.dynamodb, mapping.table)
-    reader = StreamReader(services.streams, stream.arn)
+    stream = latest_stream(services.dynamodb, mapping.table, services.clock)
+    reader = StreamReader(services.streams, stream.arn, services.shard_pages)
+    host_now = limits.now
+    limits = replace(limits, now=lambda: services.clock.source_time(host_now()))
     through = limits.now() - settle
     listed = reader.shards()
     same = state.memory.stream_label == stream.label
@@ -118,7 +122,9 @@ def _read_stream(
         [shard for shard in listed if shard.shard_id not in held], known, through
     )
     shards = [_sight(finder, reading) for reading in readings]
-    shards += [_scouted(finder, reader, limits, shard, known) for shard in listed if shard.shard_id in held]
+    with ThreadPoolExecutor(READERS, thread_name_prefix="scout") as threads:
+        look = partial(_scouted, finder, reader, limits, known)
+        shards += threads.map(look, [shard for shard in listed if shard.shard_id in held])
     records = [record for reading in readings for record in reading.records]
     newest = max(map(_second, records), default=None)
     return _Found(stream, through, shards, newest, reader.calls + 1, len(records))
@@ -131,9 +137,7 @@ def _held(waiting: Sequence[Waiting]) -> set[str]:
 
 
 def _sight(finder: _Finder, reading: ShardReading) -> ShardSight:
-    passed = None
-    if reading.passed_until is not None and reading.records:
-        passed = Unread(_second(reading.records[-1]), reading.passed_until)
+    passed = Unread(reading.passed.since, reading.passed.until) if reading.passed else None
     return ShardSight(
         # A scout's place would be old where one is needed again.
         replace(reading.progress, scout=None, scout_at=None),
@@ -145,7 +149,7 @@ def _sight(finder: _Finder, reading: ShardReading) -> ShardSight:
 
 
 def _scouted(
-    finder: _Finder, reader: StreamReader, limits: Limits, shard: Shard, known: Mapping[str, ShardProgress]
+    finder: _Finder, reader: StreamReader, limits: Limits, known: Mapping[str, ShardProgress], shard: Shard
 ) -> ShardSight:
     place = known.get(shard.shard_id, ShardProgress(shard.shard_id, shard.parent_id))
     seen = scout(reader, limits, shard, place)
@@ -213,7 +217,7 @@ def _look_up(connection: Connection, mapping: TableMapping, state: ProbeState, c
         return Stored(positions, *probes.set_aside(connection, mapping.name, versions))
 
 
-def _tick(concluded: Conclusion, found: _Found) -> Tick:
+def _tick(concluded: Conclusion, found: _Found, clock_ahead: timedelta | None) -> Tick:
     memory = concluded.memory
     waiting = [change for change in memory.waiting if not change.state.lost]
     return Tick(
@@ -233,4 +237,5 @@ def _tick(concluded: Conclusion, found: _Found) -> Tick:
         shards=sum(not shard.finished for shard in memory.shards.values()),
         calls=found.calls,
         records=found.records,
+        clock_ahead_seconds=None if clock_ahead is None else clock_ahead.total_seconds(),
     )

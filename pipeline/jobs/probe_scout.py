@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.core.errors import TransientError, UnreachableError
 from pipeline.dynamodb.shards import LostPlaceError
-from pipeline.jobs.probe_shards import EMPTY_AT_END, ITERATOR_LIFE
+from pipeline.jobs.probe_shards import EMPTY_AT_END, ITERATOR_LIFE, PAUSE_SECONDS
 
 if TYPE_CHECKING:
     from pipeline.core.probing import ShardProgress
@@ -39,7 +39,11 @@ def scout(stream: StreamReader, limits: Limits, shard: Shard, place: ShardProgre
             iterator = stream.open(shard.shard_id, latest=True).iterator
             return Scouted(replace(place, scout=iterator, scout_at=limits.now()), [], at_end=False)
         iterator, empty = place.scout, 0
-        for _ in range(EMPTY_AT_END):
+        for number in range(EMPTY_AT_END):
+            if number:
+                limits.sleep(PAUSE_SECONDS)
+            if limits.monotonic() >= limits.deadline:
+                break
             page = stream.page(iterator)
             records += page.records
             empty += not page.records

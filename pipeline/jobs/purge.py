@@ -15,10 +15,11 @@ import random
 import time
 from collections import Counter
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from pipeline.aurora import loads, lock_holders, purge, reconciliations, remains, tables
+from pipeline.aurora.clock import database_now
 from pipeline.core.errors import ConfigurationError, TerminalError, TransientError, UnreachableError
 from pipeline.core.windows import RECOVERY
 
@@ -79,7 +80,7 @@ def purge_table(
     """
     if retention <= timedelta(0):
         raise ConfigurationError("purging: the retention must be above 0", table=mapping.name)
-    started, now = time.monotonic(), now or datetime.now(UTC)
+    started, now = time.monotonic(), now or database_now(connection)
     tombstones, reasons = 0, Counter[str]()
     with loads.table_locked(connection, mapping.name):
         through, bound = _bound(connection, mapping, now - retention)

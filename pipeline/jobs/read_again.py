@@ -19,6 +19,7 @@ from pipeline.core.errors import ConversionError
 from pipeline.core.keys import key_attributes
 from pipeline.core.ordering import snapshot_position
 from pipeline.dynamodb.items import read_items
+from pipeline.jobs.clocks import refuse_wrong_clock
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,7 +71,7 @@ def _settle(
     decoder, statement = RowDecoder(target), ApplyStatement(target, mapping.name)
     changes: list[Change] = []
     wanted = [key_attributes(mapping, target, key) for key in keys]
-    for read in read_items(services.dynamodb, mapping.table, wanted):
+    for read in read_items(services.dynamodb, mapping.table, wanted, services.clock):
         found.items += 1
         try:
             row = None if read.item is None else decoder.row(read.item)
@@ -87,6 +88,7 @@ def _settle(
     def refuse(_change: Change, _error: DataError) -> None:
         found.unfit += 1
 
+    refuse_wrong_clock(services, mapping, margin, "applying items read again", connection)
     with translating("applying items read again", table=mapping.name), connection.transaction():
         judge = judging(connection, statement, "applying items read again")
         store_isolating(connection, coalesce(changes), apply, refuse, judge)

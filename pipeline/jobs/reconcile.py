@@ -27,6 +27,7 @@ from pipeline.core.errors import ConfigurationError, ReplicationError, TerminalE
 from pipeline.core.ordering import snapshot_position
 from pipeline.core.shape import shape
 from pipeline.dynamodb.manifest import read_manifest
+from pipeline.jobs.clocks import refuse_wrong_clock, source_now
 from pipeline.jobs.compare_ranges import Comparing
 from pipeline.jobs.load import PROCESSES_FROM_ITEMS
 from pipeline.jobs.load_progress import LoadProgress, Progress
@@ -91,10 +92,12 @@ def reconcile(
             hint="give a full export; `dynaurora reconcile` without an ARN or manifest requests one",
         )
     started, as_of = time.monotonic(), snapshot_position(manifest.snapshot_time, margin).as_of
+    saying = _Saying(on_progress)
     with services.connect("dynaurora reconcile") as connection, giving_locks_back(connection), ExitStack() as locked:
         loads.notice_lost_client(connection)
         reconciliations.lock_table(connection, mapping.name)
         loads.keep_loads_out(connection, mapping.name)
+        _look_at_clocks(services, mapping, margin if repair else None, connection, saying)
         locked.enter_context(export_requests.ending(connection, mapping.name, manifest.export_arn))
         begun = reconciliations.begin(
             connection,
@@ -113,7 +116,7 @@ def reconcile(
             begun.id,
             workers,
             bounds or Bounds(),
-            _Saying(on_progress),
+            saying,
             repair=repair,
             show_keys=show_keys,
             processes=manifest.item_count >= processes_from,
@@ -129,6 +132,19 @@ def reconcile(
         samples = run.samples(connection)
         reconciliations.drop_leftovers(connection, mapping.name)
     return run.report(counts, samples, applied, resumed=begun.resumed, seconds=time.monotonic() - started)
+
+
+def _look_at_clocks(
+    services: Services, mapping: TableMapping, margin: timedelta | None, connection: Connection, say: _Saying
+) -> None:
+    """Learn the source's time; it need not answer, as equal rows need nothing of it. `margin` is that of repairs."""
+    try:
+        source_now(services, mapping)
+    except ReplicationError as error:
+        say(f"going by this host's clock: {error}")
+    else:
+        if margin is not None:
+            refuse_wrong_clock(services, mapping, margin, "repairing", connection, say)
 
 
 class _Saying:
@@ -244,7 +260,9 @@ class _Run:
         )
 
     def _applied(self, connection: Connection) -> AppliedThrough:
-        return applied_through(connection, self.mapping.name, now=datetime.now(UTC), margin=self.snapshot.margin)
+        return applied_through(
+            connection, self.mapping.name, now=self.services.clock.now(), margin=self.snapshot.margin
+        )
 
     def _wait_until_older(self, connection: Connection) -> None:
         """Wait until the snapshot is older than the margin, where only an assumption says how far replication is.
@@ -256,7 +274,7 @@ class _Run:
         ):
             return
         until = self.snapshot.time + self.snapshot.margin
-        while (left := (until - datetime.now(UTC)).total_seconds()) > 0:
+        while (left := (until - self.services.clock.now()).total_seconds()) > 0:
             if self._applied(connection).basis != "assumption":
                 return
             self.say.now_and_then(
@@ -293,7 +311,7 @@ class _Run:
 
     def _lag(self, connection: Connection) -> timedelta:
         applied = self._applied(connection)
-        return applied.lag(datetime.now(UTC)) if applied.basis == "probe" else timedelta(0)
+        return applied.lag(self.services.clock.now()) if applied.basis == "probe" else timedelta(0)
 
     def _settle_rest(self, connection: Connection, settlers: list[Settler]) -> None:
         """Look again at what is not decided, as replication passes the states that were read."""
@@ -306,12 +324,12 @@ class _Run:
             if moved != (applied.through, applied.newest):
                 moved, moved_at = (applied.through, applied.newest), time.monotonic()
             for settler in settlers:
-                settler.look(connection, _go_on, ready=settler.applied(connection, datetime.now(UTC)).at_best)
+                settler.look(connection, _go_on, ready=settler.applied(connection, self.services.clock.now()).at_best)
             left = _left(connection, settlers)
             keys = sum(each.keys for each in left)
             if not keys or time.monotonic() + wait > deadline:
                 return
-            if self.cannot_probe and _hopeless(left, applied, self.snapshot.margin):
+            if self.cannot_probe and _hopeless(left, applied, self.snapshot.margin, self.services.clock.now()):
                 return
             if time.monotonic() - moved_at > _STILL_SECONDS and not any(each.proven for each in left):
                 return  # replication stands still: it would be waited for in vain
@@ -324,7 +342,7 @@ class _Run:
         if self.cannot_probe:
             return
         tick = probes.read_tick(connection, self.mapping.name)
-        if tick is not None and datetime.now(UTC) - tick.ticked_at < _TICK_EVERY:
+        if tick is not None and self.services.clock.now() - tick.ticked_at < _TICK_EVERY:
             return
         try:
             probe(self.services, self.mapping)
@@ -349,7 +367,7 @@ class _Run:
         seconds: float,
     ) -> ReconcileReport:
         """Make the report."""
-        lag = None if applied.basis == "assumption" else applied.lag(datetime.now(UTC)).total_seconds()
+        lag = None if applied.basis == "assumption" else applied.lag(self.services.clock.now()).total_seconds()
         return ReconcileReport(
             table=self.mapping.name,
             reconciliation_id=self.id,
@@ -382,11 +400,11 @@ def _left(connection: Connection, settlers: list[Settler]) -> list[Left]:
     return [each for each in left if each.keys]
 
 
-def _hopeless(left: list[Left], applied: AppliedThrough, margin: timedelta) -> bool:
+def _hopeless(left: list[Left], applied: AppliedThrough, margin: timedelta, now: datetime) -> bool:
     """Whether only an assumption says how far replication is, and nothing comes that would decide by it."""
     if applied.basis != "assumption" or any(each.proven for each in left):
         return False
     newest_read = max((each.newest_read for each in left if each.newest_read), default=None)
     if applied.newest is None:
         return True
-    return newest_read is not None and datetime.now(UTC) - margin > newest_read + _GRACE
+    return newest_read is not None and now - margin > newest_read + _GRACE

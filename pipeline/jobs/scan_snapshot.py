@@ -24,7 +24,6 @@ import time
 import uuid
 from contextlib import closing
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from pipeline.aurora import loads
@@ -33,13 +32,16 @@ from pipeline.dynamodb.manifest import SCAN_MARK, SUMMARY_NAME
 from pipeline.dynamodb.objects import MissingObjectError, join_location
 from pipeline.dynamodb.scans import scan_segments
 from pipeline.dynamodb.tables import check_source, describe
+from pipeline.jobs.clocks import refuse_wrong_clock
 from pipeline.jobs.export_destination import export_destination
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import datetime
 
     from pipeline.core.attributes import Item
     from pipeline.core.mapping import TableMapping
+    from pipeline.dynamodb.clock import SourceClock
     from pipeline.dynamodb.objects import ObjectStore
     from pipeline.dynamodb.tables import SourceTable
     from pipeline.jobs.export_destination import ExportDestination
@@ -70,16 +72,22 @@ def scan_snapshot(
     bucket = destination.bucket
     if read_capacity <= 0 or segments < 1:
         raise ConfigurationError("scanning: read capacity and segments must be above 0", table=mapping.name)
-    source = describe(services.dynamodb, mapping.table)
+    source = describe(services.dynamodb, mapping.table, services.clock)
     problems = check_source(source, mapping, exported=False)
     if problems:
         raise ConfigurationError(f"scanning {mapping.table}: {'; '.join(problems)}", table=mapping.name)
     with closing(services.connect("dynaurora scan")) as connection:
         loads.lock_scan(connection, mapping.name)
+        refuse_wrong_clock(services, mapping, mapping.margin, "scanning", connection, on_progress)
         prefix = services.settings.export_prefix.strip("/")
         store = services.store(f"s3://{bucket}")
         scan = _Scan.resumed_or_new(
-            store, destination, f"{prefix}/AWSDynamoDB" if prefix else "AWSDynamoDB", source, segments
+            store,
+            destination,
+            f"{prefix}/AWSDynamoDB" if prefix else "AWSDynamoDB",
+            source,
+            segments,
+            services.clock,
         )
         scan.run(services, read_capacity, file_bytes, on_progress)
         return scan.finish()
@@ -111,12 +119,19 @@ class _Scan:
     base: str
     progress_key: str
     progress: _Progress
+    clock: SourceClock
     waiting_bytes: dict[int, int] = field(default_factory=dict[int, int])
     lines: dict[int, list[bytes]] = field(default_factory=dict[int, "list[bytes]"])
 
     @classmethod
     def resumed_or_new(
-        cls, store: ObjectStore, destination: ExportDestination, base: str, source: SourceTable, segments: int
+        cls,
+        store: ObjectStore,
+        destination: ExportDestination,
+        base: str,
+        source: SourceTable,
+        segments: int,
+        clock: SourceClock,
     ) -> _Scan:
         key = f"{base}/_scans/{source.name}.json"
         try:
@@ -124,11 +139,11 @@ class _Scan:
         except (MissingObjectError, ValueError):
             found = None
         if found and not found["finished"] and (found["table_arn"], found["table_id"]) == (source.arn, source.table_id):
-            return cls(store, destination, base, key, _Progress(**found))
-        now = datetime.now(UTC)
+            return cls(store, destination, base, key, _Progress(**found), clock)
+        now = clock.now()
         name = f"{int(now.timestamp() * 1000):014d}-{uuid.uuid4().hex[:8]}"
         progress = _Progress(name, _iso(now), source.arn, source.table_id, segments)
-        scan = cls(store, destination, base, key, progress)
+        scan = cls(store, destination, base, key, progress, clock)
         scan._keep()  # the start is kept before the first page is read: a scan that goes on claims no later one
         return scan
 
@@ -148,6 +163,7 @@ class _Scan:
             segments=self.progress.segments,
             read_capacity_per_second=read_capacity,
             resume=resume,
+            clock=services.clock,
         ):
             lines = self.lines.setdefault(page.segment, [])
             added = [_line(item) for item in page.items]
@@ -189,7 +205,7 @@ class _Scan:
             "version": "2020-06-30",
             "exportArn": f"{self.progress.table_arn}/export/{self.progress.id}",
             "startTime": self.progress.started_at,
-            "endTime": _iso(datetime.now(UTC)),
+            "endTime": _iso(self.clock.now()),
             "tableArn": self.progress.table_arn,
             "tableId": self.progress.table_id,
             "exportTime": self.progress.started_at,

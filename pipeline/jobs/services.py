@@ -13,6 +13,7 @@ from pipeline.aurora.address import Address, from_secret, from_url
 from pipeline.aurora.connection import Connection, connect
 from pipeline.core.errors import ConfigurationError, NotNowError
 from pipeline.dynamodb.client import client
+from pipeline.dynamodb.clock import SourceClock
 from pipeline.dynamodb.objects import FolderObjects, S3Objects
 from pipeline.dynamodb.secrets import read_secret
 from pipeline.jobs.export_destination import write_options
@@ -66,6 +67,11 @@ class Services:
             wait = min(wait * 2, _LONGEST_WAIT_SECONDS)
 
     @cached_property
+    def clock(self) -> SourceClock:
+        """The source's clock, as far as the calls made so far tell."""
+        return SourceClock()
+
+    @cached_property
     def dynamodb(self) -> DynamoDBClient:
         """Client of DynamoDB."""
         return client("dynamodb", endpoint_url=self.settings.endpoint_url)
@@ -74,6 +80,11 @@ class Services:
     def streams(self) -> DynamoDBStreamsClient:
         """Client of DynamoDB Streams."""
         return client("dynamodbstreams", endpoint_url=self.settings.endpoint_url)
+
+    @cached_property
+    def shard_pages(self) -> DynamoDBStreamsClient:
+        """Client of DynamoDB Streams whose calls are not tried again: who reads shards paces that."""
+        return client("dynamodbstreams", endpoint_url=self.settings.endpoint_url, attempts=1)
 
     @cached_property
     def functions(self) -> LambdaClient:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from pipeline.aurora import compare, reconciliations, rejects
@@ -28,6 +28,7 @@ from pipeline.core.ordering import Position, snapshot_position, supersedes
 from pipeline.core.routing import NO_TARGET
 from pipeline.core.stream_records import keys_digest
 from pipeline.dynamodb.items import read_items
+from pipeline.jobs.clocks import refuse_wrong_clock
 from pipeline.jobs.stage_file import item_digest
 from pipeline.jobs.verdict import SnapshotTime, Verdict, judge
 
@@ -110,7 +111,7 @@ class Settler:
                 after=after,
                 most=KEYS_AT_ONCE if most is None else min(KEYS_AT_ONCE, most - seen),
                 changed=changed,
-                ready=(datetime.now(UTC), ready.read_covered) if ready else None,
+                ready=(self.services.clock.now(), ready.read_covered) if ready else None,
             )
             if not chunk:
                 break
@@ -136,7 +137,7 @@ class Settler:
     def _settle(self, connection: Connection, chunk: Sequence[Candidate], *, last: bool = False) -> None:
         before = compare.marks(connection, self.target, [candidate.key for candidate in chunk])
         reads = self._read_again(chunk)
-        now = datetime.now(UTC)
+        now = self.services.clock.now()
         applied = self.applied(connection, now, [read.key for read in reads])
         outcome = _Outcome()
         with translating("settling differences", table=self.mapping.name), connection.transaction():
@@ -170,9 +171,8 @@ class Settler:
         """Read each candidate's item, consistently."""
         decoder, mapping = self._decoder, self.mapping
         attributes = [key_attributes(mapping, self.target, candidate.key) for candidate in chunk]
-        reads = {
-            _identity(mapping, read.key): read for read in read_items(self.services.dynamodb, mapping.table, attributes)
-        }
+        found_reads = read_items(self.services.dynamodb, mapping.table, attributes, self.services.clock)
+        reads = {_identity(mapping, read.key): read for read in found_reads}
         found: list[_Read] = []
         for candidate, keys in zip(chunk, attributes, strict=True):
             read = reads[_identity(mapping, keys)]
@@ -225,7 +225,7 @@ class Settler:
                 outcome.settled.append(number)
             elif left.kind is not None and left.mark != found.mark:
                 outcome.looks.append(Look(number, None, None, proven=False, not_before=None))  # a newer change came
-            elif left.kind is not None and self._worth_waiting(found, now) and not last:
+            elif left.kind is not None and self._worth_waiting(read, found, now) and not last:
                 not_before = _mendable_from(found, self.snapshot.margin)
                 outcome.looks.append(Look(number, found.mark, read.read_at, proven=True, not_before=not_before))
             else:
@@ -238,10 +238,10 @@ class Settler:
                 outcome.drift.append(drift)
                 self.on_drift(drift, read.attributes)
 
-    def _worth_waiting(self, found: Compared, now: datetime) -> bool:
+    def _worth_waiting(self, read: _Read, found: Compared, now: datetime) -> bool:
         """Whether a row that is too new for a repair will be old enough before the patience ends."""
         from_when = _mendable_from(found, self.snapshot.margin)
-        return self.repair and from_when is not None and now < from_when <= now + self.patience
+        return self.repair and from_when is not None and read.read_at < from_when <= now + self.patience
 
     def _kinds(
         self, connection: Connection, drifted: Sequence[tuple[_Read, Compared]], behind: Mapping[Key, Position]
@@ -268,6 +268,7 @@ class Settler:
 
     def _repair(self, connection: Connection, changes: Sequence[Change]) -> set[Key]:
         """Apply changes; returns the keys of those that PostgreSQL refused."""
+        refuse_wrong_clock(self.services, self.mapping, self.snapshot.margin, "repairing", connection)
         refused: set[Key] = set()
 
         def refuse(change: Change, _: DataError) -> None:

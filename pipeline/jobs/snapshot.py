@@ -116,7 +116,7 @@ def _say_nothing(_: str) -> None:
 
 
 def _request(services: Services, mapping: TableMapping, say: Callable[[str], None], *, anew: bool) -> str:
-    source = describe(services.dynamodb, mapping.table)
+    source = describe(services.dynamodb, mapping.table, services.clock)
     problems = check_source(source, mapping)
     if problems:
         raise ConfigurationError(f"requesting an export of {mapping.table}: {'; '.join(problems)}", table=mapping.name)

@@ -52,9 +52,9 @@ def check_range(
             table=mapping.name,
             hint="begin earlier: what is applied already is not applied again",
         )
-    if asked.end > datetime.now(UTC) + _MOST_AHEAD:
+    if asked.end > services.clock.now() + _MOST_AHEAD:
         raise ConfigurationError(f"{doing}: the range ends in the future", table=mapping.name, hint="end it at now")
-    source = describe(services.dynamodb, mapping.table)
+    source = describe(services.dynamodb, mapping.table, services.clock)
     problem = check_recovery(source)
     if problem:
         raise TerminalError(f"{doing}: {problem}", table=mapping.name)
@@ -93,7 +93,7 @@ def _wait_until_restorable(
     services: Services, mapping: TableMapping, asked: Window, source: SourceTable, say: Callable[[str], None]
 ) -> SourceTable:
     deadline = time.monotonic() + _LONGEST_WAIT.total_seconds()
-    while (source.latest_restorable or datetime.now(UTC)) < asked.end:
+    while (source.latest_restorable or services.clock.now()) < asked.end:
         if time.monotonic() > deadline:
             raise TransientError(
                 f"catching up {asked}: point-in-time recovery has not come as far as its end",
@@ -102,7 +102,7 @@ def _wait_until_restorable(
             )
         say("waiting until point-in-time recovery has come as far as the range's end")
         time.sleep(_LOOK_AGAIN_SECONDS)
-        source = describe(services.dynamodb, mapping.table)
+        source = describe(services.dynamodb, mapping.table, services.clock)
     return source
 
 

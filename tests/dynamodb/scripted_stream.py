@@ -6,9 +6,10 @@ shard's records ever written, so that a trimmed one is noticed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from threading import Lock
+from threading import RLock
 from typing import Any, cast
 
 from botocore.exceptions import ClientError
@@ -45,11 +46,17 @@ class ScriptedStream:
         self.more: dict[str, Any] = {}
         """Members of DescribeTable's answer besides."""
         self.calls: list[str] = []
+        self.on_call: Callable[[str], None] = lambda _: None
+        """Told each call, one at a time: what it takes, for a made-up clock."""
+        self.may_read: Callable[[str], bool] = lambda _: True
+        """Whether a read of this shard is within its limit now."""
+        self.date: Callable[[], str | None] = lambda: None
+        """The Date header of DescribeTable's answer."""
         self.expired = 0
         """Iterators with a lower generation than this have expired."""
         self._page_records, self._page_shards = page_records, page_shards
         self._sequence = 10**20
-        self._lock = Lock()
+        self._lock = RLock()
 
     @property
     def arn(self) -> str:
@@ -90,7 +97,9 @@ class ScriptedStream:
         if self.label:
             table |= {"LatestStreamArn": self.arn, "LatestStreamLabel": self.label}
             table["StreamSpecification"] = {"StreamEnabled": self.enabled, "StreamViewType": self.view_type}
-        return {"Table": table | self.more}
+        date = self.date()
+        headers = {} if date is None else {"date": date}
+        return {"Table": table | self.more, "ResponseMetadata": {"HTTPHeaders": headers}}
 
     def describe_continuous_backups(self, TableName: str) -> dict[str, Any]:  # noqa: N803 - the SDK's name
         self._called("DescribeContinuousBackups")
@@ -150,7 +159,9 @@ class ScriptedStream:
         shard, start = self.shards[name], int(offset)
         if int(generation) < self.expired:
             raise aws_error("ExpiredIteratorException", "GetRecords")
-        if shard.throttled:
+        with self._lock:
+            throttled = shard.throttled or not self.may_read(name)
+        if throttled:
             raise aws_error("LimitExceededException", "GetRecords")
         if start < shard.trimmed:
             raise aws_error("TrimmedDataAccessException", "GetRecords")
@@ -166,6 +177,7 @@ class ScriptedStream:
     def _called(self, what: str) -> None:
         with self._lock:
             self.calls.append(what)
+            self.on_call(what)
 
 
 @dataclass
@@ -225,4 +237,10 @@ class ScriptedServices(Services):
     def __init__(self, settings: Settings, stream: ScriptedStream) -> None:
         super().__init__(settings)
         self.stream, self.lambdas, self.bucket = stream, ScriptedLambda(), ScriptedBucket()
-        self.__dict__ |= {"dynamodb": stream, "streams": stream, "functions": self.lambdas, "s3": self.bucket}
+        self.__dict__ |= {
+            "dynamodb": stream,
+            "streams": stream,
+            "shard_pages": stream,
+            "functions": self.lambdas,
+            "s3": self.bucket,
+        }

@@ -96,9 +96,9 @@ def test_shards_are_listed_page_by_page_with_their_lineage() -> None:
     stream.split("s", "a", "b")
     stream.split("b", "c", "d")
     assert found.reader.shards() == [
-        Shard("s", None, closed=True),
+        Shard("s", None, closed=True, ending=str(10**20)),
         Shard("a", "s", closed=False),
-        Shard("b", "s", closed=True),
+        Shard("b", "s", closed=True, ending=str(10**20)),
         Shard("c", "b", closed=False),
         Shard("d", "b", closed=False),
     ]

@@ -1,0 +1,71 @@
+"""What the clocks disagree by, and that nothing is written with a position that they make doubtful.
+
+Positions are taken by the source's clock (`pipeline.dynamodb.clock`). A host whose clock is off by as much as a
+margin is refused all the same: the margin is what covers clocks that disagree, and what remains of it must be enough
+for a second that creation times are rounded by and a second that the measurement may be wrong by.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from pipeline.aurora.clock import host_ahead
+from pipeline.core.errors import ConfigurationError
+from pipeline.dynamodb.clock import NOTABLE, SET_IT, how_far
+from pipeline.dynamodb.tables import identify
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from pipeline.aurora.connection import Connection
+    from pipeline.core.mapping import TableMapping
+    from pipeline.jobs.services import Services
+
+_UNSURE = timedelta(seconds=2)
+NOT_KNOWN = (
+    "the source's clock is not known: its answers carry no usable Date header (a stand-in for AWS, or a proxy); times"
+    " are taken from this host's clock"
+)
+
+
+def notable(ahead: timedelta | None) -> bool:
+    """Whether a person should know of it."""
+    return ahead is not None and abs(ahead) >= NOTABLE
+
+
+def source_now(services: Services, mapping: TableMapping) -> datetime:
+    """Return the time at the source, asking it for the table where it was not asked lately."""
+    if not services.clock.asked_lately:
+        identify(services.dynamodb, mapping.table, services.clock)
+    return services.clock.now()
+
+
+def refuse_wrong_clock(
+    services: Services,
+    mapping: TableMapping,
+    margin: timedelta,
+    doing: str,
+    connection: Connection,
+    say: Callable[[str], None] | None = None,
+) -> None:
+    """Raise ConfigurationError where this host's clock is off by the margin, so that positions would be in doubt.
+
+    Asks the source for the table where it was not asked lately. Where it does not say the time, which `say` is told,
+    the host's clock is held against the database's.
+    """
+    source_now(services, mapping)
+    ahead, whose = services.clock.ahead, "DynamoDB's"
+    if ahead is None:
+        if say:
+            say(NOT_KNOWN)
+        ahead, whose = host_ahead(connection), "the database's"
+    if not notable(ahead) or abs(ahead) + _UNSURE < margin:
+        return
+    raise ConfigurationError(
+        f"{doing}: this host's clock is {how_far(ahead)} {whose}, and the margin that covers clocks that disagree is"
+        f" {margin.total_seconds():.0f} s: what would be written now could stand later than changes that come after it",
+        table=mapping.name,
+        hint=f"{SET_IT}, and run it again",
+    )

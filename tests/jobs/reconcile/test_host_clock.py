@@ -1,0 +1,96 @@
+"""The command line on a host whose clock is off (`faketime`), against a source and a database that are right."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.aurora.connection import Connection
+from tests.jobs.conftest import view
+from tests.jobs.reconcile.conftest import Source, execute, item
+
+FAKETIME = shutil.which("faketime")
+
+pytestmark = pytest.mark.skipif(FAKETIME is None, reason="faketime is not installed (apt-get install faketime)")
+
+
+@dataclass
+class Host:
+    environment: dict[str, str]
+
+    def run(self, off: str, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run a command with this host's clock `off` by so much, such as +10m."""
+        # Waits of threads go by the monotonic clock, which faketime would stop or let jump.
+        return subprocess.run(
+            [str(FAKETIME), "-f", off, sys.executable, "-P", "-m", "pipeline.cli", *words],
+            env=self.environment | {"FAKETIME_DONT_FAKE_MONOTONIC": "1", "DONT_FAKE_MONOTONIC": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+
+
+@pytest.fixture
+def host(source: Source, database: str, tmp_path: Path) -> Host:
+    folder = tmp_path / "tables"
+    folder.mkdir()
+    text = Path(source.mapping.path).read_text().replace("table: Employees", f"table: {source.mapping.table}")
+    (folder / "employees.yaml").write_text(text)
+    settings = {"DATABASE_URL": database, "DYNAURORA_TABLES": str(folder), "PYTHONPATH": str(Path.cwd())}
+    return Host({**os.environ, **settings})
+
+
+@pytest.mark.timeout(180)
+def test_the_lag_is_true_on_a_host_that_is_behind(source: Source, host: Host) -> None:
+    source.services.dynamodb.update_table(
+        TableName=source.mapping.table,
+        StreamSpecification={"StreamEnabled": True, "StreamViewType": "NEW_AND_OLD_IMAGES"},
+    )
+    source.put(item(3, "not applied"))
+    time.sleep(2)
+    told = host.run("-10m", "status", "employees", "--probe", "--json")
+    assert told.stdout, told.stderr
+    (table,) = json.loads(told.stdout)["tables"]
+    lag: Any = table["probe"]["lag_seconds"]
+    assert 1 <= lag < 120
+
+
+@pytest.mark.timeout(180)
+def test_a_host_that_is_ahead_repairs_nothing_and_one_that_is_right_does(
+    source: Source, host: Host, connection: Connection
+) -> None:
+    execute(connection, """UPDATE replica."Employees" SET "Name" = 'by hand' WHERE "Id" = 3""")
+    words = ["reconcile", "employees", "--manifest", source.export(6), "--repair", "--patience-seconds", "20"]
+    words.append("--accept-other-table")  # the export is of a made-up account
+    refused = host.run("+10m", *words)
+    assert refused.returncode == 2, refused.stderr
+    assert "repairing: this host's clock is 600 s ahead of DynamoDB's" in refused.stderr.replace("599", "600")
+    assert "chronyc" in refused.stderr
+    assert view(connection)[3][0] == "by hand"
+    repaired = host.run("+4m", *words)
+    assert repaired.returncode == 0, repaired.stderr
+    assert view(connection)[3][0] == "name 3"
+    row = connection.execute("""SELECT now() - _as_of FROM replica."Employees" WHERE "Id" = 3""").fetchone()
+    assert row is not None
+    assert timedelta(minutes=5) - timedelta(seconds=2) < row[0] < timedelta(minutes=7)
+
+
+@pytest.mark.timeout(180)
+def test_a_catch_up_up_to_now_is_refused_by_a_host_that_is_ahead(source: Source, host: Host) -> None:
+    source.services.dynamodb.update_continuous_backups(
+        TableName=source.mapping.table, PointInTimeRecoverySpecification={"PointInTimeRecoveryEnabled": True}
+    )
+    refused = host.run("+10m", "catch-up", "employees", "--last", "1m")
+    assert refused.returncode == 2, refused.stderr
+    assert "s ahead of DynamoDB's" in refused.stderr
