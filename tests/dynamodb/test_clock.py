@@ -124,15 +124,18 @@ def test_an_answer_without_headers_tells_nothing() -> None:
 
 
 @pytest.mark.parametrize(("minutes", "word"), [(7, "420 s ahead of AWS's"), (-7, "420 s behind AWS's")])
-def test_a_signature_that_aws_refuses_for_the_clock_says_by_how_much(minutes: int, word: str) -> None:
-    date = format_datetime(host_now() - timedelta(minutes=minutes), usegmt=True)
+def test_a_signature_that_aws_refuses_for_the_clock_says_by_how_much(
+    monkeypatch: pytest.MonkeyPatch, minutes: int, word: str
+) -> None:
+    monkeypatch.setattr("pipeline.dynamodb.errors.host_now", lambda: NOON)
+    date = format_datetime(NOON - timedelta(minutes=minutes), usegmt=True)
     answer: Any = {
         "Error": {"Code": "InvalidSignatureException", "Message": "Signature expired"},
         "ResponseMetadata": {"HTTPStatusCode": 400, "HTTPHeaders": {"date": date}},
     }
     error = translate(ClientError(answer, "DescribeTable"), "describing the table t")
     assert isinstance(error, ConfigurationError)
-    assert word in str(error).replace("419", "420")
+    assert word in str(error)
     assert "chronyc" in str(error)
 
 
