@@ -74,7 +74,7 @@ test-ui: setup $(LOCAL_ZIP)  ## a headless Chromium through Dagster's UI over th
 	@$(MAKE) --no-print-directory .venv-ui/.ready
 	@$(BIN)/python -m tests.ui $(if $(IMAGES),--images)
 
-stress: setup  ## the ordering contract over thousands of generated histories, and every mutation of it
+stress: setup  ## thousands of generated histories, of the ordering contract and of operations that go wrong, and every mutation of both
 	$(BIN)/python -m tests.stress $(STRESS)
 
 exam: setup .venv-local/.ready  ## does reconciliation find every fault and call nothing else one? (QUIET=1: half an hour without any)
