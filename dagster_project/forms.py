@@ -80,6 +80,11 @@ class SnapshotChoice(ExportWaitChoice):
     )
     read_capacity: int = Field(default=100, ge=1, description="Read capacity units a second that a scan may use.")
 
+    @property
+    def names_one(self) -> bool:
+        """Whether one snapshot and no other is asked for: that a load of another runs is then no answer."""
+        return bool(self.export_arn or self.manifest or self.scan or self.new_export)
+
     @model_validator(mode="after")
     def _one_usable_choice(self) -> "SnapshotChoice":
         if self.scan and (self.export_arn or self.manifest):

@@ -22,13 +22,16 @@ from dagster_project.run_workers import RunWorkers
 from dagster_project.schema_check import judge_schema, schema_spec
 from pipeline.core.errors import ConfigurationError
 from pipeline.core.mapping import TableMapping
-from pipeline.jobs.load import LoadReport, load
+from pipeline.jobs.load import LoadReport
+from pipeline.jobs.load_once import load_once
 from pipeline.jobs.schema import schema_report
 from pipeline.jobs.snapshot import ScanChoice, Snapshot, take_snapshot
 
 _EXPORTS_LOOKED_AT = 100
 # Tags of a run that was launched to go on where another failed.
 _RESUMES = ("dagster/is_resume_retry", "dagster/is_asset_resume_retry")
+# And of one that Dagster launched by itself for a run that it took for dead: it may live, and be loading.
+_RETRY = "dagster/retry_number"
 
 
 def load_assets(mapping: TableMapping) -> dg.AssetsDefinition:
@@ -36,7 +39,8 @@ def load_assets(mapping: TableMapping) -> dg.AssetsDefinition:
 
     They are one step, so that one form serves both, one pool covers both, and a second try of either, however it is
     launched, goes on with the export that the first had taken. Files are loaded by workers inside the step: far
-    faster than a step a file.
+    faster than a step a file. Where another run leads a load of the table already, this one takes part in it, and ends
+    as that one does.
     """
     keys = TableKeys(mapping.name)
     form = full_load_form(mapping)
@@ -62,40 +66,48 @@ def load_assets(mapping: TableMapping) -> dg.AssetsDefinition:
         with explained(context):
             if context.selected_asset_keys:
                 schema.require()
-        location = export_of_this_run(context, keys)
-        if location is None and keys.s3_export in context.selected_asset_keys:
-            with explained(context):
-                snapshot = take_snapshot(
-                    dynaurora.services,
-                    mapping,
-                    export_arn=choice.export_arn or None,
-                    manifest=choice.manifest or None,
-                    scan=ScanChoice(choice.read_capacity) if choice.scan else None,
-                    accept_other_table=choice.accept_other_table,
-                    on_progress=context.log.info,
-                    new_export=choice.new_export,
-                    timeout=choice.timeout,
-                    on_notice=context.log.warning,
-                )
-            location = snapshot.location
-            yield dg.MaterializeResult(
-                asset_key=keys.s3_export, metadata=_export_metadata(snapshot), data_version=dg.DataVersion(location)
+
+        def take() -> Snapshot:
+            return take_snapshot(
+                dynaurora.services,
+                mapping,
+                export_arn=choice.export_arn or None,
+                manifest=choice.manifest or None,
+                scan=ScanChoice(choice.read_capacity) if choice.scan else None,
+                accept_other_table=choice.accept_other_table,
+                on_progress=context.log.info,
+                new_export=choice.new_export,
+                timeout=choice.timeout,
+                on_notice=context.log.warning,
             )
-        if keys.aurora_table in context.selected_asset_keys:
-            with explained(context), RunWorkers(context, keys, choice.run_workers, choice.workers) as run_workers:
-                report = load(
-                    dynaurora.services,
-                    mapping,
-                    location or latest_export(context, keys),
-                    margin=timedelta(seconds=choice.margin_seconds),
-                    accept_other_table=choice.accept_other_table,
-                    workers=choice.workers,
-                    on_progress=ProgressLog(context.log.info),
-                    on_lead=run_workers.launch,
-                )
-            yield dg.MaterializeResult(
-                asset_key=keys.aurora_table, metadata=_load_metadata(report), check_results=judged
-            )
+
+        location, takes = export_of_this_run(context, keys), keys.s3_export in context.selected_asset_keys
+        if keys.aurora_table not in context.selected_asset_keys:
+            if location is None and takes:
+                with explained(context):
+                    snapshot = take()
+                yield _export_result(keys, snapshot)
+            return
+        with explained(context), RunWorkers(context, keys, choice.run_workers, choice.workers) as run_workers:
+            for done in load_once(
+                dynaurora.services,
+                mapping,
+                take,
+                location=location or (None if takes else latest_export(context, keys)),
+                joins=not choice.names_one,
+                say=context.log.info,
+                margin=timedelta(seconds=choice.margin_seconds),
+                accept_other_table=choice.accept_other_table,
+                workers=choice.workers,
+                on_progress=ProgressLog(context.log.info),
+                on_lead=run_workers.launch,
+            ):
+                if isinstance(done, Snapshot):
+                    yield _export_result(keys, done)
+                else:
+                    yield dg.MaterializeResult(
+                        asset_key=keys.aurora_table, metadata=_load_metadata(done), check_results=judged
+                    )
 
     return full_load
 
@@ -107,7 +119,7 @@ def export_of_this_run(context: dg.AssetExecutionContext, keys: TableKeys) -> st
     from its start takes an export of its own.
     """
     tags, ours = context.run.tags, {context.run.run_id}
-    if any(tags.get(tag) == "true" for tag in _RESUMES):
+    if _RETRY in tags or any(tags.get(tag) == "true" for tag in _RESUMES):
         ours |= {tags.get("dagster/parent_run_id", ""), tags.get("dagster/root_run_id", "")}
     return next((location for run_id, location in _exports(context, keys) if run_id in ours), None)
 
@@ -130,6 +142,14 @@ def _exports(context: dg.AssetExecutionContext, keys: TableKeys) -> Iterator[tup
         location = materialization.metadata.get("location") if materialization else None
         if location is not None:
             yield record.run_id, str(location.value)
+
+
+def _export_result(keys: TableKeys, snapshot: Snapshot) -> dg.MaterializeResult[Any]:
+    return dg.MaterializeResult(
+        asset_key=keys.s3_export,
+        metadata=_export_metadata(snapshot),
+        data_version=dg.DataVersion(snapshot.location),
+    )
 
 
 def _export_metadata(snapshot: Snapshot) -> dict[str, dg.MetadataValue]:
@@ -168,4 +188,5 @@ def _load_metadata(report: LoadReport) -> dict[str, dg.MetadataValue]:
         "location": dg.MetadataValue.text(report.location),
         "already_loaded": dg.MetadataValue.bool(report.already_loaded),
         "strategy": dg.MetadataValue.text("; ".join([report.strategy, *report.merged_because])),
+        "led_by_another_run": dg.MetadataValue.bool(report.led_elsewhere),
     }

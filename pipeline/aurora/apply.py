@@ -19,6 +19,7 @@ from psycopg import sql
 from pipeline.aurora import children, tables, watermarks
 from pipeline.aurora.connection import literal
 from pipeline.aurora.ordering_sql import admits_new_key, supersedes
+from pipeline.aurora.sources import of_record
 from pipeline.core.mapping import AS_OF, DELETED, VERSION
 from pipeline.core.types.arrays import array_literal
 
@@ -52,7 +53,7 @@ class Sent(NamedTuple):
 
     answer: Cursor[tuple[Any, ...]]
     changes: Sequence[Change]
-    parameters: Sequence[str]
+    parameters: Sequence[str | None]
 
 
 @dataclass(frozen=True)
@@ -60,16 +61,18 @@ class ApplyStatement:
     """The apply statement of one target, composed once. `parameters` fills it for a batch.
 
     `query` returns (applied, deleted, expired, refused); `query_with_mark` also adds them to the writer's watermark, so
-    that a batch and its mark are one statement, one round trip and one transaction.
+    that a batch and its mark are one statement, one round trip and one transaction. Either fails, and applies nothing,
+    when `source_table` is not the source of record, or the stream that is given with the changes is not of it.
     """
 
     target: Target
     mapping_name: str
+    source_table: str
     query: bytes = field(init=False)
     query_with_mark: bytes = field(init=False)
 
     def __post_init__(self) -> None:
-        upsert = _compose(self.target, self.mapping_name)
+        upsert = _compose(self.target, self.mapping_name, self.source_table)
         keys = [sql.SQL(", array_agg({})").format(sql.Identifier(f"key {i}")) for i in _key_numbers(self.target)]
         query = upsert + _COUNT.format(keys=sql.SQL("").join(keys))
         with_mark = upsert + watermarks.MARK_APPLIED + _COUNT.format(keys=sql.SQL(""))
@@ -77,17 +80,19 @@ class ApplyStatement:
         object.__setattr__(self, "query", query.as_bytes())
         object.__setattr__(self, "query_with_mark", with_mark.as_bytes())
 
-    def apply(self, connection: Connection, changes: Sequence[Change]) -> tuple[int, int, int, int]:
+    def apply(
+        self, connection: Connection, changes: Sequence[Change], stream_arn: str | None = None
+    ) -> tuple[int, int, int, int]:
         """Apply coalesced changes, children included, inside the caller's transaction.
 
         Returns (applied, deleted, expired, refused). The only way for a target with children: `query` alone would leave
         them.
         """
-        return self.finish(connection, self.send(connection, changes))
+        return self.finish(connection, self.send(connection, changes, stream_arn))
 
-    def send(self, connection: Connection, changes: Sequence[Change]) -> Sent:
+    def send(self, connection: Connection, changes: Sequence[Change], stream_arn: str | None = None) -> Sent:
         """Begin `apply`: in a pipeline nothing is waited for."""
-        parameters = self.parameters(changes)
+        parameters = self.parameters(changes, stream_arn)
         return Sent(connection.execute(self.query, parameters, prepare=True), changes, parameters)
 
     def finish(self, connection: Connection, sent: Sent) -> tuple[int, int, int, int]:
@@ -101,7 +106,7 @@ class ApplyStatement:
         self,
         connection: Connection,
         changes: Sequence[Change],
-        parameters: Sequence[str],
+        parameters: Sequence[str | None],
         taken: Sequence[Sequence[str]],
     ) -> None:
         target, stored = self.target, self.target.stored_columns
@@ -131,8 +136,10 @@ class ApplyStatement:
         texts = dict(zip(self.target.primary_key, change.key, strict=True))
         return tuple([texts.get(name) for name in self.target.stored_columns])
 
-    def parameters(self, changes: Sequence[Change]) -> list[str]:
-        """Array literals, one a storage column, for coalesced changes; then the versions of expiry deletes."""
+    def parameters(self, changes: Sequence[Change], stream_arn: str | None = None) -> list[str | None]:
+        """Array literals, one a storage column, for coalesced changes; then the ARN of their stream, and the versions
+        of expiry deletes.
+        """
         count = len(self.target.stored_columns)
         rows = [self.row(change) if change.row is None else change.row for change in changes]
         # What a row carries, behind its columns, is sent once it is taken.
@@ -146,6 +153,7 @@ class ApplyStatement:
             nullable_array_literal(versions),
             array_literal(as_of),
             array_literal(deleted),
+            stream_arn,
             array_literal(expired),
         ]
 
@@ -184,7 +192,7 @@ def nullable_array_literal(values: Sequence[str | None]) -> str:
     return f"{{{','.join(quoted)}}}"
 
 
-def _compose(target: Target, mapping_name: str) -> sql.Composed:
+def _compose(target: Target, mapping_name: str, source_table: str) -> sql.Composed:
     types = [column.type for column in target.columns]
     sent = [t.sent_sql for t in types]
     sent += ["jsonb"] * (len(target.stored_columns) - len(types)) + ["numeric", "timestamptz", "boolean"]
@@ -203,7 +211,7 @@ def _compose(target: Target, mapping_name: str) -> sql.Composed:
         # weaker one while it waits for a swap, and the swap for it.
         "WITH c ({names}) AS MATERIALIZED (SELECT * FROM unnest({arrays})), applied AS ("
         "INSERT INTO {storage} AS stored ({names}) SELECT {selected} FROM c"
-        " WHERE {admits} OR EXISTS (SELECT FROM {storage} AS k WHERE {same_key}) ORDER BY {key_order}"
+        " WHERE {of_record} AND ({admits} OR EXISTS (SELECT FROM {storage} AS k WHERE {same_key})) ORDER BY {key_order}"
         " {on_conflict}"
         " RETURNING stored.{deleted} AS deleted,"
         " stored.{deleted} AND COALESCE(stored.{version} = ANY (%s::numeric[]), false) AS expired{keys}), refused AS ("
@@ -218,6 +226,7 @@ def _compose(target: Target, mapping_name: str) -> sql.Composed:
         names=tables.identifiers(names),
         selected=selected,
         arrays=arrays,
+        of_record=of_record(sql.Literal(mapping_name), sql.Literal(source_table), sql.SQL("%s::text")),
         admits=admits_new_key("c", mapping_name),
         same_key=same_key,
         key_order=_key_order(target),

@@ -1,7 +1,8 @@
 """Writing one decoded batch: changes of every target, rejects and watermark, in one transaction.
 
 Invariant: all of a batch or none of it. A value that only PostgreSQL finds wrong is isolated by halving under
-savepoints, and becomes a reject; the rest of the batch is applied.
+savepoints, and becomes a reject; the rest of the batch is applied. Nothing is written of a stream whose table is not
+the source of record: the statements fail then (`pipeline.aurora.sources`), whatever the mapping in hand says.
 
 A batch is one statement a target, and one round trip whatever their number; rejects travel with them. Only child
 targets need a second one, because they follow what was taken of their parents. Behind a pooler a batch brings its
@@ -14,13 +15,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pipeline.aurora import rejects, settled, watermarks
+from pipeline.aurora import rejects, settled, sources, watermarks
 from pipeline.aurora.apply import Applied, ApplyStatement
 from pipeline.aurora.connection import BEGIN, set_for_transaction
 from pipeline.aurora.errors import translating
 from pipeline.aurora.isolating import judging, store_isolating
 from pipeline.core.change import coalesce
-from pipeline.core.errors import DataError, key_digest
+from pipeline.core.errors import DataError, TerminalError, key_digest
 from pipeline.core.stream_records import Reject
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class BatchWriter:
 
     def __init__(self, mapping: TableMapping) -> None:
         self.mapping = mapping
-        self._statements = {target: ApplyStatement(target, mapping.name) for target in mapping.targets}
+        self._statements = {target: ApplyStatement(target, mapping.name, mapping.table) for target in mapping.targets}
 
     def write(
         self, connection: Connection, batch: DecodedBatch, records: Sequence[StreamRecord], mark: Mark
@@ -56,8 +57,19 @@ class BatchWriter:
         """Write a batch. `records` are the batch's own, for rejects; `mark` says how far it brings the writer.
 
         Idempotent under the ordering rule. Raises TransientError or TerminalError; then nothing was written,
-        or (a connection lost during COMMIT) all of it was, and writing it again changes nothing.
+        or (a connection lost during COMMIT) all of it was, and writing it again changes nothing. ConfigurationError
+        when the mark's table is not the source of record.
         """
+        try:
+            return self._write(connection, batch, records, mark)
+        except TerminalError:
+            if not connection.closed:
+                sources.refuse_batch(connection, self.mapping.name, self.mapping.table, mark.stream_arn)
+            raise
+
+    def _write(
+        self, connection: Connection, batch: DecodedBatch, records: Sequence[StreamRecord], mark: Mark
+    ) -> BatchResult:
         work = [(target, changes, coalesce(changes)) for target, changes in batch.changes.items() if changes]
         doing = f"applying {len(records)} records"
         try:
@@ -90,7 +102,7 @@ class BatchWriter:
     def _send_with_mark(self, connection: Connection, work: _Work, mark: Mark) -> Cursor[tuple[Any, ...]]:
         target, changes, newest = work
         statement, mark = self._statements[target], replace(mark, candidates=len(changes))
-        parameters = [*statement.parameters(newest), *mark.parameters()]
+        parameters = [*statement.parameters(newest, mark.stream_arn), *mark.parameters()]
         return connection.execute(statement.query_with_mark, parameters, prepare=True)
 
     def _write_in_two_trips(
@@ -98,7 +110,7 @@ class BatchWriter:
     ) -> Applied:
         total = Applied()
         with _one_transaction(connection):
-            sent = [self._statements[target].send(connection, newest) for target, _, newest in work]
+            sent = [self._statements[target].send(connection, newest, mark.stream_arn) for target, _, newest in work]
             for (target, changes, _), answer in zip(work, sent, strict=True):
                 counts = self._statements[target].finish(connection, answer)
                 total = total.plus(_counts(counts, len(changes)))
@@ -120,7 +132,7 @@ class BatchWriter:
     ) -> BatchResult:
         total, refused = Applied(), list(batch.rejects)
         for target, changes, newest in work:
-            counts, found = self._apply_isolating(connection, target, changes, newest)
+            counts, found = self._apply_isolating(connection, target, changes, newest, mark.stream_arn)
             total = total.plus(counts)
             refused += [
                 Reject(target.view_name, reason, records[change.origin], change.position, key_digest(change.key))
@@ -131,7 +143,12 @@ class BatchWriter:
         return BatchResult(total, len(refused))
 
     def _apply_isolating(
-        self, connection: Connection, target: Target, changes: Sequence[Change], newest: list[Change]
+        self,
+        connection: Connection,
+        target: Target,
+        changes: Sequence[Change],
+        newest: list[Change],
+        stream_arn: str | None,
     ) -> tuple[Applied, list[tuple[Change, str]]]:
         """Apply the newest change of each key; where PostgreSQL refuses it, the next newest, until one is taken.
 
@@ -143,7 +160,7 @@ class BatchWriter:
         tried = 0
         while newest:
             found: list[tuple[Change, str]] = []
-            total = total.plus(self._apply_each(connection, target, newest, found))
+            total = total.plus(self._apply_each(connection, target, newest, found, stream_arn))
             tried += len(newest)
             refused += found
             out = {id(change) for change, _ in refused}
@@ -152,7 +169,12 @@ class BatchWriter:
         return total._replace(stale=total.stale + len(changes) - tried), refused
 
     def _apply_each(
-        self, connection: Connection, target: Target, changes: list[Change], found: list[tuple[Change, str]]
+        self,
+        connection: Connection,
+        target: Target,
+        changes: list[Change],
+        found: list[tuple[Change, str]],
+        stream_arn: str | None,
     ) -> Applied:
         """Apply changes of different keys; those that PostgreSQL refuses are added to `found`, with the reason."""
         statement, doing = self._statements[target], "applying changes"
@@ -160,7 +182,7 @@ class BatchWriter:
 
         def store(some: Sequence[Change]) -> int:
             with translating(doing, table=self.mapping.name):
-                totals.append(_counts(statement.apply(connection, some), len(some)))
+                totals.append(_counts(statement.apply(connection, some, stream_arn), len(some)))
             return len(some)
 
         def refuse(change: Change, error: DataError) -> None:

@@ -457,6 +457,29 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
             'largest of the event source mappings: above 1, batches of a shard overtake each other';
         """,
     ),
+    (
+        "0010 source of record, leads of loads",
+        """
+        ALTER TABLE replication.tables
+            ADD COLUMN source_arn text,
+            ADD COLUMN source_table_id text,
+            ADD COLUMN source_since timestamptz;
+        COMMENT ON COLUMN replication.tables.source_table IS
+            'the DynamoDB table of record: changes of any other are refused; `dynaurora repoint` switches it';
+        COMMENT ON COLUMN replication.tables.source_arn IS
+            'its ARN, with account and Region; NULL until a job has seen the table';
+        COMMENT ON COLUMN replication.tables.source_table_id IS
+            'its id, which tells it from another table that had its name; NULL until a job has seen the table';
+        COMMENT ON COLUMN replication.tables.source_since IS
+            'when the mapping was last re-pointed; NULL: never';
+        COMMENT ON COLUMN replication.tables.stream_label IS
+            'where the table took the place of another: records of older streams are refused';
+
+        ALTER TABLE replication.exports ADD COLUMN lead bigint;
+        COMMENT ON COLUMN replication.exports.lead IS
+            'the ticket of the run that leads the load, as long as the session that holds it lives';
+        """,
+    ),
 )
 
 
@@ -501,11 +524,9 @@ def script(names: Iterable[str]) -> str:
 
 
 def register_table(connection: Connection, name: str, source_table: str) -> None:
-    """Make sure the mapping `name` has its row of state."""
+    """Make sure the mapping `name` has its row of state; one that it has keeps its source of record."""
     with translating("registering the table", table=name):
         connection.execute(
-            "INSERT INTO replication.tables (name, source_table) VALUES (%s, %s)"
-            " ON CONFLICT (name) DO UPDATE SET source_table = excluded.source_table"
-            " WHERE replication.tables.source_table <> excluded.source_table",
+            "INSERT INTO replication.tables (name, source_table) VALUES (%s, %s) ON CONFLICT DO NOTHING",
             [name, source_table],
         )

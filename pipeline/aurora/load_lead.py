@@ -44,6 +44,7 @@ class LedLoad:
     strategy: str
     shape: str
     as_of: datetime
+    snapshot_time: datetime
 
 
 class LoadEndedError(TransientError):
@@ -55,6 +56,7 @@ def take_lead(connection: Connection, export_id: int) -> Lead:
     ticket = secrets.randbits(52)  # a number that JSON keeps, wherever it is read
     with translating("taking the lead of the load"):
         connection.execute("SELECT pg_advisory_lock(%s)", [ticket])
+        connection.execute("UPDATE replication.exports SET lead = %s WHERE id = %s", [ticket, export_id])
     return Lead(export_id, ticket)
 
 
@@ -65,6 +67,20 @@ def led_load(connection: Connection, table_name: str, lead: Lead) -> LedLoad | N
             _LED_LOAD, {"space": LOAD_SPACE, "table": table_name, "ticket": lead.ticket, "export": lead.export_id}
         ).fetchone()
     return LedLoad(*row) if row else None
+
+
+def current_lead(connection: Connection, table_name: str) -> tuple[Lead, LedLoad] | None:
+    """Return the load of the table that a session leads now, and its lead; None when there is none."""
+    with translating("looking for a load that runs", table=table_name):
+        row = connection.execute(
+            "SELECT id, lead FROM replication.exports WHERE table_name = %s AND status = 'loading' AND lead IS NOT NULL"
+            " AND EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND granted"
+            " AND classid::bigint = lead >> 32 AND objid::bigint = lead & 4294967295)",
+            [table_name],
+        ).fetchone()
+    lead = Lead(*row) if row else None
+    found = led_load(connection, table_name, lead) if lead else None
+    return (lead, found) if lead and found else None
 
 
 def take_part(connection: Connection, table_name: str, lead: Lead, strategy: str) -> None:
@@ -107,7 +123,7 @@ def settle_files(connection: Connection, table_name: str, *, or_else: LiteralStr
 
 # The two locks must be in one session's hands, in this database.
 _LED_LOAD = """
-SELECT location, strategy, shape, as_of FROM replication.exports
+SELECT location, strategy, shape, as_of, snapshot_time FROM replication.exports
  WHERE id = %(export)s AND table_name = %(table)s AND status = 'loading' AND EXISTS (
     SELECT FROM pg_locks AS load JOIN pg_locks AS lead USING (pid, database)
      WHERE database = (SELECT oid FROM pg_database WHERE datname = current_database())

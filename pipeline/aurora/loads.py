@@ -26,12 +26,18 @@ if TYPE_CHECKING:
 
 
 # The application name of a session that requests an export: it holds the load lock until DynamoDB has answered.
-REQUESTING = "dynaurora export"
+REQUESTING, LOADING = "dynaurora export", "dynaurora load"
 _REQUEST_SECONDS, _LOOK_AGAIN_SECONDS = 30.0, 0.2
 
 
 class FileBusyError(Exception):
     """Another session has the file in its hands."""
+
+
+class LoadRunningError(TerminalError):
+    """The table's load lock is taken. `by_load`: by a load, which may be another run of the one that is wanted."""
+
+    by_load: bool = False
 
 
 class OlderSnapshotError(UnusableSnapshotError):
@@ -77,11 +83,13 @@ def lock_table(connection: Connection, table_name: str) -> None:
             settle_files(connection, table_name, or_else="pg_advisory_unlock")
             return
     who = f" (backend {holder[0]}, {holder[2]}, since {holder[1]:%Y-%m-%d %H:%M:%S} UTC)" if holder else ""
-    raise TerminalError(
+    error = LoadRunningError(
         f"loading: another load of this table is running{who}",
         table=table_name,
         hint="wait for it, or end it, then run this again; what it has loaded stays loaded",
     )
+    error.by_load = holder is not None and holder[2] == LOADING
+    raise error
 
 
 def _take_load_lock(
@@ -294,14 +302,33 @@ def loaded_export_arns(connection: Connection, table_name: str) -> list[str]:
     return [arn for (arn,) in rows]
 
 
+def status_of(connection: Connection, export_id: int) -> str | None:
+    """Return how the load of an export stands; None when it was forgotten."""
+    with translating("looking for the load"):
+        row = connection.execute("SELECT status FROM replication.exports WHERE id = %s", [export_id]).fetchone()
+    return row[0] if row else None
+
+
+def loaded_since(connection: Connection, table_name: str, since: datetime) -> int | None:
+    """Return the number of the export that was loaded whole since then, the latest; None when none was."""
+    with translating("looking for a load that has ended", table=table_name):
+        row = connection.execute(
+            "SELECT id FROM replication.exports WHERE table_name = %s AND status = 'loaded' AND kind <> 'incremental'"
+            " AND finished_at >= %s ORDER BY finished_at DESC LIMIT 1",
+            [table_name, since],
+        ).fetchone()
+    return row[0] if row else None
+
+
 def loaded_before(connection: Connection, table_name: str) -> bool:
-    """Whether a load of the table ever ended well."""
+    """Whether a load of the table, or of the one that was the source of record before it, ever ended well."""
     with translating("looking for earlier loads", table=table_name):
         return (
             connection.execute(
-                "SELECT FROM replication.exports WHERE table_name = %s AND status = 'loaded' AND kind <> 'incremental'"
-                " LIMIT 1",
-                [table_name],
+                "SELECT FROM replication.exports WHERE table_name = %(table)s AND status = 'loaded'"
+                " AND kind <> 'incremental' UNION ALL SELECT FROM replication.tables WHERE name = %(table)s"
+                " AND source_since IS NOT NULL LIMIT 1",
+                {"table": table_name},
             ).fetchone()
             is not None
         )

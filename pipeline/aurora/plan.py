@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from psycopg import sql
 
 from pipeline.aurora import belongings, bookkeeping, catalog, followers, tables
+from pipeline.aurora.sources import SourceOfRecord, not_of_record
 from pipeline.core.mapping import BOOKKEEPING_COLUMNS, BOOKKEEPING_SCHEMA, DELETED, STORAGE_SCHEMA
 from pipeline.core.sql_types import SqlType, parse_sql_type
 from pipeline.core.widening import TypeChange, type_change
@@ -86,14 +87,14 @@ class _TargetPlan:
         self.refusals.append(Refusal(self.mapping, what, way_out))
 
 
-def plan(connection: Connection, mappings: Iterable[TableMapping]) -> Plan:
-    """Compare the database with the mappings. Reads only."""
+def plan(connection: Connection, mappings: Iterable[TableMapping], *, repointing: bool = False) -> Plan:
+    """Compare the database with the mappings; `repointing`, whatever their sources of record are. Reads only."""
     steps = _bookkeeping_steps(connection)
     refusals: list[Refusal] = []
     registered = _registered(connection)
     mappings = tuple(mappings)
     for mapping in mappings:
-        refusal = _source_refusal(mapping, registered)
+        refusal = None if repointing else _source_refusal(mapping, registered)
         if refusal:
             refusals.append(refusal)
             continue
@@ -123,15 +124,9 @@ def _registered(connection: Connection) -> dict[str, str]:
 
 
 def _source_refusal(mapping: TableMapping, registered: dict[str, str]) -> Refusal | None:
-    source = registered.get(mapping.name, mapping.table)
-    if source == mapping.table:
-        return None
-    return Refusal(
-        mapping.name,
-        f"its rows and watermarks are of DynamoDB table {source}, and the mapping now names {mapping.table}",
-        f"give the mapping of {mapping.table} another name; or, if it is the same table restored under a new name, set"
-        " source_table in replication.tables yourself and load it",
-    )
+    record = SourceOfRecord(registered.get(mapping.name, mapping.table))
+    found = record.differences(mapping.table, None)
+    return Refusal(mapping.name, *not_of_record(mapping.name, record, found)) if found else None
 
 
 def _register(connection: Connection, mapping: TableMapping) -> Step:

@@ -18,6 +18,7 @@ from pipeline.aurora import losses, tables
 from pipeline.aurora.apply import nullable_array_literal
 from pipeline.aurora.connection import literal
 from pipeline.aurora.errors import translating
+from pipeline.aurora.sources import SourceOfRecord
 from pipeline.core.conclude import Memory
 from pipeline.core.errors import DataError
 from pipeline.core.losses import Proof
@@ -91,6 +92,8 @@ class ProbeState:
     """Time of the newest snapshot that was loaded whole."""
     parallelization: int = 1
     batching_window: timedelta = timedelta(0)
+    record: SourceOfRecord | None = None
+    """The source of record; None where the mapping is not registered."""
 
 
 _TICK_COLUMNS = ", ".join(f.name for f in fields(Tick))
@@ -122,7 +125,7 @@ def read_state(connection: Connection, table_name: str) -> ProbeState:
     """Return what the next tick begins from. Five statements."""
     with translating("reading the probe", table=table_name), one_moment(connection):
         last = read_tick(connection, table_name)
-        row = connection.execute(_FACTS, {"table": table_name}).fetchone() or (None,) * 10
+        row = connection.execute(_FACTS, {"table": table_name}).fetchone() or (None,) * 15
         shards = _read_shards(connection, table_name, last.stream_label if last else "")
         waiting = [
             Waiting(target, tuple(key), int(version), as_of, since, shard_id, State(state))
@@ -147,7 +150,7 @@ def read_state(connection: Connection, table_name: str) -> ProbeState:
             waiting=known.waiting,
             losses=known.losses,
         )
-    ticks, purged, label, as_of, reconciled, loaded, since, until, parallelization, window = row
+    ticks, purged, label, as_of, reconciled, loaded, since, until, parallelization, window, *record = row
     return ProbeState(
         ticks=ticks or 0,
         memory=known,
@@ -158,6 +161,7 @@ def read_state(connection: Connection, table_name: str) -> ProbeState:
         loaded=loaded,
         parallelization=parallelization or 1,
         batching_window=timedelta(seconds=window or 0),
+        record=SourceOfRecord(record[0] or "", *record[1:]) if record[0] else None,
     )
 
 
@@ -168,7 +172,8 @@ SELECT p.ticks, t.purged_through, w.stream_label, w.as_of,
          WHERE r.table_name = t.name AND {losses.LEFT_NOTHING}),
        (SELECT max(e.snapshot_time) FROM replication.exports AS e
          WHERE e.table_name = t.name AND e.kind <> 'incremental' AND e.status = 'loaded'),
-       c.since, c.until, s.parallelization, s.batching_window_seconds
+       c.since, c.until, s.parallelization, s.batching_window_seconds,
+       t.source_table, t.source_arn, t.source_table_id, t.source_since, t.stream_label
   FROM replication.tables AS t
   LEFT JOIN replication.probes AS p ON p.table_name = t.name
   LEFT JOIN replication.source_states AS s ON s.table_name = t.name
@@ -337,7 +342,9 @@ def _save_tick(connection: Connection, table_name: str, ticks: int, tick: Tick) 
     values |= {"table": table_name, "before": ticks}
     assigned = sql.SQL(", ").join(sql.SQL("{0} = excluded.{0}").format(sql.Identifier(name)) for name in names)
     query = sql.SQL(
-        "INSERT INTO replication.probes AS p (table_name, ticks, {names}) VALUES (%(table)s, %(before)s + 1, {values})"
+        # A row that is gone was forgotten with the table that it was of (`pipeline.aurora.repointing`).
+        "INSERT INTO replication.probes AS p (table_name, ticks, {names}) SELECT %(table)s, %(before)s + 1, {values}"
+        " WHERE %(before)s = 0 OR EXISTS (SELECT FROM replication.probes WHERE table_name = %(table)s)"
         " ON CONFLICT (table_name) DO UPDATE SET ticks = excluded.ticks, {assigned} WHERE p.ticks = %(before)s"
     ).format(
         names=tables.identifiers(names),

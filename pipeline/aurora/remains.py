@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline.aurora import build_aside, export_requests
+from pipeline.aurora.connection import literal
 from pipeline.aurora.errors import translating
 from pipeline.aurora.watermarks import GONE_WRITERS, WRITERS_NOT_LIVE
 
@@ -21,11 +22,7 @@ _COUNTS = ("batches", "records", "applied", "stale", "deleted", "expired", "reje
 
 _FOLD = f"""
 WITH gone AS (
-    DELETE FROM replication.watermarks
-     WHERE table_name = %(table)s AND applied_at < %(before)s AND writer <> ALL (%(kept)s)
-       AND applied_at < (SELECT max(applied_at) FROM replication.watermarks
-                          WHERE table_name = %(table)s AND writer <> ALL (%(kept)s))
- RETURNING *), sums AS (
+    DELETE FROM replication.watermarks WHERE table_name = %(table)s AND {{which}} RETURNING *), sums AS (
     SELECT {", ".join(f"COALESCE(sum({name}), 0)::bigint AS {name}" for name in _COUNTS)},
            max(as_of) AS as_of, max(applied_at) AS applied_at FROM gone HAVING count(*) > 0), folded AS (
     INSERT INTO replication.watermarks AS w (table_name, writer, as_of, applied_at, {", ".join(_COUNTS)})
@@ -35,6 +32,15 @@ WITH gone AS (
            {", ".join(f"{name} = w.{name} + excluded.{name}" for name in _COUNTS)})
 SELECT count(*) FROM gone
 """  # noqa: S608 - constants only
+_SILENT = """applied_at < %(before)s AND writer <> ALL (%(kept)s)
+       AND applied_at < (SELECT max(applied_at) FROM replication.watermarks
+                          WHERE table_name = %(table)s AND writer <> ALL (%(kept)s))"""
+
+
+def fold_all_writers(connection: Connection, table_name: str) -> None:
+    """Fold the watermarks of all writers into one, which says nothing of a stream."""
+    with translating("folding the watermarks of the old source", table=table_name):
+        connection.execute(literal(_FOLD.format(which="writer <> %(sum)s")), {"table": table_name, "sum": GONE_WRITERS})
 
 
 def fold_writers(connection: Connection, table_name: str, before: datetime) -> int:
@@ -44,7 +50,8 @@ def fold_writers(connection: Connection, table_name: str, before: datetime) -> i
     """
     with translating("folding the watermarks of writers that are gone", table=table_name):
         row = connection.execute(
-            _FOLD, {"table": table_name, "before": before, "kept": list(WRITERS_NOT_LIVE), "sum": GONE_WRITERS}
+            literal(_FOLD.format(which=_SILENT)),
+            {"table": table_name, "before": before, "kept": list(WRITERS_NOT_LIVE), "sum": GONE_WRITERS},
         ).fetchone()
     return row[0] if row else 0
 

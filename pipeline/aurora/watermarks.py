@@ -5,10 +5,12 @@ Invariant: a mark commits in the transaction of the changes it speaks of. One ro
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from psycopg import sql
+
+from pipeline.aurora.sources import of_record
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -61,6 +63,8 @@ class Mark:
     rejected: int
     batches: int = 1
     """None for a further target of the batch that was counted with the first."""
+    stream_arn: str | None = None
+    """Its table must be the source of record."""
 
     def parameters(self) -> list[object]:
         """Values for MARK_APPLIED, in its order."""
@@ -102,14 +106,22 @@ MARK_APPLIED = sql.SQL(
 )
 
 _MARK_COUNTED = sql.SQL(
-    f"INSERT INTO replication.watermarks AS w ({_MARK_COLUMNS})"  # noqa: S608 - constants only
-    " VALUES (%s, %s, %s, %s, %s, clock_timestamp(), 1, %s, %s, %s, %s, %s, %s, %s)" + _KEEP_MARK
+    f"INSERT INTO replication.watermarks AS w ({_MARK_COLUMNS})"
+    " SELECT %(table_name)s::text, %(writer)s, %(stream_label)s, %(sequence_number)s::numeric, %(as_of)s::timestamptz,"
+    " clock_timestamp(), 1, %(records)s, %(applied)s, %(stale)s, %(deleted)s, %(expired)s, %(rejected)s, %(refused)s"
+    " WHERE {of_record}" + _KEEP_MARK
+).format(
+    of_record=of_record(
+        sql.SQL("%(table_name)s::text"),
+        sql.SQL("split_part(split_part(%(stream_arn)s::text, ':table/', 2), '/', 1)"),
+        sql.SQL("%(stream_arn)s::text"),
+    )
 )
 
 
 def add_mark(
     connection: Connection, mark: Mark, applied: int, stale: int, deleted: int, expired: int, refused: int
 ) -> None:
-    """Add counts to a writer's watermark, inside the caller's transaction."""
-    values = mark.parameters()[:6]
-    connection.execute(_MARK_COUNTED, [*values, applied, stale, deleted, expired, mark.rejected, refused])
+    """Add counts to a writer's watermark, inside the caller's transaction; fails unless its stream is of record."""
+    counts = {"applied": applied, "stale": stale, "deleted": deleted, "expired": expired, "refused": refused}
+    connection.execute(_MARK_COUNTED, {f.name: getattr(mark, f.name) for f in fields(mark)} | counts)

@@ -7,7 +7,7 @@ check `schema_matches_mapping` refuses is refused here, with the same next step.
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pipeline.commands.session import Session
     from pipeline.core.mapping import TableMapping
     from pipeline.jobs.load import LoadProgress, LoadReport
+    from pipeline.jobs.snapshot import Snapshot
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -33,18 +34,16 @@ def run(session: Session, arguments: Namespace) -> Outcome:
     """Load, into a database that is as the mapping says; rejected items need a person."""
     (mapping,) = session.mappings([arguments.name])
     margin = snapshots.margin(arguments)
+    snapshots.check(arguments)
     from pipeline.jobs.schema import schema_report  # noqa: PLC0415 - `--help` does without
 
     schema_report(session.services, mapping).require()
-    snapshot = snapshots.take(session, mapping, arguments)
-    report = _load(session, mapping, snapshot.location, arguments, margin)
+    report = _load(session, mapping, arguments, margin)
     return Outcome(asdict(report), _lines(report), needs_person=report.rejected > 0)
 
 
-def _load(
-    session: Session, mapping: TableMapping, location: str, arguments: Namespace, margin: timedelta | None
-) -> LoadReport:
-    from pipeline.jobs.load import load  # noqa: PLC0415 - the AWS SDK costs half a second
+def _load(session: Session, mapping: TableMapping, arguments: Namespace, margin: timedelta | None) -> LoadReport:
+    from pipeline.jobs.load_once import load_once  # noqa: PLC0415 - the AWS SDK costs half a second
 
     columns = (
         TextColumn("{task.description}"),
@@ -54,27 +53,43 @@ def _load(
         TextColumn("{task.fields[files]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=session.progress, transient=True) as shown:
-        task = shown.add_task(f"loading {mapping.name}", total=None, files="")
+    shown = Progress(*columns, console=session.progress, transient=True)
+    task = shown.add_task(f"loading {mapping.name}", total=None, files="")
 
-        def tell(progress: LoadProgress) -> None:
-            files = f"items, {progress.files_done}/{progress.files} files, {progress.rows_per_second:,.0f}/s"
-            done = progress.files_done == progress.files
-            doing = progress.phase if done else files
-            shown.update(task, total=progress.rows, completed=progress.rows_done, files=escape(doing))
+    def take() -> Snapshot:
+        shown.stop()  # it shows its own progress
+        return snapshots.take(session, mapping, arguments)
 
-        return load(
+    def tell(progress: LoadProgress) -> None:
+        shown.start()
+        files = f"items, {progress.files_done}/{progress.files} files, {progress.rows_per_second:,.0f}/s"
+        done = progress.files_done == progress.files
+        doing = progress.phase if done else files
+        shown.update(task, total=progress.rows, completed=progress.rows_done, files=escape(doing))
+
+    try:
+        *_, report = load_once(
             session.services,
             mapping,
-            location,
-            margin=margin,
-            accept_other_table=arguments.accept_other_table,
+            take,
+            joins=not snapshots.names_one(arguments),
+            say=session.notice,
             workers=arguments.workers,
             on_progress=tell,
+            margin=margin,
+            accept_other_table=arguments.accept_other_table,
         )
+    finally:
+        shown.stop()
+    return cast("LoadReport", report)  # it comes last
 
 
 def _lines(report: LoadReport) -> list[str]:
+    if report.led_elsewhere:
+        return [
+            f"{report.table}: loaded by the other run that led it: {report.items} items of {report.files} files,"
+            f" snapshot of {report.snapshot_time:%Y-%m-%d %H:%M:%S} UTC; this run did not load again"
+        ]
     if report.already_loaded:
         return [f"{report.table}: this export is loaded already ({report.items} items of {report.files} files)"]
     resumed = f", {report.files_resumed} of them by an earlier run" if report.files_resumed else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.core.errors import ConfigurationError
 from pipeline.core.ordering import SMALLEST_MARGIN
@@ -111,18 +111,31 @@ def margin(arguments: Namespace) -> timedelta | None:
     return asked
 
 
-def take(session: Session, mapping: TableMapping, arguments: Namespace) -> Snapshot:
-    """Take the snapshot that the arguments ask for, telling how far it is."""
-    from pipeline.jobs.snapshot import ScanChoice, take_snapshot  # noqa: PLC0415 - the AWS SDK costs half a second
-
-    asked = {"read_capacity": arguments.read_capacity, "segments": arguments.segments}
-    given = {name: value for name, value in asked.items() if value is not None}
-    if given and not arguments.scan:
+def check(arguments: Namespace) -> None:
+    """Raise ConfigurationError for arguments that contradict each other."""
+    if _of_scan(arguments) and not arguments.scan:
         raise ConfigurationError("--read-capacity and --segments go with --scan: an export reads no capacity")
     refuse_stray_acceptance(arguments)
     if arguments.new_export and (arguments.export_arn or arguments.manifest or arguments.scan):
         raise ConfigurationError("--new-export goes without --export-arn, --manifest and --scan")
-    timeout = export_wait(arguments)
+    export_wait(arguments)
+
+
+def names_one(arguments: Namespace) -> bool:
+    """Whether the arguments ask for one snapshot and no other: that a load of another runs is then no answer."""
+    return bool(arguments.export_arn or arguments.manifest or arguments.scan or arguments.new_export)
+
+
+def _of_scan(arguments: Namespace) -> dict[str, Any]:
+    asked = {"read_capacity": arguments.read_capacity, "segments": arguments.segments}
+    return {name: value for name, value in asked.items() if value is not None}
+
+
+def take(session: Session, mapping: TableMapping, arguments: Namespace) -> Snapshot:
+    """Take the snapshot that the arguments ask for, telling how far it is."""
+    from pipeline.jobs.snapshot import ScanChoice, take_snapshot  # noqa: PLC0415 - the AWS SDK costs half a second
+
+    check(arguments)
 
     with session.showing(mapping.name, "taking a snapshot") as tell:
         return take_snapshot(
@@ -130,10 +143,10 @@ def take(session: Session, mapping: TableMapping, arguments: Namespace) -> Snaps
             mapping,
             export_arn=arguments.export_arn,
             manifest=arguments.manifest,
-            scan=ScanChoice(**given) if arguments.scan else None,
+            scan=ScanChoice(**_of_scan(arguments)) if arguments.scan else None,
             accept_other_table=arguments.accept_other_table,
             on_progress=tell,
             new_export=arguments.new_export,
-            timeout=timeout,
+            timeout=export_wait(arguments),
             on_notice=session.notice,
         )

@@ -85,6 +85,7 @@ class StreamSource:
 
     table: str
     stream_label: str
+    arn: str
 
 
 def stream_source(arn: str) -> StreamSource:
@@ -97,7 +98,7 @@ def stream_source(arn: str) -> StreamSource:
             hint="the replicator takes events of DynamoDB streams only; check its event source mapping",
         )
     stream_version(label, "0")  # a label that is no time would fail every record alike: the batch must stop here
-    return StreamSource(table, label)
+    return StreamSource(table, label, arn)
 
 
 class StreamDecoder:

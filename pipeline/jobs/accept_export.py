@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.aurora import loads
+from pipeline.aurora import loads, sources
 from pipeline.core.errors import ConfigurationError, ReplicationError, TerminalError, TransientError
 from pipeline.dynamodb.exports import ExportStatus, describe_export, table_of_export
 from pipeline.dynamodb.manifest import read_manifest
@@ -104,7 +104,7 @@ def _check_table(
     mapped = _Identity(mapping.table)
     differences = _differences(manifest.table_arn, manifest.table_id, asked or mapped)
     if asked is None and not differences:
-        earlier = _earlier_tables(services, mapping)
+        earlier = _tables_before(services, mapping)
         if earlier and manifest.table_arn not in earlier:
             differences = _differences(manifest.table_arn, None, _Identity(earlier[0]))
     if not differences:
@@ -140,9 +140,12 @@ def _differences(table_arn: str, table_id: str | None, known: _Identity) -> list
     return found
 
 
-def _earlier_tables(services: Services, mapping: TableMapping) -> list[str]:
-    """ARNs of the tables whose exports were loaded before, the newest first."""
+def _tables_before(services: Services, mapping: TableMapping) -> list[str]:
+    """ARN of the source of record; while it is not known, those whose exports were loaded before, the newest first."""
     with closing(services.connect("dynaurora export")) as connection:
+        record = sources.read(connection, mapping.name)
+        if record is not None and record.arn:
+            return [record.arn]
         return [table_of_export(arn) for arn in loads.loaded_export_arns(connection, mapping.name)]
 
 

@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.aurora import export_requests, loads, losses
+from pipeline.aurora import export_requests, loads, losses, sources
 from pipeline.aurora.errors import translating
 from pipeline.core.errors import ConfigurationError, ReplicationError, TerminalError
 from pipeline.core.ordering import snapshot_position
@@ -116,11 +116,12 @@ def catch_up(
     started, say = time.monotonic(), on_progress or _say_nothing
     margin = mapping.margin if margin is None else margin
     asked = Window(whole_seconds(start), whole_seconds(end))
-    with services.connect("dynaurora catch-up") as connection:
+    with services.connect("dynaurora catch-up") as connection:  # before anything is waited for
+        sources.require(connection, mapping.name, mapping.table, doing="catching up")
         refuse_wrong_clock(services, mapping, margin, f"catching up {asked}", connection, say)
     source = check_range(services, mapping, asked, margin, say)
     run = _Run(services, mapping, margin, workers, say, on_notice or say, timeout)
-    planned = run.plan(asked, source.earliest_restorable)
+    planned = run.plan(asked, source)
     reports: list[WindowReport] = []
     for first in range(0, len(planned), _EXPORTS_AT_ONCE):
         group = planned[first : first + _EXPORTS_AT_ONCE]
@@ -213,7 +214,7 @@ class _Run:
     timeout: timedelta | None
     accept_other_table: bool = False
 
-    def plan(self, asked: Window, earliest: datetime | None) -> list[tuple[Window, bool]]:
+    def plan(self, asked: Window, source: SourceTable) -> list[tuple[Window, bool]]:
         """Return the windows of the range in their order, with False; behind each, with True, those that overlap it.
 
         These are the seam at its beginning, and the windows from the times of snapshots that end within it. Raises
@@ -222,6 +223,7 @@ class _Run:
         shortest = shortest_window(self.services)
         least = shortest_range(self.margin, shortest)
         with self.services.connect("dynaurora catch-up") as connection:
+            self.require_source(connection, source.arn, source.table_id)
             cuts = loads.snapshot_times(connection, self.mapping.name)
         windows = split(asked.start, asked.end, cuts=cuts, shortest=least)
         if not windows:
@@ -230,11 +232,20 @@ class _Run:
         planned: list[tuple[Window, bool]] = []
         for window in windows:
             planned.append((window, False))
-            across = seam(window.start, self.margin, earliest=earliest, end=windows[-1].end, shortest=shortest)
+            across = seam(
+                window.start, self.margin, earliest=source.earliest_restorable, end=windows[-1].end, shortest=shortest
+            )
             if across is not None:
                 planned.append((across, True))
             planned += [(other, True) for other in from_cuts if window.start < other.end <= window.end]
         return planned
+
+    def require_source(self, connection: Connection, arn: str, table_id: str | None) -> None:
+        """Raise ConfigurationError unless the mapping's table, that of the ARN, is the source of record."""
+        if self.accept_other_table:
+            arn, table_id = "", None
+        mapping = self.mapping
+        sources.require(connection, mapping.name, mapping.table, doing="catching up", arn=arn, table_id=table_id)
 
     def export_of(self, source: SourceTable, window: Window) -> tuple[str | None, str | None]:
         """Return location and ARN of the window's export: one that an earlier run has begun to apply, or a new one."""
@@ -278,6 +289,7 @@ class _Run:
                 loads.table_locked(connection, self.mapping.name),
                 export_requests.ending(connection, self.mapping.name, manifest.export_arn),
             ):
+                self.require_source(connection, manifest.table_arn, manifest.table_id)
                 record = self._begin(connection, manifest, position, is_seam=is_seam)
                 if record.status != "loaded":
                     self._apply(connection, manifest, window, position, record)

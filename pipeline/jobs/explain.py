@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
-from pipeline.aurora import compare, item_records, rejects
+from pipeline.aurora import compare, item_records, rejects, sources
 from pipeline.aurora.applied_through import AppliedThrough, applied_through
 from pipeline.aurora.errors import translating
 from pipeline.aurora.item_records import FoundDrift, OpenPromotion, TableState, WriterMark
@@ -97,6 +97,7 @@ def explain(
     Raises TransientError, TerminalError.
     """
     with services.connect("dynaurora reconcile key") as connection:
+        sources.require(connection, mapping.name, mapping.table, doing="explaining an item")
         deadline = time.monotonic() + patience.total_seconds()
         looking = _Looking(services, mapping, connection, key)
         found = looking.look(values=values)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from pipeline.aurora import export_requests, loads
+from pipeline.aurora import export_requests, loads, sources
 from pipeline.core.errors import TerminalError
 from pipeline.dynamodb.exports import (
     ExportConflictError,
@@ -62,10 +62,13 @@ def request_or_resume(
 
     `anew`: of a new one, whatever is under way.
 
-    Raises TerminalError while a load of the table runs, and as `request_export` does.
+    Raises TerminalError while a load of the table runs, ConfigurationError when it is not the source of record, and as
+    `request_export` does.
     """
     destination = export_destination(services.settings, "requesting an export", table=mapping.name)
+    arn, table_id = table
     with closing(services.connect(loads.REQUESTING)) as connection, loads.table_locked(connection, mapping.name):
+        sources.require(connection, mapping.name, mapping.table, doing="exporting", arn=arn, table_id=table_id)
         return _Requesting(services, mapping, table, destination, window, connection, say, anew).carry_out()
 
 

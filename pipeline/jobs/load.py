@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from pipeline.aurora import build_aside, export_requests, loads
+from pipeline.aurora import build_aside, export_requests, loads, sources
 from pipeline.aurora.build_aside import Build
 from pipeline.aurora.connection import giving_locks_back
 from pipeline.aurora.errors import translating
@@ -79,6 +79,8 @@ class LoadReport:
     """Items that match no target, where the mapping says to leave those out."""
     merged_because: tuple[str, ...] = ()
     """Why a first load of this size was merged, which takes several times as long: what a swap would have lost."""
+    led_elsewhere: bool = False
+    """Another run led this load; this one shared its files, or waited for its end (`pipeline.jobs.load_once`)."""
 
     @property
     def rows(self) -> int:
@@ -117,9 +119,11 @@ def load(
             hint="give a full export; `dynaurora load` without an ARN or manifest requests one",
         )
     position = snapshot_position(manifest.snapshot_time, mapping.margin if margin is None else margin)
-    with services.connect("dynaurora load") as connection, giving_locks_back(connection), ExitStack() as locked:
+    with services.connect(loads.LOADING) as connection, giving_locks_back(connection), ExitStack() as locked:
         loads.notice_lost_client(connection)
         loads.lock_table(connection, mapping.name)
+        arn, table_id = (None, None) if accept_other_table else (manifest.table_arn, manifest.table_id)
+        sources.require(connection, mapping.name, mapping.table, doing="loading", arn=arn, table_id=table_id)
         locked.enter_context(export_requests.ending(connection, mapping.name, manifest.export_arn))
         barred: tuple[str, ...] = ()
         if aside := manifest.item_count >= aside_from and _is_first(connection, mapping):

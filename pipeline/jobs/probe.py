@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pipeline.aurora import probes
+from pipeline.aurora import probes, sources
 from pipeline.aurora.probes import ProbeState, Tick, one_moment
 from pipeline.core.conclude import MOST_WAITING, Conclusion, Rules, ShardSight, Sight, conclude
 from pipeline.core.decode import RowDecoder
@@ -58,7 +58,7 @@ def probe(
     Calls of AWS: 1 DescribeTable, 1 DescribeStream for each 100 shards, and for each open shard 2 GetRecords when
     nothing was written; one or two more, and GetShardIterator, where a shard is opened. Statements: 5 to read the
     state, 1 for each target that changed, 1 for rejects where something waits, 3 to 7 to keep what was found.
-    Raises TransientError, TerminalError (no stream; a table that was not migrated).
+    Raises TransientError, TerminalError (no stream; a table that was not migrated, or is not the source of record).
     """
     limits = limits or Limits(time.monotonic() + TICK_SECONDS)
     with services.connect("dynaurora probe", statement_timeout_seconds=_STATEMENT_SECONDS) as connection:
@@ -84,6 +84,8 @@ def probe(
         tick = _tick(concluded, found, services.clock.ahead)
         if not probes.save(connection, mapping.name, state, tick, concluded):
             return probes.read_tick(connection, mapping.name) or tick
+        if state.record is not None:
+            sources.note_seen(connection, mapping.name, state.record, found.stream.arn, found.stream.table_id)
     return tick
 
 
@@ -109,6 +111,8 @@ def _read_stream(
     services: Services, mapping: TableMapping, state: ProbeState, limits: Limits, settle: timedelta
 ) -> _Found:
     stream = latest_stream(services.dynamodb, mapping.table, services.clock)
+    if state.record is not None and (other := state.record.differences(mapping.table, stream.arn)):
+        raise sources.refusal(mapping.name, state.record, other, doing="probing")
     reader = StreamReader(services.streams, stream.arn, services.shard_pages)
     host_now = limits.now
     limits = replace(limits, now=lambda: services.clock.source_time(host_now()))

@@ -68,7 +68,7 @@ def _settle(
     margin: timedelta,
     found: ReadAgain,
 ) -> None:
-    decoder, statement = RowDecoder(target), ApplyStatement(target, mapping.name)
+    decoder, statement = RowDecoder(target), ApplyStatement(target, mapping.name, mapping.table)
     changes: list[Change] = []
     wanted = [key_attributes(mapping, target, key) for key in keys]
     for read in read_items(services.dynamodb, mapping.table, wanted, services.clock):

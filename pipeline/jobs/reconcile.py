@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from pipeline.aurora import export_requests, loads, probes, reconciliations
+from pipeline.aurora import export_requests, loads, probes, reconciliations, sources
 from pipeline.aurora.applied_through import AppliedThrough, applied_through
 from pipeline.aurora.candidates import Candidates, Left
 from pipeline.aurora.compare import Comparison
@@ -97,6 +97,8 @@ def reconcile(
         loads.notice_lost_client(connection)
         reconciliations.lock_table(connection, mapping.name)
         loads.keep_loads_out(connection, mapping.name)
+        arn, table_id = (None, None) if accept_other_table else (manifest.table_arn, manifest.table_id)
+        sources.require(connection, mapping.name, mapping.table, doing="reconciling", arn=arn, table_id=table_id)
         _look_at_clocks(services, mapping, margin if repair else None, connection, saying)
         locked.enter_context(export_requests.ending(connection, mapping.name, manifest.export_arn))
         begun = reconciliations.begin(

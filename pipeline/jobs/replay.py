@@ -12,7 +12,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pipeline.aurora import rejects
+from pipeline.aurora import rejects, sources
 from pipeline.aurora.apply import ApplyStatement
 from pipeline.aurora.errors import translating
 from pipeline.aurora.overtaken import overtaken
@@ -72,8 +72,9 @@ def replay(
     until then stays.
     """
     started, report, after, seen = time.monotonic(), ReplayReport(mapping.name), 0, 0
+    sources.require(connection, mapping.name, mapping.table, doing="replaying rejects")
     targets = {
-        target.view_name: _Target(RowDecoder(target), ApplyStatement(target, mapping.name))
+        target.view_name: _Target(RowDecoder(target), ApplyStatement(target, mapping.name, mapping.table))
         for target in mapping.targets
     }
     router = Router(mapping)

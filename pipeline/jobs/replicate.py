@@ -2,7 +2,8 @@
 
 Invariant: a record is applied, stale, or a reject, and its watermark commits with it; or the call raises and the
 event source mapping delivers the batch again. Nothing is swallowed: a transient fault is tried again within the
-time left and then raised.
+time left and then raised. So is a batch of a table that is not the mapping's source of record, of which the database
+takes nothing: the mapping in hand may be old.
 """
 
 from __future__ import annotations
@@ -130,7 +131,7 @@ class Replicator:
             chunk = records[start : start + CHUNK_RECORDS]
             try:
                 batch = table.decoder.decode(chunk, source.stream_label)
-                mark = self._mark(table.decoder.mapping, source.stream_label, batch, len(chunk))
+                mark = self._mark(table.decoder.mapping, source, batch, len(chunk))
                 result = self._write(table.writer, batch, chunk, mark, deadline)
             except ReplicationError as error:
                 if (first and not start) or _sequence_number(chunk[0]) is None:
@@ -160,16 +161,17 @@ class Replicator:
             refused=refused,
         )
 
-    def _mark(self, mapping: TableMapping, stream_label: str, batch: DecodedBatch, records: int) -> Mark:
+    def _mark(self, mapping: TableMapping, source: StreamSource, batch: DecodedBatch, records: int) -> Mark:
         return Mark(
             table_name=mapping.name,
             writer=self._writer,
-            stream_label=stream_label,
+            stream_label=source.stream_label,
             sequence_number=batch.last_sequence_number,
             as_of=batch.newest.as_of if batch.newest else None,
             records=records,
             candidates=0,
             rejected=0,
+            stream_arn=source.arn,
         )
 
     def _opened(self) -> Connection:

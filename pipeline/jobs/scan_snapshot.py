@@ -26,7 +26,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pipeline.aurora import loads
+from pipeline.aurora import loads, sources
 from pipeline.core.errors import ConfigurationError
 from pipeline.dynamodb.manifest import SCAN_MARK, SUMMARY_NAME
 from pipeline.dynamodb.objects import MissingObjectError, join_location
@@ -77,6 +77,9 @@ def scan_snapshot(
     if problems:
         raise ConfigurationError(f"scanning {mapping.table}: {'; '.join(problems)}", table=mapping.name)
     with closing(services.connect("dynaurora scan")) as connection:
+        sources.require(
+            connection, mapping.name, mapping.table, doing="scanning", arn=source.arn, table_id=source.table_id
+        )
         loads.lock_scan(connection, mapping.name)
         refuse_wrong_clock(services, mapping, mapping.margin, "scanning", connection, on_progress)
         prefix = services.settings.export_prefix.strip("/")

@@ -88,7 +88,7 @@ class Settler:
 
     def __post_init__(self) -> None:
         self._decoder = RowDecoder(self.target)
-        self._statement = ApplyStatement(self.target, self.mapping.name)
+        self._statement = ApplyStatement(self.target, self.mapping.name, self.mapping.table)
 
     def look(
         self,

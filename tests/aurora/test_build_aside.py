@@ -37,7 +37,7 @@ TARGET = Target(
     "rest",
 )
 MAPPING = TableMapping("orders", "Orders", {"Id": "N", "Line": "S"}, (TARGET,))
-STATEMENT = ApplyStatement(TARGET, "orders")
+STATEMENT = ApplyStatement(TARGET, "orders", "Orders")
 
 
 @pytest.fixture

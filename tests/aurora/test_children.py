@@ -47,7 +47,7 @@ class Replica:
         (self.mapping,) = load_mappings(EXAMPLE)
         (self.orders,) = (target for target in self.mapping.targets if target.children)
         self.decoder = RowDecoder(self.orders)
-        self.statement = ApplyStatement(self.orders, self.mapping.name)
+        self.statement = ApplyStatement(self.orders, self.mapping.name, self.mapping.table)
         with closing(self.connect()) as connection:
             migrate(connection, [self.mapping])
 

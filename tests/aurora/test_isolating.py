@@ -125,7 +125,7 @@ def test_copied_rows_that_are_refused_are_those_that_halving_finds(
 def test_changes_that_are_refused_are_those_that_halving_finds(
     connection: Connection, rows: list[tuple[str | None, ...]]
 ) -> None:
-    statement, position = ApplyStatement(TARGET, MAPPING.name), snapshot_position(EXPORT_TIME)
+    statement, position = ApplyStatement(TARGET, MAPPING.name, MAPPING.table), snapshot_position(EXPORT_TIME)
     numbered: list[Row] = [(str(number), *row) for number, row in enumerate(rows)]
     changes = [Change((row[0] or "",), row, position) for row in numbered]
 

@@ -220,9 +220,9 @@ def test_widening_keeps_the_rows_and_the_collation_of_a_key(connection: Connecti
          " followed under another",
          "give the target another name, migrate and load it, then drop the old view and storage table"),
         (mapping(), mapping(table="Staff"),
-         "its rows and watermarks are of DynamoDB table Employees, and the mapping now names Staff",
-         "give the mapping of Staff another name; or, if it is the same table restored under a new name, set"
-         " source_table in replication.tables yourself and load it"),
+         "the mapping's table is not its source of record: table Staff, not Employees",
+         "if the new table takes the place of Employees, run `dynaurora repoint employees`; if it is a table of its"
+         " own, give its mapping another name and other targets"),
     ],
     ids=["narrowing", "another type", "key", "source"],
 )  # fmt: skip

@@ -37,7 +37,7 @@ from tests.dynamodb.export_fixture import WindowChange, full_lines, incremental_
 AS_OF = datetime(2026, 5, 14, 12, tzinfo=UTC)
 POSITION = snapshot_position(AS_OF)
 DECODER = RowDecoder(TARGET)
-STATEMENT = ApplyStatement(TARGET, MAPPING.name)
+STATEMENT = ApplyStatement(TARGET, MAPPING.name, MAPPING.table)
 Door = Callable[[Connection, Sequence[Item]], None]
 
 

@@ -63,7 +63,8 @@ def environment(
 
 
 @pytest.fixture
-def source(environment: dict[str, str], employees: TableMapping) -> TableMapping:
+def source(environment: dict[str, str], connection: Connection, employees: TableMapping) -> TableMapping:
+    connection.execute("UPDATE replication.tables SET source_table = %s", [environment["TABLE"]])
     return replace(employees, table=environment["TABLE"])
 
 

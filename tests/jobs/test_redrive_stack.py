@@ -121,6 +121,7 @@ def test_messages_of_a_queue_are_read_from_the_stream_again(
     streamed: Callable[[], tuple[TableMapping, str, str, list[Any]]],
 ) -> None:
     mapping, arn, shard, records = streamed()
+    connection.execute("UPDATE replication.tables SET source_table = %s", [mapping.table])
     url = services.queues.create_queue(QueueName=f"failed-{uuid4().hex[:10]}")["QueueUrl"]
     for part in (records[1:3], records[3:]):
         services.queues.send_message(QueueUrl=url, MessageBody=message(arn, shard, part))

@@ -26,12 +26,13 @@ from pipeline.core.mapping import TableMapping
 from pipeline.dynamodb.client import client
 from pipeline.dynamodb.manifest import read_manifest
 from pipeline.jobs.load import load
+from pipeline.jobs.replicate import Replicator
 from pipeline.jobs.scan_snapshot import scan_snapshot
 from pipeline.jobs.services import Services
 from pipeline.jobs.snapshot import ScanChoice, take_snapshot
 from pipeline.local.stack import LocalStack
 from pipeline.settings import Settings
-from tests.jobs.conftest import STREAM, named, record, view
+from tests.jobs.conftest import named, record, view
 from tests.jobs.past_table import item
 
 KILLS = int(os.environ.get("SCAN_KILLS", "3"))
@@ -109,7 +110,6 @@ def test_the_snapshot_is_of_the_start_of_the_scan(
     real: Services,
     source: TableMapping,
     connection: Connection,
-    apply: Callable[..., Any],
 ) -> None:
     """What was changed while it ran counts by the stream: whichever of the two comes first, the end is the same."""
     before = datetime.now(UTC) - timedelta(milliseconds=1)
@@ -120,12 +120,19 @@ def test_the_snapshot_is_of_the_start_of_the_scan(
     assert before <= manifest.snapshot_time <= datetime.now(UTC)
     assert manifest.checksummed
     at = int(manifest.snapshot_time.timestamp()) + 1
+    arn = real.dynamodb.describe_table(TableName=source.table)["Table"].get("LatestStreamArn")
+    replicator = Replicator([source], lambda: real.connect("test"), writer="test")
+
+    def apply(*records: dict[str, Any]) -> None:
+        event = {"Records": [each | {"eventSourceARN": arn} for each in records]}
+        replicator.replicate(event, deadline=time.monotonic() + 60)
+
     apply(record(1, 1, "REMOVE", at=at), named(2, 2, "changed meanwhile", at=at))
     load(real, source, snapshot.location)
     apply(record(3, 3, "REMOVE", at=at), named(4, 4, "changed meanwhile", at=at))
     expected = {n: f"name {n}" for n in range(ITEMS) if n not in {1, 3}}
     assert names(connection) == expected | {2: "changed meanwhile", 4: "changed meanwhile"}
-    assert STREAM
+    replicator.close()
 
 
 CHILDREN = multiprocessing.get_context("forkserver")

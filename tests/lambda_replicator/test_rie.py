@@ -86,3 +86,29 @@ def test_the_zip_takes_a_list_and_milliseconds_and_stops_where_no_time_can_be_re
     assert "ApproximateCreationDateTime is a text that is no number" in answer["errorMessage"]
     assert VALUE not in json.dumps(answer) + emulator.log.read_text()
     assert target.execute("SELECT count(*) FROM replication.rejects") == [(0,)]
+
+
+def test_the_zip_of_a_table_that_is_no_longer_the_source_of_record_writes_nothing(
+    emulator: Emulator, target: Any, make_record: Any
+) -> None:
+    """A mapping re-pointed to a restored table, and the replicator of the old one still deployed."""
+    assert emulator.invoke({"Records": [make_record(1, 1, name="before")]}) == {"batchItemFailures": []}
+    target.execute("UPDATE replication.tables SET source_table = 'EmployeesRestored'")
+    written = (
+        'SELECT (SELECT array_agg(e::text) FROM replica."Employees" AS e), (SELECT array_agg(w::text)'
+        " FROM replication.watermarks AS w), (SELECT count(*) FROM replication.rejects)"
+    )
+    before = target.execute(written)
+    poison = make_record(3, 3, name="a name that is far too long for its column")
+    for records in ([make_record(2, 1, name=VALUE)], [make_record(2, 1, name=VALUE), poison], [poison]):
+        answer = emulator.invoke({"Records": records})
+        assert answer["errorType"] == "ConfigurationError"
+        assert "table Employees, not EmployeesRestored" in answer["errorMessage"]
+        assert "dynaurora repoint employees" in answer["errorMessage"]
+        assert target.execute(written) == before
+    log = emulator.log.read_text()
+    assert "batch failed, nothing of it is stored" in log
+    assert VALUE not in log
+    target.execute("UPDATE replication.tables SET source_table = 'Employees'")
+    assert emulator.invoke({"Records": [make_record(2, 1, name="after")]}) == {"batchItemFailures": []}
+    assert target.execute('SELECT "Name" FROM public."Employees"') == [("after",)]
