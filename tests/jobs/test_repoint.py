@@ -24,6 +24,7 @@ from pipeline.dynamodb.client import client
 from pipeline.dynamodb.stream_ranges import event_record
 from pipeline.jobs import repoint as repointing
 from pipeline.jobs.lost_history import lost_history_report
+from pipeline.jobs.probe import probe
 from pipeline.jobs.replicate import Replicator
 from pipeline.jobs.repoint import repoint
 from pipeline.jobs.services import Services
@@ -339,3 +340,29 @@ def test_records_of_a_stream_before_the_first_of_the_table_of_record_are_refused
     newer = {**named(1, 2, "new"), "eventSourceARN": STREAM.replace("2026-05-14", "2026-05-15")}
     apply(newer)
     assert names(connection) == {1: "new"}
+
+
+def test_the_tick_that_finds_a_table_created_again_has_its_old_stream_refused(
+    apply: Apply, connection: Connection, services: Services, employees: TableMapping
+) -> None:
+    stream = ScriptedStream()
+    stream.shards["s"], stream.more = ScriptedShard(), {"TableId": "id-1"}
+    seen = ScriptedServices(Settings.from_environment({"DATABASE_URL": str(services.settings.database_url)}), stream)
+    probe(seen, employees)
+    apply(named(1, 1, "of the first"))
+    stream.label, stream.more = NEW_LABEL, {"TableId": "id-2"}
+    probe(seen, employees)
+    assert sources.read(connection, "employees") == sources.SourceOfRecord(
+        "Employees", STREAM.partition("/stream/")[0], "id-2", first_label=NEW_LABEL
+    )
+    with pytest.raises(ConfigurationError, match="the first of the table that has this name now"):
+        apply(named(1, 2, "late"))
+    assert names(connection) == {1: "of the first"}
+
+
+def test_the_probe_looks_at_no_other_table_than_the_source_of_record(
+    connection: Connection, scripted: ScriptedServices, restored: TableMapping
+) -> None:
+    with pytest.raises(ConfigurationError, match="probing: the mapping's table is not its source of record"):
+        probe(scripted, restored)
+    assert connection.execute("SELECT count(*) FROM replication.probes").fetchone() == (0,)
