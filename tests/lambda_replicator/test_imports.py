@@ -13,6 +13,7 @@ ALLOWED = {
     "pipeline.settings",
     "pipeline.driver_logs",
     "pipeline.dynamodb",
+    "pipeline.dynamodb.clock",
     "pipeline.dynamodb.errors",
     "pipeline.dynamodb.secrets",
     "pipeline.mappings",

@@ -39,7 +39,12 @@ def test_it_holds_exactly_the_modules_of_ours_that_the_handler_loads(names: set[
     assert held == loaded
     assert "lambda_replicator.package" not in held
     source = {name for name in held if name.startswith("pipeline.dynamodb")}
-    assert source == {"pipeline.dynamodb", "pipeline.dynamodb.errors", "pipeline.dynamodb.secrets"}
+    assert source == {
+        "pipeline.dynamodb",
+        "pipeline.dynamodb.clock",
+        "pipeline.dynamodb.errors",
+        "pipeline.dynamodb.secrets",
+    }
     assert not any(name.startswith(("pipeline.local", "pipeline.jobs.load")) for name in held)
 
 
