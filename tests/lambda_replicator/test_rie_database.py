@@ -202,7 +202,8 @@ def nobody(port: int) -> dict[str, Any]:
 def test_no_connection_to_spare_reads_the_secret_once(start: Start, make_record: Any, text: str) -> None:
     with refusing("53300", text) as server, secrets_endpoint(**nobody(server.port)) as secrets:
         function = start(secrets.environment | SOON_OVER)
-        assert_refused(function, {"Records": [make_record(1, 1)]}, "NotNowError", "no connection to spare")
+        for _ in range(2):  # a busy machine may come to one attempt an invocation
+            assert_refused(function, {"Records": [make_record(1, 1)]}, "NotNowError", "no connection to spare")
         assert server.sessions > 1
         assert secrets.fetches == 1
 
