@@ -16,7 +16,7 @@ from dagster_project.progress import Event, evaluation
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pipeline.core.yaml_fields import Problem
+    from pipeline.core.mapping_files.yaml_fields import Problem
 
 GROUP = "broken_mappings"
 READABLE = "readable"

@@ -15,9 +15,9 @@ from dagster_project.forms import CatchUpChoice, catch_up_form
 from dagster_project.graph import catch_up_spec
 from dagster_project.keys import TableKeys
 from dagster_project.resources import ServicesResource
-from pipeline.core.mapping import TableMapping
-from pipeline.core.windows import RECOVERY
-from pipeline.jobs.catch_up import CatchUpReport, WindowReport, catch_up
+from pipeline.core.exports.windows import RECOVERY
+from pipeline.core.model.mapping import TableMapping
+from pipeline.jobs.catch_up.catch_up import CatchUpReport, WindowReport, catch_up
 
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition

@@ -12,7 +12,7 @@ import dagster as dg
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from pipeline.core.mapping import Column, TableMapping, Target
+    from pipeline.core.model.mapping import Column, TableMapping, Target
 
 
 def source_schema(mapping: TableMapping) -> dg.TableSchemaMetadataValue:

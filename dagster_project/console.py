@@ -15,7 +15,7 @@ import dagster as dg
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pipeline.dynamodb.event_sources import EventSourceMapping
+    from pipeline.dynamodb.streams.event_sources import EventSourceMapping
 
 _DOMAINS = {
     "aws": "console.aws.amazon.com",

@@ -21,12 +21,12 @@ from dagster_project.resources import ServicesResource
 from dagster_project.sensors import progress_sensor
 from dagster_project.table import table_definitions
 from pipeline.core.errors import ConfigurationError
-from pipeline.core.yaml_fields import Problem
+from pipeline.core.mapping_files.yaml_fields import Problem
 from pipeline.mappings import load_each
 from pipeline.settings import DEFAULT_TABLES_FOLDER
 
 if TYPE_CHECKING:
-    from pipeline.core.mapping import TableMapping
+    from pipeline.core.model.mapping import TableMapping
 
 LOCATION = RESOURCE = "dynaurora"
 

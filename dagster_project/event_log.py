@@ -30,7 +30,7 @@ from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 from dagster_project.forms import EventsChoice, job_form
 from dagster_project.keys import TableKeys
 from pipeline.core.errors import ConfigurationError
-from pipeline.core.mapping import TableMapping
+from pipeline.core.model.mapping import TableMapping
 
 PURGE_EVENTS = "purge_events"
 _OP = "purge_events__old"

@@ -12,9 +12,9 @@ from typing import Any
 import dagster as dg
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from pipeline.core.mapping import TableMapping
+from pipeline.core.model.mapping import TableMapping
 from pipeline.core.spans import HOW_TO_WRITE, parse_span
-from pipeline.dynamodb.manifest import SUMMARY_NAME
+from pipeline.dynamodb.exports.manifest import SUMMARY_NAME
 from pipeline.jobs.pace import CHUNK_SECONDS
 
 MOST_WORKERS = 32

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 if TYPE_CHECKING:
-    from pipeline.core.mapping import TableMapping
+    from pipeline.core.model.mapping import TableMapping
 
 DEFAULT_WARN, DEFAULT_FAIL = timedelta(minutes=5), timedelta(minutes=30)
 # Dagster takes no shorter window, and its daemon looks every 30 s.

@@ -22,7 +22,7 @@ from dagster_project.keys import TableKeys
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pipeline.core.mapping import TableMapping
+    from pipeline.core.model.mapping import TableMapping
 
 Metadata = dict[str, dg.MetadataValue | str]
 

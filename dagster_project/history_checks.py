@@ -14,9 +14,9 @@ import dagster as dg
 from dagster_project.console import Links, source_links
 from dagster_project.keys import TableKeys
 from dagster_project.resources import ServicesResource
-from pipeline.core.lost_history import CONFIGURATION, Finding, Severity
-from pipeline.core.mapping import TableMapping
-from pipeline.jobs.lost_history import HistoryReport, OnFailure, lost_history_report
+from pipeline.core.model.mapping import TableMapping
+from pipeline.core.past.lost_history import CONFIGURATION, Finding, Severity
+from pipeline.jobs.probe.lost_history import HistoryReport, OnFailure, lost_history_report
 
 CONFIGURED, LOST, GIVEN_UP = "source_configuration", "lost_history", "on_failure_waiting"
 

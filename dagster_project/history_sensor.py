@@ -20,8 +20,8 @@ from dagster_project.probe_schedule import not_due
 from dagster_project.progress import evaluation
 from dagster_project.resources import ServicesResource
 from pipeline.core.errors import TransientError
-from pipeline.core.mapping import TableMapping
-from pipeline.jobs.lost_history import lost_history_report
+from pipeline.core.model.mapping import TableMapping
+from pipeline.jobs.probe.lost_history import lost_history_report
 from pipeline.jobs.services import Services
 
 LOST_HISTORY = "lost_history"

@@ -21,11 +21,11 @@ from dagster_project.resources import ServicesResource
 from dagster_project.run_workers import RunWorkers
 from dagster_project.schema_check import judge_schema, schema_spec
 from pipeline.core.errors import ConfigurationError
-from pipeline.core.mapping import TableMapping
-from pipeline.jobs.load import LoadReport
-from pipeline.jobs.load_once import load_once
+from pipeline.core.model.mapping import TableMapping
+from pipeline.jobs.load.load import LoadReport
+from pipeline.jobs.load.load_once import load_once
 from pipeline.jobs.schema import schema_report
-from pipeline.jobs.snapshot import ScanChoice, Snapshot, take_snapshot
+from pipeline.jobs.snapshots.snapshot import ScanChoice, Snapshot, take_snapshot
 
 _EXPORTS_LOOKED_AT = 100
 # Tags of a run that was launched to go on where another failed.

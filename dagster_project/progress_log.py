@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from pipeline.jobs.load_progress import COPYING
+from pipeline.jobs.load.load_progress import COPYING
 
 if TYPE_CHECKING:
-    from pipeline.jobs.load_progress import LoadProgress
+    from pipeline.jobs.load.load_progress import LoadProgress
 
 _LOG_EVERY_SECONDS = 2.0
 _LOG_EVERY_SECONDS_WHEN_COPIED = 60.0

@@ -16,7 +16,7 @@ from dagster_project.failures import explained
 from dagster_project.forms import job_form
 from dagster_project.keys import TableKeys
 from dagster_project.resources import ServicesResource
-from pipeline.core.mapping import TableMapping
+from pipeline.core.model.mapping import TableMapping
 from pipeline.jobs.promote import PromotedAttribute, PromoteProgress, PromoteReport, promotable, promote
 from pipeline.jobs.schema import schema_report
 

@@ -13,7 +13,7 @@ from dagster_project.failures import explained
 from dagster_project.forms import PurgeChoice, job_form
 from dagster_project.keys import TableKeys
 from dagster_project.resources import ServicesResource
-from pipeline.core.mapping import TableMapping
+from pipeline.core.model.mapping import TableMapping
 from pipeline.jobs.purge import purge_table
 
 MAX_SECONDS = 12 * 3600

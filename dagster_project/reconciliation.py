@@ -17,9 +17,9 @@ from dagster_project.graph import reconciliation_spec
 from dagster_project.keys import TableKeys
 from dagster_project.resources import ServicesResource
 from dagster_project.unmapped_check import judge_unmapped, unmapped_spec
-from pipeline.core.mapping import TableMapping
-from pipeline.jobs.reconcile import Bounds, DriftSample, ReconcileReport, reconcile
-from pipeline.jobs.snapshot import ScanChoice, take_snapshot
+from pipeline.core.model.mapping import TableMapping
+from pipeline.jobs.reconcile.reconcile import Bounds, DriftSample, ReconcileReport, reconcile
+from pipeline.jobs.snapshots.snapshot import ScanChoice, take_snapshot
 from pipeline.jobs.unmapped import unmapped
 
 PARITY = "parity"

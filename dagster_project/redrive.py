@@ -17,7 +17,7 @@ import dagster as dg
 from dagster_project.failures import explained
 from dagster_project.forms import RedriveChoice, job_form
 from dagster_project.resources import ServicesResource
-from pipeline.core.mapping import TableMapping
+from pipeline.core.model.mapping import TableMapping
 from pipeline.jobs.redrive import RedriveReport, redrive, waiting
 
 REDRIVE = "redrive"

@@ -14,8 +14,8 @@ from dagster_project.failures import explained
 from dagster_project.forms import job_form
 from dagster_project.keys import TableKeys
 from dagster_project.resources import ServicesResource
-from pipeline.aurora.rejects import RejectGroup, groups
-from pipeline.core.mapping import TableMapping
+from pipeline.aurora.bookkeeping.rejects import RejectGroup, groups
+from pipeline.core.model.mapping import TableMapping
 from pipeline.jobs.replay import ReplayReport, replay
 from pipeline.jobs.schema import schema_report
 

@@ -16,15 +16,15 @@ from dagster_project.failures import trouble
 from dagster_project.freshness import Freshness
 from dagster_project.keys import TableKeys
 from dagster_project.resources import ServicesResource
-from pipeline.aurora.probes import Tick
-from pipeline.aurora.status import TableStatus
+from pipeline.aurora.bookkeeping.probes import Tick
+from pipeline.aurora.bookkeeping.status import TableStatus
 from pipeline.core.errors import ReplicationError, TransientError
-from pipeline.core.mapping import TableMapping
+from pipeline.core.model.mapping import TableMapping
 from pipeline.dynamodb.clock import NOTABLE, SET_IT, how_far
-from pipeline.dynamodb.event_sources import EventSourceMapping
-from pipeline.jobs.lost_history import readers_when_late, why_not_delivered
+from pipeline.dynamodb.streams.event_sources import EventSourceMapping
 from pipeline.jobs.probe import probe
-from pipeline.jobs.probe_shards import Limits
+from pipeline.jobs.probe.lost_history import readers_when_late, why_not_delivered
+from pipeline.jobs.probe.probe_shards import Limits
 from pipeline.jobs.services import Services
 from pipeline.jobs.status import not_migrated, status
 

@@ -21,9 +21,9 @@ from dagster_project.forms import LoadFilesChoice, job_form
 from dagster_project.keys import TableKeys
 from dagster_project.progress_log import ProgressLog
 from dagster_project.resources import ServicesResource
-from pipeline.aurora.load_lead import Lead
-from pipeline.core.mapping import TableMapping
-from pipeline.jobs.load_help import help_load
+from pipeline.aurora.bookkeeping.load_lead import Lead
+from pipeline.core.model.mapping import TableMapping
+from pipeline.jobs.load.load_help import help_load
 
 # A run of a host that died stays STARTED for ever without a limit; run monitoring ends it then. A load may take
 # longer than a stream's 24 hours, because the stream is applied all the while.

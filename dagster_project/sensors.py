@@ -22,11 +22,11 @@ from dagster_project.probe_schedule import not_due
 from dagster_project.progress import Event, Memory, report
 from dagster_project.replication_checks import Look, look
 from dagster_project.resources import ServicesResource
-from pipeline.aurora.status import TableStatus
-from pipeline.core.mapping import TableMapping
-from pipeline.core.yaml_fields import Problem
-from pipeline.jobs.probe import TICK_SECONDS
-from pipeline.jobs.probe_shards import Limits
+from pipeline.aurora.bookkeeping.status import TableStatus
+from pipeline.core.mapping_files.yaml_fields import Problem
+from pipeline.core.model.mapping import TableMapping
+from pipeline.jobs.probe.probe import TICK_SECONDS
+from pipeline.jobs.probe.probe_shards import Limits
 from pipeline.jobs.status import status
 
 PROGRESS = "replication_progress"

@@ -25,7 +25,7 @@ from dagster_project.run_workers import LOAD_MAX_SECONDS, load_files_job
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-    from pipeline.core.mapping import TableMapping
+    from pipeline.core.model.mapping import TableMapping
 
 RECONCILE_MAX_SECONDS = 24 * 3600
 

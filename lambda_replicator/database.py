@@ -14,8 +14,8 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from pipeline import driver_logs
-from pipeline.aurora.address import Address, from_secret, from_url
-from pipeline.aurora.connection import Connection, connect
+from pipeline.aurora.sessions.address import Address, from_secret, from_url
+from pipeline.aurora.sessions.connection import Connection, connect
 from pipeline.core.errors import LoginRefusedError, UnreachableError
 from pipeline.dynamodb.secrets import secret_error
 from pipeline.settings import Pooler

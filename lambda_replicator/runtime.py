@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from lambda_replicator.database import DatabaseOpener, DatabaseSecret, DatabaseUrl
 from lambda_replicator.telemetry import Telemetry
-from pipeline.aurora.watermarks import lambda_writer
+from pipeline.aurora.bookkeeping.watermarks import lambda_writer
 from pipeline.core.errors import ConfigurationError
 from pipeline.jobs.memory import collect_rarely
 from pipeline.jobs.replicate import Replicator

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from pipeline.commands.session import Session
 from pipeline.core.errors import ConfigurationError, LoginRefusedError, ReplicationError, TransientError
-from pipeline.core.yaml_fields import MappingError
+from pipeline.core.mapping_files.yaml_fields import MappingError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.core.errors import ConfigurationError
-from pipeline.core.mapping_file import ParsedMapping, parse_mapping
-from pipeline.core.yaml_fields import MappingError, Problem
+from pipeline.core.mapping_files.mapping_file import ParsedMapping, parse_mapping
+from pipeline.core.mapping_files.yaml_fields import MappingError, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from pipeline.core.mapping import TableMapping
+    from pipeline.core.model.mapping import TableMapping
 
 
 @dataclass(frozen=True, slots=True)

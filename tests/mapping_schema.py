@@ -9,8 +9,8 @@ import json
 from pathlib import Path
 from typing import Any, cast
 
-from pipeline.core.column_rules import OPTIONS
-from pipeline.core.sql_types import TYPES
+from pipeline.core.mapping_files.column_rules import OPTIONS
+from pipeline.core.types.sql_types import TYPES
 
 SCHEMA = Path(__file__).parents[1] / "docs" / "mapping.schema.json"
 _WIDTH = 120

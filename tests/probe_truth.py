@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from pipeline.aurora import probes
-from pipeline.aurora.migrate import migrate
-from pipeline.core.mapping_file import read_mapping
-from pipeline.jobs.probe import TICK_SECONDS, probe
-from pipeline.jobs.probe_shards import Limits
+from pipeline.aurora.bookkeeping import probes
+from pipeline.aurora.schema.migrate import migrate
+from pipeline.core.mapping_files.mapping_file import read_mapping
+from pipeline.jobs.probe.probe import TICK_SECONDS, probe
+from pipeline.jobs.probe.probe_shards import Limits
 from pipeline.jobs.replicate import Replicator
 from pipeline.jobs.services import Services
 from pipeline.local.mapping_delivery import MappingSettings
@@ -40,8 +40,8 @@ from pipeline.settings import Settings
 from tests.dynamodb.scripted_stream import ScriptedServices, ScriptedShard, ScriptedStream
 
 if TYPE_CHECKING:
-    from pipeline.aurora.probes import Tick
-    from pipeline.core.mapping import TableMapping
+    from pipeline.aurora.bookkeeping.probes import Tick
+    from pipeline.core.model.mapping import TableMapping
 
 MAPPING = """
 name: NAME

@@ -19,8 +19,8 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
-from pipeline.aurora.connection import connect
-from pipeline.aurora.migrate import migrate
+from pipeline.aurora.schema.migrate import migrate
+from pipeline.aurora.sessions.connection import connect
 from pipeline.local.mapping_delivery import Discard
 from pipeline.local.mapping_documents import failure_document
 from pipeline.local.postgres import PostgresServer

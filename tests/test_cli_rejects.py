@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.aurora.connection import connect
+from pipeline.aurora.sessions.connection import connect
 from pipeline.cli import main
 from pipeline.jobs.replicate import Replicator
 from pipeline.mappings import load_mappings

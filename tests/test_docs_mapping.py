@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from pipeline.core.mapping_file import read_mapping
-from pipeline.core.sql_types import KEY_TYPES, TYPES
+from pipeline.core.mapping_files.mapping_file import read_mapping
+from pipeline.core.types.sql_types import KEY_TYPES, TYPES
 
 PAGE = (Path(__file__).parents[1] / "docs" / "mapping.md").read_text()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from pipeline.core.sql_types import TYPES
+from pipeline.core.types.sql_types import TYPES
 from tests import mapping_schema
 from tests.type_table import PAGE, TAGS, answer, examples, generated, with_generated
 

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from lambda_replicator.database import DatabaseOpener, DatabaseSecret
-from pipeline.aurora.connection import connect
+from pipeline.aurora.sessions.connection import connect
 from pipeline.core.errors import UnreachableError
 from pipeline.dynamodb.client import client
 from pipeline.jobs.services import Services

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline.core.errors import ConfigurationError
-from pipeline.core.yaml_fields import MappingError
+from pipeline.core.mapping_files.yaml_fields import MappingError
 from pipeline.mappings import load_each, load_mappings
 
 if TYPE_CHECKING:

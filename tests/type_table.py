@@ -9,15 +9,15 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.core.conversion import converter
 from pipeline.core.errors import ConversionError
-from pipeline.core.mapping import Column
-from pipeline.core.sql_types import TYPES, SqlType
+from pipeline.core.model.mapping import Column
+from pipeline.core.types.conversion import converter
+from pipeline.core.types.sql_types import TYPES, SqlType
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pipeline.core.attributes import AttributeValue
+    from pipeline.core.model.attributes import AttributeValue
     from pipeline.core.types.codec import Example
 
 PAGE = Path(__file__).parents[1] / "docs" / "types.md"

@@ -9,7 +9,7 @@ from typing import BinaryIO, Self
 
 from psycopg.pq import Trace
 
-from pipeline.aurora.connection import Connection
+from pipeline.aurora.sessions.connection import Connection
 
 # Query, Sync and CopyDone are what the client waits after; CopyData is not answered.
 _SENT = re.compile(r"^F\t(\d+)\t(\w+)", re.MULTILINE)

@@ -19,7 +19,7 @@ from pipeline.core.errors import (
     TransientError,
     UnreachableError,
 )
-from pipeline.core.mapping import BOOKKEEPING_SCHEMA
+from pipeline.core.model.mapping import BOOKKEEPING_SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Generator

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
     from pipeline.commands.session import Session
-    from pipeline.jobs.catch_up import CatchUpReport, WindowReport
+    from pipeline.jobs.catch_up.catch_up import CatchUpReport, WindowReport
 
 _SPAN = re.compile(r"(\d{1,4})([mhd])", re.ASCII)
 # A time of now, read from another clock.
@@ -58,7 +58,7 @@ def run(session: Session, arguments: Namespace) -> Outcome:
     if given and arguments.end:
         raise ConfigurationError("--to goes with --from or --last: an export has a window of its own")
     start, end = (None, None) if given else _range(arguments, datetime.now(UTC))
-    from pipeline.jobs.catch_up import apply_export, catch_up  # noqa: PLC0415 - the AWS SDK costs half a second
+    from pipeline.jobs.catch_up.catch_up import apply_export, catch_up  # noqa: PLC0415 - the AWS SDK costs half a second
     from pipeline.jobs.clocks import source_now  # noqa: PLC0415
 
     if end is not None and not arguments.end:  # up to now: by the source's clock, which this host's may be ahead of

@@ -10,21 +10,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from pipeline.commands.discover_place import Place, place_for
 from pipeline.commands.session import Outcome
+from pipeline.core.discover.key_kinds import with_captures
+from pipeline.core.discover.mapping_draft import COLUMN_PRESENCE, column_line, draft, mapping_name
+from pipeline.core.discover.observations import spell
+from pipeline.core.discover.profile import propose, share
 from pipeline.core.errors import ConfigurationError
-from pipeline.core.key_patterns import with_captures
-from pipeline.core.mapping_draft import COLUMN_PRESENCE, column_line, draft, mapping_name
-from pipeline.core.mapping_file import read_mapping
-from pipeline.core.observations import spell
-from pipeline.core.profile import propose, share
-from pipeline.core.sql_types import KEY_TYPES
+from pipeline.core.mapping_files.mapping_file import read_mapping
+from pipeline.core.types.sql_types import KEY_TYPES
 from pipeline.settings import Settings
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
     from pipeline.commands.session import Session
-    from pipeline.core.mapping_draft import Discovered
-    from pipeline.core.profile import AttributeProfile
+    from pipeline.core.discover.mapping_draft import Discovered
+    from pipeline.core.discover.profile import AttributeProfile
     from pipeline.jobs.discover import Sample
 
 _ITEMS, _READ_CAPACITY = 20_000, 100.0
@@ -97,7 +97,7 @@ def _exists(path: Path) -> ConfigurationError:
 
 def _sample(session: Session, settings: Settings, arguments: Namespace) -> Sample:
     # The AWS SDK and pandas take half a second each, which `--help` does without.
-    from pipeline.dynamodb.exports import wait_for_export  # noqa: PLC0415
+    from pipeline.dynamodb.exports.exports import wait_for_export  # noqa: PLC0415
     from pipeline.jobs import discover  # noqa: PLC0415
     from pipeline.jobs.services import Services  # noqa: PLC0415
 

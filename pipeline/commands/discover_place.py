@@ -12,8 +12,8 @@ from typing import Any, cast
 
 import yaml
 
+from pipeline.core.discover.mapping_draft import mapping_name, view_name
 from pipeline.core.errors import ConfigurationError
-from pipeline.core.mapping_draft import mapping_name, view_name
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
     from pipeline.commands.session import Session
-    from pipeline.core.mapping import TableMapping
+    from pipeline.core.model.mapping import TableMapping
     from pipeline.jobs.explain import Explanation, ItemInTarget
 
 

@@ -6,12 +6,12 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
-from pipeline.core.attributes import UnrepresentableError, canonical_number
 from pipeline.core.errors import ConfigurationError
+from pipeline.core.model.attributes import UnrepresentableError, canonical_number
 
 if TYPE_CHECKING:
-    from pipeline.core.attributes import Item
-    from pipeline.core.mapping import TableMapping
+    from pipeline.core.model.attributes import Item
+    from pipeline.core.model.mapping import TableMapping
 
 
 def parse_key(mapping: TableMapping, texts: Sequence[str]) -> Item:

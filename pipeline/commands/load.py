@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from pipeline.commands.session import Session
-    from pipeline.core.mapping import TableMapping
-    from pipeline.jobs.load import LoadProgress, LoadReport
-    from pipeline.jobs.snapshot import Snapshot
+    from pipeline.core.model.mapping import TableMapping
+    from pipeline.jobs.load.load import LoadProgress, LoadReport
+    from pipeline.jobs.snapshots.snapshot import Snapshot
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -43,7 +43,7 @@ def run(session: Session, arguments: Namespace) -> Outcome:
 
 
 def _load(session: Session, mapping: TableMapping, arguments: Namespace, margin: timedelta | None) -> LoadReport:
-    from pipeline.jobs.load_once import load_once  # noqa: PLC0415 - the AWS SDK costs half a second
+    from pipeline.jobs.load.load_once import load_once  # noqa: PLC0415 - the AWS SDK costs half a second
 
     columns = (
         TextColumn("{task.description}"),

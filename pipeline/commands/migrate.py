@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.aurora.migrate import migrate
+from pipeline.aurora.schema.migrate import migrate
 from pipeline.commands.plan import cautioned, plan_document, refused
 from pipeline.commands.session import Outcome, add_names
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
-    from pipeline.aurora.plan import Step
+    from pipeline.aurora.schema.plan import Step
     from pipeline.commands.session import Session
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from pipeline.aurora.plan import Plan, plan
+from pipeline.aurora.schema.plan import Plan, plan
 from pipeline.commands.session import Outcome, add_names
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
-    from pipeline.aurora.followers import Caution
-    from pipeline.aurora.plan import Refusal, Step
+    from pipeline.aurora.schema.followers import Caution
+    from pipeline.aurora.schema.plan import Refusal, Step
     from pipeline.commands.session import Session
 
 

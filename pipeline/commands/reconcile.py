@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
     from pipeline.commands.session import Session
-    from pipeline.jobs.reconcile_report import ReconcileReport
+    from pipeline.jobs.reconcile.reconcile_report import ReconcileReport
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -62,7 +62,7 @@ def run(session: Session, arguments: Namespace) -> Outcome:
     if arguments.values:
         raise ConfigurationError("--values needs --key", hint="a reconciliation of the whole table shows no values")
     margin = snapshots.margin(arguments)
-    from pipeline.jobs.reconcile import Bounds, reconcile  # noqa: PLC0415 - the AWS SDK costs half a second
+    from pipeline.jobs.reconcile.reconcile import Bounds, reconcile  # noqa: PLC0415 - the AWS SDK costs half a second
 
     bounds = Bounds(
         chunk_seconds=arguments.chunk_seconds,

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any, cast
 
 from rich.text import Text
 
-from pipeline.aurora import rejects, settled
+from pipeline.aurora.bookkeeping import rejects, settled
 from pipeline.commands.session import Outcome, add_names
 from pipeline.core.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pipeline.aurora.rejects import RejectGroup, StoredReject
+    from pipeline.aurora.bookkeeping.rejects import RejectGroup, StoredReject
     from pipeline.commands.session import Session
-    from pipeline.core.mapping import TableMapping
+    from pipeline.core.model.mapping import TableMapping
     from pipeline.jobs.replay import ReplayReport
 
 _SEE = "look at one with `dynaurora rejects show ID`; mend the mapping, then `dynaurora rejects replay NAME`"

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pipeline.core.errors import ConfigurationError
-from pipeline.core.yaml_fields import MappingError, Problem
+from pipeline.core.mapping_files.yaml_fields import MappingError, Problem
 from pipeline.mappings import problems_of, read_folder
 from pipeline.settings import Settings
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-    from pipeline.aurora.connection import Connection
-    from pipeline.core.mapping import TableMapping
+    from pipeline.aurora.sessions.connection import Connection
+    from pipeline.core.model.mapping import TableMapping
     from pipeline.jobs.services import Services
     from pipeline.mappings import Folder
 

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
     from pipeline.commands.session import Session
-    from pipeline.core.mapping import TableMapping
-    from pipeline.jobs.snapshot import Snapshot
+    from pipeline.core.model.mapping import TableMapping
+    from pipeline.jobs.snapshots.snapshot import Snapshot
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -133,7 +133,7 @@ def _of_scan(arguments: Namespace) -> dict[str, Any]:
 
 def take(session: Session, mapping: TableMapping, arguments: Namespace) -> Snapshot:
     """Take the snapshot that the arguments ask for, telling how far it is."""
-    from pipeline.jobs.snapshot import ScanChoice, take_snapshot  # noqa: PLC0415 - the AWS SDK costs half a second
+    from pipeline.jobs.snapshots.snapshot import ScanChoice, take_snapshot  # noqa: PLC0415 - the AWS SDK costs half a second
 
     check(arguments)
 

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from pipeline.aurora import loads
-from pipeline.aurora.clock import database_now
-from pipeline.aurora.losses import open_losses
-from pipeline.aurora.probes import Tick, read_tick
-from pipeline.aurora.status import TableStatus, read_status
+from pipeline.aurora.bookkeeping import loads
+from pipeline.aurora.bookkeeping.losses import open_losses
+from pipeline.aurora.bookkeeping.probes import Tick, read_tick
+from pipeline.aurora.bookkeeping.status import TableStatus, read_status
+from pipeline.aurora.sessions.clock import database_now
 from pipeline.commands.session import Outcome, add_names
 from pipeline.core.errors import ConfigurationError, ReplicationError, UnreachableError
-from pipeline.core.loss_remedies import Means, told
+from pipeline.core.past.loss_remedies import Means, told
 from pipeline.dynamodb.clock import NOTABLE, how_far
 
 if TYPE_CHECKING:
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from pipeline.aurora.connection import Connection
+    from pipeline.aurora.sessions.connection import Connection
     from pipeline.commands.session import Session
-    from pipeline.core.losses import Loss
-    from pipeline.core.mapping import TableMapping
+    from pipeline.core.model.mapping import TableMapping
+    from pipeline.core.past.losses import Loss
 
 _LATE = timedelta(minutes=5)  # where the mapping's `freshness` does not say
 _NOT_MIGRATED = "not in the database yet; run `dynaurora migrate`"

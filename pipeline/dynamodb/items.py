@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from pipeline.core.attributes import canonical_number
 from pipeline.core.errors import TransientError
+from pipeline.core.model.attributes import canonical_number
 from pipeline.dynamodb.clock import SourceClock
 from pipeline.dynamodb.errors import translating
 from pipeline.dynamodb.wire import from_wire, to_wire
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from types_boto3_dynamodb.client import DynamoDBClient
 
-    from pipeline.core.attributes import Item
+    from pipeline.core.model.attributes import Item
 
 _KEYS_A_REQUEST = 100  # BatchGetItem's limit; it answers with at most 16 MB and leaves the rest unprocessed
 _ATTEMPTS_WITHOUT_PROGRESS = 8

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from types_boto3_dynamodb.client import DynamoDBClient
 
-    from pipeline.core.attributes import Item
+    from pipeline.core.model.attributes import Item
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline.core.lost_history import change_view_type
+from pipeline.core.past.lost_history import change_view_type
 from pipeline.dynamodb.clock import SourceClock
 from pipeline.dynamodb.errors import translating
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from types_boto3_dynamodb.client import DynamoDBClient
 
-    from pipeline.core.mapping import TableMapping
+    from pipeline.core.model.mapping import TableMapping
 
 _VIEWS_WITH_NEW_IMAGES = {"NEW_IMAGE", "NEW_AND_OLD_IMAGES"}
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from pipeline.core.attributes import AttributeValue, Item
+    from pipeline.core.model.attributes import AttributeValue, Item
 
 _PLAIN = {"S", "N", "BOOL", "NULL", "SS", "NS"}
 

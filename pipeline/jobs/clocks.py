@@ -10,7 +10,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from pipeline.aurora.clock import host_ahead
+from pipeline.aurora.sessions.clock import host_ahead
 from pipeline.core.errors import ConfigurationError
 from pipeline.dynamodb.clock import NOTABLE, SET_IT, how_far
 from pipeline.dynamodb.tables import identify
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
-    from pipeline.aurora.connection import Connection
-    from pipeline.core.mapping import TableMapping
+    from pipeline.aurora.sessions.connection import Connection
+    from pipeline.core.model.mapping import TableMapping
     from pipeline.jobs.services import Services
 
 _UNSURE = timedelta(seconds=2)

@@ -14,22 +14,22 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from pipeline.core.discover.key_kinds import ItemKind, kinds, told_apart
+from pipeline.core.discover.mapping_draft import Discovered
+from pipeline.core.discover.observations import Observation, observe
+from pipeline.core.discover.profile import AttributeProfile
 from pipeline.core.errors import ConfigurationError
-from pipeline.core.export_lines import parse_full
-from pipeline.core.key_patterns import ItemKind, kinds, told_apart
-from pipeline.core.mapping_draft import Discovered
-from pipeline.core.observations import Observation, observe
-from pipeline.core.profile import AttributeProfile
-from pipeline.dynamodb.export_files import read_lines
-from pipeline.dynamodb.manifest import read_manifest
-from pipeline.dynamodb.objects import join_location
+from pipeline.core.exports.export_lines import parse_full
+from pipeline.dynamodb.exports.export_files import read_lines
+from pipeline.dynamodb.exports.manifest import read_manifest
+from pipeline.dynamodb.exports.objects import join_location
 from pipeline.dynamodb.scans import scan_segments
 from pipeline.dynamodb.tables import describe
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from pipeline.core.attributes import Item
+    from pipeline.core.model.attributes import Item
     from pipeline.dynamodb.scans import ScanPage
     from pipeline.jobs.services import Services
 

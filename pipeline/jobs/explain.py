@@ -12,26 +12,27 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
-from pipeline.aurora import compare, item_records, rejects, sources
-from pipeline.aurora.applied_through import AppliedThrough, applied_through
+from pipeline.aurora.bookkeeping import item_records, rejects, sources
+from pipeline.aurora.bookkeeping.applied_through import AppliedThrough, applied_through
+from pipeline.aurora.bookkeeping.item_records import FoundDrift, OpenPromotion, TableState, WriterMark
+from pipeline.aurora.bookkeeping.rejects import ItemReject
+from pipeline.aurora.compare import compare
 from pipeline.aurora.errors import translating
-from pipeline.aurora.item_records import FoundDrift, OpenPromotion, TableState, WriterMark
-from pipeline.aurora.rejects import ItemReject
-from pipeline.aurora.staging import Staging
-from pipeline.core.decode import RowDecoder
+from pipeline.aurora.rows.staging import Staging
+from pipeline.core.decode.routing import Router
+from pipeline.core.decode.row_decoder import RowDecoder
 from pipeline.core.errors import ConversionError, DataError, key_digest
-from pipeline.core.ordering import stream_and_sequence
-from pipeline.core.routing import Router
-from pipeline.core.stream_records import keys_digest
+from pipeline.core.streams.positions import stream_and_sequence
+from pipeline.core.streams.stream_records import keys_digest
 from pipeline.dynamodb.items import ItemRead, read_items
-from pipeline.jobs.settle import is_behind
+from pipeline.jobs.reconcile.settle import is_behind
 
 if TYPE_CHECKING:
-    from pipeline.aurora.compare import Compared
-    from pipeline.aurora.connection import Connection
-    from pipeline.aurora.key_ranges import Key
-    from pipeline.core.attributes import Item
-    from pipeline.core.mapping import TableMapping, Target
+    from pipeline.aurora.compare.compare import Compared
+    from pipeline.aurora.compare.key_ranges import Key
+    from pipeline.aurora.sessions.connection import Connection
+    from pipeline.core.model.attributes import Item
+    from pipeline.core.model.mapping import TableMapping, Target
     from pipeline.jobs.services import Services
 
 WaitedFor = Literal["equal", "cannot be stored", "behind", "drift", "in flight", "not routed"]

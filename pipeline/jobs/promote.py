@@ -19,19 +19,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pipeline.aurora import promotion as promotions
-from pipeline.aurora.connection import giving_locks_back
+from pipeline.aurora.bookkeeping.settled import add as add_settled
 from pipeline.aurora.errors import translating
-from pipeline.aurora.promotion import FilledRow, Promotion, StoredRow
-from pipeline.aurora.settled import add as add_settled
-from pipeline.core.conversion import converter
+from pipeline.aurora.rows import promotion as promotions
+from pipeline.aurora.rows.promotion import FilledRow, Promotion, StoredRow
+from pipeline.aurora.sessions.connection import giving_locks_back
 from pipeline.core.errors import ConfigurationError, ConversionError, DataError, TerminalError, TransientError
-from pipeline.core.stored_json import attribute_value, parse
+from pipeline.core.types.conversion import converter
+from pipeline.core.types.stored_json import attribute_value, parse
 
 if TYPE_CHECKING:
-    from pipeline.aurora.connection import Connection
-    from pipeline.aurora.promotion import Key
-    from pipeline.core.mapping import TableMapping, Target
+    from pipeline.aurora.rows.promotion import Key
+    from pipeline.aurora.sessions.connection import Connection
+    from pipeline.core.model.mapping import TableMapping, Target
     from pipeline.jobs.services import Services
 
 LONGEST_LOCK_SECONDS = 1.0

@@ -18,16 +18,19 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from pipeline.aurora import loads, lock_holders, purge, reconciliations, remains, tables
-from pipeline.aurora.clock import database_now
+from pipeline.aurora.bookkeeping import loads, remains
+from pipeline.aurora.compare import reconciliations
+from pipeline.aurora.rows import purge
+from pipeline.aurora.schema import lock_holders, tables
+from pipeline.aurora.sessions.clock import database_now
 from pipeline.core.errors import ConfigurationError, TerminalError, TransientError, UnreachableError
-from pipeline.core.windows import RECOVERY
+from pipeline.core.exports.windows import RECOVERY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from pipeline.aurora.connection import Connection
-    from pipeline.core.mapping import TableMapping, Target
+    from pipeline.aurora.sessions.connection import Connection
+    from pipeline.core.model.mapping import TableMapping, Target
 
 DEFAULT_RETENTION = timedelta(days=30)
 _ATTEMPTS = 5

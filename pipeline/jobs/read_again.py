@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from pipeline.aurora.apply import ApplyStatement
+from pipeline.aurora.bookkeeping.suspects import untold_keys
 from pipeline.aurora.errors import translating
-from pipeline.aurora.isolating import judging, store_isolating
-from pipeline.aurora.suspects import untold_keys
-from pipeline.core.change import Change, coalesce
-from pipeline.core.decode import RowDecoder
+from pipeline.aurora.rows.apply import ApplyStatement
+from pipeline.aurora.rows.isolating import judging, store_isolating
+from pipeline.core.decode.keys import key_attributes
+from pipeline.core.decode.row_decoder import RowDecoder
 from pipeline.core.errors import ConversionError
-from pipeline.core.keys import key_attributes
+from pipeline.core.model.change import Change, coalesce
 from pipeline.core.ordering import snapshot_position
 from pipeline.dynamodb.items import read_items
 from pipeline.jobs.clocks import refuse_wrong_clock
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import timedelta
 
-    from pipeline.aurora.connection import Connection
+    from pipeline.aurora.sessions.connection import Connection
     from pipeline.core.errors import DataError
-    from pipeline.core.mapping import TableMapping, Target
-    from pipeline.core.windows import Window
+    from pipeline.core.exports.windows import Window
+    from pipeline.core.model.mapping import TableMapping, Target
     from pipeline.jobs.services import Services
 
 _KEYS_AT_ONCE = 500

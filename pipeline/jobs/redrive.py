@@ -15,22 +15,22 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from pipeline.aurora.watermarks import REDRIVE_WRITER
-from pipeline.core.damaged_batches import salvage
+from pipeline.aurora.bookkeeping.watermarks import REDRIVE_WRITER
 from pipeline.core.errors import ConfigurationError, TerminalError, TransientError
-from pipeline.core.failed_batches import parse_failed_batch
-from pipeline.core.windows import SHORTEST
+from pipeline.core.exports.windows import SHORTEST
+from pipeline.core.streams.damaged_batches import salvage
+from pipeline.core.streams.failed_batches import parse_failed_batch
 from pipeline.dynamodb.errors import translating
-from pipeline.dynamodb.objects import MissingObjectError, join_location
-from pipeline.dynamodb.stream_ranges import TrimmedError, read_range
+from pipeline.dynamodb.exports.objects import MissingObjectError, join_location
+from pipeline.dynamodb.streams.stream_ranges import TrimmedError, read_range
 from pipeline.jobs.replicate import Replicator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from pipeline.core.failed_batches import FailedBatch
-    from pipeline.core.mapping import TableMapping
-    from pipeline.core.stream_records import StreamRecord
+    from pipeline.core.model.mapping import TableMapping
+    from pipeline.core.streams.failed_batches import FailedBatch
+    from pipeline.core.streams.stream_records import StreamRecord
     from pipeline.jobs.services import Services
 
 DONE = "done"

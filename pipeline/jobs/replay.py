@@ -12,23 +12,23 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pipeline.aurora import rejects, sources
-from pipeline.aurora.apply import ApplyStatement
+from pipeline.aurora.bookkeeping import rejects, sources
 from pipeline.aurora.errors import translating
-from pipeline.aurora.overtaken import overtaken
-from pipeline.core.change import coalesce
-from pipeline.core.decode import RowDecoder
+from pipeline.aurora.rows.apply import ApplyStatement
+from pipeline.aurora.rows.overtaken import overtaken
+from pipeline.core.decode.routing import MATCHES_NO_TARGET, NO_TARGET, Router
+from pipeline.core.decode.row_decoder import RowDecoder
 from pipeline.core.errors import DataError, TerminalError
-from pipeline.core.rejected_records import decode_again, key_again, keys_again
-from pipeline.core.routing import MATCHES_NO_TARGET, NO_TARGET, Router
+from pipeline.core.model.change import coalesce
+from pipeline.core.streams.rejected_records import decode_again, key_again, keys_again
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pipeline.aurora.connection import Connection
-    from pipeline.aurora.rejects import StoredReject
-    from pipeline.core.change import Change
-    from pipeline.core.mapping import TableMapping
+    from pipeline.aurora.bookkeeping.rejects import StoredReject
+    from pipeline.aurora.sessions.connection import Connection
+    from pipeline.core.model.change import Change
+    from pipeline.core.model.mapping import TableMapping
     from pipeline.core.ordering import Position
 
 # Records of one transaction: an item has 400 kB at most, so this many are 40 MB at most.

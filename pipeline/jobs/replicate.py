@@ -14,15 +14,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.aurora.batch import BatchResult, BatchWriter
-from pipeline.aurora.connection import Connection
-from pipeline.aurora.watermarks import Mark
+from pipeline.aurora.bookkeeping.watermarks import Mark
+from pipeline.aurora.rows.batch import BatchResult, BatchWriter
+from pipeline.aurora.sessions.connection import Connection
 from pipeline.core.errors import ConfigurationError, ReplicationError, TransientError
-from pipeline.core.event_shapes import check_source, records_of
-from pipeline.core.mapping import TableMapping
-from pipeline.core.ordering import is_sequence_number
-from pipeline.core.stream_records import DecodedBatch, StreamDecoder, StreamRecord, StreamSource, stream_source
-from pipeline.core.yaml_fields import Problem
+from pipeline.core.mapping_files.yaml_fields import Problem
+from pipeline.core.model.mapping import TableMapping
+from pipeline.core.streams.event_kinds import check_source, records_of
+from pipeline.core.streams.positions import is_sequence_number
+from pipeline.core.streams.stream_records import DecodedBatch, StreamDecoder, StreamRecord, StreamSource, stream_source
 from pipeline.jobs.memory import collection_paused
 
 # Records applied in one transaction. A whole batch of up to this many is all or nothing.

@@ -14,19 +14,20 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from pipeline.aurora import bookkeeping, loads, lock_holders, repointing, sources, tables
-from pipeline.aurora.plan import plan
-from pipeline.aurora.purge import LOCK_SECONDS
-from pipeline.aurora.sources import SourceOfRecord
+from pipeline.aurora.bookkeeping import bookkeeping, loads, repointing, sources
+from pipeline.aurora.bookkeeping.sources import SourceOfRecord
+from pipeline.aurora.rows.purge import LOCK_SECONDS
+from pipeline.aurora.schema import lock_holders, tables
+from pipeline.aurora.schema.plan import plan
 from pipeline.core.errors import ConfigurationError, TransientError, UnreachableError
-from pipeline.core.lost_history import change_view_type
-from pipeline.core.ordering import label_time
+from pipeline.core.past.lost_history import change_view_type
+from pipeline.core.streams.positions import label_time
 from pipeline.dynamodb.tables import check_source, describe
 
 if TYPE_CHECKING:
-    from pipeline.aurora.connection import Connection
-    from pipeline.aurora.repointing import Known
-    from pipeline.core.mapping import TableMapping
+    from pipeline.aurora.bookkeeping.repointing import Known
+    from pipeline.aurora.sessions.connection import Connection
+    from pipeline.core.model.mapping import TableMapping
     from pipeline.dynamodb.tables import SourceTable
     from pipeline.jobs.services import Services
 

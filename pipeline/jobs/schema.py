@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.aurora.plan import plan
+from pipeline.aurora.schema.plan import plan
 from pipeline.core.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from pipeline.core.mapping import TableMapping
+    from pipeline.core.model.mapping import TableMapping
     from pipeline.jobs.services import Services
 
 _TIMEOUT_SECONDS = 20.0

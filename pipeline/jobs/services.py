@@ -9,14 +9,14 @@ import time
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from pipeline.aurora.address import Address, from_secret, from_url
-from pipeline.aurora.connection import Connection, connect
+from pipeline.aurora.sessions.address import Address, from_secret, from_url
+from pipeline.aurora.sessions.connection import Connection, connect
 from pipeline.core.errors import ConfigurationError, NotNowError
 from pipeline.dynamodb.client import client
 from pipeline.dynamodb.clock import SourceClock
-from pipeline.dynamodb.objects import FolderObjects, S3Objects
+from pipeline.dynamodb.exports.objects import FolderObjects, S3Objects
 from pipeline.dynamodb.secrets import read_secret
-from pipeline.jobs.export_destination import write_options
+from pipeline.jobs.snapshots.export_destination import write_options
 
 if TYPE_CHECKING:
     from types_boto3_dynamodb.client import DynamoDBClient
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from types_boto3_s3.client import S3Client
     from types_boto3_sqs.client import SQSClient
 
-    from pipeline.dynamodb.objects import ObjectStore
+    from pipeline.dynamodb.exports.objects import ObjectStore
     from pipeline.settings import Settings
 
 _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.2, 5.0

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.aurora.status import TableStatus, read_status
+from pipeline.aurora.bookkeeping.status import TableStatus, read_status
 from pipeline.core.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from pipeline.core.mapping import TableMapping
+    from pipeline.core.model.mapping import TableMapping
     from pipeline.jobs.services import Services
 
 _TIMEOUT_SECONDS = 20.0

@@ -12,17 +12,17 @@ from enum import StrEnum
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from pipeline.aurora import unmapped as landing
-from pipeline.core.mapping_draft import column_line
-from pipeline.core.observations import DECIMAL, WHOLE, spell
-from pipeline.core.profile import AttributeProfile, evidence, propose
+from pipeline.aurora.bookkeeping import unmapped as landing
+from pipeline.core.discover.mapping_draft import column_line
+from pipeline.core.discover.observations import DECIMAL, WHOLE, spell
+from pipeline.core.discover.profile import AttributeProfile, evidence, propose
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from pipeline.aurora.connection import Connection
-    from pipeline.aurora.unmapped import Landed, Look
-    from pipeline.core.mapping import TableMapping, Target
+    from pipeline.aurora.bookkeeping.unmapped import Landed, Look
+    from pipeline.aurora.sessions.connection import Connection
+    from pipeline.core.model.mapping import TableMapping, Target
     from pipeline.jobs.services import Services
 
 _TIMEOUT_SECONDS = 120.0

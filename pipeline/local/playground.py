@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import boto3.session
 
-from pipeline.aurora.migrate import migrate
+from pipeline.aurora.schema.migrate import migrate
 from pipeline.jobs.services import Services
 from pipeline.local.deploy import Deployment, deploy
 from pipeline.local.errors import LocalStackError
@@ -30,7 +30,7 @@ from pipeline.settings import Settings
 if TYPE_CHECKING:
     from types_boto3_dynamodb.client import DynamoDBClient
 
-    from pipeline.core.mapping import TableMapping
+    from pipeline.core.model.mapping import TableMapping
 
 CODE_BUCKET, EXPORT_BUCKET = "dynaurora-code", "dynaurora-exports"
 # Stack name of the replicator of the one table that the demo is about.

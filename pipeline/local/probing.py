@@ -10,7 +10,7 @@ from pipeline.core.errors import ReplicationError
 from pipeline.jobs.probe import probe
 
 if TYPE_CHECKING:
-    from pipeline.core.mapping import TableMapping
+    from pipeline.core.model.mapping import TableMapping
     from pipeline.jobs.services import Services
 
 EVERY_SECONDS = 5.0

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.aurora.address import from_secret, from_url
+from pipeline.aurora.sessions.address import from_secret, from_url
 from pipeline.core.errors import ConfigurationError
 from pipeline.settings import DatabaseDefaults, Settings
 

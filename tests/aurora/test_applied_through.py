@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.aurora.applied_through import applied_through, applied_to_keys
-from pipeline.aurora.connection import Connection, connect
-from pipeline.aurora.migrate import migrate
+from pipeline.aurora.bookkeeping.applied_through import applied_through, applied_to_keys
+from pipeline.aurora.schema.migrate import migrate
+from pipeline.aurora.sessions.connection import Connection, connect
 from pipeline.core.ordering import Position
 from pipeline.mappings import load_mappings
 

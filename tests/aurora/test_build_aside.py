@@ -12,17 +12,18 @@ from typing import Any
 import pytest
 from psycopg import errors, sql
 
-from pipeline.aurora import build_aside, loads, purge
-from pipeline.aurora.apply import ApplyStatement
-from pipeline.aurora.build_aside import Build
-from pipeline.aurora.connection import Connection, connect
-from pipeline.aurora.migrate import migrate
-from pipeline.aurora.standard_form import beyond_standard
-from pipeline.core.change import Change
+from pipeline.aurora.bookkeeping import loads
+from pipeline.aurora.rows import build_aside, purge
+from pipeline.aurora.rows.apply import ApplyStatement
+from pipeline.aurora.rows.build_aside import Build
+from pipeline.aurora.schema.migrate import migrate
+from pipeline.aurora.schema.standard_form import beyond_standard
+from pipeline.aurora.sessions.connection import Connection, connect
 from pipeline.core.errors import DataError, TerminalError, TransientError
-from pipeline.core.mapping import Column, TableMapping, Target
+from pipeline.core.model.change import Change
+from pipeline.core.model.mapping import Column, TableMapping, Target
 from pipeline.core.ordering import Position
-from pipeline.core.sql_types import parse_sql_type
+from pipeline.core.types.sql_types import parse_sql_type
 
 AS_OF = datetime(2026, 5, 14, 11, 0, tzinfo=UTC)
 TARGET = Target(

@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 
-from pipeline.aurora.apply import ApplyStatement
-from pipeline.aurora.connection import Connection, connect
-from pipeline.aurora.migrate import migrate
-from pipeline.aurora.purge import purge_chunk
-from pipeline.aurora.staging import Staging
-from pipeline.core.change import Change, coalesce
-from pipeline.core.decode import RowDecoder
-from pipeline.core.mapping import Target
+from pipeline.aurora.rows.apply import ApplyStatement
+from pipeline.aurora.rows.purge import purge_chunk
+from pipeline.aurora.rows.staging import Staging
+from pipeline.aurora.schema.migrate import migrate
+from pipeline.aurora.sessions.connection import Connection, connect
+from pipeline.core.decode.row_decoder import RowDecoder
+from pipeline.core.model.change import Change, coalesce
+from pipeline.core.model.mapping import Target
 from pipeline.core.ordering import Position
 from pipeline.mappings import load_mappings
 

@@ -10,16 +10,17 @@ from datetime import UTC, datetime
 import pytest
 from psycopg import sql
 
-from pipeline.aurora import key_ranges, reconciliations, tables
-from pipeline.aurora.candidates import Candidates
-from pipeline.aurora.compare import Comparison, compare_keys, marks
-from pipeline.aurora.connection import Connection, connect
-from pipeline.aurora.key_ranges import Lane
-from pipeline.aurora.migrate import migrate
-from pipeline.aurora.staging import Staging
-from pipeline.core.mapping import TableMapping
-from pipeline.core.mapping_file import read_mapping
-from pipeline.jobs.compare_ranges import first_stride, next_stride
+from pipeline.aurora.compare import key_ranges, reconciliations
+from pipeline.aurora.compare.candidates import Candidates
+from pipeline.aurora.compare.compare import Comparison, compare_keys, marks
+from pipeline.aurora.compare.key_ranges import Lane
+from pipeline.aurora.rows.staging import Staging
+from pipeline.aurora.schema import tables
+from pipeline.aurora.schema.migrate import migrate
+from pipeline.aurora.sessions.connection import Connection, connect
+from pipeline.core.mapping_files.mapping_file import read_mapping
+from pipeline.core.model.mapping import TableMapping
+from pipeline.jobs.reconcile.compare_ranges import first_stride, next_stride
 
 AS_OF = datetime(2026, 5, 14, tzinfo=UTC)
 MAPPING = """

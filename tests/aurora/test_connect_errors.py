@@ -13,7 +13,7 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from pipeline.aurora.connection import connect
+from pipeline.aurora.sessions.connection import connect
 from pipeline.core.errors import (
     ConfigurationError,
     LoginRefusedError,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import psycopg
 import pytest
 
-from pipeline.aurora.connection import connect
+from pipeline.aurora.sessions.connection import connect
 from pipeline.core.errors import ConfigurationError
 
 

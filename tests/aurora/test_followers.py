@@ -9,13 +9,13 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from pipeline.aurora.connection import Connection, connect
-from pipeline.aurora.followers import Caution
-from pipeline.aurora.migrate import migrate
-from pipeline.aurora.plan import plan
+from pipeline.aurora.schema.followers import Caution
+from pipeline.aurora.schema.migrate import migrate
+from pipeline.aurora.schema.plan import plan
+from pipeline.aurora.sessions.connection import Connection, connect
 from pipeline.commands.plan import cautioned
-from pipeline.core.mapping import TableMapping
-from pipeline.core.mapping_file import read_mapping
+from pipeline.core.mapping_files.mapping_file import read_mapping
+from pipeline.core.model.mapping import TableMapping
 from pipeline.local.postgres import PostgresServer
 from tests.conftest import run_directory
 

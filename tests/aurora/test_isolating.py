@@ -9,27 +9,27 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.aurora.apply import ApplyStatement
-from pipeline.aurora.batch import BatchWriter
-from pipeline.aurora.connection import connect
+from pipeline.aurora.bookkeeping.watermarks import Mark
 from pipeline.aurora.errors import translating
-from pipeline.aurora.isolating import judging, store_isolating
-from pipeline.aurora.migrate import migrate
-from pipeline.aurora.staging import Staging
-from pipeline.aurora.watermarks import Mark
-from pipeline.core.change import Change
-from pipeline.core.mapping_file import read_mapping
+from pipeline.aurora.rows.apply import ApplyStatement
+from pipeline.aurora.rows.batch import BatchWriter
+from pipeline.aurora.rows.isolating import judging, store_isolating
+from pipeline.aurora.rows.staging import Staging
+from pipeline.aurora.schema.migrate import migrate
+from pipeline.aurora.sessions.connection import connect
+from pipeline.core.mapping_files.mapping_file import read_mapping
+from pipeline.core.model.change import Change
 from pipeline.core.ordering import snapshot_position
-from pipeline.core.stream_records import StreamDecoder
+from pipeline.core.streams.stream_records import StreamDecoder
 from tests.dynamodb.export_fixture import EXPORT_TIME
 from tests.wire import Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
-    from pipeline.aurora.connection import Connection
-    from pipeline.core.change import Row
+    from pipeline.aurora.sessions.connection import Connection
     from pipeline.core.errors import DataError
+    from pipeline.core.model.change import Row
 
 TYPES = [
     "smallint",

@@ -8,8 +8,8 @@ from contextlib import closing
 import pytest
 from psycopg import sql
 
-from pipeline.aurora.connection import Connection, connect
-from pipeline.aurora.lock_holders import holders, named, wait_until_free, way_out
+from pipeline.aurora.schema.lock_holders import holders, named, wait_until_free, way_out
+from pipeline.aurora.sessions.connection import Connection, connect
 
 TABLE = [sql.Identifier("public", "held")]
 

@@ -11,11 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import sql
 
-from pipeline.aurora import bookkeeping
-from pipeline.aurora.connection import Connection, connect
-from pipeline.aurora.ordering_sql import admits_new_key, supersedes
+from pipeline.aurora.bookkeeping import bookkeeping
+from pipeline.aurora.rows.ordering_sql import admits_new_key, supersedes
+from pipeline.aurora.sessions.connection import Connection, connect
 from pipeline.core import ordering
-from pipeline.core.ordering import Position, accepts, stream_version
+from pipeline.core.ordering import Position, accepts
+from pipeline.core.streams.positions import stream_version
 
 Pair = tuple[Position, Position]
 

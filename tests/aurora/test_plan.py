@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
-from pipeline.aurora import catalog
-from pipeline.aurora.connection import Connection, connect
-from pipeline.aurora.migrate import migrate
-from pipeline.aurora.plan import Plan, plan
+from pipeline.aurora.schema import catalog
+from pipeline.aurora.schema.migrate import migrate
+from pipeline.aurora.schema.plan import Plan, plan
+from pipeline.aurora.sessions.connection import Connection, connect
 from pipeline.core.errors import TransientError
-from pipeline.core.mapping import TableMapping
-from pipeline.core.mapping_file import read_mapping
+from pipeline.core.mapping_files.mapping_file import read_mapping
+from pipeline.core.model.mapping import TableMapping
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -343,7 +343,7 @@ def test_a_long_reader_is_waited_for_without_queueing(database: str, connection:
 def test_a_reader_that_never_ends_is_named_and_what_was_done_stays(
     database: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.aurora.migrate.LOCK_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr("pipeline.aurora.schema.migrate.LOCK_WAIT_SECONDS", 0.01)
     migrate(connection, [mapping()])
     with psycopg.connect(database) as reader:
         reader.execute('SELECT * FROM "Employees"')

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from pipeline.aurora.connection import connect, set_for_transaction
+from pipeline.aurora.sessions.connection import connect, set_for_transaction
 from pipeline.core.errors import ConfigurationError
 from pipeline.local.process import LOOPBACK
 from pipeline.settings import Pooler, Settings
@@ -87,7 +87,7 @@ def test_whole_sessions_are_taken_by_word_and_set_up(database: str, pgbouncer: S
 def test_a_full_pool_of_sessions_is_no_pool_of_transactions(
     database: str, pgbouncer: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.aurora.pooler._SECOND_SECONDS", 0.3)
+    monkeypatch.setattr("pipeline.aurora.sessions.pooler._SECOND_SECONDS", 0.3)
     pooler = pgbouncer(database, mode="session", pool_size=1)
     with closing(connect(pooler.url, application_name="test", through=Pooler.SESSION)) as connection:
         assert connection.execute("SELECT 1").fetchone() == (1,)

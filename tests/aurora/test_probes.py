@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from pipeline.aurora import bookkeeping, probes
-from pipeline.aurora.connection import connect
+from pipeline.aurora.bookkeeping import bookkeeping, probes
+from pipeline.aurora.sessions.connection import connect
 
 THROUGH = datetime(2026, 5, 14, 10, tzinfo=UTC)
 

@@ -17,19 +17,19 @@ from psycopg import sql
 from psycopg.rows import dict_row
 from psycopg.types.json import set_json_loads
 
-from pipeline.aurora import tables
-from pipeline.aurora.apply import ApplyStatement
-from pipeline.aurora.batch import BatchWriter
-from pipeline.aurora.connection import Connection, connect
-from pipeline.aurora.migrate import migrate
-from pipeline.aurora.staging import Staging
-from pipeline.aurora.watermarks import Mark
-from pipeline.core.attributes import Item, number
-from pipeline.core.change import Change, coalesce
-from pipeline.core.decode import RowDecoder
-from pipeline.core.export_lines import decode_full, decode_incremental
+from pipeline.aurora.bookkeeping.watermarks import Mark
+from pipeline.aurora.rows.apply import ApplyStatement
+from pipeline.aurora.rows.batch import BatchWriter
+from pipeline.aurora.rows.staging import Staging
+from pipeline.aurora.schema import tables
+from pipeline.aurora.schema.migrate import migrate
+from pipeline.aurora.sessions.connection import Connection, connect
+from pipeline.core.decode.row_decoder import RowDecoder
+from pipeline.core.exports.export_lines import decode_full, decode_incremental
+from pipeline.core.model.attributes import Item, number
+from pipeline.core.model.change import Change, coalesce
 from pipeline.core.ordering import snapshot_position
-from pipeline.core.stream_records import StreamDecoder
+from pipeline.core.streams.stream_records import StreamDecoder
 from pipeline.dynamodb.wire import to_wire
 from tests.aurora.values import ITEMS, MAPPING, TARGET, expected, read_json
 from tests.dynamodb.export_fixture import WindowChange, full_lines, incremental_lines

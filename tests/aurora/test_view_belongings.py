@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pipeline.aurora.connection import Connection, connect
-from pipeline.aurora.migrate import migrate
-from pipeline.aurora.plan import plan
+from pipeline.aurora.schema.migrate import migrate
+from pipeline.aurora.schema.plan import plan
+from pipeline.aurora.sessions.connection import Connection, connect
 from pipeline.core.errors import TerminalError
 from tests.aurora.test_plan import CITY, ID, NAME, mapping, rows, whats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from pipeline.core.mapping import TableMapping
+    from pipeline.core.model.mapping import TableMapping
 
 WIDER = "Name: {attribute: empName, type: text}"
 ADDED, WIDENED, LOST = mapping(ID, NAME, CITY), mapping(ID, WIDER), mapping(ID)

@@ -15,8 +15,8 @@ from uuid import UUID
 
 from hypothesis import strategies as st
 
-from pipeline.core.attributes import Item
-from pipeline.core.mapping_file import read_mapping
+from pipeline.core.mapping_files.mapping_file import read_mapping
+from pipeline.core.model.attributes import Item
 
 MAPPING = read_mapping(
     """

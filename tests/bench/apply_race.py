@@ -16,9 +16,9 @@ from typing import Any
 
 import psycopg
 
-from pipeline.aurora.connection import connect
-from pipeline.aurora.migrate import migrate
-from pipeline.core.mapping_file import read_mapping
+from pipeline.aurora.schema.migrate import migrate
+from pipeline.aurora.sessions.connection import connect
+from pipeline.core.mapping_files.mapping_file import read_mapping
 from tests.bench.contest import Spec
 from tests.bench.contestant import OURS_PYTHON, RIVALS_PYTHON, ContestantError, run
 from tests.bench.history import History

@@ -21,9 +21,9 @@ from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 
 from lambda_replicator import package
-from pipeline.aurora.connection import connect
-from pipeline.aurora.migrate import migrate
-from pipeline.core.mapping_file import read_mapping
+from pipeline.aurora.schema.migrate import migrate
+from pipeline.aurora.sessions.connection import connect
+from pipeline.core.mapping_files.mapping_file import read_mapping
 from tests.bench.history import History
 from tests.bench.rounds import Say
 from tests.bench.server import BenchServer

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.aurora.migrate import migrate
-from pipeline.core.mapping import TableMapping
-from pipeline.core.mapping_file import read_mapping
+from pipeline.aurora.schema.migrate import migrate
+from pipeline.core.mapping_files.mapping_file import read_mapping
+from pipeline.core.model.mapping import TableMapping
 from pipeline.jobs.promote import LONGEST_LOCK_SECONDS, PromoteReport, promote
 from pipeline.jobs.replicate import Replicator
 from pipeline.jobs.services import Services

@@ -24,9 +24,9 @@ from typing import Any
 import dagster as dg
 import psycopg
 
-from pipeline.aurora.connection import connect
-from pipeline.aurora.migrate import migrate
-from pipeline.core.attributes import Item
+from pipeline.aurora.schema.migrate import migrate
+from pipeline.aurora.sessions.connection import connect
+from pipeline.core.model.attributes import Item
 from pipeline.local.dagster_ui import DagsterHome, DagsterWebserver
 from pipeline.mappings import load_mappings
 from tests.bench.contestant import ROOT

@@ -16,9 +16,9 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from pipeline.aurora import build_aside
-from pipeline.aurora.connection import Connection, connect
-from pipeline.aurora.migrate import migrate
+from pipeline.aurora.rows import build_aside
+from pipeline.aurora.schema.migrate import migrate
+from pipeline.aurora.sessions.connection import Connection, connect
 from pipeline.local.postgres import PostgresServer
 from tests.aurora.test_build_aside import MAPPING, begin, fill, write
 from tests.bench.contestant import ROOT

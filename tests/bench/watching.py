@@ -31,9 +31,9 @@ from dagster_project.history_checks import judge_history
 from dagster_project.keys import TableKeys
 from dagster_project.progress import Memory, report
 from dagster_project.replication_checks import Look, look
-from pipeline.aurora.connection import connect
-from pipeline.aurora.migrate import migrate
-from pipeline.jobs.lost_history import lost_history_report
+from pipeline.aurora.schema.migrate import migrate
+from pipeline.aurora.sessions.connection import connect
+from pipeline.jobs.probe.lost_history import lost_history_report
 from pipeline.jobs.status import status
 from pipeline.local.postgres import PostgresServer
 from pipeline.mappings import load_mappings

@@ -15,14 +15,14 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.core.attributes import parse_path
-from pipeline.core.block_decode import BlockDecoder
-from pipeline.core.copy_text import copy_text
-from pipeline.core.decode import RowDecoder
+from pipeline.core.decode.row_decoder import RowDecoder
 from pipeline.core.errors import TerminalError
-from pipeline.core.export_lines import decode_full
-from pipeline.core.mapping import Column, OnError, Target
-from pipeline.core.sql_types import KEY_TYPES, SqlType, parse_sql_type
+from pipeline.core.exports.export_lines import decode_full
+from pipeline.core.exports.fast.block_decode import BlockDecoder
+from pipeline.core.model.attributes import parse_path
+from pipeline.core.model.mapping import Column, OnError, Target
+from pipeline.core.types.copy_text import copy_text
+from pipeline.core.types.sql_types import KEY_TYPES, SqlType, parse_sql_type
 
 NAMES = ("a", "b", "c", "d d", 'e"', "\u00e9", "\u2028", "'\\")
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.core.decode import RowDecoder
+from pipeline.core.decode.row_decoder import RowDecoder
 from pipeline.core.errors import ConversionError
-from pipeline.core.mapping import TableMapping
-from pipeline.core.mapping_file import read_mapping
-from pipeline.core.yaml_fields import MappingError
+from pipeline.core.mapping_files.mapping_file import read_mapping
+from pipeline.core.mapping_files.yaml_fields import MappingError
+from pipeline.core.model.mapping import TableMapping
 from tests.core.test_mapping_file import schema_errors
 
 RIGHT = """\

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from pipeline.core.conclude import Memory, Rules, ShardSight, Sight, conclude
-from pipeline.core.losses import Kind, Loss, Proof
-from pipeline.core.probing import ShardProgress, Stored, Waiting
+from pipeline.core.past.conclude import Memory, Rules, ShardSight, Sight, conclude
+from pipeline.core.past.losses import Kind, Loss, Proof
+from pipeline.core.past.probing import ShardProgress, Stored, Waiting
 
 NOW = datetime(2026, 3, 4, 12, 0, 0, tzinfo=UTC)
 SETTLE = timedelta(seconds=15)

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.attributes import UnrepresentableError, canonical_number, find, number, parse_path, to_json
-from pipeline.core.conversion import converter, unmapped_json
 from pipeline.core.errors import ConversionError
-from pipeline.core.json_text import DEEPEST_JSON, checked_json
-from pipeline.core.mapping import Column, OnError
-from pipeline.core.sql_types import TYPES, SqlType
+from pipeline.core.model.attributes import UnrepresentableError, canonical_number, find, number, parse_path, to_json
+from pipeline.core.model.mapping import Column, OnError
 from pipeline.core.types.arrays import array_literal
+from pipeline.core.types.conversion import converter, unmapped_json
+from pipeline.core.types.json_text import DEEPEST_JSON, checked_json
+from pipeline.core.types.sql_types import TYPES, SqlType
 
 
 def convert(sql_type: str, attribute: Any, **options: Any) -> str | None:  # noqa: ANN401 - attribute values

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.core.block_decode import BlockDecoder
-from pipeline.core.mapping import TableMapping, Target
-from pipeline.core.stream_records import StreamDecoder
+from pipeline.core.exports.fast.block_decode import BlockDecoder
+from pipeline.core.model.mapping import TableMapping, Target
+from pipeline.core.streams.stream_records import StreamDecoder
 from tests.core.test_block_decode import EMPLOYEES, line_of, written
 from tests.core.test_line_pattern import EVERY_TYPE, ITEM
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.core import plain_json
-from pipeline.core.attributes import number
-from pipeline.core.document_shape import MOST_VALUES, common_shape
-from pipeline.core.line_reader import LineReader
-from pipeline.core.plain_spelling import as_json
+from pipeline.core.exports.fast.document_shape import MOST_VALUES, common_shape
+from pipeline.core.exports.fast.line_reader import LineReader
+from pipeline.core.model.attributes import number
+from pipeline.core.types.fast import plain_json
+from pipeline.core.types.fast.plain_spelling import as_json
 from tests.core.test_block_decode import line_of, outcome, written
 from tests.core.test_line_pattern import EVERY_TYPE, binaries, names, numbers, plain_texts
 

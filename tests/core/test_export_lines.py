@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from pipeline.core.attributes import parse_path
-from pipeline.core.decode import RowDecoder
+from pipeline.core.decode.row_decoder import RowDecoder
 from pipeline.core.errors import TerminalError
-from pipeline.core.export_lines import decode_full, decode_incremental, parse_full, parse_incremental
-from pipeline.core.mapping import Column, Target
+from pipeline.core.exports.export_lines import decode_full, decode_incremental, parse_full, parse_incremental
+from pipeline.core.model.attributes import parse_path
+from pipeline.core.model.mapping import Column, Target
 from pipeline.core.ordering import snapshot_position
-from pipeline.core.sql_types import SqlType
+from pipeline.core.types.sql_types import SqlType
 from tests.dynamodb.export_fixture import WindowChange, full_lines, incremental_lines
 
 TARGET = Target(

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.core import line_reader
-from pipeline.core.attributes import parse_path
-from pipeline.core.block_decode import BlockDecoder
-from pipeline.core.line_pattern import LinePattern
-from pipeline.core.line_reader import MOST_NAMES, PIECE_BYTES, LineReader
-from pipeline.core.line_shape import shape_of
-from pipeline.core.mapping import Column, OnError, Target
-from pipeline.core.sql_types import parse_sql_type
+from pipeline.core.exports.fast import line_reader
+from pipeline.core.exports.fast.block_decode import BlockDecoder
+from pipeline.core.exports.fast.line_pattern import LinePattern
+from pipeline.core.exports.fast.line_reader import MOST_NAMES, PIECE_BYTES, LineReader
+from pipeline.core.exports.fast.line_shape import shape_of
+from pipeline.core.model.attributes import parse_path
+from pipeline.core.model.mapping import Column, OnError, Target
+from pipeline.core.types.sql_types import parse_sql_type
 from tests.core.test_block_decode import line_of, outcome, read_row, written
 
 # Names that are type tags, or that would end a text, a pattern or an object if they were taken at their word.

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.core.block_decode import BlockDecoder
 from pipeline.core.errors import ConfigurationError, TerminalError
-from pipeline.core.event_shapes import records_of
-from pipeline.core.mapping_file import read_mapping
-from pipeline.core.stream_records import DecodedBatch, StreamDecoder
+from pipeline.core.exports.fast.block_decode import BlockDecoder
+from pipeline.core.mapping_files.mapping_file import read_mapping
+from pipeline.core.streams.event_kinds import records_of
+from pipeline.core.streams.stream_records import DecodedBatch, StreamDecoder
 
 LABEL = "2026-05-14T10:00:00.000"
 SECOND = 1_778_752_900

@@ -12,10 +12,10 @@ import jsonschema
 import pytest
 import yaml
 
-from pipeline.core.mapping import OnError, TableMapping
-from pipeline.core.mapping_file import read_mapping
-from pipeline.core.sql_types import TYPES, SqlType
-from pipeline.core.yaml_fields import MappingError
+from pipeline.core.mapping_files.mapping_file import read_mapping
+from pipeline.core.mapping_files.yaml_fields import MappingError
+from pipeline.core.model.mapping import OnError, TableMapping
+from pipeline.core.types.sql_types import TYPES, SqlType
 
 RIGHT = """\
 name: employees

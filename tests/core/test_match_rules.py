@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import pytest
 
-from pipeline.core.decode import RowDecoder
+from pipeline.core.decode.keys import key_attributes
+from pipeline.core.decode.row_decoder import RowDecoder
 from pipeline.core.errors import ConversionError
-from pipeline.core.keys import key_attributes
-from pipeline.core.mapping import TableMapping, Unmatched
-from pipeline.core.mapping_file import read_mapping
-from pipeline.core.yaml_fields import MappingError
+from pipeline.core.mapping_files.mapping_file import read_mapping
+from pipeline.core.mapping_files.yaml_fields import MappingError
+from pipeline.core.model.mapping import TableMapping, Unmatched
 from tests.core.test_mapping_file import schema_errors
 
 RIGHT = """\

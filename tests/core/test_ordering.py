@@ -11,18 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.change import Change, coalesce
 from pipeline.core.errors import TerminalError
-from pipeline.core.ordering import (
-    DEFAULT_MARGIN,
-    SMALLEST_MARGIN,
-    Position,
-    accepts,
-    snapshot_position,
-    stream_version,
-    streamed_position,
-    supersedes,
-)
+from pipeline.core.model.change import Change, coalesce
+from pipeline.core.ordering import DEFAULT_MARGIN, SMALLEST_MARGIN, Position, accepts, snapshot_position, supersedes
+from pipeline.core.streams.positions import stream_version, streamed_position
 
 if TYPE_CHECKING:
     from collections.abc import Callable

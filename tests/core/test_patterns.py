@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.patterns import Pattern, PatternError, common_key, parse_pattern
+from pipeline.core.model.key_patterns import Pattern, PatternError, common_key, parse_pattern
 
 ALPHABET = "ab#"
 TEXTS = st.text(alphabet=ALPHABET, max_size=3)

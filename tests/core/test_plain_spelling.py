@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.core.plain_spelling import UNREADABLE, as_json, marked_at_once, marked_one_by_one, plain
+from pipeline.core.types.fast.plain_spelling import UNREADABLE, as_json, marked_at_once, marked_one_by_one, plain
 
 PIECES = ["\\", '"', "/", "u0041", "u0022", "u005c", "u000", "n", "r", "ud83d", "ude00", "\n", "a", "é"]
 

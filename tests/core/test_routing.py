@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from pipeline.core.block_decode import BlockDecoder
-from pipeline.core.copy_text import copy_text
-from pipeline.core.decode import RowDecoder
+from pipeline.core.decode.routing import NO_TARGET, Router
+from pipeline.core.decode.row_decoder import RowDecoder
 from pipeline.core.errors import TerminalError
-from pipeline.core.export_lines import decode_full
-from pipeline.core.export_routing import route_block
-from pipeline.core.mapping import TableMapping, Unmatched
-from pipeline.core.mapping_file import read_mapping
-from pipeline.core.routing import NO_TARGET, Router
-from pipeline.core.stream_records import StreamDecoder, StreamRecord
+from pipeline.core.exports.export_lines import decode_full
+from pipeline.core.exports.export_routing import route_block
+from pipeline.core.exports.fast.block_decode import BlockDecoder
+from pipeline.core.mapping_files.mapping_file import read_mapping
+from pipeline.core.model.mapping import TableMapping, Unmatched
+from pipeline.core.streams.stream_records import StreamDecoder, StreamRecord
+from pipeline.core.types.copy_text import copy_text
 from tests.core.test_match_rules import RIGHT
 
 LABEL = "2026-05-14T10:00:00.000"

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from pipeline.core.block_decode import BlockDecoder
-from pipeline.core.copy_text import copy_text
-from pipeline.core.decode import RowDecoder
+from pipeline.core.decode.row_code import row_function
+from pipeline.core.decode.row_decoder import RowDecoder
 from pipeline.core.errors import ConversionError
-from pipeline.core.mapping import Column, OnError, Target
-from pipeline.core.row_code import row_function
-from pipeline.core.sql_types import parse_sql_type
+from pipeline.core.exports.fast.block_decode import BlockDecoder
+from pipeline.core.model.mapping import Column, OnError, Target
+from pipeline.core.types.copy_text import copy_text
+from pipeline.core.types.sql_types import parse_sql_type
 from tests.core.test_block_decode import items, line_of, strange_items, targets
 
 Convert = Callable[[Mapping[str, Any]], tuple[Any, ...]]

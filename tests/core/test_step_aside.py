@@ -11,20 +11,20 @@ from typing import Any
 
 import pytest
 
-from pipeline.core.attributes import UnrepresentableError
-from pipeline.core.block_decode import BlockDecoder
-from pipeline.core.copy_text import copy_text
-from pipeline.core.decode import RowDecoder
-from pipeline.core.export_lines import decode_full, decode_incremental
-from pipeline.core.line_pattern import LinePattern
-from pipeline.core.line_reader import LineReader
-from pipeline.core.line_shape import shape_of
-from pipeline.core.mapping import Column, TableMapping, Target
+from pipeline.core.decode.row_code import row_function
+from pipeline.core.decode.row_decoder import RowDecoder
+from pipeline.core.exports.export_lines import decode_full, decode_incremental
+from pipeline.core.exports.fast.block_decode import BlockDecoder
+from pipeline.core.exports.fast.line_pattern import LinePattern
+from pipeline.core.exports.fast.line_reader import LineReader
+from pipeline.core.exports.fast.line_shape import shape_of
+from pipeline.core.model.attributes import UnrepresentableError
+from pipeline.core.model.mapping import Column, TableMapping, Target
 from pipeline.core.ordering import Position
-from pipeline.core.row_code import row_function
-from pipeline.core.sql_types import TYPES, SqlType
-from pipeline.core.stream_records import StreamDecoder
+from pipeline.core.streams.stream_records import StreamDecoder
 from pipeline.core.types.codec import Codec, Use
+from pipeline.core.types.copy_text import copy_text
+from pipeline.core.types.sql_types import TYPES, SqlType
 from tests.core.test_block_decode import line_of, read_row, written
 from tests.type_table import TAGS
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.core.sql_types import parse_sql_type
-from pipeline.core.widening import TypeChange, type_change
+from pipeline.core.types.sql_types import parse_sql_type
+from pipeline.core.types.widening import TypeChange, type_change
 
 CATALOG, REWRITE, REFUSED, NONE = TypeChange.CATALOG, TypeChange.REWRITE, TypeChange.REFUSED, TypeChange.NONE
 

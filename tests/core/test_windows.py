@@ -8,7 +8,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.windows import (
+from pipeline.core.exports.windows import (
     LONGEST,
     SHORTEST,
     Span,

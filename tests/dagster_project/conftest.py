@@ -14,10 +14,10 @@ import pytest
 
 from dagster_project.definitions import build
 from dagster_project.resources import ServicesResource
-from pipeline.aurora.connection import connect
-from pipeline.aurora.migrate import migrate
-from pipeline.core.attributes import Item
-from pipeline.core.mapping import TableMapping
+from pipeline.aurora.schema.migrate import migrate
+from pipeline.aurora.sessions.connection import connect
+from pipeline.core.model.attributes import Item
+from pipeline.core.model.mapping import TableMapping
 from pipeline.jobs.replicate import Replicator
 from pipeline.mappings import load_mappings
 from pipeline.settings import Settings

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dagster_project.console import Links, export_links, source_links
-from pipeline.dynamodb.event_sources import EventSourceMapping
+from pipeline.dynamodb.streams.event_sources import EventSourceMapping
 
 EXPORT = "arn:{}:dynamodb:{}:111122223333:table/Employees/export/01715685260608-c488b4e1"
 

@@ -15,7 +15,7 @@ from dagster_project import failures
 from dagster_project.definitions import build
 from dagster_project.progress_log import ProgressLog
 from dagster_project.resources import ServicesResource
-from pipeline.jobs.load import LoadProgress
+from pipeline.jobs.load.load import LoadProgress
 from tests.dagster_project.conftest import Code
 from tests.dynamodb.export_fixture import Layout
 

@@ -15,7 +15,7 @@ from dagster._core.definitions.freshness import TimeWindowFreshnessPolicy
 
 from dagster_project.definitions import build
 from dagster_project.freshness import Freshness
-from pipeline.core.mapping import TableMapping
+from pipeline.core.model.mapping import TableMapping
 from pipeline.mappings import load_mappings
 from tests.dagster_project.conftest import MAPPING
 

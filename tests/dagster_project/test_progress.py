@@ -16,9 +16,9 @@ from dagster_project.keys import TableKeys
 from dagster_project.progress import Event, Memory, report
 from dagster_project.reconciliation import parity
 from dagster_project.replication_checks import Look
-from pipeline.aurora.probes import Tick
-from pipeline.aurora.status import TableStatus
-from pipeline.jobs.reconcile_report import ReconcileReport
+from pipeline.aurora.bookkeeping.probes import Tick
+from pipeline.aurora.bookkeeping.status import TableStatus
+from pipeline.jobs.reconcile.reconcile_report import ReconcileReport
 
 KEYS = TableKeys("employees")
 FRESHNESS = Freshness(timedelta(minutes=5), timedelta(minutes=30))

@@ -12,7 +12,7 @@ from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobO
 
 from dagster_project.keys import TableKeys
 from dagster_project.run_workers import RunWorkers
-from pipeline.aurora.load_lead import Lead
+from pipeline.aurora.bookkeeping.load_lead import Lead
 from tests.dagster_project.conftest import Code
 from tests.dagster_project.test_full_load import logged
 from tests.dagster_project.test_instances import FOLDER

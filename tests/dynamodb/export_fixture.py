@@ -19,8 +19,8 @@ from typing import Any, Literal
 
 from types_boto3_s3.client import S3Client
 
-from pipeline.core.attributes import Item
-from pipeline.dynamodb.objects import join_location
+from pipeline.core.model.attributes import Item
+from pipeline.dynamodb.exports.objects import join_location
 
 Sink = Callable[[str, bytes], object]
 """Puts an object under a key of one bucket."""

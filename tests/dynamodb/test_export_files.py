@@ -13,11 +13,11 @@ import pytest
 from isal import isal_zlib
 
 from pipeline.core.errors import TerminalError
-from pipeline.core.lines import count_lines
-from pipeline.dynamodb import export_files
-from pipeline.dynamodb.export_files import BLOCK_BYTES, ExportFileError, check_count, read_lines
-from pipeline.dynamodb.manifest import ExportFile
-from pipeline.dynamodb.objects import FolderObjects, MissingObjectError
+from pipeline.core.exports.lines import count_lines
+from pipeline.dynamodb.exports import export_files
+from pipeline.dynamodb.exports.export_files import BLOCK_BYTES, ExportFileError, check_count, read_lines
+from pipeline.dynamodb.exports.manifest import ExportFile
+from pipeline.dynamodb.exports.objects import FolderObjects, MissingObjectError
 from tests.dynamodb.export_fixture import md5_text
 
 pytestmark = pytest.mark.usefixtures("inflating")

@@ -13,12 +13,18 @@ from types_boto3_dynamodb.client import DynamoDBClient
 from types_boto3_s3.client import S3Client
 
 from pipeline.core.errors import ConfigurationError, TerminalError, TransientError
-from pipeline.core.export_lines import parse_full, parse_incremental
+from pipeline.core.exports.export_lines import parse_full, parse_incremental
 from pipeline.dynamodb.client import client
-from pipeline.dynamodb.export_files import read_lines
-from pipeline.dynamodb.exports import ExportStatus, ExportWindow, describe_export, request_export, wait_for_export
-from pipeline.dynamodb.manifest import read_manifest
-from pipeline.dynamodb.objects import S3Objects
+from pipeline.dynamodb.exports.export_files import read_lines
+from pipeline.dynamodb.exports.exports import (
+    ExportStatus,
+    ExportWindow,
+    describe_export,
+    request_export,
+    wait_for_export,
+)
+from pipeline.dynamodb.exports.manifest import read_manifest
+from pipeline.dynamodb.exports.objects import S3Objects
 from pipeline.dynamodb.tables import describe
 from tests.dynamodb.conftest import enable_recovery, put
 

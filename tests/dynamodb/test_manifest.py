@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from pipeline.core.errors import ConfigurationError, TerminalError
-from pipeline.core.lines import count_lines
-from pipeline.dynamodb.export_files import read_lines
-from pipeline.dynamodb.manifest import ExportManifest, parse_files, read_manifest
-from pipeline.dynamodb.objects import FolderObjects, MissingObjectError
+from pipeline.core.exports.lines import count_lines
+from pipeline.dynamodb.exports.export_files import read_lines
+from pipeline.dynamodb.exports.manifest import ExportManifest, parse_files, read_manifest
+from pipeline.dynamodb.exports.objects import FolderObjects, MissingObjectError
 from tests.dynamodb.export_fixture import EXPORT_TIME, ExportFactory, Layout, WindowChange, WrittenExport, md5_text
 
 SAMPLE = Path(__file__).parents[3] / "shared" / "samples" / "full-export"

@@ -15,11 +15,11 @@ import pytest
 from types_boto3_s3.client import S3Client
 
 from pipeline.core.errors import TerminalError, TransientError, UnreachableError
-from pipeline.core.lines import count_lines
+from pipeline.core.exports.lines import count_lines
 from pipeline.dynamodb.client import client
-from pipeline.dynamodb.export_files import check_count, read_lines
-from pipeline.dynamodb.manifest import ExportFile, read_manifest
-from pipeline.dynamodb.objects import MissingObjectError, ObjectStore, S3Objects, join_location, split_location
+from pipeline.dynamodb.exports.export_files import check_count, read_lines
+from pipeline.dynamodb.exports.manifest import ExportFile, read_manifest
+from pipeline.dynamodb.exports.objects import MissingObjectError, ObjectStore, S3Objects, join_location, split_location
 from tests.dynamodb.export_fixture import ExportFactory, Layout, WindowChange, md5_text
 
 pytestmark = pytest.mark.stack

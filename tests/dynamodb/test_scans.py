@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from types_boto3_dynamodb.client import DynamoDBClient
 
-from pipeline.core.attributes import Item
 from pipeline.core.errors import TerminalError
+from pipeline.core.model.attributes import Item
 from pipeline.dynamodb.read_budget import ReadBudget
 from pipeline.dynamodb.scans import ScanPage, scan_segments
 from tests.dynamodb.conftest import put, send_times

@@ -14,7 +14,7 @@ from types_boto3_dynamodbstreams.client import DynamoDBStreamsClient
 
 from pipeline.core.errors import TerminalError, TransientError
 from pipeline.dynamodb.client import client
-from pipeline.dynamodb.shards import LostPlaceError, Shard, StreamReader, latest_stream
+from pipeline.dynamodb.streams.shards import LostPlaceError, Shard, StreamReader, latest_stream
 from tests.dynamodb.scripted_stream import ScriptedShard, ScriptedStream
 
 

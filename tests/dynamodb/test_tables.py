@@ -9,7 +9,7 @@ import pytest
 from types_boto3_dynamodb.client import DynamoDBClient
 
 from pipeline.core.errors import TerminalError
-from pipeline.core.mapping import TableMapping
+from pipeline.core.model.mapping import TableMapping
 from pipeline.dynamodb.tables import SourceTable, check_source, describe
 from tests.dynamodb.conftest import enable_recovery
 

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.jobs.load import load
-from pipeline.jobs.reconcile import Bounds, reconcile
-from pipeline.jobs.snapshot import take_snapshot
+from pipeline.jobs.reconcile.reconcile import Bounds, reconcile
+from pipeline.jobs.snapshots.snapshot import take_snapshot
 from pipeline.local.interrupts import unwind_on_signals
 from pipeline.local.screen import Screen
 from tests.exam.faults import Fault, Injection
@@ -32,7 +32,7 @@ from tests.exam.proof import prove
 from tests.exam.source import Source
 
 if TYPE_CHECKING:
-    from pipeline.jobs.reconcile import ReconcileReport
+    from pipeline.jobs.reconcile.reconcile import ReconcileReport
 
 RATE = 200.0
 FIGURES = Path("build/exam.json")

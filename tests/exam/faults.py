@@ -14,7 +14,7 @@ from tests.exam import ledger
 from tests.exam.source import Source, is_hot
 
 if TYPE_CHECKING:
-    from pipeline.aurora.connection import Connection
+    from pipeline.aurora.sessions.connection import Connection
 
 _INVENTED_FROM = 2_000_000_000
 # What each column is altered to: of its type, and equal to no item's value.

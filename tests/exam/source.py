@@ -21,7 +21,7 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any, Self
 
-from pipeline.aurora.migrate import migrate
+from pipeline.aurora.schema.migrate import migrate
 from pipeline.dynamodb.client import client
 from pipeline.jobs.probe import probe
 from pipeline.jobs.replicate import Replicator

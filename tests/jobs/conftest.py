@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.aurora.connection import Connection
-from pipeline.aurora.migrate import migrate
-from pipeline.core.mapping import TableMapping
+from pipeline.aurora.schema.migrate import migrate
+from pipeline.aurora.sessions.connection import Connection
+from pipeline.core.model.mapping import TableMapping
 from pipeline.jobs.replicate import ReplicationReport, Replicator
 from pipeline.jobs.services import Services
 from pipeline.mappings import load_mappings

@@ -15,7 +15,7 @@ from typing import Any, cast
 from botocore.exceptions import ClientError
 from types_boto3_dynamodb.client import DynamoDBClient
 
-from pipeline.dynamodb.objects import FolderObjects, ObjectBody, ObjectStore
+from pipeline.dynamodb.exports.objects import FolderObjects, ObjectBody, ObjectStore
 from pipeline.jobs.services import Services
 from pipeline.settings import Settings
 from tests.dynamodb.export_fixture import ExportFactory, Layout, WindowChange

@@ -8,16 +8,16 @@ from typing import Any
 
 from psycopg import sql
 
-from pipeline.aurora import probes
-from pipeline.aurora.connection import Connection
-from pipeline.aurora.losses import note_caught_up, open_losses
-from pipeline.aurora.probes import Tick
-from pipeline.core.loss_remedies import Means, catch_up_range
-from pipeline.core.losses import Kind, Loss
-from pipeline.core.mapping import TableMapping
-from pipeline.core.probing import SETTLE
+from pipeline.aurora.bookkeeping import probes
+from pipeline.aurora.bookkeeping.losses import note_caught_up, open_losses
+from pipeline.aurora.bookkeeping.probes import Tick
+from pipeline.aurora.sessions.connection import Connection
+from pipeline.core.model.mapping import TableMapping
+from pipeline.core.past.loss_remedies import Means, catch_up_range
+from pipeline.core.past.losses import Kind, Loss
+from pipeline.core.past.probing import SETTLE
 from pipeline.jobs.probe import probe
-from pipeline.jobs.probe_shards import Limits
+from pipeline.jobs.probe.probe_shards import Limits
 from tests.dynamodb.scripted_stream import ScriptedServices, ScriptedStream
 
 START = 1_778_753_000.0  # some minutes after the stream's label

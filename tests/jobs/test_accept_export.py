@@ -10,18 +10,18 @@ from typing import Any, cast
 
 import pytest
 
-from pipeline.aurora.connection import Connection
+from pipeline.aurora.sessions.connection import Connection
 from pipeline.cli import main
-from pipeline.core.attributes import Item
 from pipeline.core.errors import ConfigurationError, TerminalError
-from pipeline.core.mapping import TableMapping
-from pipeline.dynamodb.manifest import read_manifest
-from pipeline.dynamodb.objects import FolderObjects
-from pipeline.jobs.catch_up import apply_export
+from pipeline.core.model.attributes import Item
+from pipeline.core.model.mapping import TableMapping
+from pipeline.dynamodb.exports.manifest import read_manifest
+from pipeline.dynamodb.exports.objects import FolderObjects
+from pipeline.jobs.catch_up.catch_up import apply_export
 from pipeline.jobs.load import load
 from pipeline.jobs.reconcile import reconcile
 from pipeline.jobs.services import Services
-from pipeline.jobs.snapshot import take_snapshot
+from pipeline.jobs.snapshots.snapshot import take_snapshot
 from pipeline.settings import Settings
 from tests.dynamodb.export_fixture import EXPORT_TIME, ExportFactory, Layout, WindowChange, WrittenExport, md5_text
 from tests.dynamodb.scripted_stream import ScriptedServices, ScriptedStream, aws_error

@@ -20,12 +20,12 @@ from typing import Any
 
 import pytest
 
-from pipeline.aurora import loads
-from pipeline.aurora.connection import Connection
-from pipeline.aurora.migrate import migrate
+from pipeline.aurora.bookkeeping import loads
+from pipeline.aurora.schema.migrate import migrate
+from pipeline.aurora.sessions.connection import Connection
 from pipeline.core.errors import ConfigurationError, TerminalError
-from pipeline.core.mapping import TableMapping
-from pipeline.jobs.catch_up import CatchUpReport, apply_export, catch_up
+from pipeline.core.model.mapping import TableMapping
+from pipeline.jobs.catch_up.catch_up import CatchUpReport, apply_export, catch_up
 from pipeline.jobs.load import load
 from pipeline.jobs.services import Services
 from tests.jobs.conftest import view
@@ -183,7 +183,7 @@ def test_a_range_that_ends_in_a_moment_is_waited_for(
     past: PastTable, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As that of a loss does which was found just now."""
-    monkeypatch.setattr("pipeline.jobs.window_exports._LOOK_AGAIN_SECONDS", 0.2)
+    monkeypatch.setattr("pipeline.jobs.catch_up.window_exports._LOOK_AGAIN_SECONDS", 0.2)
     end = datetime.now(UTC) + timedelta(seconds=2)
     run(end - HOUR, end)
     assert datetime.now(UTC) >= end.replace(microsecond=0)

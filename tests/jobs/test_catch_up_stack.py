@@ -20,12 +20,12 @@ from uuid import uuid4
 
 import pytest
 
-from pipeline.aurora.connection import Connection
-from pipeline.core.mapping import TableMapping
+from pipeline.aurora.sessions.connection import Connection
+from pipeline.core.model.mapping import TableMapping
 from pipeline.dynamodb.client import client
 from pipeline.jobs.load import load
 from pipeline.jobs.services import Services
-from pipeline.jobs.snapshot import take_snapshot
+from pipeline.jobs.snapshots.snapshot import take_snapshot
 from pipeline.local.stack import LocalStack
 from pipeline.settings import Settings
 from tests.jobs.conftest import view

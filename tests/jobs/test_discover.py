@@ -19,13 +19,13 @@ from uuid import UUID, uuid4
 import pytest
 import yaml
 
-from pipeline.aurora.migrate import migrate
+from pipeline.aurora.schema.migrate import migrate
 from pipeline.cli import main
-from pipeline.core.decode import RowDecoder
-from pipeline.core.mapping import TableMapping
-from pipeline.core.mapping_draft import draft, mapping_name, view_name
-from pipeline.core.mapping_file import read_mapping
-from pipeline.core.profile import AttributeProfile, propose
+from pipeline.core.decode.row_decoder import RowDecoder
+from pipeline.core.discover.mapping_draft import draft, mapping_name, view_name
+from pipeline.core.discover.profile import AttributeProfile, propose
+from pipeline.core.mapping_files.mapping_file import read_mapping
+from pipeline.core.model.mapping import TableMapping
 from pipeline.jobs.discover import Sample, discover
 from pipeline.jobs.load import load
 from pipeline.jobs.services import Services
@@ -403,7 +403,8 @@ def test_a_key_that_is_none_is_refused(
 
 
 def test_pandas_is_loaded_by_discover_alone() -> None:
-    others = "import pipeline.cli, pipeline.commands.discover, pipeline.jobs.load, pipeline.jobs.reconcile, sys"
+    jobs = "pipeline.jobs.load.load, pipeline.jobs.reconcile.reconcile"
+    others = f"import pipeline.cli, pipeline.commands.discover, {jobs}, sys"
     code = (
         f"{others}; assert 'pandas' not in sys.modules; import pipeline.jobs.discover; assert 'pandas' in sys.modules"
     )

@@ -24,18 +24,18 @@ import pytest
 from botocore.stub import Stubber
 from types_boto3_dynamodb.client import DynamoDBClient
 
-from pipeline.aurora import loads
-from pipeline.aurora.connection import Connection, giving_locks_back
+from pipeline.aurora.bookkeeping import loads
+from pipeline.aurora.sessions.connection import Connection, giving_locks_back
 from pipeline.core.errors import ConfigurationError, TerminalError, TransientError
-from pipeline.core.mapping import TableMapping
+from pipeline.core.model.mapping import TableMapping
 from pipeline.dynamodb.client import client
-from pipeline.dynamodb.objects import S3Objects
+from pipeline.dynamodb.exports.objects import S3Objects
 from pipeline.jobs.catch_up import catch_up
-from pipeline.jobs.export_destination import export_destination, write_options
 from pipeline.jobs.load import load
-from pipeline.jobs.scan_snapshot import scan_snapshot
 from pipeline.jobs.services import Services
-from pipeline.jobs.snapshot import take_snapshot
+from pipeline.jobs.snapshots.export_destination import export_destination, write_options
+from pipeline.jobs.snapshots.scan_snapshot import scan_snapshot
+from pipeline.jobs.snapshots.snapshot import take_snapshot
 from pipeline.local.export_server import ExportServer
 from pipeline.local.stack import LocalStack
 from pipeline.mappings import load_mappings

@@ -15,15 +15,17 @@ from typing import Any
 import pytest
 from psycopg import sql
 
-from pipeline.aurora import loads, purge, tables
-from pipeline.aurora.connection import Connection
-from pipeline.aurora.migrate import migrate
+from pipeline.aurora.bookkeeping import loads
+from pipeline.aurora.rows import purge
+from pipeline.aurora.schema import tables
+from pipeline.aurora.schema.migrate import migrate
+from pipeline.aurora.sessions.connection import Connection
 from pipeline.core.errors import ConfigurationError, DataError, TerminalError, TransientError
-from pipeline.core.mapping import Column, TableMapping, Target
-from pipeline.core.sql_types import SqlType
-from pipeline.jobs.load import LoadReport, load
-from pipeline.jobs.load_progress import LoadProgress
-from pipeline.jobs.load_worker import failure_from, failure_parts
+from pipeline.core.model.mapping import Column, TableMapping, Target
+from pipeline.core.types.sql_types import SqlType
+from pipeline.jobs.load.load import LoadReport, load
+from pipeline.jobs.load.load_progress import LoadProgress
+from pipeline.jobs.load.load_worker import failure_from, failure_parts
 from pipeline.jobs.services import Services
 from tests.dynamodb.export_fixture import EXPORT_TIME, ExportFactory, Layout, WrittenExport, md5_text
 from tests.jobs.conftest import named, record, view

@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 
-from pipeline.aurora import build_aside, loads
-from pipeline.aurora.connection import Connection
-from pipeline.aurora.load_lead import Lead, take_lead
-from pipeline.core.mapping import TableMapping
+from pipeline.aurora.bookkeeping import loads
+from pipeline.aurora.bookkeeping.load_lead import Lead, take_lead
+from pipeline.aurora.rows import build_aside
+from pipeline.aurora.sessions.connection import Connection
+from pipeline.core.model.mapping import TableMapping
 from pipeline.core.ordering import snapshot_position
-from pipeline.dynamodb.manifest import ExportFile, read_manifest
+from pipeline.dynamodb.exports.manifest import ExportFile, read_manifest
 from pipeline.jobs.load import load
-from pipeline.jobs.load_file import FileLoader, LoadWork
+from pipeline.jobs.load.load_file import FileLoader, LoadWork
 from pipeline.jobs.services import Services
 from tests.dynamodb.export_fixture import EXPORT_TIME, ExportFactory, Layout
 from tests.wire import Wire

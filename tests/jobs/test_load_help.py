@@ -16,17 +16,18 @@ from typing import Any
 import pytest
 from psycopg import sql
 
-from pipeline.aurora import build_aside, load_lead, loads
-from pipeline.aurora.connection import Connection
-from pipeline.aurora.load_lead import Lead, LoadEndedError, led_load, take_lead, take_part
+from pipeline.aurora.bookkeeping import load_lead, loads
+from pipeline.aurora.bookkeeping.load_lead import Lead, LoadEndedError, led_load, take_lead, take_part
+from pipeline.aurora.rows import build_aside
+from pipeline.aurora.sessions.connection import Connection
 from pipeline.core.errors import ConfigurationError, DataError, TransientError
-from pipeline.core.mapping import TableMapping
+from pipeline.core.model.mapping import TableMapping
 from pipeline.core.ordering import snapshot_position
-from pipeline.dynamodb.manifest import read_manifest
-from pipeline.jobs.load import LoadReport, load
-from pipeline.jobs.load_file import FileLoader, LoadWork
-from pipeline.jobs.load_help import ENDED_BEFORE, ENDED_MEANWHILE, NOTHING_LEFT, HelpReport, help_load
-from pipeline.jobs.load_progress import LoadProgress
+from pipeline.dynamodb.exports.manifest import read_manifest
+from pipeline.jobs.load.load import LoadReport, load
+from pipeline.jobs.load.load_file import FileLoader, LoadWork
+from pipeline.jobs.load.load_help import ENDED_BEFORE, ENDED_MEANWHILE, NOTHING_LEFT, HelpReport, help_load
+from pipeline.jobs.load.load_progress import LoadProgress
 from pipeline.jobs.services import Services
 from tests.dynamodb.export_fixture import EXPORT_TIME, ExportFactory, Layout, WrittenExport
 from tests.jobs.conftest import view

@@ -14,17 +14,17 @@ from typing import Any, cast
 
 import pytest
 
-from pipeline.aurora import loads
-from pipeline.aurora.connection import Connection
-from pipeline.aurora.load_lead import current_lead
-from pipeline.aurora.loads import LoadRunningError
+from pipeline.aurora.bookkeeping import loads
+from pipeline.aurora.bookkeeping.load_lead import current_lead
+from pipeline.aurora.bookkeeping.loads import LoadRunningError
+from pipeline.aurora.sessions.connection import Connection
 from pipeline.core.errors import DataError, TerminalError
-from pipeline.core.mapping import TableMapping
-from pipeline.jobs.load import LoadReport, load
-from pipeline.jobs.load_once import load_once
-from pipeline.jobs.load_progress import LoadProgress
+from pipeline.core.model.mapping import TableMapping
+from pipeline.jobs.load.load import LoadReport, load
+from pipeline.jobs.load.load_once import load_once
+from pipeline.jobs.load.load_progress import LoadProgress
 from pipeline.jobs.services import Services
-from pipeline.jobs.snapshot import Snapshot, take_snapshot
+from pipeline.jobs.snapshots.snapshot import Snapshot, take_snapshot
 from tests.dynamodb.export_fixture import ExportFactory, Layout, WrittenExport
 from tests.jobs.conftest import view
 

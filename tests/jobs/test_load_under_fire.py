@@ -20,10 +20,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.aurora.connection import Connection
+from pipeline.aurora.sessions.connection import Connection
 from pipeline.core.errors import TerminalError
-from pipeline.core.mapping import TableMapping
-from pipeline.jobs.load import LoadReport, load
+from pipeline.core.model.mapping import TableMapping
+from pipeline.jobs.load.load import LoadReport, load
 from pipeline.jobs.replicate import Replicator
 from pipeline.jobs.services import Services
 from tests.dynamodb.export_fixture import EXPORT_TIME, ExportFactory, Layout

@@ -9,13 +9,13 @@ from uuid import uuid4
 
 import pytest
 
-from pipeline.aurora import losses
-from pipeline.aurora.connection import Connection
-from pipeline.aurora.watermarks import lambda_writer
-from pipeline.core.lost_history import Finding, Kind, Severity
-from pipeline.core.mapping import TableMapping
-from pipeline.dynamodb.event_sources import event_source_mappings
-from pipeline.jobs.lost_history import HistoryReport, lost_history_report
+from pipeline.aurora.bookkeeping import losses
+from pipeline.aurora.bookkeeping.watermarks import lambda_writer
+from pipeline.aurora.sessions.connection import Connection
+from pipeline.core.model.mapping import TableMapping
+from pipeline.core.past.lost_history import Finding, Kind, Severity
+from pipeline.dynamodb.streams.event_sources import event_source_mappings
+from pipeline.jobs.probe.lost_history import HistoryReport, lost_history_report
 from pipeline.jobs.services import Services
 from tests.dynamodb.scripted_stream import ScriptedServices, ScriptedStream
 

@@ -21,11 +21,11 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from pipeline.aurora.connection import connect
-from pipeline.aurora.migrate import migrate
+from pipeline.aurora.schema.migrate import migrate
+from pipeline.aurora.sessions.connection import connect
 from pipeline.cli import main
 from pipeline.core.errors import ConfigurationError
-from pipeline.core.mapping import TableMapping
+from pipeline.core.model.mapping import TableMapping
 from pipeline.jobs.load import load
 from pipeline.jobs.replicate import ReplicationReport, Replicator
 from pipeline.jobs.services import Services

@@ -10,11 +10,12 @@ from typing import Any
 import psycopg
 import pytest
 
-from pipeline.aurora import probes, purge
-from pipeline.aurora.connection import Connection
+from pipeline.aurora.bookkeeping import probes
+from pipeline.aurora.rows import purge
+from pipeline.aurora.sessions.connection import Connection
 from pipeline.core.errors import TerminalError
-from pipeline.core.losses import Kind
-from pipeline.core.mapping import TableMapping
+from pipeline.core.model.mapping import TableMapping
+from pipeline.core.past.losses import Kind
 from pipeline.jobs.replicate import ReplicationReport
 from pipeline.jobs.services import Services
 from tests.dynamodb.scripted_stream import ScriptedServices, ScriptedShard, ScriptedStream
@@ -346,7 +347,7 @@ def test_two_ticks_at_once_keep_what_one_of_them_found(world: World, monkeypatch
 def test_so_much_waiting_that_reading_on_would_tell_nothing_stops_the_reading(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.jobs.probe.MOST_WAITING", 5)
+    monkeypatch.setattr("pipeline.jobs.probe.probe.MOST_WAITING", 5)
     for number in range(6):
         world.write("a", number)
     assert world.tick().waiting == 6

@@ -9,12 +9,12 @@ from email.utils import format_datetime
 
 import pytest
 
-from pipeline.aurora.connection import Connection
-from pipeline.aurora.probes import Tick
-from pipeline.core.mapping import TableMapping
+from pipeline.aurora.bookkeeping.probes import Tick
+from pipeline.aurora.sessions.connection import Connection
+from pipeline.core.model.mapping import TableMapping
 from pipeline.dynamodb.clock import SourceClock
 from pipeline.jobs.probe import probe
-from pipeline.jobs.probe_shards import Limits
+from pipeline.jobs.probe.probe_shards import Limits
 from pipeline.jobs.replicate import ReplicationReport
 from pipeline.jobs.services import Services
 from tests.dynamodb.scripted_stream import ScriptedServices, ScriptedShard, ScriptedStream

@@ -7,10 +7,10 @@ from datetime import timedelta
 
 import pytest
 
-from pipeline.aurora import purge
-from pipeline.aurora.connection import Connection
-from pipeline.core.losses import Kind, Loss
-from pipeline.core.mapping import TableMapping
+from pipeline.aurora.rows import purge
+from pipeline.aurora.sessions.connection import Connection
+from pipeline.core.model.mapping import TableMapping
+from pipeline.core.past.losses import Kind, Loss
 from pipeline.jobs.replicate import ReplicationReport
 from pipeline.jobs.services import Services
 from tests.dynamodb.scripted_stream import ScriptedServices, ScriptedShard, ScriptedStream
@@ -214,7 +214,7 @@ def test_a_batching_window_is_not_taken_for_a_standstill(begun: World) -> None:
 def test_a_dead_replicator_under_writes_is_never_called_lost_or_stuck(
     begun: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.jobs.probe.MOST_WAITING", 5)
+    monkeypatch.setattr("pipeline.jobs.probe.probe.MOST_WAITING", 5)
     claimed, tick = begun.time(begun.clock), begun.tick(after=0)
     for number in range(40):
         begun.write("a", 100 + number)
@@ -228,7 +228,7 @@ def test_a_dead_replicator_under_writes_is_never_called_lost_or_stuck(
 def test_so_much_waiting_that_it_is_not_read_on_is_found_lost_by_a_look_at_the_end(
     begun: World, apply: Apply, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.jobs.probe.MOST_WAITING", 5)
+    monkeypatch.setattr("pipeline.jobs.probe.probe.MOST_WAITING", 5)
     made: list[float] = []
     for number in range(5):
         begun.write("a", number)
@@ -249,7 +249,7 @@ def test_so_much_waiting_that_it_is_not_read_on_is_found_lost_by_a_look_at_the_e
 def test_so_much_waiting_in_a_shard_where_nothing_moves_holds_no_decision_up(
     begun: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.jobs.probe.MOST_WAITING", 5)
+    monkeypatch.setattr("pipeline.jobs.probe.probe.MOST_WAITING", 5)
     for number in range(5):
         begun.write("a", number)
     begun.tick()
@@ -263,7 +263,7 @@ def test_so_much_waiting_in_a_shard_where_nothing_moves_holds_no_decision_up(
 def test_more_lost_than_is_kept_is_a_span_that_only_something_over_all_of_it_closes(
     begun: World, apply: Apply, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.core.conclude.MOST_LOST", 5)
+    monkeypatch.setattr("pipeline.core.past.conclude.MOST_LOST", 5)
     lost = [begun.write("a", number, ago=60 - number) for number in range(8)]
     apply(begun.write("a", 50))
     tick = begun.tick()
@@ -420,7 +420,7 @@ def test_a_change_applied_out_of_turn_is_movement(begun: World, apply: Apply) ->
 def test_more_waiting_than_is_read_on_is_stuck_though_the_replicator_applied_one_more(
     begun: World, apply: Apply, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.jobs.probe.MOST_WAITING", 5)
+    monkeypatch.setattr("pipeline.jobs.probe.probe.MOST_WAITING", 5)
     for number in range(5):
         begun.write("a", number)
     begun.tick()

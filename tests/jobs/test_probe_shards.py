@@ -13,9 +13,9 @@ import pytest
 from botocore.exceptions import EndpointConnectionError
 
 from pipeline.core.errors import UnreachableError
-from pipeline.core.probing import SETTLE, ShardProgress
-from pipeline.dynamodb.shards import StreamReader
-from pipeline.jobs.probe_shards import READERS, Limits, PassedBy, ShardReading, ShardsReader
+from pipeline.core.past.probing import SETTLE, ShardProgress
+from pipeline.dynamodb.streams.shards import StreamReader
+from pipeline.jobs.probe.probe_shards import READERS, Limits, PassedBy, ShardReading, ShardsReader
 from tests.dynamodb.scripted_stream import ScriptedShard, ScriptedStream
 
 START = 1_778_753_000.0

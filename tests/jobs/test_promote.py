@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from pipeline.aurora.connection import Connection
-from pipeline.aurora.migrate import migrate
-from pipeline.aurora.plan import plan
-from pipeline.aurora.promotion import Promotion, Written
+from pipeline.aurora.rows.promotion import Promotion, Written
+from pipeline.aurora.schema.migrate import migrate
+from pipeline.aurora.schema.plan import plan
+from pipeline.aurora.sessions.connection import Connection
 from pipeline.cli import main
 from pipeline.core.errors import ConfigurationError, TerminalError, TransientError
-from pipeline.core.mapping import TableMapping
-from pipeline.core.mapping_file import read_mapping
+from pipeline.core.mapping_files.mapping_file import read_mapping
+from pipeline.core.model.mapping import TableMapping
 from pipeline.jobs import promote as promote_module
 from pipeline.jobs.promote import PromotedAttribute, promote
 from pipeline.jobs.replicate import Replicator

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.aurora.connection import Connection
-from pipeline.aurora.migrate import migrate
-from pipeline.core.mapping import TableMapping
+from pipeline.aurora.schema.migrate import migrate
+from pipeline.aurora.sessions.connection import Connection
+from pipeline.core.model.mapping import TableMapping
 from pipeline.jobs import promote as promote_module
 from pipeline.jobs.promote import promote
 from pipeline.jobs.replicate import Replicator

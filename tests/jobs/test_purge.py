@@ -19,12 +19,13 @@ from typing import Any
 
 import pytest
 
-from pipeline.aurora import loads, purge
-from pipeline.aurora.connection import Connection
-from pipeline.aurora.status import read_status
+from pipeline.aurora.bookkeeping import loads
+from pipeline.aurora.bookkeeping.status import read_status
+from pipeline.aurora.rows import purge
+from pipeline.aurora.sessions.connection import Connection
 from pipeline.cli import main
 from pipeline.core.errors import ConfigurationError, TerminalError, TransientError
-from pipeline.core.mapping import TableMapping
+from pipeline.core.model.mapping import TableMapping
 from pipeline.jobs.load import load
 from pipeline.jobs.purge import PurgeReport, purge_table
 from pipeline.jobs.services import Services
@@ -351,7 +352,7 @@ def test_a_writer_that_stays_is_waited_for_without_queueing_and_then_named(
     assert loaded
     apply(named(100, 1, "old", at=CREATED))
     apply(record(100, 2, "REMOVE", at=CREATED + 1))
-    monkeypatch.setattr("pipeline.aurora.purge.LOCK_SECONDS", 0.05)
+    monkeypatch.setattr("pipeline.aurora.rows.purge.LOCK_SECONDS", 0.05)
     monkeypatch.setattr("pipeline.jobs.purge._LOOKS", 3)
     queued = 0
     real = purge.purge_chunk

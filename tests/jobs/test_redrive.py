@@ -18,12 +18,12 @@ from typing import Any
 
 import pytest
 
-from pipeline.aurora.connection import Connection
-from pipeline.aurora.status import read_status
+from pipeline.aurora.bookkeeping.status import read_status
+from pipeline.aurora.sessions.connection import Connection
 from pipeline.cli import main
 from pipeline.core.errors import ConfigurationError, UnreachableError
-from pipeline.core.failed_batches import parse_failed_batch
-from pipeline.core.mapping import TableMapping
+from pipeline.core.model.mapping import TableMapping
+from pipeline.core.streams.failed_batches import parse_failed_batch
 from pipeline.jobs.redrive import RedriveReport, redrive
 from pipeline.jobs.services import Services
 from pipeline.local.mapping_delivery import Discard

@@ -12,8 +12,8 @@ from uuid import uuid4
 
 import pytest
 
-from pipeline.aurora.connection import Connection
-from pipeline.core.mapping import TableMapping
+from pipeline.aurora.sessions.connection import Connection
+from pipeline.core.model.mapping import TableMapping
 from pipeline.jobs.redrive import redrive
 from pipeline.jobs.services import Services
 from pipeline.local.mapping_delivery import Discard

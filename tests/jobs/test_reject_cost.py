@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 
-from pipeline.aurora import isolating, rejects
-from pipeline.aurora.connection import connect
-from pipeline.aurora.load_lead import Lead
-from pipeline.aurora.migrate import migrate
-from pipeline.core.mapping_file import read_mapping
+from pipeline.aurora.bookkeeping import rejects
+from pipeline.aurora.bookkeeping.load_lead import Lead
+from pipeline.aurora.rows import isolating
+from pipeline.aurora.schema.migrate import migrate
+from pipeline.aurora.sessions.connection import connect
+from pipeline.core.mapping_files.mapping_file import read_mapping
 from pipeline.core.ordering import snapshot_position
-from pipeline.dynamodb.manifest import read_manifest
-from pipeline.jobs.load_file import FileLoader, LoadWork
+from pipeline.dynamodb.exports.manifest import read_manifest
+from pipeline.jobs.load.load_file import FileLoader, LoadWork
 from pipeline.jobs.services import Services
 from pipeline.settings import Settings
 from tests.dynamodb.export_fixture import EXPORT_TIME, ExportFactory, Layout

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.aurora.connection import Connection
-from pipeline.aurora.migrate import migrate
-from pipeline.core.mapping import OnError, TableMapping
-from pipeline.core.sql_types import SqlType
+from pipeline.aurora.schema.migrate import migrate
+from pipeline.aurora.sessions.connection import Connection
+from pipeline.core.model.mapping import OnError, TableMapping
+from pipeline.core.types.sql_types import SqlType
 from pipeline.jobs.load import load
 from pipeline.jobs.replay import ReplayReport, replay
 from pipeline.jobs.replicate import ReplicationReport, Replicator
@@ -209,9 +209,9 @@ def test_a_replay_and_a_replicator_at_once_end_at_the_newest(
 def test_incremental_lines_are_replayed(
     connection: Connection, employees: TableMapping, apply: Apply, sequence: int
 ) -> None:
-    from pipeline.aurora import rejects  # noqa: PLC0415 - the door of incremental exports keeps its rejects like this
+    from pipeline.aurora.bookkeeping import rejects  # noqa: PLC0415 - the door of incremental exports keeps its rejects like this
     from pipeline.core.ordering import snapshot_position  # noqa: PLC0415
-    from pipeline.core.stream_records import Reject  # noqa: PLC0415
+    from pipeline.core.streams.stream_records import Reject  # noqa: PLC0415
 
     apply(named(1, sequence, "stored"), named(2, sequence + 1, "stored"))
     row = connection.execute('SELECT max(_as_of) FROM replica."Employees"').fetchone()

@@ -10,9 +10,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from pipeline.aurora.connection import Connection, connect
+from pipeline.aurora.sessions.connection import Connection, connect
 from pipeline.core.errors import ConfigurationError, TerminalError, TransientError
-from pipeline.core.mapping import TableMapping
+from pipeline.core.model.mapping import TableMapping
 from pipeline.jobs import replicate
 from pipeline.jobs.replicate import ReplicationReport, Replicator
 from pipeline.jobs.services import Services
@@ -268,7 +268,7 @@ def test_a_transient_fault_that_lasts_is_raised(employees: TableMapping) -> None
 
 
 def test_a_server_that_dies_in_the_middle_loses_nothing(tmp_path: Any, employees: TableMapping) -> None:  # noqa: ANN401 - pytest's path
-    from pipeline.aurora.migrate import migrate  # noqa: PLC0415 - this test alone runs a server of its own
+    from pipeline.aurora.schema.migrate import migrate  # noqa: PLC0415 - this test alone runs a server of its own
 
     with PostgresServer(tmp_path / "postgres", durable=True) as server:
         with connect(server.url, application_name="t") as opened:

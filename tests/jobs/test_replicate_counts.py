@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.aurora.connection import Connection
-from pipeline.aurora.migrate import migrate
-from pipeline.core.mapping import TableMapping
-from pipeline.core.mapping_file import read_mapping
+from pipeline.aurora.schema.migrate import migrate
+from pipeline.aurora.sessions.connection import Connection
+from pipeline.core.mapping_files.mapping_file import read_mapping
+from pipeline.core.model.mapping import TableMapping
 from pipeline.jobs.replicate import Replicator
 from pipeline.jobs.services import Services
 from pipeline.settings import Settings

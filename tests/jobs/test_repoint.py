@@ -15,16 +15,16 @@ from uuid import uuid4
 
 import pytest
 
-from pipeline.aurora import loads, losses, sources
-from pipeline.aurora.connection import Connection
+from pipeline.aurora.bookkeeping import loads, losses, sources
+from pipeline.aurora.sessions.connection import Connection
 from pipeline.cli import main
 from pipeline.core.errors import ConfigurationError, TerminalError, TransientError
-from pipeline.core.mapping import TableMapping
+from pipeline.core.model.mapping import TableMapping
 from pipeline.dynamodb.client import client
-from pipeline.dynamodb.stream_ranges import event_record
+from pipeline.dynamodb.streams.stream_ranges import event_record
 from pipeline.jobs import repoint as repointing
-from pipeline.jobs.lost_history import lost_history_report
 from pipeline.jobs.probe import probe
+from pipeline.jobs.probe.lost_history import lost_history_report
 from pipeline.jobs.replicate import Replicator
 from pipeline.jobs.repoint import repoint
 from pipeline.jobs.services import Services

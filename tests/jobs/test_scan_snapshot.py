@@ -19,17 +19,17 @@ from uuid import uuid4
 
 import pytest
 
-from pipeline.aurora.connection import Connection
+from pipeline.aurora.sessions.connection import Connection
 from pipeline.cli import main
 from pipeline.core.errors import ConfigurationError, TerminalError
-from pipeline.core.mapping import TableMapping
+from pipeline.core.model.mapping import TableMapping
 from pipeline.dynamodb.client import client
-from pipeline.dynamodb.manifest import read_manifest
+from pipeline.dynamodb.exports.manifest import read_manifest
 from pipeline.jobs.load import load
 from pipeline.jobs.replicate import Replicator
-from pipeline.jobs.scan_snapshot import scan_snapshot
 from pipeline.jobs.services import Services
-from pipeline.jobs.snapshot import ScanChoice, take_snapshot
+from pipeline.jobs.snapshots.scan_snapshot import scan_snapshot
+from pipeline.jobs.snapshots.snapshot import ScanChoice, take_snapshot
 from pipeline.local.stack import LocalStack
 from pipeline.settings import Settings
 from tests.jobs.conftest import named, record, view

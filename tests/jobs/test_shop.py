@@ -14,13 +14,13 @@ from uuid import uuid4
 
 import pytest
 
-from pipeline.aurora.connection import Connection
-from pipeline.aurora.migrate import migrate
+from pipeline.aurora.schema.migrate import migrate
+from pipeline.aurora.sessions.connection import Connection
 from pipeline.core.errors import ConfigurationError
-from pipeline.core.mapping import TableMapping, Unmatched
-from pipeline.core.sql_types import SqlType
-from pipeline.jobs.load import LoadReport, load
-from pipeline.jobs.reconcile import ReconcileReport, reconcile
+from pipeline.core.model.mapping import TableMapping, Unmatched
+from pipeline.core.types.sql_types import SqlType
+from pipeline.jobs.load.load import LoadReport, load
+from pipeline.jobs.reconcile.reconcile import ReconcileReport, reconcile
 from pipeline.jobs.replay import replay
 from pipeline.jobs.replicate import ReplicationReport, Replicator
 from pipeline.jobs.services import Services

@@ -13,23 +13,23 @@ from typing import Any
 import pytest
 from psycopg import sql
 
-from pipeline.aurora import sources
-from pipeline.aurora.connection import Connection
-from pipeline.aurora.migrate import migrate
-from pipeline.aurora.plan import plan
+from pipeline.aurora.bookkeeping import sources
+from pipeline.aurora.schema.migrate import migrate
+from pipeline.aurora.schema.plan import plan
+from pipeline.aurora.sessions.connection import Connection
 from pipeline.core.errors import ConfigurationError, TerminalError
-from pipeline.core.mapping import TableMapping
-from pipeline.core.mapping_file import read_mapping
-from pipeline.jobs.catch_up import apply_export, catch_up
+from pipeline.core.mapping_files.mapping_file import read_mapping
+from pipeline.core.model.mapping import TableMapping
+from pipeline.jobs.catch_up.catch_up import apply_export, catch_up
 from pipeline.jobs.explain import explain
-from pipeline.jobs.export_requests import request_or_resume
 from pipeline.jobs.load import load
 from pipeline.jobs.reconcile import reconcile
 from pipeline.jobs.redrive import redrive
 from pipeline.jobs.replay import replay
 from pipeline.jobs.replicate import ReplicationReport, Replicator
-from pipeline.jobs.scan_snapshot import scan_snapshot
 from pipeline.jobs.services import Services
+from pipeline.jobs.snapshots.export_requests import request_or_resume
+from pipeline.jobs.snapshots.scan_snapshot import scan_snapshot
 from pipeline.settings import Settings
 from tests.dynamodb.export_fixture import EXPORT_TIME, ExportFactory, Layout
 from tests.dynamodb.scripted_stream import ScriptedServices, ScriptedStream

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.aurora.connection import Connection, connect
-from pipeline.aurora.migrate import migrate
-from pipeline.aurora.status import TableStatus
+from pipeline.aurora.bookkeeping.status import TableStatus
+from pipeline.aurora.schema.migrate import migrate
+from pipeline.aurora.sessions.connection import Connection, connect
 from pipeline.jobs.services import Services
 from pipeline.jobs.status import not_migrated, status
 from pipeline.mappings import load_mappings

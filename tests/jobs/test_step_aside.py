@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from pipeline.aurora.connection import Connection
-from pipeline.aurora.migrate import migrate
-from pipeline.core.mapping import Column, TableMapping
-from pipeline.core.sql_types import TYPES, SqlType
-from pipeline.jobs.catch_up import apply_export
+from pipeline.aurora.schema.migrate import migrate
+from pipeline.aurora.sessions.connection import Connection
+from pipeline.core.model.mapping import Column, TableMapping
+from pipeline.core.types.sql_types import TYPES, SqlType
+from pipeline.jobs.catch_up.catch_up import apply_export
 from pipeline.jobs.load import load
-from pipeline.jobs.reconcile import Bounds, reconcile
+from pipeline.jobs.reconcile.reconcile import Bounds, reconcile
 from pipeline.jobs.replicate import Replicator
 from pipeline.jobs.services import Services
 from tests.core.test_step_aside import INET, MarkedColumn, marking

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.aurora.connection import Connection
+from pipeline.aurora.sessions.connection import Connection
 from pipeline.cli import main
-from pipeline.core.mapping import TableMapping
-from pipeline.core.mapping_file import read_mapping
+from pipeline.core.mapping_files.mapping_file import read_mapping
+from pipeline.core.model.mapping import TableMapping
 from pipeline.jobs.services import Services
 from pipeline.jobs.unmapped import State, UnmappedAttribute, unmapped, unmapped_of
 from tests.jobs.conftest import CREATED, record

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.aurora import settled
-from pipeline.aurora.connection import Connection
-from pipeline.aurora.migrate import migrate
-from pipeline.core.mapping import TableMapping
-from pipeline.core.mapping_file import read_mapping
+from pipeline.aurora.bookkeeping import settled
+from pipeline.aurora.schema.migrate import migrate
+from pipeline.aurora.sessions.connection import Connection
+from pipeline.core.mapping_files.mapping_file import read_mapping
+from pipeline.core.model.mapping import TableMapping
 from pipeline.jobs.load import load
 from pipeline.jobs.replicate import Replicator
 from pipeline.jobs.services import Services

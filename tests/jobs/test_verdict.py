@@ -8,10 +8,10 @@ from typing import Literal
 
 import pytest
 
-from pipeline.aurora.applied_through import AppliedThrough
-from pipeline.aurora.candidates import Candidate
-from pipeline.aurora.compare import Compared
-from pipeline.jobs.verdict import SnapshotTime, Verdict, judge
+from pipeline.aurora.bookkeeping.applied_through import AppliedThrough
+from pipeline.aurora.compare.candidates import Candidate
+from pipeline.aurora.compare.compare import Compared
+from pipeline.jobs.reconcile.verdict import SnapshotTime, Verdict, judge
 
 MARGIN = timedelta(minutes=5)
 TAKEN = datetime(2026, 5, 14, 12, tzinfo=UTC)

@@ -18,8 +18,9 @@ import pytest
 from psycopg import sql
 
 from lambda_replicator import package, runtime
-from pipeline.aurora import bookkeeping, tables
-from pipeline.aurora.connection import connect
+from pipeline.aurora.bookkeeping import bookkeeping
+from pipeline.aurora.schema import tables
+from pipeline.aurora.sessions.connection import connect
 from pipeline.local.postgres import PostgresServer
 from pipeline.local.stack import LocalStack
 from pipeline.mappings import load_mappings

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pipeline.core.errors import TerminalError
-from pipeline.dynamodb.event_sources import event_source_mappings, waiting_objects
+from pipeline.dynamodb.streams.event_sources import event_source_mappings, waiting_objects
 from pipeline.local.deploy import Deployment, deploy, remove
 
 Deploy = Callable[..., Deployment]

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from psycopg import sql
 
-from pipeline.aurora.connection import connect
-from pipeline.aurora.migrate import migrate
+from pipeline.aurora.schema.migrate import migrate
+from pipeline.aurora.sessions.connection import connect
 from pipeline.local.postgres import PostgresServer
 from pipeline.mappings import load_mappings
 from tests.aurora.certificates import Authority

@@ -15,13 +15,16 @@ from unittest.mock import patch
 
 from psycopg import sql
 
-from pipeline.aurora import apply, batch, purge, staging, tables
-from pipeline.aurora.connection import Connection, literal
-from pipeline.core import change, ordering, stream_records
-from pipeline.core.change import Change
-from pipeline.core.mapping import DELETED, VERSION, Target
+from pipeline.aurora.rows import apply, batch, purge, staging
+from pipeline.aurora.schema import tables
+from pipeline.aurora.sessions.connection import Connection, literal
+from pipeline.core import ordering
+from pipeline.core.model import change
+from pipeline.core.model.change import Change
+from pipeline.core.model.mapping import DELETED, VERSION, Target
 from pipeline.core.ordering import Position
-from pipeline.jobs import load
+from pipeline.core.streams import positions, stream_records
+from pipeline.jobs.load import load
 
 Patches = Callable[[], list[Any]]
 
@@ -161,9 +164,9 @@ def _coalesce(keep: Callable[[Change, Change], Change]) -> Patches:
 
 def _versions(version: Callable[[int, str], int]) -> Patches:
     def stream_version(stream_label: str, sequence_number: str) -> int:
-        return version(ordering._label_milliseconds(stream_label), sequence_number)  # pyright: ignore[reportPrivateUsage] - the rule's own parts
+        return version(positions._label_milliseconds(stream_label), sequence_number)  # pyright: ignore[reportPrivateUsage] - the rule's own parts
 
-    return lambda: [patch.object(ordering, "stream_version", stream_version)]
+    return lambda: [patch.object(positions, "stream_version", stream_version)]
 
 
 def _margins(as_of: Callable[[datetime, timedelta], datetime]) -> Patches:
@@ -174,7 +177,7 @@ def _margins(as_of: Callable[[datetime, timedelta], datetime]) -> Patches:
 
 
 def _creation_times(as_of: Callable[[datetime], datetime]) -> Patches:
-    original = ordering.streamed_position
+    original = positions.streamed_position
 
     def streamed_position(label: str, number: str, time: float | str) -> Position:
         position = original(label, number, time)

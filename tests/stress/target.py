@@ -21,17 +21,19 @@ from unittest.mock import patch
 
 from psycopg import Rollback, sql
 
-from pipeline.aurora import bookkeeping, loads, purge, tables
-from pipeline.aurora.batch import BatchWriter
-from pipeline.aurora.connection import Connection, connect
-from pipeline.aurora.loads import OlderSnapshotError
-from pipeline.aurora.staging import Staging
-from pipeline.aurora.watermarks import Mark
-from pipeline.core.change import Change
-from pipeline.core.mapping import VERSION, Column, TableMapping, Target
+from pipeline.aurora.bookkeeping import bookkeeping, loads
+from pipeline.aurora.bookkeeping.loads import OlderSnapshotError
+from pipeline.aurora.bookkeeping.watermarks import Mark
+from pipeline.aurora.rows import purge
+from pipeline.aurora.rows.batch import BatchWriter
+from pipeline.aurora.rows.staging import Staging
+from pipeline.aurora.schema import tables
+from pipeline.aurora.sessions.connection import Connection, connect
+from pipeline.core.model.change import Change
+from pipeline.core.model.mapping import VERSION, Column, TableMapping, Target
 from pipeline.core.ordering import Position
-from pipeline.core.sql_types import SqlType
-from pipeline.core.stream_records import DecodedBatch, StreamDecoder, stream_source
+from pipeline.core.streams.stream_records import DecodedBatch, StreamDecoder, stream_source
+from pipeline.core.types.sql_types import SqlType
 from pipeline.jobs.load import load
 from pipeline.jobs.replicate import Replicator
 from pipeline.jobs.services import Services

@@ -15,7 +15,7 @@ from unittest.mock import patch
 import pytest
 from psycopg import sql
 
-from pipeline.aurora import purge
+from pipeline.aurora.rows import purge
 from pipeline.core.errors import TransientError
 from tests.stress.source import SECOND, START, SourceTable, moment
 from tests.stress.target import ONE_TARGET, TWO_TARGETS, TargetSystem

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.core import ordering
-from pipeline.core.change import Change
-from pipeline.core.mapping import TableMapping
+from pipeline.core.model.change import Change
+from pipeline.core.model.mapping import TableMapping
 from tests.stress.source import NEVER, SECOND, SHARDS, Record, SourceTable, moment
 from tests.stress.target import MARGIN, MARGIN_MICROSECONDS, Rows, Snapshot, TargetSystem
 

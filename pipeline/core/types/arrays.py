@@ -6,20 +6,20 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, cast
 
-from pipeline.core.attributes import AttributeValue, a_list, sort_numbers
-from pipeline.core.attributes import text as checked_text
-from pipeline.core.column_texts import Values, Writer
-from pipeline.core.plain_json import sorted_numbers, text_order
-from pipeline.core.plain_spelling import as_array_copy_text
-from pipeline.core.stored_json import Digits
+from pipeline.core.model.attributes import AttributeValue, a_list, sort_numbers
+from pipeline.core.model.attributes import text as checked_text
 from pipeline.core.types.binary import hexadecimal
 from pipeline.core.types.codec import Codec, Example
-from pipeline.core.types.fast_form import FastForm
+from pipeline.core.types.fast.column_texts import Values, Writer
+from pipeline.core.types.fast.fast_form import FastForm
+from pipeline.core.types.fast.plain_json import sorted_numbers, text_order
+from pipeline.core.types.fast.plain_spelling import as_array_copy_text
+from pipeline.core.types.fast.value_patterns import EXPONENT_NUMBER, TEXT, elements
 from pipeline.core.types.numbers import DIGITS
-from pipeline.core.value_patterns import EXPONENT_NUMBER, TEXT, elements
+from pipeline.core.types.stored_json import Digits
 
 if TYPE_CHECKING:
-    from pipeline.core.yaml_fields import Field
+    from pipeline.core.mapping_files.yaml_fields import Field
 
 
 def array_literal(values: list[str]) -> str:

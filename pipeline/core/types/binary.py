@@ -7,15 +7,15 @@ from binascii import Error as Base64Error
 from binascii import a2b_base64, hexlify
 from typing import TYPE_CHECKING
 
-from pipeline.core.attributes import AttributeValue, UnrepresentableError
-from pipeline.core.column_texts import Values
-from pipeline.core.key_length import LONGEST_ATTRIBUTE_BYTES
+from pipeline.core.model.attributes import AttributeValue, UnrepresentableError
 from pipeline.core.types.codec import Codec, Example
-from pipeline.core.types.fast_form import ColumnCode, FastForm
-from pipeline.core.value_patterns import repeated
+from pipeline.core.types.fast.column_texts import Values
+from pipeline.core.types.fast.fast_form import ColumnCode, FastForm
+from pipeline.core.types.fast.value_patterns import repeated
+from pipeline.core.types.key_length import LONGEST_ATTRIBUTE_BYTES
 
 if TYPE_CHECKING:
-    from pipeline.core.yaml_fields import Field
+    from pipeline.core.mapping_files.yaml_fields import Field
 
 
 def hexadecimal(value: str) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.core.attributes import AttributeValue, UnrepresentableError
+from pipeline.core.model.attributes import AttributeValue, UnrepresentableError
 from pipeline.core.types.codec import Codec
-from pipeline.core.types.fast_form import ColumnCode, FastForm
+from pipeline.core.types.fast.fast_form import ColumnCode, FastForm
 
 if TYPE_CHECKING:
-    from pipeline.core.yaml_fields import Field
+    from pipeline.core.mapping_files.yaml_fields import Field
 
 _VALUE = r"([tf])(?:(?<=t)rue|(?<=f)alse)"
 

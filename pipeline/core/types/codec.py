@@ -11,14 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pipeline.core.attributes import AttributeValue
-from pipeline.core.mapping import Column
-from pipeline.core.types.fast_form import FastForm
-from pipeline.core.widening import TypeChange
+from pipeline.core.model.attributes import AttributeValue
+from pipeline.core.model.mapping import Column
+from pipeline.core.types.fast.fast_form import FastForm
+from pipeline.core.types.widening import TypeChange
 
 if TYPE_CHECKING:
-    from pipeline.core.sql_types import SqlType
-    from pipeline.core.yaml_fields import Field
+    from pipeline.core.mapping_files.yaml_fields import Field
+    from pipeline.core.types.sql_types import SqlType
 
 Params = tuple[int, ...]
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pipeline.core.attributes import to_json
-from pipeline.core.column_texts import Values, as_they_stand, documents
-from pipeline.core.json_text import checked_json
-from pipeline.core.mapping import Column
+from pipeline.core.model.attributes import to_json
+from pipeline.core.model.mapping import Column
 from pipeline.core.types.codec import Codec, Example, Option, Use
-from pipeline.core.types.fast_form import FastForm
+from pipeline.core.types.fast.column_texts import Values, as_they_stand, documents
+from pipeline.core.types.fast.fast_form import FastForm
+from pipeline.core.types.fast.value_patterns import any_value
+from pipeline.core.types.json_text import checked_json
 from pipeline.core.types.numbers import DIGITS
-from pipeline.core.value_patterns import any_value
 
 
 def _convert(use: Use) -> Callable[[Any], str]:

@@ -8,16 +8,16 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from pipeline.core.attributes import AttributeValue, UnrepresentableError, canonical_number, number
-from pipeline.core.mapping import Column
+from pipeline.core.model.attributes import AttributeValue, UnrepresentableError, canonical_number, number
+from pipeline.core.model.mapping import Column
 from pipeline.core.types.codec import Codec, Example, Params, Use
-from pipeline.core.types.fast_form import FastForm, as_it_stands
-from pipeline.core.value_patterns import EXPONENT_NUMBER, NUMBER
-from pipeline.core.widening import TypeChange
+from pipeline.core.types.fast.fast_form import FastForm, as_it_stands
+from pipeline.core.types.fast.value_patterns import EXPONENT_NUMBER, NUMBER
+from pipeline.core.types.widening import TypeChange
 
 if TYPE_CHECKING:
-    from pipeline.core.sql_types import SqlType
-    from pipeline.core.yaml_fields import Field
+    from pipeline.core.mapping_files.yaml_fields import Field
+    from pipeline.core.types.sql_types import SqlType
 
 DIGITS = "12345678901234567890123456789012345678"  # as many as DynamoDB keeps
 _N = frozenset({"N"})

@@ -6,18 +6,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pipeline.core.attributes import UnrepresentableError
-from pipeline.core.attributes import text as checked_text
-from pipeline.core.column_texts import as_they_stand, without_quote
-from pipeline.core.key_length import LONGEST_ATTRIBUTE_BYTES, MOST_BYTES
-from pipeline.core.mapping import Column, OnError
+from pipeline.core.model.attributes import UnrepresentableError
+from pipeline.core.model.attributes import text as checked_text
+from pipeline.core.model.mapping import Column, OnError
 from pipeline.core.types.codec import Codec, Example, Params, Use
-from pipeline.core.types.fast_form import ColumnCode, FastForm
-from pipeline.core.value_patterns import repeated
-from pipeline.core.widening import TypeChange
+from pipeline.core.types.fast.column_texts import as_they_stand, without_quote
+from pipeline.core.types.fast.fast_form import ColumnCode, FastForm
+from pipeline.core.types.fast.value_patterns import repeated
+from pipeline.core.types.key_length import LONGEST_ATTRIBUTE_BYTES, MOST_BYTES
+from pipeline.core.types.widening import TypeChange
 
 if TYPE_CHECKING:
-    from pipeline.core.sql_types import SqlType
+    from pipeline.core.types.sql_types import SqlType
 
 
 def _varchar(use: Use) -> Callable[[str], str]:

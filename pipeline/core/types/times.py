@@ -7,12 +7,12 @@ from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from pipeline.core.attributes import AttributeValue, UnrepresentableError, canonical_number
+from pipeline.core.model.attributes import AttributeValue, UnrepresentableError, canonical_number
 from pipeline.core.types.codec import Codec, Example, Option
-from pipeline.core.types.fast_form import as_it_stands
+from pipeline.core.types.fast.fast_form import as_it_stands
 
 if TYPE_CHECKING:
-    from pipeline.core.yaml_fields import Field
+    from pipeline.core.mapping_files.yaml_fields import Field
 
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 # Hour 24, which some versions of Python read, is left out: one text must mean one thing on every machine.

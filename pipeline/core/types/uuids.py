@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from pipeline.core.attributes import UnrepresentableError
+from pipeline.core.model.attributes import UnrepresentableError
 from pipeline.core.types.codec import Codec, Example
-from pipeline.core.types.fast_form import as_it_stands
+from pipeline.core.types.fast.fast_form import as_it_stands
 
 _LOWER = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 _ANY = re.compile(_LOWER, re.IGNORECASE)

@@ -13,11 +13,11 @@ from uuid import uuid4
 
 import pytest
 
-from pipeline.aurora.connection import Connection
-from pipeline.aurora.migrate import migrate
-from pipeline.core.mapping import TableMapping
+from pipeline.aurora.schema.migrate import migrate
+from pipeline.aurora.sessions.connection import Connection
+from pipeline.core.model.mapping import TableMapping
 from pipeline.jobs.load import load
-from pipeline.jobs.reconcile import Bounds, ReconcileReport, reconcile
+from pipeline.jobs.reconcile.reconcile import Bounds, ReconcileReport, reconcile
 from pipeline.jobs.replicate import ReplicationReport, Replicator
 from pipeline.jobs.services import Services
 from pipeline.local.stack import LocalStack
@@ -138,5 +138,5 @@ class Probe:
 def probe(monkeypatch: pytest.MonkeyPatch) -> Probe:
     """A probe that finds everything applied, until a test says otherwise."""
     made = Probe()
-    monkeypatch.setattr("pipeline.aurora.applied_through.settled_through", made.settled_through)
+    monkeypatch.setattr("pipeline.aurora.bookkeeping.applied_through.settled_through", made.settled_through)
     return made

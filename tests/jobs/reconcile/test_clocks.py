@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from pipeline.aurora.connection import Connection
+from pipeline.aurora.sessions.connection import Connection
 from pipeline.core.errors import ConfigurationError
 from pipeline.dynamodb.clock import SourceClock
 from pipeline.jobs.catch_up import catch_up
 from pipeline.jobs.clocks import NOT_KNOWN
 from pipeline.jobs.explain import explain
-from pipeline.jobs.reconcile import Bounds
-from pipeline.jobs.scan_snapshot import scan_snapshot
+from pipeline.jobs.reconcile.reconcile import Bounds
 from pipeline.jobs.services import Services
+from pipeline.jobs.snapshots.scan_snapshot import scan_snapshot
 from tests.jobs.conftest import named, view
 from tests.jobs.reconcile.conftest import MARGIN, Probe, Source, execute, found, item, replicated
 
@@ -33,7 +33,7 @@ def host_ahead(services: Services, monkeypatch: pytest.MonkeyPatch, **ahead: flo
         def now(cls, tz: Any = None) -> datetime:  # noqa: ANN401 - as datetime has it
             return datetime.now(tz) + off
 
-    monkeypatch.setattr("pipeline.aurora.clock.datetime", Clock)
+    monkeypatch.setattr("pipeline.aurora.sessions.clock.datetime", Clock)
 
 
 def without_date(_: object) -> None:

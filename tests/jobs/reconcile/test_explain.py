@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.aurora.connection import Connection
+from pipeline.aurora.sessions.connection import Connection
 from pipeline.cli import main
 from pipeline.commands.key_argument import parse_key
 from pipeline.core.errors import ConfigurationError
-from pipeline.core.mapping import TableMapping
+from pipeline.core.model.mapping import TableMapping
 from pipeline.jobs.explain import Explanation, ItemInTarget, explain
 from tests.jobs.conftest import named, record
 from tests.jobs.reconcile.conftest import Probe, Source, execute, item, replicated

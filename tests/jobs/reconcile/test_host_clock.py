@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.aurora.connection import Connection
+from pipeline.aurora.sessions.connection import Connection
 from tests.jobs.conftest import view
 from tests.jobs.reconcile.conftest import Source, execute, item
 

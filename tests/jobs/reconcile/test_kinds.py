@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from pipeline.aurora.connection import Connection
+from pipeline.aurora.sessions.connection import Connection
 from tests.jobs.conftest import named, record, view
 from tests.jobs.reconcile.conftest import Probe, Source, execute, found, item, replicated
 
@@ -62,7 +62,7 @@ def test_keys_are_named_only_where_that_was_allowed(source: Source, connection: 
 def test_many_differences_are_all_settled_in_chunks(
     source: Source, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.jobs.settle.KEYS_AT_ONCE", 3)
+    monkeypatch.setattr("pipeline.jobs.reconcile.settle.KEYS_AT_ONCE", 3)
     execute(connection, """UPDATE replica."Employees" SET "Name" = 'wrong'""")
     execute(connection, """DELETE FROM replica."Employees" WHERE "Id" < 2""")
     execute(

@@ -6,12 +6,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from pipeline.aurora.connection import Connection
+from pipeline.aurora.sessions.connection import Connection
 from pipeline.core.errors import TransientError
-from pipeline.dynamodb.event_sources import EventSourceMapping
+from pipeline.dynamodb.streams.event_sources import EventSourceMapping
 from pipeline.dynamodb.tables import describe
-from pipeline.jobs import settle as settle_module
-from pipeline.jobs.reconcile import Bounds
+from pipeline.jobs.reconcile import settle as settle_module
+from pipeline.jobs.reconcile.reconcile import Bounds
 from tests.jobs.conftest import named, record, view
 from tests.jobs.reconcile.conftest import Probe, Source, execute, found, item, replicated
 
@@ -54,7 +54,7 @@ def test_it_waits_until_replication_arrives(
         execute(connection, """UPDATE replica."Employees" SET "Name" = 'newer', _as_of = now() WHERE "Id" = 3""")
         probe.through = None
 
-    monkeypatch.setattr("pipeline.jobs.reconcile.time.sleep", arrive)
+    monkeypatch.setattr("pipeline.jobs.reconcile.reconcile.time.sleep", arrive)
     report = source.reconcile(bounds=Bounds(max_lag=timedelta(hours=2)))
     assert (report.drift, report.undecided, report.in_flight) == (0, 0, 1)
     assert slept
@@ -115,7 +115,7 @@ def test_a_row_too_new_for_a_repair_is_mended_once_it_is_old_enough(
 def test_a_pause_ends_with_a_message_and_the_run_goes_on_later(
     source: Source, probe: Probe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.jobs.reconcile._LAG_LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("pipeline.jobs.reconcile.reconcile._LAG_LOOK_SECONDS", 0.05)
     probe.behind = timedelta(minutes=10)
     location, said = source.export(6), list[str]()
     with pytest.raises(TransientError, match=r"replication is 60\d s behind") as refused:
@@ -159,13 +159,13 @@ def test_an_empty_table_is_not_waited_for(
     for number in range(10):
         source.delete(number)
     execute(connection, 'DELETE FROM replica."Employees"')
-    monkeypatch.setattr("pipeline.jobs.reconcile.time.sleep", sleep)
+    monkeypatch.setattr("pipeline.jobs.reconcile.reconcile.time.sleep", sleep)
     report = source.reconcile(minutes_ago=0)
     assert (report.compared, report.drift, report.undecided) == (0, 0, 0)
 
 
 def test_a_wait_says_what_for_at_once_and_while_it_lasts(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.jobs.reconcile._SAY_SECONDS", 0.5)
+    monkeypatch.setattr("pipeline.jobs.reconcile.reconcile._SAY_SECONDS", 0.5)
     said: list[str] = []
     source.now = datetime.now(UTC)
     margin = timedelta(seconds=5)
@@ -183,6 +183,6 @@ def test_replication_that_never_delivers_is_told_where_it_is_waited_for(
     probe.through = source.now - timedelta(hours=1)
     filtered = EventSourceMapping("esm-1", "Enabled", "arn:aws:lambda:e:1:function:r", "", None, "", filtered=True)
     table = describe(source.services.dynamodb, source.mapping.table)
-    monkeypatch.setattr("pipeline.jobs.lost_history.stream_readers", lambda *_: (table, [filtered]))  # pyright: ignore[reportUnknownLambdaType,reportUnknownArgumentType]
+    monkeypatch.setattr("pipeline.jobs.probe.lost_history.stream_readers", lambda *_: (table, [filtered]))  # pyright: ignore[reportUnknownLambdaType,reportUnknownArgumentType]
     with pytest.raises(TransientError, match="esm-1 has FilterCriteria, and what they leave out never arrives"):
         source.reconcile(bounds=Bounds(patience=timedelta(0), max_lag=timedelta(minutes=1)))

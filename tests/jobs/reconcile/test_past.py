@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from pipeline.aurora.connection import Connection
+from pipeline.aurora.sessions.connection import Connection
 from tests.jobs.conftest import view
 from tests.jobs.reconcile.conftest import Source, item
 
@@ -15,7 +15,7 @@ from tests.jobs.reconcile.conftest import Source, item
 def test_a_row_explained_by_a_change_that_is_stuck_or_lost_is_stale_and_repaired(
     source: Source, connection: Connection, state: str, decided: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.jobs.reconcile._Run._look_at_stream", lambda *_: None)  # pyright: ignore[reportUnknownLambdaType,reportUnknownArgumentType]
+    monkeypatch.setattr("pipeline.jobs.reconcile.reconcile._Run._look_at_stream", lambda *_: None)  # pyright: ignore[reportUnknownLambdaType,reportUnknownArgumentType]
     source.put(item(3, "newer"))
     source.delete(5)
     through = source.now - timedelta(seconds=200 if state == "on_its_way" else 0)

@@ -9,11 +9,12 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from pipeline.aurora import loads, reconciliations
-from pipeline.aurora.connection import Connection
+from pipeline.aurora.bookkeeping import loads
+from pipeline.aurora.compare import reconciliations
+from pipeline.aurora.sessions.connection import Connection
 from pipeline.core.errors import TerminalError
-from pipeline.jobs import settle as settle_module
 from pipeline.jobs.reconcile import reconcile
+from pipeline.jobs.reconcile import settle as settle_module
 from tests.jobs.conftest import view
 from tests.jobs.reconcile.conftest import IMPATIENT, MARGIN, Source, execute, found, item
 

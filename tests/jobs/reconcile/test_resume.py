@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.aurora import reconciliations
-from pipeline.aurora.compare import Comparison
-from pipeline.aurora.connection import Connection
+from pipeline.aurora.compare import reconciliations
+from pipeline.aurora.compare.compare import Comparison
+from pipeline.aurora.sessions.connection import Connection
 from pipeline.core.errors import TransientError
-from pipeline.jobs import settle, stage_file
+from pipeline.jobs.reconcile import settle, stage_file
 from tests.jobs.reconcile.conftest import Source, execute, found
 
 
@@ -109,8 +109,8 @@ import os, signal, sys
 from datetime import timedelta
 from pathlib import Path
 from dataclasses import replace
-from pipeline.aurora.candidates import Candidates
-from pipeline.jobs.reconcile import reconcile
+from pipeline.aurora.compare.candidates import Candidates
+from pipeline.jobs.reconcile.reconcile import reconcile
 from pipeline.jobs.services import Services
 from pipeline.mappings import load_mappings
 from pipeline.settings import Settings

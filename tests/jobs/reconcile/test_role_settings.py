@@ -6,7 +6,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from pipeline.aurora.connection import connect
+from pipeline.aurora.sessions.connection import connect
 from tests.jobs.conftest import record
 from tests.jobs.reconcile.conftest import Probe, Source, found, item, replicated
 

@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from pipeline.aurora.candidates import Candidate
-from pipeline.aurora.compare import Compared
-from pipeline.core.ordering import Position, snapshot_position, supersedes
-from pipeline.core.windows import (
+from pipeline.aurora.compare.candidates import Candidate
+from pipeline.aurora.compare.compare import Compared
+from pipeline.core.exports.windows import (
     SHORTEST,
     Span,
     Window,
@@ -25,7 +24,8 @@ from pipeline.core.windows import (
     whole_seconds,
     windows_from_cuts,
 )
-from pipeline.jobs.verdict import SnapshotTime, Verdict, judge
+from pipeline.core.ordering import Position, snapshot_position, supersedes
+from pipeline.jobs.reconcile.verdict import SnapshotTime, Verdict, judge
 from tests.stress.operations.source import SECOND
 from tests.stress.operations.world import MARGIN, Export, Reconciled
 
@@ -317,7 +317,7 @@ def printed(remedy: str) -> list[str]:
 def _planned(
     windows: list[Window], cuts: list[datetime], earliest: datetime, least: timedelta
 ) -> list[tuple[Window, bool]]:
-    """Put seams and further windows behind the windows they overlap, as `pipeline.jobs.catch_up` does."""
+    """Put seams and further windows behind the windows they overlap, as `pipeline.jobs.catch_up.catch_up` does."""
     from_cuts = windows_from_cuts(windows, cuts, shortest=least)
     planned: list[tuple[Window, bool]] = []
     for window in windows:

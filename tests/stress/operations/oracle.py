@@ -9,14 +9,14 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from pipeline.core.losses import NOT_BY_CATCH_UP, Kind
 from pipeline.core.ordering import accepts
-from pipeline.core.probing import State
+from pipeline.core.past.losses import NOT_BY_CATCH_UP, Kind
+from pipeline.core.past.probing import State
 from tests.stress.operations.source import SECOND
 from tests.stress.operations.world import MARGIN
 
 if TYPE_CHECKING:
-    from pipeline.core.conclude import Memory
+    from pipeline.core.past.conclude import Memory
     from tests.stress.operations.product import Product
     from tests.stress.operations.source import Record
     from tests.stress.operations.world import World

@@ -1,7 +1,7 @@
 """The product beside a world: it gathers what a tick sees, lets the real `conclude` reason, and keeps its memory.
 
 Invariant: whatever is believed, printed or decided comes from `pipeline.core`. Here is only the reading of shards, as
-`pipeline.jobs.probe_shards` does it, and the memory lies in the world's database, so a restore puts it back.
+`pipeline.jobs.probe.probe_shards` does it, and the memory lies in the world's database, so a restore puts it back.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from pipeline.aurora.applied_through import AppliedThrough
-from pipeline.core import conclude as core
-from pipeline.core.conclude import Memory, Rules, ShardSight, Sight
-from pipeline.core.loss_remedies import Means, remedy
-from pipeline.core.losses import Kind, Loss, Proof
-from pipeline.core.probing import SETTLE, ShardProgress, State, Stored, Unread, Waiting
+from pipeline.aurora.bookkeeping.applied_through import AppliedThrough
+from pipeline.core.past import conclude as core
+from pipeline.core.past.conclude import Memory, Rules, ShardSight, Sight
+from pipeline.core.past.loss_remedies import Means, remedy
+from pipeline.core.past.losses import Kind, Loss, Proof
+from pipeline.core.past.probing import SETTLE, ShardProgress, State, Stored, Unread, Waiting
 from tests.stress.operations.source import RETENTION, SECOND
 from tests.stress.operations.world import MARGIN
 

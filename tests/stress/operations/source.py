@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from pipeline.core.ordering import Position, streamed_position
+from pipeline.core.ordering import Position
+from pipeline.core.streams.positions import streamed_position
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -1,0 +1,1 @@
+"""Schema `replication`: what is recorded of each kind of work, a file a subject."""

@@ -1,0 +1,149 @@
+"""How far replication is known to have come: what a comparison with the source's state may rest on.
+
+Invariant: `through` never claims more than its basis gives. A probe proves it (`settled_through`); where no probe is
+running, batches that come late are evidence that replication is behind; and otherwise it is assumed, and said to be,
+that it is no further behind than the margin.
+
+What a change waits for decides: one that is on its way holds a decision up, one that is stuck or lost does not. It
+explains the row, which is then an older state, and may be repaired.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Literal
+
+from pipeline.aurora.bookkeeping import probes
+from pipeline.aurora.errors import translating
+from pipeline.core.ordering import Position
+from pipeline.core.past.probing import State
+
+if TYPE_CHECKING:
+    from pipeline.aurora.sessions.connection import Connection
+
+# A batch that was committed longer ago than this says nothing of replication's lag now.
+_RECENT = timedelta(seconds=20)
+# A table to which nothing was applied for so long, and that no probe can look at, is taken for idle.
+_IDLE = timedelta(minutes=20)
+# A probe that has not ticked for this long says nothing either.
+_PROBE_STOPPED = timedelta(minutes=5)
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedThrough:
+    """No change that the source made until `through` is still on its way, on the strength of `basis`."""
+
+    through: datetime
+    basis: Literal["probe", "late batches", "assumption"]
+    newest: datetime | None
+    """Creation time of the newest change applied."""
+
+    def lag(self, now: datetime) -> timedelta:
+        """How far replication is known to be behind; nothing where it is only assumed not to be."""
+        if self.basis == "assumption":
+            return timedelta(0)
+        return max(timedelta(0), now - max(self.through, self.newest or self.through))
+
+    def covers_snapshot(self, snapshot_time: datetime, margin: timedelta, now: datetime) -> bool:
+        """Whether what the snapshot holds must have been applied: it may hold changes of up to a margin later.
+
+        Where it is only assumed, something newer than the snapshot must have arrived too, unless for so long nothing
+        has that the table seems to be idle.
+        """
+        if self.basis == "assumption":
+            idle = self.newest is None or self.newest < now - _IDLE
+            return now >= snapshot_time + margin and (idle or (self.newest or now) >= snapshot_time)
+        return self.through >= snapshot_time + margin
+
+    @property
+    def read_covered(self) -> datetime:
+        """States read from the source until then must have been applied.
+
+        Where it is only assumed, something that the source made later must have arrived too: a replicator that is
+        dead has no lag that an assumption would know.
+        """
+        if self.basis == "assumption":
+            return min(self.through, self.newest) if self.newest else datetime.min.replace(tzinfo=self.through.tzinfo)
+        return self.through
+
+
+def applied_through(connection: Connection, table_name: str, *, now: datetime, margin: timedelta) -> AppliedThrough:
+    """Return how far the table's stream is known to be applied, as of `now`. Reads; takes no lock."""
+    with translating("reading how far replication is", table=table_name):
+        row = connection.execute(
+            "SELECT max(as_of), max(as_of) FILTER (WHERE applied_at > %s) FROM replication.watermarks"
+            " WHERE table_name = %s AND sequence_number IS NOT NULL",
+            [now - _RECENT, table_name],
+        ).fetchone()
+    newest, recent = row or (None, None)
+    proven = settled_through(connection, table_name, now)
+    if proven is not None:
+        return AppliedThrough(proven, "probe", newest)
+    if recent is not None and recent < now - margin - _RECENT:
+        return AppliedThrough(recent, "late batches", newest)
+    return AppliedThrough(now - margin, "assumption", newest)
+
+
+def settled_through(connection: Connection, table_name: str, now: datetime) -> datetime | None:
+    """Return the time before which nothing is on its way, as the probe has it; None: not known, or no longer."""
+    tick = _tick(connection, table_name, now)
+    return tick.settled_through if tick else None
+
+
+def _tick(connection: Connection, table_name: str, now: datetime) -> probes.Tick | None:
+    tick = probes.read_tick(connection, table_name)
+    return None if tick is None or tick.ticked_at < now - _PROBE_STOPPED else tick
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedToKeys:
+    """How far replication is for single keys: further than for the table where others alone are waited for."""
+
+    table: AppliedThrough
+    read: datetime | None = None
+    """Nothing made until then is on its way for a key that has no change on its way; None where that is not known."""
+    on_way: frozenset[tuple[str, ...]] = frozenset()
+    """Keys, as the codec writes them, that a change is on its way for."""
+    behind: Mapping[tuple[str, ...], Position] = field(default_factory=dict[tuple[str, ...], Position])
+    """Keys that a change is stuck or lost for, and where its newest stands."""
+
+    @property
+    def at_best(self) -> AppliedThrough:
+        """Of a key that nothing is on its way for."""
+        return self.table if self.read is None else replace(self.table, through=max(self.table.through, self.read))
+
+    def of(self, key: tuple[str, ...]) -> AppliedThrough:
+        """Return how far replication is for a key."""
+        return self.table if key in self.on_way else self.at_best
+
+
+def applied_to_keys(
+    connection: Connection,
+    table_name: str,
+    target: str,
+    keys: Sequence[tuple[str, ...]],
+    *,
+    now: datetime,
+    margin: timedelta,
+) -> AppliedToKeys:
+    """Return how far the table's stream is known to be applied for each of these keys of a target."""
+    table = applied_through(connection, table_name, now=now, margin=margin)
+    tick = _tick(connection, table_name, now)
+    if table.basis != "probe" or tick is None:
+        return AppliedToKeys(table)
+    with translating("reading what the probe waits for", table=table_name):
+        waiting = connection.execute(
+            "SELECT key, version, as_of, state FROM replication.probe_waiting WHERE table_name = %s AND target = %s",
+            [table_name, target],
+        ).fetchall()
+    asked = set(keys)
+    changes = [(tuple(key), Position(as_of, int(version)), State(state)) for key, version, as_of, state in waiting]
+    ours = [change for change in changes if change[0] in asked]
+    return AppliedToKeys(
+        table,
+        tick.read_through,
+        frozenset(key for key, _, state in ours if state is State.ON_ITS_WAY),
+        {key: position for key, position, state in ours if state is not State.ON_ITS_WAY},
+    )

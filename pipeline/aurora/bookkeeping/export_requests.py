@@ -1,0 +1,120 @@
+"""What is recorded of exports that were requested, so that none is bought twice.
+
+Invariant: a request is recorded, with its client token, before DynamoDB hears of it. At most one request of a table
+and window is open; whoever comes next finds it, and asks with the same token, which for DynamoDB is the same export.
+It ends when its export was loaded, compared with or applied, or can never be.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from pipeline.aurora.errors import translating
+from pipeline.core.errors import TerminalError, UnusableSnapshotError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from datetime import datetime, timedelta
+
+    from pipeline.aurora.sessions.connection import Connection
+    from pipeline.core.exports.windows import Window
+
+Outcome = Literal["used", "refused", "failed", "superseded"]
+
+
+@dataclass(frozen=True, slots=True)
+class ExportRequest:
+    """A request that is open."""
+
+    id: int
+    request: str
+    """What was asked for: the table, and where to. A token goes with these for ever."""
+    client_token: str
+    export_arn: str | None
+    """None: it is not known whether DynamoDB has heard of it."""
+    requested_at: datetime
+    age: timedelta
+    """By the database's clock."""
+
+
+def record(
+    connection: Connection, table_name: str, window: Window | None, *, request: str, client_token: str
+) -> ExportRequest:
+    """Record a request, of a full export where there is no window; or return the one that is open already."""
+    values = _key(table_name, window) | {"request": request, "token": client_token}
+    with translating("recording the request of an export", table=table_name):
+        connection.execute(
+            "INSERT INTO replication.export_requests (table_name, from_time, to_time, request, client_token)"
+            " VALUES (%(table)s, %(start)s, %(end)s, %(request)s, %(token)s) ON CONFLICT DO NOTHING",
+            values,
+        )
+    found = find(connection, table_name, window)
+    if found is None:
+        raise TerminalError("recording the request of an export: it was ended by another run", table=table_name)
+    return found
+
+
+def find(connection: Connection, table_name: str, window: Window | None) -> ExportRequest | None:
+    """Return the open request, if any."""
+    with translating("looking for an export under way", table=table_name):
+        row = connection.execute(
+            "SELECT id, request, client_token, export_arn, requested_at, clock_timestamp() - requested_at"
+            " FROM replication.export_requests WHERE table_name = %(table)s AND ended_at IS NULL"
+            " AND from_time IS NOT DISTINCT FROM %(start)s::timestamptz"
+            " AND to_time IS NOT DISTINCT FROM %(end)s::timestamptz",
+            _key(table_name, window),
+        ).fetchone()
+    return ExportRequest(*row) if row else None
+
+
+def note_arn(connection: Connection, request_id: int, export_arn: str) -> None:
+    """Record which export DynamoDB made of a request."""
+    with translating("recording the request of an export"):
+        connection.execute(
+            "UPDATE replication.export_requests SET export_arn = %s WHERE id = %s", [export_arn, request_id]
+        )
+
+
+def end(connection: Connection, request_id: int, outcome: Outcome) -> None:
+    """Record that a request is not to be resumed any more."""
+    with translating("recording the end of an export's request"):
+        connection.execute(
+            "UPDATE replication.export_requests SET outcome = %s, ended_at = clock_timestamp()"
+            " WHERE id = %s AND ended_at IS NULL",
+            [outcome, request_id],
+        )
+
+
+@contextmanager
+def ending(connection: Connection, table_name: str, export_arn: str) -> Generator[None]:
+    """End the request of an export that the block uses: done with, or of no use. Else it stays to be resumed."""
+    try:
+        yield
+    except UnusableSnapshotError:
+        if not connection.closed:
+            _end_of(connection, table_name, export_arn, "refused")
+        raise
+    _end_of(connection, table_name, export_arn, "used")
+
+
+def drop_ended(connection: Connection, table_name: str, before: datetime) -> None:
+    """Forget requests that ended before."""
+    with translating("removing old requests of exports", table=table_name):
+        connection.execute(
+            "DELETE FROM replication.export_requests WHERE table_name = %s AND ended_at < %s", [table_name, before]
+        )
+
+
+def _end_of(connection: Connection, table_name: str, export_arn: str, outcome: Outcome) -> None:
+    with translating("recording the end of an export's request", table=table_name):
+        connection.execute(
+            "UPDATE replication.export_requests SET outcome = %s, ended_at = clock_timestamp()"
+            " WHERE table_name = %s AND export_arn = %s AND ended_at IS NULL",
+            [outcome, table_name, export_arn],
+        )
+
+
+def _key(table_name: str, window: Window | None) -> dict[str, object]:
+    return {"table": table_name, "start": window and window.start, "end": window and window.end}

@@ -1,0 +1,135 @@
+"""Which session leads a load, and whether a file may still be loaded for it, by this run or by another.
+
+Invariant: a file's rows and mark commit only while the session that began the load lives and holds the table's load
+lock, and by the strategy that the load goes by. Whoever takes that lock next, or discards what was built aside, first
+waits until the files in work have ended: none commits late, wherever its worker runs.
+
+A load's *lead* is the one run that begins and ends it. It holds the load lock, and a lock on a number drawn for this
+run, the *ticket*: both in the hands of one session is the sign that the load goes on. The server gives them back with
+the session, however that ended.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, LiteralString
+
+from pipeline.aurora.errors import translating
+from pipeline.core.errors import ReplicationError, TransientError
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from pipeline.aurora.sessions.connection import Connection
+
+LOAD_SPACE, FILES_SPACE = "dynaurora.load", "dynaurora.load files"
+# A worker whose host was lost is noticed by its connection's keepalives within 25 s (`loads.notice_lost_client`).
+WAIT_SECONDS = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Lead:
+    """What another run needs to take part in a load."""
+
+    export_id: int
+    ticket: int
+
+
+@dataclass(frozen=True, slots=True)
+class LedLoad:
+    """A load that goes on, as a run that takes part in it finds it."""
+
+    location: str
+    strategy: str
+    shape: str
+    as_of: datetime
+    snapshot_time: datetime
+
+
+class LoadEndedError(TransientError):
+    """The load that a file was to be loaded for has ended, or goes on another way."""
+
+
+def take_lead(connection: Connection, export_id: int) -> Lead:
+    """Show this session, which holds the table's load lock, to be the lead of a load."""
+    ticket = secrets.randbits(52)  # a number that JSON keeps, wherever it is read
+    with translating("taking the lead of the load"):
+        connection.execute("SELECT pg_advisory_lock(%s)", [ticket])
+        connection.execute("UPDATE replication.exports SET lead = %s WHERE id = %s", [ticket, export_id])
+    return Lead(export_id, ticket)
+
+
+def led_load(connection: Connection, table_name: str, lead: Lead) -> LedLoad | None:
+    """Return the load that `lead` leads; None when it has ended, or its session is gone."""
+    with translating("looking for the load", table=table_name):
+        row = connection.execute(
+            _LED_LOAD, {"space": LOAD_SPACE, "table": table_name, "ticket": lead.ticket, "export": lead.export_id}
+        ).fetchone()
+    return LedLoad(*row) if row else None
+
+
+def current_lead(connection: Connection, table_name: str) -> tuple[Lead, LedLoad] | None:
+    """Return the load of the table that a session leads now, and its lead; None when there is none."""
+    with translating("looking for a load that runs", table=table_name):
+        row = connection.execute(
+            "SELECT id, lead FROM replication.exports WHERE table_name = %s AND status = 'loading' AND lead IS NOT NULL"
+            " AND EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND granted"
+            " AND classid::bigint = lead >> 32 AND objid::bigint = lead & 4294967295)",
+            [table_name],
+        ).fetchone()
+    lead = Lead(*row) if row else None
+    found = led_load(connection, table_name, lead) if lead else None
+    return (lead, found) if lead and found else None
+
+
+def take_part(connection: Connection, table_name: str, lead: Lead, strategy: str) -> None:
+    """Load a file for a load in the rest of the transaction. Raises LoadEndedError when it no longer goes on so."""
+    with translating("taking part in the load", table=table_name):
+        row = connection.execute(
+            "SELECT pg_try_advisory_xact_lock_shared(hashtext(%s), hashtext(%s))", [FILES_SPACE, table_name]
+        ).fetchone()
+    # A statement of its own, so that it sees what those who held the lock have done.
+    found = led_load(connection, table_name, lead) if row and row[0] else None
+    if found is None or found.strategy != strategy:
+        raise LoadEndedError(
+            "loading: the load that this file belongs to has ended, or was begun again",
+            table=table_name,
+            hint="run the load again; what is loaded stays loaded",
+        )
+
+
+def wait_for_files(connection: Connection, table_name: str) -> None:
+    """Keep files out for the rest of the transaction, once those in work have ended. Raises TransientError."""
+    with translating("waiting for the files that a load of this table has in work", table=table_name):
+        connection.execute("SELECT set_config('lock_timeout', %s, true)", [f"{WAIT_SECONDS}s"])
+        connection.execute("SELECT pg_advisory_xact_lock(hashtext(%s), hashtext(%s))", [FILES_SPACE, table_name])
+        connection.execute("SET LOCAL lock_timeout = 0")
+
+
+def settle_files(connection: Connection, table_name: str, *, or_else: LiteralString) -> None:
+    """Return when no file of the load before is in work.
+
+    When one stays so, gives the load lock back, by the function `or_else`, and raises TransientError.
+    """
+    try:
+        with connection.transaction():
+            wait_for_files(connection, table_name)
+    except ReplicationError:
+        if not connection.closed:
+            connection.execute(f"SELECT {or_else}(hashtext(%s), hashtext(%s))", [LOAD_SPACE, table_name])
+        raise
+
+
+# The two locks must be in one session's hands, in this database.
+_LED_LOAD = """
+SELECT location, strategy, shape, as_of, snapshot_time FROM replication.exports
+ WHERE id = %(export)s AND table_name = %(table)s AND status = 'loading' AND EXISTS (
+    SELECT FROM pg_locks AS load JOIN pg_locks AS lead USING (pid, database)
+     WHERE database = (SELECT oid FROM pg_database WHERE datname = current_database())
+       AND load.locktype = 'advisory' AND load.granted AND load.mode = 'ExclusiveLock' AND load.objsubid = 2
+       AND load.classid::bigint = hashtext(%(space)s)::bigint & 4294967295
+       AND load.objid::bigint = hashtext(%(table)s)::bigint & 4294967295
+       AND lead.locktype = 'advisory' AND lead.granted AND lead.mode = 'ExclusiveLock' AND lead.objsubid = 1
+       AND lead.classid::bigint = %(ticket)s::bigint >> 32 AND lead.objid::bigint = %(ticket)s::bigint & 4294967295)
+"""

@@ -1,0 +1,462 @@
+"""What is recorded of loads: the exports, and the files loaded from them.
+
+Invariant: a file's mark commits with its rows, so that a killed load resumes at its first unmarked file and no file
+counts twice. One load of a table runs at a time, held by a session's advisory lock that ends with the session.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, LiteralString
+
+from pipeline.aurora.bookkeeping.load_lead import LOAD_SPACE, settle_files
+from pipeline.aurora.errors import translating
+from pipeline.aurora.sessions.clock import refuse_future
+from pipeline.core.errors import TerminalError, UnusableSnapshotError
+from pipeline.core.exports.windows import Span
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from datetime import datetime
+
+    from pipeline.aurora.sessions.connection import Connection
+    from pipeline.core.exports.windows import Window
+
+
+# The application name of a session that requests an export: it holds the load lock until DynamoDB has answered.
+REQUESTING, LOADING = "dynaurora export", "dynaurora load"
+_REQUEST_SECONDS, _LOOK_AGAIN_SECONDS = 30.0, 0.2
+
+
+class FileBusyError(Exception):
+    """Another session has the file in its hands."""
+
+
+class LoadRunningError(TerminalError):
+    """The table's load lock is taken. `by_load`: by a load, which may be another run of the one that is wanted."""
+
+    by_load: bool = False
+
+
+class OlderSnapshotError(UnusableSnapshotError):
+    """A newer snapshot of the table was loaded whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportRecord:
+    """An export as `replication.exports` knows it."""
+
+    id: int
+    status: str
+    strategy: str
+    """`merge` or `aside`, as chosen when the load was begun first."""
+    loaded_files: frozenset[str]
+    reshaped: bool = False
+    """The mapping was changed since; what was built aside must be discarded."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileCounts:
+    """What became of a file's items. A key that the file holds twice counts as stale the second time.
+
+    `ignored` are items that match no target, where the mapping says to leave those out.
+    """
+
+    items: int = 0
+    applied: int = 0
+    stale: int = 0
+    rejected: int = 0
+    size_bytes: int = 0
+    ignored: int = 0
+
+
+def lock_table(connection: Connection, table_name: str) -> None:
+    """Take the table's load lock for as long as the connection lives. Raises TerminalError when it is taken.
+
+    Returns when no file of the load before is in work any more; raises TransientError when one stays so.
+    """
+    with translating("taking the load lock", table=table_name):
+        taken, holder = _take_load_lock(connection, table_name, "pg_try_advisory_lock")
+        if taken:
+            settle_files(connection, table_name, or_else="pg_advisory_unlock")
+            return
+    who = f" (backend {holder[0]}, {holder[2]}, since {holder[1]:%Y-%m-%d %H:%M:%S} UTC)" if holder else ""
+    error = LoadRunningError(
+        f"loading: another load of this table is running{who}",
+        table=table_name,
+        hint="wait for it, or end it, then run this again; what it has loaded stays loaded",
+    )
+    error.by_load = holder is not None and holder[2] == LOADING
+    raise error
+
+
+def _take_load_lock(
+    connection: Connection, table_name: str, function: LiteralString
+) -> tuple[bool, tuple[int, datetime, str] | None]:
+    """Try for the load lock; return whether it was taken, and else who holds it.
+
+    Whoever only requests an export holds it for a moment, and is waited for: jobs that begin at the same minute must
+    not fail each other.
+    """
+    until = time.monotonic() + _REQUEST_SECONDS
+    while True:
+        row = connection.execute(f"SELECT {function}(hashtext(%s), hashtext(%s))", [LOAD_SPACE, table_name]).fetchone()
+        if row and row[0]:
+            return True, None
+        holder = connection.execute(_HOLDER, [LOAD_SPACE, table_name]).fetchone()
+        passing = holder is None or holder[2] == REQUESTING
+        if not passing or time.monotonic() > until:
+            return False, holder
+        time.sleep(_LOOK_AGAIN_SECONDS)
+
+
+_HOLDER = (
+    "SELECT a.pid, a.backend_start, a.application_name FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)"
+    " WHERE l.locktype = 'advisory' AND l.granted AND l.classid = hashtext(%s)::bigint & 4294967295"
+    " AND l.objid = hashtext(%s)::bigint & 4294967295"
+)
+
+
+def lock_scan(connection: Connection, table_name: str) -> None:
+    """Keep two scans of the table apart for as long as the connection lives. Raises TerminalError when one runs."""
+    with translating("taking the scan lock", table=table_name):
+        row = connection.execute(
+            "SELECT pg_try_advisory_lock(hashtext('dynaurora.scan'), hashtext(%s))", [table_name]
+        ).fetchone()
+    if not (row and row[0]):
+        raise TerminalError(
+            "scanning: another scan of this table is running",
+            table=table_name,
+            hint="wait for it, or end it, then run this again; what it has scanned is not scanned again",
+        )
+
+
+@contextmanager
+def table_locked(connection: Connection, table_name: str) -> Generator[None]:
+    """Hold the load lock for the block. A session gives it back some time after it was closed: too late for the next.
+
+    Raises TerminalError when it is taken.
+    """
+    lock_table(connection, table_name)
+    try:
+        yield
+    finally:
+        if not connection.closed:
+            with translating("giving the load lock back", table=table_name):
+                connection.execute("SELECT pg_advisory_unlock(hashtext(%s), hashtext(%s))", [LOAD_SPACE, table_name])
+
+
+def keep_loads_out(connection: Connection, table_name: str) -> None:
+    """Hold the load lock shared, for as long as the connection lives: no load begins. Raises when one is running."""
+    with translating("keeping loads out", table=table_name):
+        taken, _ = _take_load_lock(connection, table_name, "pg_try_advisory_lock_shared")
+    if not taken:
+        raise TerminalError(
+            "reconciling: the table is being loaded, so rows are missing that are on their way",
+            table=table_name,
+            hint="wait until the load has ended, then run this again",
+        )
+    settle_files(connection, table_name, or_else="pg_advisory_unlock_shared")
+
+
+def begin(
+    connection: Connection,
+    table_name: str,
+    *,
+    kind: str,
+    location: str,
+    export_arn: str | None,
+    snapshot_time: datetime,
+    as_of: datetime,
+    item_count: int,
+    file_count: int,
+    size_bytes: int,
+    strategy: str = "merge",
+    shape: str = "",
+    from_time: datetime | None = None,
+    is_seam: bool = False,
+) -> ExportRecord:
+    """Record that an export is being loaded, or find its record again, with the files it has loaded.
+
+    `strategy` is for a load that begins; one that resumes keeps its own. `shape` is the mapping's: files loaded under
+    another one do not count, or, where their rows are in the table already, the load is refused. Refuses a snapshot
+    of the whole table that is not newer than what was purged, or older than one that was loaded whole: items deleted
+    since could come back. An incremental export, whose window begins at `from_time`, is held to that line by line
+    (`covering`).
+    """
+    with translating("recording the load", table=table_name), connection.transaction():
+        refuse_future(connection, table_name, snapshot_time, as_of)
+        row = connection.execute(
+            "INSERT INTO replication.exports AS e (table_name, kind, location, export_arn, snapshot_time, as_of,"
+            " item_count, file_count, size_bytes, strategy, shape, from_time, is_seam)"
+            " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+            " ON CONFLICT (table_name, location, as_of) DO UPDATE SET reason = NULL,"
+            " status = CASE WHEN e.status = 'loaded' THEN 'loaded' ELSE 'loading' END"
+            " RETURNING id, status, strategy, e.shape",
+            [
+                table_name,
+                kind,
+                location,
+                export_arn,
+                snapshot_time,
+                as_of,
+                item_count,
+                file_count,
+                size_bytes,
+                strategy,
+                shape,
+                from_time,
+                is_seam,
+            ],
+        ).fetchone()
+        if row is None:  # pragma: no cover - RETURNING of an upsert without condition always gives a row
+            raise TerminalError("recording the load: no row came back", table=table_name)
+        if row[1] != "loaded" and kind != "incremental":
+            refuse_purged(connection, table_name, as_of)
+            _refuse_older(connection, table_name, as_of)
+        record = ExportRecord(row[0], row[1], row[2], loaded_files(connection, row[0]))
+        return record if row[3] == shape else _reshape(connection, table_name, record, shape)
+
+
+def _reshape(connection: Connection, table_name: str, record: ExportRecord, shape: str) -> ExportRecord:
+    """Begin a load again whose mapping was changed since; refuse where its rows are in the table already.
+
+    They carry the same `as_of` as the rows that would be loaded now, so the ordering rule would keep them.
+    """
+    in_the_table = (
+        record.status == "loaded"
+        or connection.execute(
+            "SELECT 1 FROM replication.exports AS e WHERE id = %s AND (EXISTS (SELECT FROM replication.builds AS b"
+            " WHERE b.export_id = e.id AND b.swapped_at IS NOT NULL) OR e.strategy = 'merge' AND EXISTS"
+            " (SELECT FROM replication.export_files AS f WHERE f.export_id = e.id))",
+            [record.id],
+        ).fetchone()
+    )
+    if in_the_table:
+        raise UnusableSnapshotError(
+            "loading: the mapping was changed since this export was loaded, and its rows would stay as they are",
+            table=table_name,
+            hint="load a newer export: `dynaurora load` without an ARN or manifest requests one",
+        )
+    connection.execute("UPDATE replication.exports SET shape = %s WHERE id = %s", [shape, record.id])
+    return replace(record, reshaped=True)
+
+
+def refuse_purged(connection: Connection, table_name: str, as_of: datetime) -> None:
+    """Raise TerminalError when tombstones were purged as far as a snapshot's `as_of`.
+
+    Asked in the transaction that makes a snapshot's rows count: a key without a row may be one whose tombstone is
+    gone, so that its item could come back, or would be turned away although it lives.
+    """
+    with translating("reading how far tombstones were purged", table=table_name):
+        row = connection.execute(
+            "SELECT purged_through FROM replication.tables WHERE name = %s AND purged_through >= %s",
+            [table_name, as_of],
+        ).fetchone()
+    if row:
+        raise UnusableSnapshotError(
+            f"loading: the snapshot stands for {as_of:%Y-%m-%d %H:%M:%S} UTC, and tombstones were purged through"
+            f" {row[0]:%Y-%m-%d %H:%M:%S} UTC, so items deleted since could come back",
+            table=table_name,
+            hint="load a newer export",
+        )
+
+
+def _refuse_older(connection: Connection, table_name: str, as_of: datetime) -> None:
+    """Raise OlderSnapshotError when a newer snapshot was loaded whole.
+
+    A snapshot says nothing of what it lacks. Where the stream missed a delete, no tombstone stands against the item
+    in an older snapshot, and it would come back (docs/decisions/0002-ordering.md).
+    """
+    newest = newest_loaded(connection, table_name)
+    if newest is not None and newest > as_of:
+        raise OlderSnapshotError(
+            f"loading: the snapshot stands for {as_of:%Y-%m-%d %H:%M:%S} UTC, and one of {newest:%Y-%m-%d %H:%M:%S} UTC"
+            " is loaded already: an item deleted between them could come back",
+            table=table_name,
+            hint="load a newer export, or reconcile with one",
+        )
+
+
+def newest_loaded(connection: Connection, table_name: str) -> datetime | None:
+    """Return what the newest full snapshot stands for that was loaded whole; None when there is none."""
+    with translating("looking for earlier loads", table=table_name):
+        row = connection.execute(
+            "SELECT max(as_of) FROM replication.exports WHERE table_name = %s AND status = 'loaded'"
+            " AND kind <> 'incremental'",
+            [table_name],
+        ).fetchone()
+    return row[0] if row else None
+
+
+def loaded_export_arns(connection: Connection, table_name: str) -> list[str]:
+    """Return the ARNs of the exports that were loaded whole, scans left out, the newest first."""
+    with translating("looking for earlier loads", table=table_name):
+        rows = connection.execute(
+            "SELECT export_arn FROM replication.exports WHERE table_name = %s AND status = 'loaded'"
+            " AND kind <> 'scan' AND export_arn IS NOT NULL ORDER BY id DESC",
+            [table_name],
+        ).fetchall()
+    return [arn for (arn,) in rows]
+
+
+def status_of(connection: Connection, export_id: int) -> str | None:
+    """Return how the load of an export stands; None when it was forgotten."""
+    with translating("looking for the load"):
+        row = connection.execute("SELECT status FROM replication.exports WHERE id = %s", [export_id]).fetchone()
+    return row[0] if row else None
+
+
+def loaded_since(connection: Connection, table_name: str, since: datetime) -> int | None:
+    """Return the number of the export that was loaded whole since then, the latest; None when none was."""
+    with translating("looking for a load that has ended", table=table_name):
+        row = connection.execute(
+            "SELECT id FROM replication.exports WHERE table_name = %s AND status = 'loaded' AND kind <> 'incremental'"
+            " AND finished_at >= %s ORDER BY finished_at DESC LIMIT 1",
+            [table_name, since],
+        ).fetchone()
+    return row[0] if row else None
+
+
+def loaded_before(connection: Connection, table_name: str) -> bool:
+    """Whether a load of the table, or of the one that was the source of record before it, ever ended well."""
+    with translating("looking for earlier loads", table=table_name):
+        return (
+            connection.execute(
+                "SELECT FROM replication.exports WHERE table_name = %(table)s AND status = 'loaded'"
+                " AND kind <> 'incremental' UNION ALL SELECT FROM replication.tables WHERE name = %(table)s"
+                " AND source_since IS NOT NULL LIMIT 1",
+                {"table": table_name},
+            ).fetchone()
+            is not None
+        )
+
+
+def covering(connection: Connection, table_name: str, as_of: datetime) -> list[Span]:
+    """Return what the snapshots that were loaded whole hold beyond an incremental export that counts as of `as_of`.
+
+    An item whose last write in the window is in one of these spans is told of by that snapshot, which ends later: its
+    row there is newer, or there is none because the item was deleted since, and then nothing may bring it back.
+    """
+    with translating("reading what was loaded", table=table_name):
+        rows = connection.execute(
+            "SELECT CASE WHEN kind = 'incremental' THEN from_time END,"
+            " CASE WHEN kind = 'incremental' THEN snapshot_time ELSE as_of END FROM replication.exports"
+            " WHERE table_name = %(table)s AND status = 'loaded' AND as_of >= %(as_of)s AND (kind <> 'incremental'"
+            " OR as_of > %(as_of)s AND from_time IS NOT NULL)",
+            {"table": table_name, "as_of": as_of},
+        ).fetchall()
+    return [Span(start, end) for start, end in rows]
+
+
+def snapshot_times(connection: Connection, table_name: str) -> list[datetime]:
+    """Return the times of the snapshots whose rows may be in the table, whole or in part; those of seams left out."""
+    with translating("reading what was loaded", table=table_name):
+        rows = connection.execute(
+            "SELECT DISTINCT snapshot_time FROM replication.exports WHERE table_name = %s AND NOT is_seam", [table_name]
+        ).fetchall()
+    return [moment for (moment,) in rows]
+
+
+def find_window(
+    connection: Connection, table_name: str, window: Window, as_of: datetime
+) -> tuple[str, str, str | None] | None:
+    """Return location, status and ARN of the export of a window, when one was begun; None otherwise."""
+    with translating("looking for the window's export", table=table_name):
+        return connection.execute(
+            "SELECT location, status, export_arn FROM replication.exports WHERE table_name = %s"
+            " AND kind = 'incremental' AND from_time = %s AND snapshot_time = %s AND as_of = %s"
+            " ORDER BY status <> 'loaded', id DESC LIMIT 1",
+            [table_name, window.start, window.end, as_of],
+        ).fetchone()
+
+
+def begin_again(connection: Connection, export_id: int, strategy: str) -> None:
+    """Forget what a load has done: no file is loaded. Inside the caller's transaction."""
+    with translating("beginning the load again"):
+        connection.execute("DELETE FROM replication.export_files WHERE export_id = %s", [export_id])
+        connection.execute("UPDATE replication.exports SET strategy = %s WHERE id = %s", [strategy, export_id])
+
+
+def claim_file(connection: Connection, export_id: int, file_key: str, *, wait: bool = True) -> bool:
+    """Take a file for the rest of the transaction; False when it is loaded already.
+
+    While another transaction has it, waits, or raises FileBusyError: a worker of a load that was killed may outlive it
+    for a moment, and other runs may load files of the same export.
+    """
+    with translating("taking a file"):
+        if wait:
+            connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, %s))", [file_key, export_id])
+        elif connection.execute(
+            "SELECT WHERE pg_try_advisory_xact_lock(hashtextextended(%s, %s))", [file_key, export_id]
+        ).fetchone() is None:  # fmt: skip
+            raise FileBusyError
+        # A statement of its own, so that it sees what the other transaction committed.
+        found = connection.execute(
+            "SELECT FROM replication.export_files WHERE export_id = %s AND file_key = %s", [export_id, file_key]
+        ).fetchone()
+    return found is None
+
+
+def loaded_files(connection: Connection, export_id: int) -> frozenset[str]:
+    """Return the files that are marked as loaded, whoever loaded them."""
+    with translating("reading which files are loaded"):
+        rows = connection.execute("SELECT file_key FROM replication.export_files WHERE export_id = %s", [export_id])
+        return frozenset(key for (key,) in rows)
+
+
+def notice_lost_client(connection: Connection) -> None:
+    """Have the server end the session soon after its client is gone, also in the middle of a long statement."""
+    with translating("setting up a connection of the load"):
+        connection.execute(
+            "SELECT set_config('client_connection_check_interval', '1s', false),"
+            " set_config('tcp_keepalives_idle', '10', false), set_config('tcp_keepalives_interval', '5', false),"
+            " set_config('tcp_keepalives_count', '3', false)"
+        )
+
+
+def mark_file(connection: Connection, export_id: int, file_key: str, counts: FileCounts) -> None:
+    """Mark a file as loaded, inside the transaction of its rows. Raises when it is marked already."""
+    with translating("marking the file as loaded"):
+        connection.execute(
+            "INSERT INTO replication.export_files (export_id, file_key, item_count, size_bytes, applied,"
+            " stale, rejected, ignored) VALUES (%s, %s, %s, %s, %s, %s, %s, %s)",
+            [
+                export_id,
+                file_key,
+                counts.items,
+                counts.size_bytes,
+                counts.applied,
+                counts.stale,
+                counts.rejected,
+                counts.ignored,
+            ],
+        )
+
+
+def totals(connection: Connection, export_id: int) -> tuple[int, FileCounts]:
+    """Return how many files are loaded, and the sum of their counts: rows overtaken in a build count as stale."""
+    with translating("adding up the load"):
+        row = connection.execute(
+            "SELECT count(file_key), COALESCE(sum(item_count), 0)::bigint,"
+            " COALESCE(sum(applied), 0)::bigint - o.overtaken, COALESCE(sum(stale), 0)::bigint + o.overtaken,"
+            " COALESCE(sum(rejected), 0)::bigint, COALESCE(sum(size_bytes), 0)::bigint,"
+            " COALESCE(sum(ignored), 0)::bigint"
+            " FROM (SELECT COALESCE(sum(overtaken), 0)::bigint AS overtaken"
+            " FROM replication.builds WHERE export_id = %(id)s) AS o"
+            " LEFT JOIN replication.export_files ON export_id = %(id)s GROUP BY o.overtaken",
+            {"id": export_id},
+        ).fetchone()
+    files, *counts = row or (0, 0, 0, 0, 0, 0, 0)
+    return files, FileCounts(*counts)
+
+
+def finish(connection: Connection, export_id: int, *, failure: str | None = None) -> None:
+    """Record how the load ended: loaded, or failed with its reason (no attribute values in it)."""
+    with translating("recording the end of the load"):
+        connection.execute(
+            "UPDATE replication.exports SET status = %s, reason = %s, finished_at = clock_timestamp() WHERE id = %s",
+            ["failed" if failure else "loaded", failure, export_id],
+        )

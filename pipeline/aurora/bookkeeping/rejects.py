@@ -1,0 +1,242 @@
+"""Records that could not be converted, kept whole in `replication.rejects` until a person has worked them off.
+
+Invariant: a reject commits in the transaction of the batch it came from, and once: a redelivered record is the
+same reject, replayed or not. Only a later snapshot that holds the same line opens it again, because then a newer
+state of the item could not be converted. The record is stored as it came; reason and digest tell nothing of the values.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from psycopg import sql
+from psycopg.rows import class_row
+
+from pipeline.aurora.errors import translating
+from pipeline.aurora.rows.apply import nullable_array_literal
+from pipeline.core.ordering import Position
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from datetime import datetime
+    from decimal import Decimal
+
+    from pipeline.aurora.sessions.connection import Connection
+    from pipeline.core.model.attributes import Item
+    from pipeline.core.streams.stream_records import Reject
+
+
+@dataclass(frozen=True, slots=True)
+class RejectGroup:
+    """Rejects of one table and target with one reason. `id` is the oldest's, to look at."""
+
+    table: str
+    target: str
+    reason: str
+    waiting: int
+    replayed: int
+    oldest: datetime
+    newest: datetime
+    sources: list[str]
+    """`stream`, `export` …: what kind of door they came through."""
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredReject:
+    """One reject as it is kept."""
+
+    id: int
+    table: str
+    target: str
+    reason: str
+    source: str
+    key_digest: str | None
+    position_version: Decimal | None
+    position_as_of: datetime | None
+    rejected_at: datetime
+    replayed_at: datetime | None
+    record: dict[str, Any]
+
+    @property
+    def position(self) -> Position | None:
+        """Where the record stands in time; None when that could not be read from it."""
+        if self.position_as_of is None:
+            return None
+        return Position(self.position_as_of, None if self.position_version is None else int(self.position_version))
+
+
+# What equal records are equal in: their digest, which tells whether a reject is known, is of this text.
+_as_json = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+# A parameter can have 1 GB, and a file may hold nothing but rejects.
+STATEMENT_CHARACTERS = 8 << 20
+
+# A record that comes twice in one call is taken once: a statement cannot meet the same row twice (21000).
+_ADD = """
+INSERT INTO replication.rejects AS kept (table_name, source, target, digest, key_digest, reason,
+    position_version, position_as_of, record)
+SELECT DISTINCT ON (u.target, u.digest) %s, %s, u.*
+  FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::numeric[], %s::timestamptz[], %s::json[])
+    AS u (target, digest, key_digest, reason, position_version, position_as_of, record)
+ ORDER BY u.target, u.digest, u.position_as_of DESC
+    ON CONFLICT (table_name, target, digest) DO UPDATE
+   SET source = excluded.source, reason = excluded.reason, position_version = excluded.position_version,
+       position_as_of = excluded.position_as_of, rejected_at = excluded.rejected_at, replayed_at = NULL
+ WHERE excluded.position_as_of > kept.position_as_of
+"""
+
+
+def add(connection: Connection, table_name: str, rejects: Sequence[Reject], *, source: str) -> int:
+    """Keep rejects, inside the caller's transaction; returns how many were not known, or not at this position."""
+    added = 0
+    with translating("keeping rejected records", table=table_name):
+        for some, records in _statements(rejects):
+            columns = map(nullable_array_literal, _columns(some, records))
+            added += connection.execute(_ADD, [table_name, source, *columns]).rowcount
+    return added
+
+
+def _statements(rejects: Iterable[Reject]) -> Iterator[tuple[list[Reject], list[str]]]:
+    """Return rejects with their records as JSON, as many at a time as one statement takes."""
+    some, records, size = list["Reject"](), list[str](), 0
+    for reject in rejects:
+        record = reject.record
+        text = _as_json(json.loads(record) if isinstance(record, bytes) else record)
+        if some and size + len(text) > STATEMENT_CHARACTERS:
+            yield some, records
+            some, records, size = [], [], 0
+        some.append(reject)
+        records.append(text)
+        size += len(text)
+    if some:
+        yield some, records
+
+
+def _columns(rejects: Sequence[Reject], records: Sequence[str]) -> Iterator[Sequence[str | None]]:
+    positions = [reject.position for reject in rejects]
+    yield [reject.target for reject in rejects]
+    yield [hashlib.sha256(record.encode()).hexdigest() for record in records]
+    yield [reject.key_digest for reject in rejects]
+    yield [reject.reason for reject in rejects]
+    yield [None if p is None or p.version is None else str(p.version) for p in positions]
+    yield [None if p is None else p.as_of.isoformat() for p in positions]
+    yield records
+
+
+def groups(connection: Connection, table_names: Sequence[str] | None = None) -> list[RejectGroup]:
+    """Return the rejects by table, target and reason, the largest heap of waiting ones first; None: of all tables."""
+    with translating("listing rejects"), connection.cursor(row_factory=class_row(RejectGroup)) as cursor:
+        return cursor.execute(
+            'SELECT table_name AS "table", target, reason, count(*) FILTER (WHERE replayed_at IS NULL) AS waiting,'
+            " count(replayed_at) AS replayed, min(rejected_at) AS oldest, max(rejected_at) AS newest,"
+            " array_agg(DISTINCT split_part(source, ' ', 1)) AS sources,"
+            " (array_agg(id ORDER BY replayed_at IS NOT NULL, rejected_at, id))[1] AS id"
+            " FROM replication.rejects WHERE %s::text[] IS NULL OR table_name = ANY (%s)"
+            " GROUP BY table_name, target, reason ORDER BY waiting DESC, table_name, target, reason",
+            [None if table_names is None else list(table_names)] * 2,
+        ).fetchall()
+
+
+_STORED = (
+    'SELECT id, table_name AS "table", target, reason, source, key_digest, position_version, position_as_of,'
+    " rejected_at, replayed_at, record FROM replication.rejects"
+)
+
+
+def read(connection: Connection, reject_id: int) -> StoredReject | None:
+    """Return one reject, or None when there is none of the number."""
+    with translating("reading a reject"), connection.cursor(row_factory=class_row(StoredReject)) as cursor:
+        return cursor.execute(f"{_STORED} WHERE id = %s", [reject_id]).fetchone()
+
+
+def waiting(connection: Connection, table_name: str, *, after: int = 0, limit: int = 100) -> list[StoredReject]:
+    """Return the next rejects of a table that were not replayed, by number."""
+    with translating("reading rejects", table=table_name), connection.cursor(row_factory=class_row(StoredReject)) as c:
+        return c.execute(
+            f"{_STORED} WHERE table_name = %s AND replayed_at IS NULL AND id > %s ORDER BY id LIMIT %s",
+            [table_name, after, limit],
+        ).fetchall()
+
+
+def count_waiting(connection: Connection, table_name: str) -> int:
+    """Return how many rejects of a table wait."""
+    with translating("counting rejects", table=table_name):
+        row = connection.execute(
+            "SELECT count(*) FROM replication.rejects WHERE table_name = %s AND replayed_at IS NULL", [table_name]
+        ).fetchone()
+    return row[0] if row else 0
+
+
+def mark_replayed(connection: Connection, replayed: Sequence[StoredReject]) -> None:
+    """Mark rejects as replayed, inside the transaction that applied them.
+
+    One that a later snapshot has opened again meanwhile stays open: what was applied is not what it holds now.
+    """
+    with translating("marking rejects as replayed"):
+        connection.execute(
+            "UPDATE replication.rejects AS r SET replayed_at = clock_timestamp()"
+            " FROM unnest(%s::bigint[], %s::timestamptz[]) AS u (id, as_of)"
+            " WHERE r.id = u.id AND r.replayed_at IS NULL AND r.position_as_of IS NOT DISTINCT FROM u.as_of",
+            [[reject.id for reject in replayed], [reject.position_as_of for reject in replayed]],
+        )
+
+
+def set_reasons(connection: Connection, reasons: Sequence[tuple[StoredReject, str]]) -> None:
+    """Give rejects that failed again the reason of today."""
+    changed = [(reject.id, reason) for reject, reason in reasons if reject.reason != reason]
+    with translating("keeping the reasons of rejects"):
+        connection.execute(
+            "UPDATE replication.rejects AS r SET reason = u.reason"
+            " FROM unnest(%s::bigint[], %s::text[]) AS u (id, reason) WHERE r.id = u.id AND r.replayed_at IS NULL",
+            [[number for number, _ in changed], [reason for _, reason in changed]],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ItemReject:
+    """A waiting reject of one item."""
+
+    id: int
+    target: str
+    reason: str
+    source: str
+    position: Position
+    rejected_at: datetime
+
+
+def waiting_of_items(
+    connection: Connection, table_name: str, keys: Sequence[tuple[str, Item]]
+) -> dict[int, list[ItemReject]]:
+    """Return, by index in `keys`, the waiting rejects of an item whose position is known, the newest first.
+
+    `keys` are (digest as stream records have it, key attributes). Rejects of exports have no digest: they are found
+    by the attributes, which are kept as DynamoDB wrote them.
+    """
+    found: dict[int, list[ItemReject]] = {}
+    if not keys:
+        return found
+    names = sorted(keys[0][1])
+    parts = [[json.dumps(item[name], separators=(",", ":")) for _, item in keys] for name in names]
+    columns = sql.SQL(", ").join(sql.Identifier(f"part {i}") for i in range(len(names)))
+    same = sql.SQL(" AND ").join(
+        sql.SQL("(COALESCE(r.record->'Item', r.record->'Keys')->{})::text = k.{}").format(
+            sql.Literal(name), sql.Identifier(f"part {i}")
+        )
+        for i, name in enumerate(names)
+    )
+    query = sql.SQL(
+        "SELECT k.place, r.id, r.target, r.reason, r.source, r.position_version, r.position_as_of, r.rejected_at"
+        " FROM unnest(%s::text[], {arrays}) WITH ORDINALITY AS k (digest, {columns}, place)"
+        " JOIN replication.rejects AS r ON r.table_name = %s AND r.replayed_at IS NULL"
+        " AND r.position_as_of IS NOT NULL AND (r.key_digest = k.digest OR r.key_digest IS NULL AND {same})"
+        " ORDER BY k.place, r.position_as_of DESC, r.position_version DESC NULLS LAST"
+    ).format(arrays=sql.SQL(", ").join([sql.SQL("%s::text[]")] * len(names)), columns=columns, same=same)
+    with translating("looking for rejects of items", table=table_name):
+        rows = connection.execute(query, [[digest for digest, _ in keys], *parts, table_name])
+        for place, number, target, reason, source, version, as_of, at in rows:
+            position = Position(as_of, None if version is None else int(version))
+            found.setdefault(place - 1, []).append(ItemReject(number, target, reason, source, position, at))
+    return found

@@ -1,0 +1,131 @@
+"""Switching a mapping's source of record to another table, in one transaction.
+
+Invariant: whoever writes under the mapping's name either committed before the switch or sees it. What was known of the
+old table says nothing of the new one, so it goes with the switch: its loads (a baseline, a bound of purges), what was
+caught up, how far writers and the probe were. `purged_through` stays: tombstones up to there are gone, whatever the
+source. Rows stay too, until a load and a reconciliation have replaced them; a loss says so until then.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from psycopg import sql
+
+from pipeline.aurora.bookkeeping import remains
+from pipeline.aurora.errors import translating
+from pipeline.aurora.rows import build_aside
+from pipeline.aurora.rows.purge import LOCK_SECONDS
+from pipeline.aurora.schema import catalog, tables
+from pipeline.core.errors import TerminalError
+from pipeline.core.model.mapping import STORAGE_SCHEMA
+from pipeline.core.past.losses import Kind
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from pipeline.aurora.bookkeeping.sources import SourceOfRecord
+    from pipeline.aurora.sessions.connection import Connection
+    from pipeline.core.model.mapping import TableMapping
+
+# What is remembered of one stream, one table's exports and their event source mappings.
+_FORGOTTEN = ("probes", "probe_shards", "probe_waiting", "source_states", "caught_up")
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of the table that is the source of record, and would be forgotten by a switch."""
+
+    loads: int
+    rejects: int
+    """That wait."""
+    newest_label: str | None
+    """Of the streams that changes were applied from."""
+
+
+def known(connection: Connection, name: str) -> Known:
+    """Return what a switch would forget."""
+    with translating("reading what is known of the source", table=name):
+        row = connection.execute(
+            "SELECT (SELECT count(*) FROM replication.exports WHERE table_name = %(name)s AND kind <> 'incremental'),"
+            " (SELECT count(*) FROM replication.rejects WHERE table_name = %(name)s AND replayed_at IS NULL),"
+            " (SELECT max(stream_label) FROM replication.watermarks WHERE table_name = %(name)s)",
+            {"name": name},
+        ).fetchone()
+    return Known(*row) if row else Known(0, 0, None)
+
+
+def discard_builds(connection: Connection, name: str) -> None:
+    """Drop what unfinished loads of the old table have built aside. Needs the load lock."""
+    with translating("looking for unfinished loads", table=name):
+        numbers = connection.execute(
+            "SELECT DISTINCT b.export_id FROM replication.builds AS b JOIN replication.exports AS e ON e.id = export_id"
+            " WHERE e.table_name = %s AND b.swapped_at IS NULL",
+            [name],
+        ).fetchall()
+    build_aside.discard(connection, [number for (number,) in numbers], name)
+
+
+def switch(connection: Connection, mapping: TableMapping, before: SourceOfRecord, now: SourceOfRecord) -> datetime:
+    """Make `now` the source of record in place of `before`; returns when. Needs the load lock.
+
+    Raises TransientError when writers hold the tables for too long, TerminalError when another switch came first.
+    """
+    name, old = mapping.name, f"of {before.arn or before.table}, which is no longer the source of record: "
+    with translating("switching the source of record", table=name), connection.transaction():
+        _keep_writers_out(connection, mapping)
+        row = connection.execute(
+            "UPDATE replication.tables SET source_table = %(table)s, source_arn = %(arn)s, source_table_id = %(id)s,"
+            " source_since = clock_timestamp(), stream_label = %(label)s WHERE name = %(name)s"
+            " AND source_table = %(before)s AND source_arn IS NOT DISTINCT FROM %(before_arn)s RETURNING source_since",
+            {
+                "table": now.table,
+                "arn": now.arn,
+                "id": now.table_id,
+                "label": now.first_label,
+                "name": name,
+                "before": before.table,
+                "before_arn": before.arn,
+            },
+        ).fetchone()
+        if row is None:
+            raise TerminalError("switching the source of record: it was switched meanwhile", table=name)
+        for table in _FORGOTTEN:
+            connection.execute(
+                sql.SQL("DELETE FROM replication.{} WHERE table_name = %s").format(sql.SQL(table)), [name]
+            )
+        connection.execute("DELETE FROM replication.exports WHERE table_name = %s", [name])
+        connection.execute(  # it proves nothing of the new table
+            "UPDATE replication.reconciliations SET status = 'abandoned', reason = %s"
+            " WHERE table_name = %s AND status IN ('comparing', 'done')",
+            [old.removesuffix(": "), name],
+        )
+        connection.execute(
+            "UPDATE replication.export_requests SET outcome = 'superseded', ended_at = clock_timestamp()"
+            " WHERE table_name = %s AND ended_at IS NULL",
+            [name],
+        )
+        remains.fold_all_writers(connection, name)
+        connection.execute(
+            "UPDATE replication.rejects SET replayed_at = clock_timestamp(), reason = %s || reason"
+            " WHERE table_name = %s AND replayed_at IS NULL",
+            [old, name],
+        )
+        connection.execute(
+            "UPDATE replication.losses SET healed_at = clock_timestamp() WHERE table_name = %s AND healed_at IS NULL",
+            [name],
+        )
+        connection.execute(
+            "INSERT INTO replication.losses (table_name, kind, since, until) VALUES (%s, %s, %s, %s)",
+            [name, Kind.REPOINTED.value, row[0], row[0]],
+        )
+    return row[0]
+
+
+def _keep_writers_out(connection: Connection, mapping: TableMapping) -> None:
+    """Wait for the statements that write now; those that come next see what this transaction does (`purge`)."""
+    connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(int(LOCK_SECONDS * 1000))))
+    for target in mapping.tables:
+        if catalog.stored_table(connection, STORAGE_SCHEMA, target.storage_name):
+            connection.execute(sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(tables.storage(target)))

@@ -1,0 +1,1 @@
+"""Comparing the replica with a snapshot."""

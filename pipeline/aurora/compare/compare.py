@@ -1,0 +1,267 @@
+"""Comparing a snapshot with a target, set at a time, by what is stored.
+
+Invariant: nothing is called different on the strength of a hash or a timestamp: the columns themselves are compared,
+each with `IS DISTINCT FROM`. What is found in a range of keys goes to a list in the database, in the statement that
+marks the range as compared; nothing of it comes to the client.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from psycopg import sql
+
+from pipeline.aurora.compare import key_ranges
+from pipeline.aurora.compare.candidates import CHANGED, PLACE, SOURCE_HASH, keys_sent, sent_keys
+from pipeline.aurora.errors import translating
+from pipeline.aurora.rows import children
+from pipeline.aurora.schema import tables
+from pipeline.core.model.mapping import AS_OF, DELETED, VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from pipeline.aurora.compare.candidates import Candidates
+    from pipeline.aurora.compare.key_ranges import Key, Lane
+    from pipeline.aurora.rows.staging import Staging
+    from pipeline.aurora.sessions.connection import Connection
+    from pipeline.core.model.mapping import Target
+
+Kind = Literal["missing", "extra", "different"]
+# What a chunk's join may use before it goes through temporary files.
+_JOIN_MEMORY = "64MB"
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One target against its staged snapshot, which stands for `as_of`."""
+
+    run_id: int
+    target: Target
+    staging: Staging
+    candidates: Candidates
+    as_of: datetime
+
+    def set_up(self, connection: Connection) -> None:
+        """Give a connection the memory that chunks are compared with."""
+        with translating("setting up a connection of the reconciliation"):
+            connection.execute(sql.SQL("SET work_mem = {}").format(sql.Literal(_JOIN_MEMORY)))
+
+    def compare(self, connection: Connection, lane: Lane, through: Key | None) -> int:
+        """Compare the lane's keys through `through` (None: to its end), and mark them; returns how many differ.
+
+        One statement, which takes up what differs, whether or not it may rightly do so, with its mark.
+        """
+        end = lane.through if through is None else through
+        parameters = key_ranges.bounds(lane.after, end) | {
+            "as_of": self.as_of,
+            "run": self.run_id,
+            "number": lane.target,
+            "lane": lane.number,
+            "end": None if end is None else list(end),
+            "done": through is None,
+        }
+        query = sql.SQL(
+            "WITH found AS (INSERT INTO {list} ({names}) {differing} RETURNING {source_hash} IS NULL AS extra),"
+            " counted AS (SELECT count(*) AS n, count(*) FILTER (WHERE extra) AS extra FROM found)"
+            " UPDATE replication.reconciliation_ranges AS r SET after_key = %(end)s::text[], done = %(done)s,"
+            " chunks = r.chunks + 1, found = r.found + counted.n, extra = r.extra + counted.extra,"
+            " seconds = r.seconds + extract(epoch FROM clock_timestamp() - statement_timestamp())"
+            " FROM counted WHERE r.reconciliation_id = %(run)s AND r.target = %(number)s AND r.lane = %(lane)s"
+            " RETURNING counted.n"
+        ).format(
+            list=self.candidates.name,
+            names=tables.identifiers((*self.candidates.key_names, SOURCE_HASH, CHANGED)),
+            differing=self._differing(key_ranges.within(self.target, lane.after, end)),
+            source_hash=sql.Identifier(SOURCE_HASH),
+        )
+        with translating("comparing a snapshot with its target"):
+            row = connection.execute(query, parameters).fetchone()
+        return row[0] if row else 0
+
+    def _differing(self, within: sql.Composable) -> sql.Composed:
+        target = self.target
+        query = sql.SQL(
+            "SELECT {keys}, {source_hash}, COALESCE(t.{as_of} > %(as_of)s, false)"
+            " FROM (SELECT * FROM {staging} WHERE {within}) AS s"
+            " FULL JOIN (SELECT * FROM {storage} WHERE {within}) AS t ON {same_key}"
+            " WHERE CASE WHEN s.{key} IS NULL THEN NOT t.{deleted}"
+            " WHEN t.{key} IS NULL OR t.{deleted} THEN true ELSE {differs} END"
+        ).format(
+            keys=sql.SQL(", ").join(
+                sql.SQL("COALESCE(s.{0}, t.{0})").format(sql.Identifier(name)) for name in target.primary_key
+            ),
+            source_hash=source_hash(target),
+            as_of=sql.Identifier(AS_OF),
+            staging=self.staging.name,
+            storage=tables.storage(target),
+            within=within,
+            same_key=children.same_key(target, "s", "t"),
+            key=sql.Identifier(target.primary_key[0]),
+            deleted=sql.Identifier(DELETED),
+            differs=_differs(target),
+        )
+        return query + self._orphans(within) if target.children else query
+
+    def _orphans(self, within: sql.Composable) -> sql.Composed:
+        """Compose the rest of what differs: children of parents that neither the snapshot nor the target has."""
+        target, key = self.target, tables.identifiers(self.target.primary_key)
+        each = sql.SQL(" UNION ALL ").join(
+            sql.SQL("SELECT {key}, {as_of} FROM {child} WHERE {within}").format(
+                key=key, as_of=sql.Identifier(AS_OF), child=tables.storage(child), within=within
+            )
+            for child in target.children
+        )
+        qualified = children.qualified("o", target)
+        return sql.SQL(
+            " UNION ALL SELECT {qualified}, NULL::bigint, bool_and(COALESCE(t.{as_of}, o.{as_of}) > %(as_of)s)"
+            " FROM ({each}) AS o LEFT JOIN {storage} AS t ON {of_parent} WHERE (t.{first} IS NULL OR t.{deleted})"
+            " AND NOT EXISTS (SELECT FROM {staging} AS s WHERE {staged}) GROUP BY {qualified}"
+        ).format(
+            qualified=qualified,
+            as_of=sql.Identifier(AS_OF),
+            each=each,
+            storage=tables.storage(target),
+            of_parent=children.same_key(target, "o", "t"),
+            first=sql.Identifier(target.primary_key[0]),
+            deleted=sql.Identifier(DELETED),
+            staging=self.staging.name,
+            staged=children.same_key(target, "s", "o"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """One key, compared with the source's own state: `kind` None is equal."""
+
+    kind: Kind | None
+    columns: tuple[str, ...]
+    """The columns that differ, for `different`."""
+    mark: str
+    """Changes whenever the stored row does; empty where no row is stored."""
+    version: int | None
+    as_of: datetime | None
+    """The stored row's position; both None where there is none."""
+    deleted: bool | None
+    """Whether the stored row is a tombstone; None where there is none."""
+    source_hash: int | None
+    """Of the source's state, to tell whether it is the snapshot's; None where the source has no such item."""
+
+
+def marks(connection: Connection, target: Target, keys: Sequence[Key]) -> list[str]:
+    """Return the mark of each key's stored row, in the keys' order."""
+    query = sql.SQL(
+        "SELECT COALESCE(t.xmin::text, '') FROM {sent} LEFT JOIN {storage} AS t ON {same} ORDER BY a.{place}"
+    ).format(
+        sent=sent_keys(target),
+        storage=tables.storage(target),
+        same=children.same_key(target, "a", "t"),
+        place=sql.Identifier(PLACE),
+    )
+    with translating("looking at stored rows"):
+        return [mark for (mark,) in connection.execute(query, keys_sent(keys))]
+
+
+def compare_keys(connection: Connection, target: Target, staging: Staging, keys: Sequence[Key]) -> list[Compared]:
+    """Compare keys with the source's states in `staging`, in the keys' order; a key that is not staged is not there."""
+    values = [name for name in target.stored_columns if name not in target.primary_key]
+    columns = sql.SQL(" || ").join(
+        [
+            *(_named(_column_differs(name), name) for name in values),
+            *(
+                _named(children.differs(child, carried, "s", "t"), child.view_name)
+                for child, carried in zip(target.children, target.carried, strict=True)
+            ),
+            sql.SQL("'{}'::text[]"),
+        ]
+    )
+    orphans = sql.SQL(" OR ").join(
+        sql.SQL("EXISTS (SELECT FROM {} AS c WHERE {})").format(
+            tables.storage(child), children.same_key(target, "c", "a")
+        )
+        for child in target.children
+    )
+    query = sql.SQL(
+        "SELECT CASE WHEN s.{key} IS NULL THEN CASE WHEN NOT t.{deleted} OR {orphans} THEN 'extra' END"
+        " WHEN t.{key} IS NULL OR t.{deleted} THEN 'missing' END,"
+        " CASE WHEN s.{key} IS NOT NULL AND NOT t.{deleted} THEN {columns} END,"
+        " COALESCE(t.xmin::text, ''), t.{version}, t.{as_of}, t.{deleted}, {source_hash}"
+        " FROM {sent} LEFT JOIN {staging} AS s ON {staged} LEFT JOIN {storage} AS t ON {stored} ORDER BY a.{place}"
+    ).format(
+        key=sql.Identifier(target.primary_key[0]),
+        deleted=sql.Identifier(DELETED),
+        orphans=orphans if target.children else sql.SQL("false"),
+        columns=columns,
+        version=sql.Identifier(VERSION),
+        as_of=sql.Identifier(AS_OF),
+        source_hash=source_hash(target),
+        sent=sent_keys(target),
+        staging=staging.name,
+        staged=children.same_key(target, "a", "s"),
+        storage=tables.storage(target),
+        stored=children.same_key(target, "a", "t"),
+        place=sql.Identifier(PLACE),
+    )
+    with translating("comparing items read again with their rows"):
+        return [
+            Compared(
+                absent or ("different" if differing else None),
+                tuple(differing or ()),
+                mark,
+                None if version is None else int(version),
+                as_of,
+                deleted,
+                hashed,
+            )
+            for absent, differing, mark, version, as_of, deleted, hashed in connection.execute(query, keys_sent(keys))
+        ]
+
+
+def source_hash(target: Target) -> sql.Composed:
+    """Compose a hash by value of a staged row `s`; NULL where there is none. It tells two states of one item apart."""
+    return sql.SQL("CASE WHEN s.{} IS NOT NULL THEN hash_record_extended(ROW({}), 0) END").format(
+        sql.Identifier(target.primary_key[0]),
+        sql.SQL(", ").join(
+            sql.SQL("s.{}").format(sql.Identifier(name)) for name in (*target.stored_columns, *target.carried)
+        ),
+    )
+
+
+def _differs(target: Target) -> sql.Composable:
+    """Compose the condition that a staged and a live row, `s` and `t`, are not equal."""
+    each = [_column_differs(name) for name in target.stored_columns if name not in target.primary_key]
+    each += [
+        children.differs(child, carried, "s", "t")
+        for child, carried in zip(target.children, target.carried, strict=True)
+    ]
+    return sql.SQL(" OR ").join(each) if each else sql.SQL("false")
+
+
+def _column_differs(name: str) -> sql.Composed:
+    return sql.SQL("s.{0} IS DISTINCT FROM t.{0}").format(sql.Identifier(name))
+
+
+def _named(condition: sql.Composable, name: str) -> sql.Composed:
+    return sql.SQL("CASE WHEN {} THEN ARRAY[{}] ELSE '{{}}'::text[] END").format(condition, sql.Literal(name))
+
+
+def texts_of_key(
+    connection: Connection, target: Target, staging: Staging, key: Key
+) -> dict[str, tuple[str | None, str | None]]:
+    """Return a key's values by column, as texts: the source's, as it would be stored, and the stored row's."""
+    names = target.stored_columns
+    query = sql.SQL(
+        "SELECT {columns} FROM {sent} LEFT JOIN {staging} AS s ON {staged} LEFT JOIN {storage} AS t ON {stored}"
+    ).format(
+        columns=sql.SQL(", ").join(sql.SQL("s.{0}::text, t.{0}::text").format(sql.Identifier(name)) for name in names),
+        sent=sent_keys(target),
+        staging=staging.name,
+        staged=children.same_key(target, "a", "s"),
+        storage=tables.storage(target),
+        stored=children.same_key(target, "a", "t"),
+    )
+    with translating("reading an item's values"):
+        row = connection.execute(query, keys_sent([key])).fetchone() or (None,) * (2 * len(names))
+    return {name: (row[2 * i], row[2 * i + 1]) for i, name in enumerate(names)}

@@ -1,0 +1,323 @@
+"""What is recorded of reconciliations: each run with how far it is, its counts, and the drift it settled.
+
+Invariant: what a run has done is marked in the transaction that did it, so that a killed run resumes and counts nothing
+twice. Its working state and its staging tables are unlogged, all of them, so that a crash of the server empties them
+together. Drift is named by key digest and columns, never by value.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from psycopg import sql
+
+from pipeline.aurora.errors import translating
+from pipeline.aurora.schema.tables import storage
+from pipeline.aurora.sessions.clock import refuse_future
+from pipeline.core.errors import TerminalError
+from pipeline.core.model.mapping import DELETED, STORAGE_SCHEMA
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from datetime import datetime
+
+    from pipeline.aurora.sessions.connection import Connection
+    from pipeline.core.model.mapping import Target
+
+_LOCK_SPACE = "dynaurora.reconcile"
+# Staging tables and lists of what is left to settle: `_reconcile_<run>_<target>` and `…_left`.
+_LEFTOVER = "^_reconcile_[0-9]+_[0-9]+(_left)?$"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run that was begun, now or earlier."""
+
+    id: int
+    resumed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """One settled difference of one target."""
+
+    target: str
+    key_digest: str
+    kind: str
+    columns: tuple[str, ...]
+    repaired: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Counts of one run, over all targets; `by_column` counts rows."""
+
+    compared: int = 0
+    in_flight: int = 0
+    undecided: int = 0
+    missing: int = 0
+    extra: int = 0
+    different: int = 0
+    stale: int = 0
+    repaired: int = 0
+    rejected: int = 0
+    by_column: dict[str, int] = field(default_factory=dict[str, int])
+
+
+def has_rows(connection: Connection, target: Target) -> bool:
+    """Whether a target holds a live row."""
+    found = sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE NOT {})").format(storage(target), sql.Identifier(DELETED))
+    with translating(f"looking for rows of {target.view_name}"):
+        row = connection.execute(found).fetchone()
+    return bool(row and row[0])
+
+
+def lock_table(connection: Connection, table_name: str) -> None:
+    """Take the table's reconciliation lock for as long as the connection lives."""
+    with translating("taking the reconciliation lock", table=table_name):
+        row = connection.execute(
+            "SELECT pg_try_advisory_lock(hashtext(%s), hashtext(%s))", [_LOCK_SPACE, table_name]
+        ).fetchone()
+    if not (row and row[0]):
+        raise TerminalError(
+            "reconciling: another reconciliation of this table is running",
+            table=table_name,
+            hint="wait for it, or end it, then run this again",
+        )
+
+
+@contextmanager
+def table_locked(connection: Connection, table_name: str) -> Generator[None]:
+    """Hold the reconciliation lock for the block. Raises TerminalError when it is taken."""
+    lock_table(connection, table_name)
+    try:
+        yield
+    finally:
+        if not connection.closed:
+            with translating("giving the reconciliation lock back", table=table_name):
+                connection.execute("SELECT pg_advisory_unlock(hashtext(%s), hashtext(%s))", [_LOCK_SPACE, table_name])
+
+
+def begin(
+    connection: Connection,
+    table_name: str,
+    *,
+    snapshot: str,
+    snapshot_time: datetime,
+    as_of: datetime,
+    shape: str = "",
+    repairs: bool = False,
+) -> Run:
+    """Record that a reconciliation has begun, or find the unfinished run of the same snapshot; needs the table's lock.
+
+    A run of another snapshot, mapping (`shape`) or intent is abandoned, and what it left is dropped.
+    """
+    same = [table_name, snapshot, as_of, shape, repairs]
+    with translating("recording the reconciliation", table=table_name), connection.transaction():
+        refuse_future(connection, table_name, snapshot_time, as_of)
+        found = connection.execute(
+            "SELECT id FROM replication.reconciliations WHERE table_name = %s AND snapshot = %s AND as_of = %s"
+            " AND shape = %s AND repairs = %s AND status = 'comparing' ORDER BY id DESC LIMIT 1",
+            same,
+        ).fetchone()
+        row = (
+            found
+            or connection.execute(
+                "INSERT INTO replication.reconciliations (table_name, snapshot, as_of, shape, repairs, snapshot_time)"
+                " VALUES (%s, %s, %s, %s, %s, %s) RETURNING id",
+                [*same, snapshot_time],
+            ).fetchone()
+        )
+        run = Run(row[0] if row else 0, resumed=found is not None)
+        connection.execute(
+            "UPDATE replication.reconciliations SET status = 'abandoned', finished_at = clock_timestamp()"
+            " WHERE table_name = %s AND status = 'comparing' AND id <> %s",
+            [table_name, run.id],
+        )
+        drop_leftovers(connection, table_name, but=run.id)
+    return run
+
+
+def drop_leftovers(connection: Connection, table_name: str, *, but: int | None = None) -> None:
+    """Drop the staging tables and working state of the table's runs, of all or of all `but` one; needs its lock."""
+    with translating("dropping what an earlier reconciliation left", table=table_name), connection.transaction():
+        left = connection.execute(
+            "SELECT tablename FROM pg_tables WHERE schemaname = %s AND tablename ~ %s"
+            " AND split_part(tablename, '_', 3)::bigint IN (SELECT id FROM replication.reconciliations"
+            " WHERE table_name = %s AND id IS DISTINCT FROM %s)",
+            [STORAGE_SCHEMA, _LEFTOVER, table_name, but],
+        ).fetchall()
+        for (name,) in left:
+            connection.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(STORAGE_SCHEMA, name)))
+        for name in ("reconciliation_files", "reconciliation_ranges", "reconciliation_unfit"):
+            connection.execute(
+                sql.SQL(
+                    "DELETE FROM {} AS w USING replication.reconciliations AS r WHERE r.id = w.reconciliation_id"
+                    " AND r.table_name = %s AND r.id IS DISTINCT FROM %s"
+                ).format(sql.Identifier("replication", name)),
+                [table_name, but],
+            )
+
+
+def forget_work(connection: Connection, run_id: int) -> None:
+    """Begin a run again whose working state is gone: its counts start over; settled drift stays recorded."""
+    with translating("beginning the reconciliation again"), connection.transaction():
+        for name in ("reconciliation_files", "reconciliation_ranges", "reconciliation_unfit"):
+            connection.execute(
+                sql.SQL("DELETE FROM {} WHERE reconciliation_id = %s").format(sql.Identifier("replication", name)),
+                [run_id],
+            )
+        connection.execute("UPDATE replication.reconciliations SET in_flight = NULL WHERE id = %s", [run_id])
+
+
+def staged_files(connection: Connection, run_id: int) -> frozenset[str]:
+    """Return the keys of the files whose rows are staged."""
+    with translating("reading which files are staged"):
+        rows = connection.execute(
+            "SELECT file_key FROM replication.reconciliation_files WHERE reconciliation_id = %s", [run_id]
+        )
+        return frozenset(key for (key,) in rows)
+
+
+def claim_file(connection: Connection, run_id: int, file_key: str) -> bool:
+    """Take a file for the rest of the transaction; False when it is staged already.
+
+    Waits while another transaction has it: a worker of a run that was killed may outlive it for a moment.
+    """
+    with translating("taking a file"):
+        connection.execute(
+            "SELECT pg_advisory_xact_lock(hashtextextended(%s, %s))", [f"{_LOCK_SPACE} {file_key}", run_id]
+        )
+        # A statement of its own, so that it sees what the other transaction committed.
+        found = connection.execute(
+            "SELECT FROM replication.reconciliation_files WHERE reconciliation_id = %s AND file_key = %s",
+            [run_id, file_key],
+        ).fetchone()
+    return found is None
+
+
+def mark_file(
+    connection: Connection, run_id: int, file_key: str, *, items: int, rows: int, unfit: Iterable[str]
+) -> None:
+    """Mark a file as staged, with the digests of the items that could not be, inside the transaction of its rows."""
+    add_unfit(connection, run_id, unfit)
+    with translating("marking the file as staged"):
+        connection.execute(
+            "INSERT INTO replication.reconciliation_files (reconciliation_id, file_key, item_count, row_count)"
+            " VALUES (%s, %s, %s, %s)",
+            [run_id, file_key, items, rows],
+        )
+
+
+def add_unfit(connection: Connection, run_id: int, digests: Iterable[str]) -> None:
+    """Note items that cannot be stored, each once, inside the caller's transaction."""
+    known = sorted(set(digests))  # in one order, so that two workers never wait for each other
+    if not known:
+        return
+    with translating("noting items that cannot be stored"):
+        connection.execute(
+            "INSERT INTO replication.reconciliation_unfit (reconciliation_id, item_digest)"
+            " SELECT %s, unnest(%s::text[]) ON CONFLICT DO NOTHING",
+            [run_id, known],
+        )
+
+
+def add_settled(connection: Connection, run_id: int, drift: Sequence[Drift], *, in_flight: int) -> None:
+    """Record settled differences, inside the transaction that takes them off the list; one settled again replaces."""
+    with translating("recording drift"):
+        connection.execute(
+            "INSERT INTO replication.drift (reconciliation_id, target, key_digest, kind, columns, repaired)"
+            " SELECT %s, u.target, u.key_digest, u.kind, string_to_array(u.columns, E'\\x1f'), u.repaired"
+            " FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::boolean[])"
+            " AS u (target, key_digest, kind, columns, repaired)"
+            " ON CONFLICT (reconciliation_id, target, key_digest) DO UPDATE SET kind = excluded.kind,"
+            " columns = excluded.columns, repaired = excluded.repaired",
+            [
+                run_id,
+                [d.target for d in drift],
+                [d.key_digest for d in drift],
+                [d.kind for d in drift],
+                ["\x1f".join(d.columns) for d in drift],
+                [d.repaired for d in drift],
+            ],
+        )
+        connection.execute(
+            "UPDATE replication.reconciliations SET in_flight = COALESCE(in_flight, 0) + %s WHERE id = %s AND %s > 0",
+            [in_flight, run_id, in_flight],
+        )
+
+
+def samples(connection: Connection, run_id: int, most: int) -> list[Drift]:
+    """Return some of a run's drift, what was not repaired first."""
+    with translating("reading the drift"):
+        rows = connection.execute(
+            "SELECT target, key_digest, kind, columns, repaired FROM replication.drift WHERE reconciliation_id = %s"
+            " ORDER BY repaired, found_at, target, key_digest LIMIT %s",
+            [run_id, most],
+        )
+        return [
+            Drift(target, digest, kind, tuple(columns), repaired) for target, digest, kind, columns, repaired in rows
+        ]
+
+
+def finish(connection: Connection, run_id: int, *, undecided: int) -> Counts:
+    """Add up and record the outcome of a run; returns its counts."""
+    with translating("recording the reconciliation"), connection.transaction():
+        row = connection.execute(_ADD_UP, {"id": run_id, "undecided": undecided}).fetchone()
+        counts = Counts(*row) if row else Counts()
+        connection.execute(
+            "UPDATE replication.reconciliations SET status = 'done', finished_at = clock_timestamp(), compared = %s,"
+            " in_flight = %s, undecided = %s, missing = %s, extra = %s, different = %s, stale = %s, repaired = %s,"
+            " rejected = %s, by_column = %s WHERE id = %s",
+            [
+                counts.compared,
+                counts.in_flight,
+                counts.undecided,
+                counts.missing,
+                counts.extra,
+                counts.different,
+                counts.stale,
+                counts.repaired,
+                counts.rejected,
+                json.dumps(counts.by_column),
+                run_id,
+            ],
+        )
+    return counts
+
+
+_ADD_UP = """
+SELECT f.row_count + w.extra - %(undecided)s, COALESCE(r.in_flight, 0), %(undecided)s::bigint,
+       d.missing, d.extra, d.different, d.stale, d.repaired, u.rejected, d.by_column
+  FROM replication.reconciliations AS r,
+       LATERAL (SELECT COALESCE(sum(row_count), 0)::bigint AS row_count FROM replication.reconciliation_files
+                 WHERE reconciliation_id = r.id) AS f,
+       LATERAL (SELECT COALESCE(sum(extra), 0)::bigint AS extra FROM replication.reconciliation_ranges
+                 WHERE reconciliation_id = r.id) AS w,
+       LATERAL (SELECT count(*) AS rejected FROM replication.reconciliation_unfit
+                 WHERE reconciliation_id = r.id) AS u,
+       LATERAL (SELECT count(*) FILTER (WHERE kind = 'missing') AS missing,
+                       count(*) FILTER (WHERE kind = 'extra') AS extra,
+                       count(*) FILTER (WHERE kind = 'different') AS different,
+                       count(*) FILTER (WHERE kind = 'stale') AS stale,
+                       count(*) FILTER (WHERE repaired) AS repaired,
+                       (SELECT COALESCE(json_object_agg(c.name, c.rows), '{}') FROM (
+                          SELECT name, count(*) AS rows FROM replication.drift AS x, unnest(x.columns) AS name
+                           WHERE x.reconciliation_id = r.id GROUP BY name ORDER BY name) AS c) AS by_column
+                  FROM replication.drift WHERE reconciliation_id = r.id) AS d
+ WHERE r.id = %(id)s
+"""
+
+
+def fail(connection: Connection, run_id: int, reason: str) -> None:
+    """Record that a run cannot come to an end, with its reason (no attribute values in it)."""
+    with translating("recording the reconciliation"):
+        connection.execute(
+            "UPDATE replication.reconciliations SET status = 'failed', finished_at = clock_timestamp(), reason = %s"
+            " WHERE id = %s",
+            [reason, run_id],
+        )

@@ -1,0 +1,1 @@
+"""Writing rows, under the ordering rule."""

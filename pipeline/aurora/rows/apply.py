@@ -1,0 +1,256 @@
+"""Applying changes to a target: one guarded upsert, set at a time, under the ordering rule.
+
+Invariant: after any batch the stored row of each key is the newest state seen, whatever the order, repetition or
+concurrency. The statement is `INSERT … SELECT FROM unnest(…) ON CONFLICT DO UPDATE … WHERE supersedes`: the
+primary key serialises writers of one key, and the condition is evaluated on the row as the other writer left it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import lru_cache
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from psycopg import sql
+
+from pipeline.aurora.bookkeeping import watermarks
+from pipeline.aurora.bookkeeping.sources import of_record
+from pipeline.aurora.rows import children
+from pipeline.aurora.rows.ordering_sql import admits_new_key, supersedes
+from pipeline.aurora.schema import tables
+from pipeline.aurora.sessions.connection import literal
+from pipeline.core.model.mapping import AS_OF, DELETED, VERSION
+from pipeline.core.types.arrays import array_literal
+
+if TYPE_CHECKING:
+    from psycopg import Cursor
+
+    from pipeline.aurora.sessions.connection import Connection
+    from pipeline.core.model.change import Change, Row
+    from pipeline.core.model.mapping import Target
+
+
+class Applied(NamedTuple):
+    """Counts of one batch for one target. `deleted` and `expired` (by time to live) are parts of `applied`.
+
+    `refused` is the part of `stale` that had no row and was as old as what was purged.
+    """
+
+    applied: int = 0
+    stale: int = 0
+    deleted: int = 0
+    expired: int = 0
+    refused: int = 0
+
+    def plus(self, other: Applied) -> Applied:
+        """Add two counts."""
+        return Applied(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+
+
+class Sent(NamedTuple):
+    """An apply statement on its way, and what it was sent with."""
+
+    answer: Cursor[tuple[Any, ...]]
+    changes: Sequence[Change]
+    parameters: Sequence[str | None]
+
+
+@dataclass(frozen=True)
+class ApplyStatement:
+    """The apply statement of one target, composed once. `parameters` fills it for a batch.
+
+    `query` returns (applied, deleted, expired, refused); `query_with_mark` also adds them to the writer's watermark, so
+    that a batch and its mark are one statement, one round trip and one transaction. Either fails, and applies nothing,
+    when `source_table` is not the source of record, or the stream that is given with the changes is not of it.
+    """
+
+    target: Target
+    mapping_name: str
+    source_table: str
+    query: bytes = field(init=False)
+    query_with_mark: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        upsert = _compose(self.target, self.mapping_name, self.source_table)
+        keys = [sql.SQL(", array_agg({})").format(sql.Identifier(f"key {i}")) for i in _key_numbers(self.target)]
+        query = upsert + _COUNT.format(keys=sql.SQL("").join(keys))
+        with_mark = upsert + watermarks.MARK_APPLIED + _COUNT.format(keys=sql.SQL(""))
+        # As bytes, once: psycopg would put the parts together for every batch.
+        object.__setattr__(self, "query", query.as_bytes())
+        object.__setattr__(self, "query_with_mark", with_mark.as_bytes())
+
+    def apply(
+        self, connection: Connection, changes: Sequence[Change], stream_arn: str | None = None
+    ) -> tuple[int, int, int, int]:
+        """Apply coalesced changes, children included, inside the caller's transaction.
+
+        Returns (applied, deleted, expired, refused). The only way for a target with children: `query` alone would leave
+        them.
+        """
+        return self.finish(connection, self.send(connection, changes, stream_arn))
+
+    def send(self, connection: Connection, changes: Sequence[Change], stream_arn: str | None = None) -> Sent:
+        """Begin `apply`: in a pipeline nothing is waited for."""
+        parameters = self.parameters(changes, stream_arn)
+        return Sent(connection.execute(self.query, parameters, prepare=True), changes, parameters)
+
+    def finish(self, connection: Connection, sent: Sent) -> tuple[int, int, int, int]:
+        """End `apply`, in the same transaction."""
+        row = sent.answer.fetchone() or (0, 0, 0, 0)
+        if self.target.children and row[0]:
+            self._replace_children(connection, sent.changes, sent.parameters, row[4:])
+        return row[0], row[1], row[2], row[3]
+
+    def _replace_children(
+        self,
+        connection: Connection,
+        changes: Sequence[Change],
+        parameters: Sequence[str | None],
+        taken: Sequence[Sequence[str]],
+    ) -> None:
+        target, stored = self.target, self.target.stored_columns
+        types = [column.type.input_sql for column in target.key_columns]
+        sent = [*types, *("jsonb" for _ in target.carried), "numeric", "timestamptz"]
+        names = [*target.primary_key, *target.carried, VERSION, AS_OF]
+        carried = [
+            [None if c.row is None else c.row[len(stored) + i] for c in changes] for i in range(len(target.carried))
+        ]
+        values = [parameters[stored.index(name)] for name in target.primary_key]
+        values += [nullable_array_literal(texts) for texts in carried]
+        values += parameters[len(stored) : len(stored) + 2]
+        named: dict[str, object] = {f"c{i}": value for i, value in enumerate(values)}
+        named |= {f"t{i}": array_literal(list(texts)) for i, texts in enumerate(taken)}
+        children.replace_children(
+            connection,
+            target,
+            taken=_unnest("t", types, target.primary_key),
+            candidates=_unnest("c", sent, names),
+            parameters=named,
+        )
+
+    def row(self, change: Change) -> Row:
+        """Return the texts of a change's row: of a delete's, the key alone."""
+        if change.row is not None:
+            return change.row
+        texts = dict(zip(self.target.primary_key, change.key, strict=True))
+        return tuple([texts.get(name) for name in self.target.stored_columns])
+
+    def parameters(self, changes: Sequence[Change], stream_arn: str | None = None) -> list[str | None]:
+        """Array literals, one a storage column, for coalesced changes; then the ARN of their stream, and the versions
+        of expiry deletes.
+        """
+        count = len(self.target.stored_columns)
+        rows = [self.row(change) if change.row is None else change.row for change in changes]
+        # What a row carries, behind its columns, is sent once it is taken.
+        columns = islice(zip(*rows, strict=False), count) if rows else [()] * count
+        versions = [None if c.position.version is None else str(c.position.version) for c in changes]
+        as_of = [_isoformat(c.position.as_of) for c in changes]
+        deleted = ["t" if c.row is None else "f" for c in changes]
+        expired = [str(c.position.version) for c in changes if c.expired]
+        return [
+            *map(nullable_array_literal, columns),
+            nullable_array_literal(versions),
+            array_literal(as_of),
+            array_literal(deleted),
+            stream_arn,
+            array_literal(expired),
+        ]
+
+
+# The records of a batch share their seconds.
+_isoformat = lru_cache(maxsize=4_096)(datetime.isoformat)
+
+_COUNT = sql.SQL(
+    " SELECT count(*), count(*) FILTER (WHERE deleted), count(*) FILTER (WHERE expired),"
+    " (SELECT n FROM refused){keys} FROM applied"
+)
+
+
+def _key_numbers(target: Target) -> range:
+    """Count the key columns whose texts the apply statement returns: those that children are found by."""
+    return range(len(target.primary_key) if target.children else 0)
+
+
+def _unnest(prefix: str, types: Sequence[str], names: Sequence[str]) -> sql.Composed:
+    """Compose a relation of the columns `names`, from the parameters prefix0, prefix1, …"""
+    arrays = sql.SQL(", ").join(
+        sql.SQL(literal(f"%({prefix}{number})s::{sql_type}[]")) for number, sql_type in enumerate(types)
+    )
+    return sql.SQL("(SELECT * FROM unnest({}) AS u ({}))").format(arrays, tables.identifiers(names))
+
+
+def nullable_array_literal(values: Sequence[str | None]) -> str:
+    """Write texts and NULLs as a PostgreSQL array literal; a list of texts alone goes the faster way."""
+    if None not in values:
+        return array_literal(values)  # type: ignore[arg-type]  # just checked
+    present = "".join([v for v in values if v is not None])
+    if "\\" in present or '"' in present:
+        quoted = ["NULL" if v is None else '"' + v.replace("\\", "\\\\").replace('"', '\\"') + '"' for v in values]
+    else:
+        quoted = ["NULL" if v is None else f'"{v}"' for v in values]
+    return f"{{{','.join(quoted)}}}"
+
+
+def _compose(target: Target, mapping_name: str, source_table: str) -> sql.Composed:
+    types = [column.type for column in target.columns]
+    sent = [t.sent_sql for t in types]
+    sent += ["jsonb"] * (len(target.stored_columns) - len(types)) + ["numeric", "timestamptz", "boolean"]
+    arrays = sql.SQL(", ").join(sql.SQL("%s::{}[]").format(sql.SQL(t)) for t in sent)  # type: ignore[arg-type]
+    names = tables.all_columns(target)
+    cast = {column.name: column.type.name for column in target.columns if column.type.is_array}
+    selected = sql.SQL(", ").join(
+        sql.SQL("c.{}::{}").format(sql.Identifier(n), sql.SQL(cast[n]))  # type: ignore[arg-type]
+        if n in cast
+        else sql.SQL("c.{}").format(sql.Identifier(n))
+        for n in names
+    )
+    same_key = sql.SQL(" AND ").join(sql.SQL("k.{0} = c.{0}").format(sql.Identifier(n)) for n in target.primary_key)
+    return sql.SQL(
+        # What writes comes first: it takes the stronger lock of the table. The other way round a writer would hold the
+        # weaker one while it waits for a swap, and the swap for it.
+        "WITH c ({names}) AS MATERIALIZED (SELECT * FROM unnest({arrays})), applied AS ("
+        "INSERT INTO {storage} AS stored ({names}) SELECT {selected} FROM c"
+        " WHERE {of_record} AND ({admits} OR EXISTS (SELECT FROM {storage} AS k WHERE {same_key})) ORDER BY {key_order}"
+        " {on_conflict}"
+        " RETURNING stored.{deleted} AS deleted,"
+        " stored.{deleted} AND COALESCE(stored.{version} = ANY (%s::numeric[]), false) AS expired{keys}), refused AS ("
+        "SELECT count(*) AS n FROM c WHERE NOT ({admits}) AND NOT EXISTS (SELECT FROM {storage} AS k WHERE {same_key}))"
+    ).format(
+        keys=sql.SQL("").join(
+            sql.SQL(", stored.{}::text AS {}").format(sql.Identifier(n), sql.Identifier(f"key {i}"))
+            for i, n in enumerate(target.primary_key)
+            if target.children
+        ),
+        storage=tables.storage(target),
+        names=tables.identifiers(names),
+        selected=selected,
+        arrays=arrays,
+        of_record=of_record(sql.Literal(mapping_name), sql.Literal(source_table), sql.SQL("%s::text")),
+        admits=admits_new_key("c", mapping_name),
+        same_key=same_key,
+        key_order=_key_order(target),
+        on_conflict=on_conflict(target),
+        deleted=sql.Identifier(DELETED),
+        version=sql.Identifier(VERSION),
+    )
+
+
+def _key_order(target: Target) -> sql.Composed:
+    """Order by the key as its index has it, and as a merge locks rows: a load and a batch then never deadlock."""
+    return sql.SQL(", ").join(
+        sql.SQL('c.{} COLLATE "C"' if column.type.codec.is_text else "c.{}").format(sql.Identifier(column.name))
+        for column in target.key_columns
+    )
+
+
+def on_conflict(target: Target) -> sql.Composed:
+    """Return the clause that keeps the newer of the stored row (alias `stored`) and the candidate."""
+    names = [n for n in tables.all_columns(target) if n not in target.primary_key]
+    return sql.SQL("ON CONFLICT ({key}) DO UPDATE SET {assignments} WHERE {rule}").format(
+        key=tables.identifiers(target.primary_key),
+        assignments=sql.SQL(", ").join(sql.SQL("{0} = excluded.{0}").format(sql.Identifier(n)) for n in names),
+        rule=supersedes("excluded", "stored"),
+    )

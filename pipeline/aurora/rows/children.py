@@ -1,0 +1,120 @@
+"""Rows of child targets: replaced whole with their parent's row, by whoever has just written that row.
+
+Invariant: the parent's row decides. Its primary key makes writers of one parent wait for each other until the end of
+their transactions, so only the one whose state was taken replaces the children, and in statements that begin after
+it was taken: those see what the writer before has committed. (In the statement of the upsert they would not: all
+parts of a statement see the database as of its beginning.) A child row has the position of its parent and no
+tombstone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from psycopg import sql
+
+from pipeline.aurora.schema import tables
+from pipeline.aurora.sessions.connection import literal
+from pipeline.core.model.mapping import AS_OF, VERSION
+
+if TYPE_CHECKING:
+    from pipeline.aurora.sessions.connection import Connection
+    from pipeline.core.model.mapping import Target
+
+
+def replace_children(
+    connection: Connection,
+    target: Target,
+    *,
+    taken: sql.Composable,
+    candidates: sql.Composable,
+    parameters: dict[str, object],
+) -> None:
+    """Replace the children of the parents in `taken`, inside the transaction that took them.
+
+    `taken` is a relation of the parents' keys; `candidates` one of keys, what they carry, `_version` and `_as_of`, in
+    which a key stands once. What is carried is NULL for a deleted parent.
+    """
+    for child, carried in zip(target.children, target.carried, strict=True):
+        connection.execute(
+            sql.SQL("DELETE FROM {child} AS c USING {taken} AS t WHERE {same_key}").format(
+                child=tables.storage(child), taken=taken, same_key=same_key(target, "c", "t")
+            ),
+            parameters,
+        )
+        connection.execute(
+            sql.SQL(
+                "INSERT INTO {child} ({names}, {version}, {as_of}) SELECT {key}, {values}, k.{version}, k.{as_of}"
+                " FROM {candidates} AS k JOIN {taken} AS t ON {same_key}"
+                " CROSS JOIN LATERAL jsonb_array_elements(k.{carried}) AS e (value)"
+            ).format(
+                child=tables.storage(child),
+                names=tables.identifiers(child.stored_columns),
+                version=sql.Identifier(VERSION),
+                as_of=sql.Identifier(AS_OF),
+                key=qualified("k", target),
+                values=sql.SQL(", ").join(element_values(child, assigned=True)),
+                candidates=candidates,
+                taken=taken,
+                same_key=same_key(target, "k", "t"),
+                carried=sql.Identifier(carried),
+            ),
+            parameters,
+        )
+
+
+def element_values(child: Target, *, assigned: bool) -> list[sql.Composed]:
+    """Compose the values of an element `e.value`, its place first.
+
+    `assigned`: sent to a column, which checks their length; otherwise of the columns' own types, to be compared.
+    """
+    columns = (child.key_columns[-1], *child.own_columns)
+    return [
+        sql.SQL("(e.value->>{})::{}").format(
+            sql.Literal(number), sql.SQL(literal(column.type.input_sql if assigned else column.type.sql))
+        )
+        for number, column in enumerate(columns)
+    ]
+
+
+def differs(child: Target, carried: str, staged: str, stored: str) -> sql.Composed:
+    """Compose the condition that a staged parent's elements are not its stored children, column by column."""
+    columns = (child.key_columns[-1], *child.own_columns)
+    parent_key = child.primary_key[:-1]
+    return sql.SQL(
+        "ARRAY(SELECT ROW({elements}) FROM jsonb_array_elements({staged}.{carried}) AS e (value)"
+        " ORDER BY {place_of_element}) IS DISTINCT FROM"
+        " ARRAY(SELECT ROW({columns}) FROM {child} AS c WHERE {of_parent} ORDER BY c.{place})"
+    ).format(
+        elements=sql.SQL(", ").join(element_values(child, assigned=False)),
+        staged=sql.Identifier(staged),
+        carried=sql.Identifier(carried),
+        place_of_element=sql.SQL("{}{}").format(
+            element_values(child, assigned=False)[0],
+            sql.SQL(' COLLATE "C"' if columns[0].type.codec.is_text else ""),
+        ),
+        columns=sql.SQL(", ").join(
+            sql.SQL("c.{}::{}").format(sql.Identifier(column.name), sql.SQL(literal(column.type.sql)))
+            for column in columns
+        ),
+        child=tables.storage(child),
+        of_parent=sql.SQL(" AND ").join(
+            sql.SQL("c.{0} = {1}.{0}").format(sql.Identifier(name), sql.Identifier(stored)) for name in parent_key
+        ),
+        place=sql.Identifier(columns[0].name),
+    )
+
+
+def qualified(alias: str, target: Target) -> sql.Composed:
+    """Return the target's key columns, qualified."""
+    return sql.SQL(", ").join(
+        sql.SQL("{}.{}").format(sql.Identifier(alias), sql.Identifier(name)) for name in target.primary_key
+    )
+
+
+def same_key(target: Target, one: str, other: str) -> sql.Composed:
+    """Compose the condition that two relations' rows are of one parent."""
+    return sql.SQL(" AND ").join(
+        sql.SQL("{a}.{n} = {b}.{n}").format(a=sql.Identifier(one), b=sql.Identifier(other), n=sql.Identifier(name))
+        for name in target.primary_key
+    )

@@ -1,0 +1,36 @@
+"""The ordering rule of `pipeline.core.ordering`, in SQL, in one place. Every statement that writes rows uses it.
+
+Invariant: `supersedes` here and there decide alike; tests/aurora/test_ordering_sql.py holds them together.
+"""
+
+from __future__ import annotations
+
+from psycopg import sql
+
+from pipeline.core.model.mapping import AS_OF, BOOKKEEPING_SCHEMA, VERSION
+
+
+def supersedes(candidate: str, stored: str) -> sql.Composable:
+    """SQL condition: the row `candidate` replaces the row `stored` (both are table aliases)."""
+    return sql.SQL(
+        "CASE WHEN {c}.{version} IS NOT NULL AND {s}.{version} IS NOT NULL THEN {c}.{version} > {s}.{version}"
+        " ELSE {c}.{as_of} > {s}.{as_of}"
+        " OR ({c}.{as_of} = {s}.{as_of} AND {c}.{version} IS NULL AND {s}.{version} IS NOT NULL) END"
+    ).format(
+        c=sql.Identifier(candidate),
+        s=sql.Identifier(stored),
+        version=sql.Identifier(VERSION),
+        as_of=sql.Identifier(AS_OF),
+    )
+
+
+def admits_new_key(candidate: str, mapping_name: str) -> sql.Composable:
+    """SQL condition: `candidate` may be stored where no row is, because it is newer than what was purged."""
+    return sql.SQL(
+        "{c}.{as_of} > COALESCE((SELECT purged_through FROM {schema}.tables WHERE name = {name}), '-infinity')"
+    ).format(
+        c=sql.Identifier(candidate),
+        as_of=sql.Identifier(AS_OF),
+        schema=sql.Identifier(BOOKKEEPING_SCHEMA),
+        name=sql.Literal(mapping_name),
+    )

@@ -1,0 +1,193 @@
+"""Bulk rows of a snapshot: copied to a staging table, then merged into storage under the ordering rule.
+
+Invariant: a merge takes a snapshot's row only where the rule says so, and a row that PostgreSQL refuses is found by
+halving and handed back, never dropped with its neighbours. The caller owns the transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from psycopg import sql
+
+from pipeline.aurora.errors import translating
+from pipeline.aurora.rows.apply import on_conflict
+from pipeline.aurora.rows.children import replace_children
+from pipeline.aurora.rows.isolating import copied_types, refused_values, store_isolating
+from pipeline.aurora.rows.ordering_sql import admits_new_key
+from pipeline.aurora.schema import tables
+from pipeline.core.errors import DataError
+from pipeline.core.model.mapping import AS_OF, BOOKKEEPING_COLUMNS, DELETED, VERSION
+from pipeline.core.names import fitting
+from pipeline.core.types.copy_text import copy_text
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from pipeline.aurora.sessions.connection import Connection
+    from pipeline.core.model.change import Row
+    from pipeline.core.model.mapping import Target
+
+
+_COPYING = "copying rows to a staging table"
+
+
+@dataclass(frozen=True, slots=True)
+class Staging:
+    """A staging table of one target's rows, without bookkeeping columns and without an index."""
+
+    target: Target
+    name: sql.Identifier
+    deletes: bool = False
+    """Whether its last column says which rows are deletes: of those only the key counts."""
+
+    @classmethod
+    def temporary(cls, connection: Connection, target: Target, *, deletes: bool = False) -> Staging:
+        """Create one that ends with the transaction."""
+        name = fitting(f"staging {target.storage_name}")
+        staging = cls(target, sql.Identifier("pg_temp", name), deletes)
+        with translating("creating a staging table"):
+            connection.execute(
+                sql.SQL("CREATE TEMPORARY TABLE {} ({}) ON COMMIT DROP").format(
+                    sql.Identifier(name), _definitions(target, deletes=deletes)
+                )
+            )
+        return staging
+
+    def create(self, connection: Connection) -> None:
+        """Create it, unlogged, to outlive the transaction, unless it exists."""
+        with translating("creating a staging table"):
+            connection.execute(
+                sql.SQL("CREATE UNLOGGED TABLE IF NOT EXISTS {} ({})").format(self.name, _definitions(self.target))
+            )
+
+    def clear(self, connection: Connection) -> None:
+        """Empty it."""
+        with translating("emptying a staging table"):
+            connection.execute(sql.SQL("TRUNCATE {}").format(self.name))
+
+    def copy_isolating(
+        self, connection: Connection, rows: Sequence[Row], refuse: Callable[[Row, DataError], None]
+    ) -> None:
+        """COPY rows under savepoints; calls `refuse` with each that PostgreSQL refuses."""
+
+        def store(part: Sequence[Row]) -> int:
+            self.copy(connection, [part])
+            return len(part)
+
+        store_isolating(connection, rows, store, refuse, partial(self.judge, connection))
+
+    def copy(self, connection: Connection, blocks: Iterable[Sequence[Row]]) -> None:
+        """COPY blocks of rows in one stream. Raises DataError when PostgreSQL refuses any of them."""
+        with (
+            translating(_COPYING),
+            connection.cursor() as cursor,
+            cursor.copy(self.copy_statement) as copy,
+        ):
+            for block in blocks:
+                copy.write(copy_text(block))
+
+    def judge(self, connection: Connection, rows: Sequence[Row]) -> dict[int, DataError]:
+        """Return by index the rows that `copy` would refuse for a value, with its error."""
+        return refused_values(connection, copied_types(self.target), rows, _COPYING)
+
+    @property
+    def copy_statement(self) -> sql.Composed:
+        """The COPY that takes rows as text."""
+        return copy_statement(self.target, self.name, deletes=self.deletes)
+
+    def merge(self, connection: Connection, mapping_name: str, as_of: datetime) -> int:
+        """Merge into the target's storage table as one snapshot; returns the rows taken.
+
+        A key that the snapshot holds twice counts once. Sorted by key, so that the index is written in order and
+        two merges lock rows in one order.
+        """
+        with translating("merging a snapshot under the ordering rule", table=mapping_name):
+            if self.target.children:
+                return self._merge_with_children(connection, mapping_name, as_of)
+            cursor = connection.execute(
+                merge_query(self.target, self.name, mapping_name, deletes=self.deletes), [as_of]
+            )
+            return cursor.rowcount
+
+    def _merge_with_children(self, connection: Connection, mapping_name: str, as_of: datetime) -> int:
+        """Merge, note which parents were taken, and replace the children of those."""
+        target, taken = self.target, sql.Identifier("pg_temp", "taken parents")
+        key = tables.identifiers(target.primary_key)
+        connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(taken))
+        connection.execute(
+            sql.SQL("CREATE TEMPORARY TABLE {} ON COMMIT DROP AS SELECT {} FROM {} WITH NO DATA").format(
+                sql.Identifier("taken parents"), key, self.name
+            )
+        )
+        cursor = connection.execute(
+            sql.SQL("WITH taken AS ({} RETURNING {}) INSERT INTO {} SELECT * FROM taken").format(
+                merge_query(target, self.name, mapping_name, deletes=self.deletes), returned_key(target), taken
+            ),
+            [as_of],
+        )
+        replace_children(
+            connection,
+            target,
+            taken=taken,
+            candidates=sql.SQL(
+                "(SELECT DISTINCT ON ({key}) {key}, {carried}, NULL::numeric AS {version},"
+                " %(as_of)s::timestamptz AS {as_of} FROM {staging} ORDER BY {key}, ctid)"
+            ).format(
+                key=key,
+                carried=tables.identifiers(target.carried),
+                version=sql.Identifier(VERSION),
+                as_of=sql.Identifier(AS_OF),
+                staging=self.name,
+            ),
+            parameters={"as_of": as_of},
+        )
+        return cursor.rowcount
+
+
+def copy_statement(target: Target, name: sql.Identifier, *, deletes: bool = False) -> sql.Composed:
+    """Compose the COPY of a target's stored columns, as text, to the table `name`."""
+    names = (*target.stored_columns, *target.carried, *([DELETED] if deletes else []))
+    return sql.SQL("COPY {} ({}) FROM STDIN").format(name, tables.identifiers(names))
+
+
+def merge_query(target: Target, staging: sql.Identifier, mapping_name: str, *, deletes: bool = False) -> sql.Composed:
+    """Compose the merge of a staging table; its one parameter is the snapshot's `as_of`."""
+    key = tables.identifiers(target.primary_key)
+    same_key = sql.SQL(" AND ").join(sql.SQL("k.{0} = c.{0}").format(sql.Identifier(n)) for n in target.primary_key)
+    return sql.SQL(
+        "INSERT INTO {storage} AS stored ({names}) SELECT * FROM ("
+        "SELECT DISTINCT ON ({key}) {values}, NULL::numeric AS {version}, %s::timestamptz AS {as_of},"
+        " {is_delete} AS {deleted} FROM {staging} ORDER BY {key}{first}) AS c"
+        " WHERE {admits} OR EXISTS (SELECT FROM {storage} AS k WHERE {same_key}) {on_conflict}"
+    ).format(
+        storage=tables.storage(target),
+        names=tables.identifiers((*target.stored_columns, *BOOKKEEPING_COLUMNS)),
+        values=tables.identifiers(target.stored_columns),
+        key=key,
+        # A key that the snapshot holds twice: the row that is merged must be the one whose children are.
+        first=sql.SQL(", ctid" if target.children else ""),
+        version=sql.Identifier(VERSION),
+        as_of=sql.Identifier(AS_OF),
+        deleted=sql.Identifier(DELETED),
+        is_delete=sql.Identifier(DELETED) if deletes else sql.SQL("false"),
+        staging=staging,
+        admits=admits_new_key("c", mapping_name),
+        same_key=same_key,
+        on_conflict=on_conflict(target),
+    )
+
+
+def returned_key(target: Target) -> sql.Composed:
+    """Return the key columns of the row as it is stored."""
+    return sql.SQL(", ").join(sql.SQL("stored.{}").format(sql.Identifier(name)) for name in target.primary_key)
+
+
+def _definitions(target: Target, *, deletes: bool = False) -> sql.Composed:
+    return sql.SQL(", ").join(
+        sql.SQL("{} {}").format(sql.Identifier(name), tables.column_type(target, name))
+        for name in (*target.stored_columns, *target.carried, *([DELETED] if deletes else []))
+    )

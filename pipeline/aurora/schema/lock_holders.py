@@ -1,0 +1,116 @@
+"""Who holds a table that an exclusive lock is wanted on, found out without queueing for that lock.
+
+Whoever queues for an exclusive lock keeps everyone who comes later waiting too. So a look comes first, and another one
+as long after it as the lock would be waited for: a transaction that is there both times would have let the lock time
+out, and others would have waited for nothing.
+
+Invariant: looking takes no lock on the tables, and reads neither users nor the text of queries.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipeline.aurora.errors import translating
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+    from datetime import datetime
+
+    from psycopg import sql
+
+    from pipeline.aurora.sessions.connection import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A transaction that holds a lock on one of the tables, or waits for one."""
+
+    transaction: str
+    """Its virtual id: another one for each transaction of a session."""
+    pid: int | None
+    """None: a prepared transaction, which has no session."""
+    state: str | None
+    """`active`, `idle in transaction`; None where the user may not see it."""
+    since: datetime | None
+    """When it began; None where the user may not see it."""
+    application: str
+
+    def __str__(self) -> str:
+        if self.pid is None:
+            return "a prepared transaction (pg_prepared_xacts)"
+        known = [
+            self.state or "its state is shown to members of pg_read_all_stats alone",
+            f"since {self.since:%Y-%m-%d %H:%M:%S} UTC" if self.since else "",
+            f"application {self.application}" if self.application else "",
+        ]
+        return f"pid {self.pid} ({', '.join(filter(None, known))})"
+
+
+def named(held: Collection[Holder]) -> str:
+    """Name the first few of them, those that began first."""
+    some = sorted(held, key=lambda holder: str(holder.since or "~"))[:3]
+    more = f" and {len(held) - len(some)} more" if len(held) > len(some) else ""
+    return ", ".join(map(str, some)) + more
+
+
+def way_out(held: Collection[Holder]) -> str:
+    """Say what a person does about them, where the lock was not had."""
+    who = (
+        f"wait until it has ended: {named(held)}; or end it (`SELECT pg_terminate_backend(PID)`)"
+        if held
+        else "try again"
+    )
+    return f"someone held the table: {who}; then run this again: what was done stays done"
+
+
+def holders(connection: Connection, relations: Sequence[sql.Identifier], *, only_writers: bool = False) -> list[Holder]:
+    """Return the transactions of others that hold or await a lock on these relations, as of now.
+
+    `only_writers` leaves out those that merely read: SHARE ROW EXCLUSIVE does not wait for them. Autovacuum is left
+    out: it makes way for whoever waits (PostgreSQL manual, Routine Vacuuming).
+    """
+    with translating("looking who holds the table"):
+        names = [relation.as_string(connection) for relation in relations]
+        return [Holder(*row) for row in connection.execute(_HOLDERS, [names, not only_writers])]
+
+
+# A session without a user is autovacuum's; what other columns of pg_stat_activity say of that only some may see.
+_HOLDERS = """
+SELECT DISTINCT ON (l.virtualtransaction) l.virtualtransaction, l.pid, a.state, a.xact_start,
+       COALESCE(a.application_name, '')
+  FROM pg_locks AS l LEFT JOIN pg_stat_activity AS a USING (pid)
+ WHERE l.locktype = 'relation' AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+   AND l.relation = ANY (SELECT to_regclass(name) FROM unnest(%s::text[]) AS name)
+   AND l.pid IS DISTINCT FROM pg_backend_pid() AND (l.pid IS NULL OR a.usesysid IS NOT NULL)
+   AND (%s OR l.mode NOT IN ('AccessShareLock', 'RowShareLock'))
+"""
+
+
+def wait_until_free(
+    connection: Connection,
+    relations: Sequence[sql.Identifier],
+    *,
+    pause: Callable[[], bool | None],
+    looks: int,
+    only_writers: bool = False,
+    tell: Callable[[str], None] = lambda _: None,
+) -> list[Holder]:
+    """Return nothing as soon as a lock would be had that is waited for as long as `pause` takes.
+
+    Else who holds the relations, after so many looks or when `pause` says so. `tell` is told who that is, when it
+    changes.
+    """
+    before, told = holders(connection, relations, only_writers=only_writers), ""
+    while before:
+        stop = pause()
+        known, looks = {holder.transaction for holder in before}, looks - 1
+        before = holders(connection, relations, only_writers=only_writers)
+        staying = [holder for holder in before if holder.transaction in known]
+        if not staying or stop or looks <= 0:
+            return staying
+        if (who := named(staying)) != told:
+            told = who
+            tell(who)
+    return []

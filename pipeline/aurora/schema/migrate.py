@@ -1,0 +1,114 @@
+"""Brings the database to the mappings, a step at a time, without standing in anyone's way.
+
+Invariant: each step is one transaction, and none waits for a lock longer than LOCK_WAIT_SECONDS, nor before it is clear
+that nobody holds the table for longer: whoever waits for an exclusive lock makes everyone behind it wait, the
+replicator too. One migration runs at a time.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import psycopg
+from psycopg import sql
+
+from pipeline.aurora.bookkeeping import bookkeeping
+from pipeline.aurora.errors import translating
+from pipeline.aurora.schema import lock_holders, tables
+from pipeline.aurora.schema.plan import Plan, Step, plan
+from pipeline.core.errors import TerminalError, TransientError, UnreachableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Sequence
+
+    from pipeline.aurora.sessions.connection import Connection
+    from pipeline.core.model.mapping import TableMapping
+
+LOCK_WAIT_SECONDS = 1.0
+_ATTEMPTS = 5
+# So often it is looked whether the table is free, each LOCK_WAIT_SECONDS.
+_LOOKS = 60
+_OTHER_MIGRATION_SECONDS = 120
+# The key that `bookkeeping.install` takes for its transaction: a session may take a lock it has once more.
+_LOCK_KEY = "hashtext('dynaurora.migrate')"
+
+
+def migrate(
+    connection: Connection,
+    mappings: Iterable[TableMapping],
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+    progress: Callable[[Step], None] = lambda _: None,
+) -> Plan:
+    """Apply the plan and return it: its steps are done, its refusals are not.
+
+    What was done stays done when a later step fails; run it again to go on. Raises TransientError when a lock
+    cannot be had, or another migration does not end.
+    """
+    mappings = tuple(mappings)
+    relations = {
+        mapping.name: [name for target in mapping.tables for name in (tables.storage(target), tables.view(target))]
+        for mapping in mappings
+    }
+    with _alone(connection):
+        planned = plan(connection, mappings)
+        for step in planned.steps:
+            progress(step)
+            if step.mapping:
+                _apply(connection, step, relations[step.mapping], sleep)
+            else:
+                bookkeeping.install(connection)
+    return planned
+
+
+@contextmanager
+def _alone(connection: Connection) -> Generator[None]:
+    with translating("waiting for another migration to end"):
+        connection.execute(f"SET lock_timeout = '{_OTHER_MIGRATION_SECONDS}s'".encode())
+        try:
+            connection.execute(f"SELECT pg_advisory_lock({_LOCK_KEY})".encode())
+        finally:
+            connection.execute("SET lock_timeout = 0")  # RESET would bring back the role's own
+    try:
+        yield
+    finally:
+        if not connection.closed:
+            connection.execute(f"SELECT pg_advisory_unlock({_LOCK_KEY})".encode())
+
+
+def _apply(
+    connection: Connection, step: Step, relations: Sequence[sql.Identifier], sleep: Callable[[float], None]
+) -> None:
+    for attempt in range(1, _ATTEMPTS + 1):
+        held = lock_holders.wait_until_free(connection, relations, pause=lambda: sleep(LOCK_WAIT_SECONDS), looks=_LOOKS)
+        try:
+            with translating(f"migrating: {step.what}", table=step.mapping), connection.transaction():
+                connection.execute(
+                    sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(int(LOCK_WAIT_SECONDS * 1000)))
+                )
+                return _execute(connection, step)
+        except UnreachableError:
+            raise
+        except TransientError as error:
+            if held or attempt == _ATTEMPTS:
+                held = lock_holders.holders(connection, relations)
+                raise TransientError(error.message, table=step.mapping, hint=lock_holders.way_out(held)) from None
+    raise AssertionError  # pragma: no cover - the last attempt returns or raises
+
+
+def _execute(connection: Connection, step: Step) -> None:
+    """Run a step's statements. What is in the way and is not in the plan is named as PostgreSQL names it.
+
+    These two errors name objects of the schema and no values, unlike most.
+    """
+    try:
+        connection.execute(step.sql.encode())
+    except (psycopg.errors.FeatureNotSupported, psycopg.errors.DependentObjectsStillExist) as error:
+        said = "; ".join(filter(None, (error.diag.message_primary, error.diag.message_detail)))
+        raise TerminalError(
+            f"migrating: {step.what}: PostgreSQL refuses it: {' '.join(said.split())}",
+            table=step.mapping,
+            hint="drop what depends on it, run this again, and create it again afterwards",
+        ) from None

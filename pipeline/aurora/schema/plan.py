@@ -1,0 +1,328 @@
+"""The difference between the database and the mappings, as steps that would close it and refusals that a person must.
+
+Invariant: no step drops or narrows data. A column that is no longer mapped stays in storage and leaves the view. A
+target with a refusal has no steps at all, so that it is never brought half the way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from psycopg import sql
+
+from pipeline.aurora.bookkeeping import bookkeeping
+from pipeline.aurora.bookkeeping.sources import SourceOfRecord, not_of_record
+from pipeline.aurora.schema import belongings, catalog, followers, tables
+from pipeline.core.model.mapping import BOOKKEEPING_COLUMNS, BOOKKEEPING_SCHEMA, DELETED, STORAGE_SCHEMA
+from pipeline.core.types.sql_types import SqlType, parse_sql_type
+from pipeline.core.types.widening import TypeChange, type_change
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from pipeline.aurora.schema.catalog import ExistingRelation, StoredTable
+    from pipeline.aurora.schema.followers import Caution
+    from pipeline.aurora.sessions.connection import Connection
+    from pipeline.core.model.mapping import TableMapping, Target
+
+# A rewrite keeps every reader and writer of the table out until it is done: seconds at this size.
+LARGEST_REWRITE_BYTES = 2**30
+LOAD_AGAIN = "until the table is loaded or reconciled again"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Statements that run in one transaction; `note` is what they leave to a person. `mapping` is "" for our own."""
+
+    mapping: str
+    what: str
+    sql: str
+    note: str = ""
+    alters: str = ""
+    """The storage table that it makes or alters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What is not done by itself, and the way out."""
+
+    mapping: str
+    what: str
+    way_out: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Steps in the order they must run."""
+
+    steps: tuple[Step, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+    cautions: tuple[Caution, ...] = ()
+    """What those who follow this database need, whether or not there is anything to do."""
+
+    @property
+    def empty(self) -> bool:
+        """Whether the database is as the mappings say."""
+        return not (self.steps or self.refusals)
+
+
+@dataclass(slots=True)
+class _TargetPlan:
+    """The plan of one target while it is made."""
+
+    mapping: str
+    target: Target
+    steps: list[Step] = field(default_factory=list[Step])
+    refusals: list[Refusal] = field(default_factory=list[Refusal])
+
+    @property
+    def storage(self) -> str:
+        return f"{STORAGE_SCHEMA}.{self.target.storage_name}"
+
+    def step(self, what: str, statements: Sequence[str], note: str = "", *, alters: bool = False) -> None:
+        altered = self.target.storage_name if alters else ""
+        self.steps.append(Step(self.mapping, what, ";\n".join(statements) + ";", note, altered))
+
+    def refuse(self, what: str, way_out: str) -> None:
+        self.refusals.append(Refusal(self.mapping, what, way_out))
+
+
+def plan(connection: Connection, mappings: Iterable[TableMapping], *, repointing: bool = False) -> Plan:
+    """Compare the database with the mappings; `repointing`, whatever their sources of record are. Reads only."""
+    steps = _bookkeeping_steps(connection)
+    refusals: list[Refusal] = []
+    registered = _registered(connection)
+    mappings = tuple(mappings)
+    for mapping in mappings:
+        refusal = None if repointing else _source_refusal(mapping, registered)
+        if refusal:
+            refusals.append(refusal)
+            continue
+        if mapping.name not in registered:
+            steps.append(_register(connection, mapping))
+        for target in mapping.tables:
+            target_plan = _TargetPlan(mapping.name, target)
+            _plan_target(connection, target_plan)
+            refusals += target_plan.refusals
+            steps += [] if target_plan.refusals else [step for step in target_plan.steps if step not in steps]
+    altered = {step.alters for step in steps if step.alters}
+    return Plan(tuple(steps), tuple(refusals), followers.cautions(connection, mappings, altered))
+
+
+def _bookkeeping_steps(connection: Connection) -> list[Step]:
+    pending = bookkeeping.pending(connection)
+    if not pending:
+        return []
+    what = f"create or complete schema {BOOKKEEPING_SCHEMA}: {', '.join(pending)}"
+    return [Step("", what, bookkeeping.script(pending))]
+
+
+def _registered(connection: Connection) -> dict[str, str]:
+    if not bookkeeping.installed(connection):
+        return {}
+    return dict(connection.execute("SELECT name, source_table FROM replication.tables").fetchall())
+
+
+def _source_refusal(mapping: TableMapping, registered: dict[str, str]) -> Refusal | None:
+    record = SourceOfRecord(registered.get(mapping.name, mapping.table))
+    found = record.differences(mapping.table, None)
+    return Refusal(mapping.name, *not_of_record(mapping.name, record, found)) if found else None
+
+
+def _register(connection: Connection, mapping: TableMapping) -> Step:
+    statement = sql.SQL("INSERT INTO replication.tables (name, source_table) VALUES ({}, {});").format(
+        sql.Literal(mapping.name), sql.Literal(mapping.table)
+    )
+    return Step(mapping.name, f"register table {mapping.table} as {mapping.name}", statement.as_string(connection))
+
+
+def _plan_target(connection: Connection, made: _TargetPlan) -> None:
+    target = made.target
+    if not catalog.schema_exists(connection, target.schema):
+        statement = sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(target.schema))
+        made.step(f"create schema {target.schema}", [statement.as_string(connection)])
+    stored = catalog.stored_table(connection, STORAGE_SCHEMA, target.storage_name)
+    view = catalog.existing_relation(connection, target.schema, target.name, target.storage_name)
+    if view and (view.kind != "view" or view.reads != frozenset({(STORAGE_SCHEMA, target.storage_name)})):
+        return _refuse_foreign(made, view)
+    if stored is None:
+        statement = tables.create_storage(target).as_string(connection)
+        made.step(f"create storage table {made.storage}", [statement], alters=True)
+        return _plan_view(connection, made, view, [], None)
+    if not set(BOOKKEEPING_COLUMNS) <= set(stored.columns):
+        return made.refuse(
+            f"table {made.storage} is in the way and is not one of Dynaurora's",
+            "rename it or move it to another schema",
+        )
+    if stored.primary_key != target.primary_key:
+        return made.refuse(
+            f"the primary key of {made.storage} is ({', '.join(stored.primary_key)}) and the mapping wants"
+            f" ({', '.join(target.primary_key)}); rows stored under one key cannot be followed under another",
+            "give the target another name, migrate and load it, then drop the old view and storage table",
+        )
+    _plan_added_columns(connection, made, stored)
+    return _plan_view(connection, made, view, _plan_types(connection, made, stored), stored)
+
+
+def _refuse_foreign(made: _TargetPlan, view: ExistingRelation) -> None:
+    name = made.target.view_name
+    made.refuse(
+        f"{view.kind} {name} is in the way and is not one of Dynaurora's",
+        f"rename it, move it to another schema, or give the target another name than {made.target.name}",
+    )
+
+
+def _plan_added_columns(connection: Connection, made: _TargetPlan, stored: StoredTable) -> None:
+    added = [name for name in made.target.stored_columns if name not in stored.columns]
+    if not added:
+        return
+    clauses = sql.SQL(", ").join(
+        sql.SQL("ADD COLUMN {} {}{}").format(
+            sql.Identifier(name), tables.column_type(made.target, name), _stored_default(made.target, name)
+        )
+        for name in added
+    )
+    statement = sql.SQL("ALTER TABLE {} {}").format(tables.storage(made.target), clauses)
+    made.step(
+        f"add {_columns(added)} to {made.storage}",
+        [statement.as_string(connection)],
+        f"rows stored before hold no value there {_filled_by(made, added)}",
+        alters=True,
+    )
+
+
+def _stored_default(target: Target, name: str) -> sql.Composable:
+    """Return the default that rows get which do not name the column: those stored before, and an older writer's.
+
+    A constant, so the catalog alone changes (PostgreSQL manual, ALTER TABLE). Writers that know the column name it.
+    """
+    default = next((column.default for column in target.columns if column.name == name), None)
+    return sql.SQL("") if default is None else sql.SQL(" DEFAULT {}").format(sql.Literal(default))
+
+
+def _filled_by(made: _TargetPlan, added: list[str]) -> str:
+    if made.target.unmapped is None or made.target.unmapped in added:
+        return LOAD_AGAIN
+    return (
+        f"until `dynaurora promote {made.mapping}` fills them from the jsonb column, once every replicator knows them"
+    )
+
+
+def _plan_types(connection: Connection, made: _TargetPlan, stored: StoredTable) -> list[str]:
+    """Return the columns to widen; refuses what is no widening."""
+    widened: list[str] = []
+    wanted = {column.name: column.type for column in made.target.columns}
+    if made.target.unmapped:
+        wanted[made.target.unmapped] = SqlType("jsonb")
+    for name, sql_type in wanted.items():
+        if name not in stored.columns:
+            continue
+        change = _type_change(stored.columns[name], sql_type)
+        if change is TypeChange.REFUSED:
+            made.refuse(
+                f'column "{name}" of {made.storage} is {stored.columns[name]} and the mapping wants {sql_type.sql},'
+                " which is no widening: what is stored might not fit, or not be what a load would store",
+                "map the attribute to a column of another name and load the table, then drop the old column",
+            )
+        elif change is TypeChange.REWRITE and stored.size_bytes > LARGEST_REWRITE_BYTES:
+            made.refuse(
+                f'widening column "{name}" to {sql_type.sql} rewrites {made.storage}, which has'
+                f" {stored.size_bytes / 2**30:.1f} GiB, and keeps readers and writers out meanwhile",
+                "map the attribute to a column of another name and load the table",
+            )
+        elif change is not TypeChange.NONE:
+            widened.append(name)
+    storage, view = made.target.storage_name, made.target.view_name
+    if others := catalog.bars_widening(connection, STORAGE_SCHEMA, storage, widened, view):
+        made.refuse(
+            f"widening {_columns(widened)} of {made.storage} is barred by {', '.join(others)}",
+            f"drop what depends on it and create it again after the migration; let it read {made.target.view_name}",
+        )
+    return widened
+
+
+def _type_change(stored: str, wanted: SqlType) -> TypeChange:
+    try:
+        return type_change(parse_sql_type(stored), wanted)
+    except ValueError:  # not a type that a mapping can name
+        return TypeChange.REFUSED
+
+
+def _plan_view(
+    connection: Connection,
+    made: _TargetPlan,
+    view: ExistingRelation | None,
+    widened: list[str],
+    stored: StoredTable | None,
+) -> None:
+    target = made.target
+    wanted = tables.view_columns(target)
+    create = tables.create_view(target, view.options if view else ()).as_string(connection)
+    if view is None:
+        made.step(f"create view {target.view_name}", [create])
+        return
+    expected = catalog.expected_definition(connection, wanted, STORAGE_SCHEMA, target.storage_name, DELETED)
+    same = view.definition == expected
+    if same and not widened:
+        return
+    note = _view_note(view, wanted, stored)
+    if not widened and wanted[: len(view.columns)] == view.columns:
+        made.step(f"replace view {target.view_name}: {_view_change(view.columns, wanted)}", [create], note)
+        return
+    lost = [name for name in view.columns if name not in wanted]
+    if fallen := (*view.dependents, *catalog.bound_to_columns(connection, view.oid, lost)):
+        made.refuse(
+            f"view {target.view_name} must be made anew ({_view_change(view.columns, wanted, widened)}), and with it"
+            f" would fall {', '.join(fallen)}",
+            "drop what depends on it and create it again after the migration; a column added at the end of the mapping"
+            " needs no new view",
+        )
+        return
+    drop = sql.SQL("DROP VIEW {}").format(tables.view(target)).as_string(connection)
+    restored = belongings.of_view(connection, view.oid, tables.view(target), wanted)
+    made.step(
+        f"make view {target.view_name} anew: {_view_change(view.columns, wanted, widened)}",
+        [drop, *_widen(connection, target, widened), create, *restored],
+        note,
+        alters=bool(widened),
+    )
+
+
+def _widen(connection: Connection, target: Target, widened: list[str]) -> list[str]:
+    if not widened:
+        return []
+    clauses = sql.SQL(", ").join(
+        sql.SQL("ALTER COLUMN {} TYPE {}").format(sql.Identifier(name), tables.column_type(target, name))
+        for name in widened
+    )
+    return [sql.SQL("ALTER TABLE {} {}").format(tables.storage(target), clauses).as_string(connection)]
+
+
+def _view_change(before: tuple[str, ...], wanted: tuple[str, ...], widened: Sequence[str] = ()) -> str:
+    gained = [name for name in wanted if name not in before]
+    lost = [name for name in before if name not in wanted]
+    parts = [
+        f"{verb} {_columns(names)}"
+        for verb, names in (("gains", gained), ("loses", lost), ("has wider", widened))
+        if names
+    ]
+    return ", ".join(parts) or ("its columns are in another order" if before != wanted else "its definition differs")
+
+
+def _view_note(view: ExistingRelation, wanted: tuple[str, ...], stored: StoredTable | None) -> str:
+    notes: list[str] = []
+    found = [name for name in wanted if name not in view.columns and stored and name in stored.columns]
+    lost = [name for name in view.columns if name not in wanted]
+    if found:
+        notes.append(
+            f"{_columns(found)} was in storage from before: rows changed since are out of date there {LOAD_AGAIN}"
+        )
+    if lost:
+        notes.append(f"{_columns(lost)} stays in storage and is no longer kept up to date")
+    return "; ".join(notes)
+
+
+def _columns(names: Sequence[str]) -> str:
+    quoted = ", ".join(f'"{name}"' for name in names)
+    return f"column {quoted}" if len(names) == 1 else f"columns {quoted}"

@@ -1,0 +1,1 @@
+"""Sessions with the database: where it is, how they are opened, what stands between."""

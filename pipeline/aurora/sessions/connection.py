@@ -1,0 +1,186 @@
+"""Connections to Aurora PostgreSQL, all set up one way.
+
+Invariant: statements outside a transaction block commit on their own, and every transaction is READ COMMITTED,
+which the ordering rule's `ON CONFLICT … WHERE` needs to see the row that another writer has just committed. Text goes
+over in UTF-8 to a database that keeps it so, and which refuses bytes that are none. What results depend on is the same
+whatever the role or the database sets. Behind a pooler nothing outlives a transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, LiteralString, cast
+
+import psycopg
+from psycopg import IsolationLevel
+from psycopg.conninfo import make_conninfo
+
+from pipeline import driver_logs
+from pipeline.aurora.errors import translating
+from pipeline.aurora.sessions import pooler
+from pipeline.aurora.sessions.address import Address, from_url
+from pipeline.aurora.sessions.connect_errors import not_writable, translate_connecting
+from pipeline.core.errors import ConfigurationError
+from pipeline.settings import Pooler
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
+# AWS advises these for failover (Aurora user guide, fast failover): notice a dead peer within about six seconds.
+_KEEPALIVES = {"keepalives": 1, "keepalives_idle": 1, "keepalives_interval": 1, "keepalives_count": 5}
+_SETTINGS = {
+    # How values are read and written as text.
+    "array_nulls": "on",
+    "bytea_output": "hex",
+    "DateStyle": "ISO, MDY",
+    "extra_float_digits": "1",
+    "IntervalStyle": "postgres",
+    "quote_all_identifiers": "off",
+    "standard_conforming_strings": "on",
+    "TimeZone": "UTC",
+    # What a transaction sees, and that a commit which was acknowledged is kept.
+    "default_transaction_isolation": "read committed",
+    "synchronous_commit": "on",
+    # How long a load takes depends on the table alone; whoever wants a limit says so in `connect`.
+    "idle_in_transaction_session_timeout": "0",
+    "idle_session_timeout": "0",
+    "lock_timeout": "0",
+    "statement_timeout": "0",
+    "transaction_timeout": "0",
+    "client_min_messages": "warning",
+}
+# What the server does not know (transaction_timeout before 17) is left out, and `local` or a replica's answer is as
+# good as `on` for what is kept.
+_SET = (
+    "SELECT count(set_config(name, value, {local})) FROM unnest(%s::text[], %s::text[]) AS setting (name, value)"
+    " WHERE current_setting(name, true) IS NOT NULL"
+    " AND (name <> 'synchronous_commit' OR current_setting(name) = 'off')"
+)
+
+
+class Connection(psycopg.Connection[tuple[Any, ...]]):
+    """A connection that knows whether a pooler may give each of its transactions another session."""
+
+    pooled: bool = False
+    settings: Mapping[str, str] = _SETTINGS
+
+
+def connect(
+    address: Address | str,
+    *,
+    application_name: str,
+    statement_timeout_seconds: float | None = None,
+    connect_timeout_seconds: int = 10,
+    parameters: Mapping[str, str | int] | None = None,
+    through: Pooler = Pooler.DETECT,
+    needs_session: bool = True,
+) -> Connection:
+    """Open a connection to an address, or to that of a URL; `parameters` of libpq win over the address's.
+
+    `needs_session=False` is for work that keeps nothing beyond a transaction, and begins each with
+    `set_for_transaction`. Raises UnreachableError when nothing answers or the server takes no session now,
+    LoginRefusedError when it refuses the password, ConfigurationError for what a person must change: a database in
+    another encoding than UTF-8, one that is set to read only, or a pooler where a session is needed.
+    """
+    driver_logs.hold()
+    place = from_url(address) if isinstance(address, str) else address
+    given = {
+        "application_name": application_name,
+        "connect_timeout": connect_timeout_seconds,
+        # After a failover the cluster's name may lead to what is now a reader. Not `read-write`: that takes a writer
+        # whose sessions begin read-only for a reader too, and it never passes.
+        "target_session_attrs": "primary",
+        "client_encoding": "UTF8",  # PGCLIENTENCODING would say otherwise
+        **_KEEPALIVES,
+        **place.parameters,
+        **(parameters or {}),
+    }
+    conninfo = make_conninfo("", **given)
+    connection = _open(conninfo, place.source)
+    with translating("connecting to the database"):
+        try:
+            if statement_timeout_seconds is not None:
+                milliseconds = max(1, int(statement_timeout_seconds * 1000))
+                connection.settings = _SETTINGS | {"statement_timeout": str(milliseconds)}
+            connection.isolation_level = IsolationLevel.READ_COMMITTED
+            _set_up(connection, conninfo, place.source, through, needs_session=needs_session)
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+def _open(conninfo: str, source: str) -> Connection:
+    try:
+        return Connection.connect(conninfo, autocommit=True)
+    except psycopg.Error as error:
+        raise translate_connecting(error, conninfo, source) from None
+
+
+def _set_up(connection: Connection, conninfo: str, source: str, through: Pooler, *, needs_session: bool) -> None:
+    """One statement once connected: RDS Proxy refuses start-up options (`options=-c …`).
+
+    It sets nothing where the server process is not the one that the connection's key names: behind a pooler.
+    """
+    own = 0 if through is Pooler.TRANSACTION else connection.pgconn.backend_pid
+    row = connection.execute(
+        f"SELECT pg_backend_pid(), current_setting('server_encoding'), pg_is_in_recovery(),"
+        f" current_setting('transaction_read_only') = 'on', ({_SET.format(local='false')} AND pg_backend_pid() = %s)",
+        (list(connection.settings), list(connection.settings.values()), own),
+        prepare=False,
+    ).fetchone()
+    served_by, encoding, in_recovery, read_only, _ = row or (0, "", False, False, 0)
+    if in_recovery or read_only:  # what libpq asked of the server may be old behind a pooler
+        raise not_writable(source, in_recovery=in_recovery)
+    if encoding != "UTF8":
+        raise ConfigurationError(
+            f"connecting to the database: it keeps text in the encoding {encoding}, which DynamoDB's text does not fit",
+            hint="give a database that was created with ENCODING 'UTF8'",
+        )
+    if served_by == own:
+        return
+    if not needs_session:
+        connection.pooled = True
+        # Nothing is prepared by name: a pooler's server connection has the names of others. psycopg then sends no
+        # DEALLOCATE ALL either.
+        connection.prepare_threshold = None
+    elif through is Pooler.SESSION:
+        pooler.check_sessions(connection.pgconn, served_by, lambda: psycopg.connect(conninfo, autocommit=True))
+        _set(connection, local=False)
+    else:
+        raise pooler.refuse()
+
+
+def set_for_transaction(connection: Connection) -> None:
+    """Begin a transaction with what results depend on, where a pooler may have given it any session."""
+    if connection.pooled:
+        _set(connection, local=True)
+
+
+def _set(connection: Connection, *, local: bool) -> None:
+    connection.execute(
+        literal(_SET.format(local="true" if local else "false")),
+        (list(connection.settings), list(connection.settings.values())),
+        prepare=False,
+    )
+
+
+@contextmanager
+def giving_locks_back(connection: Connection) -> Generator[None]:
+    """Give the session's advisory locks back at the end of the block.
+
+    The server would do so some time after the connection was closed: too late for the job that comes next.
+    """
+    try:
+        yield
+    finally:
+        if not connection.closed:
+            with suppress(psycopg.Error):  # a connection that is lost has lost its locks too
+                connection.execute("SELECT pg_advisory_unlock_all()")
+
+
+def literal(text: str) -> LiteralString:
+    """Mark SQL text that this package composed from its own constants as safe for psycopg."""
+    return cast("LiteralString", text)

@@ -1,0 +1,1 @@
+"""From an item to the rows of its targets."""

@@ -1,0 +1,64 @@
+"""From an item to the rows of a child target: the elements of a list or a map, each with its place.
+
+Invariant: an item gives all rows of its child or none: an element that cannot be converted is its whole item's
+failure, so that a parent's row and its children are always of one state.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, cast
+
+from pipeline.core.errors import ConversionError
+from pipeline.core.model.attributes import find
+from pipeline.core.types.conversion import converter
+
+if TYPE_CHECKING:
+    from collections import Counter
+    from collections.abc import Iterable, Mapping
+
+    from pipeline.core.model.attributes import AttributeValue, Item
+    from pipeline.core.model.mapping import Target
+
+
+class ChildDecoder:
+    """Decodes the elements of items for one child target. Build it once."""
+
+    def __init__(self, child: Target, settled: Counter[str] | None = None) -> None:
+        """`settled` counts, by column, the values that a policy settled."""
+        self.child = child
+        place = child.key_columns[-1]
+        self._of_list = place.type.name == "integer"
+        self._convert_place = converter(place, is_key=True)
+        self._columns = [(column.path, converter(column, settled=settled)) for column in child.own_columns]
+
+    def rows(self, item: Mapping[str, AttributeValue]) -> str:
+        """Return the item's rows as a JSON array of arrays of texts: place, own columns. Raises ConversionError."""
+        rows: list[list[str | None]] = []
+        try:
+            for place, element in self._elements(item):
+                members = self._members(element)
+                row = [convert(find(members, path)) for path, convert in self._columns]
+                rows.append([self._convert_place(place), *row])
+        except ConversionError as error:
+            raise ConversionError(f"{self.child.view_name}.{error.column}", error.reason) from None
+        return json.dumps(rows, ensure_ascii=False, separators=(",", ":"))
+
+    def _members(self, element: AttributeValue) -> Item:
+        members = element.get("M")
+        if not isinstance(members, dict):
+            raise ConversionError(self.child.key_columns[-1].name, "an element is not a map")
+        return cast("Item", members)
+
+    def _elements(self, item: Mapping[str, AttributeValue]) -> Iterable[tuple[AttributeValue, AttributeValue]]:
+        found = find(item, self.child.explode)
+        if found is None or "NULL" in found:
+            return ()
+        tag = "L" if self._of_list else "M"
+        if tag not in found:
+            kind = "list" if self._of_list else "map"
+            raise ConversionError(self.child.key_columns[-1].name, f"what holds the elements is not a {kind}")
+        value: Any = found[tag]
+        if self._of_list:
+            return [({"N": str(number)}, element) for number, element in enumerate(value)]
+        return [({"S": name}, element) for name, element in value.items()]

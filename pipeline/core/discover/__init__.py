@@ -1,0 +1,1 @@
+"""From a sample of items to the draft of a mapping file."""

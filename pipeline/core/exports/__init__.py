@@ -1,0 +1,1 @@
+"""From the lines of an export's files to rows and changes."""

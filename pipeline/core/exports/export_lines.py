@@ -1,0 +1,185 @@
+"""From the lines of an export's data files to rows (full) or changes (incremental), and failures.
+
+Invariant: every line ends as a row or change, or as a failure that holds it whole. A line that does not have the
+documented form stops the file instead, named by file and line: the file is then not what DynamoDB wrote, although
+its MD5 may match, and what else it holds cannot be trusted.
+
+A full line is `{"Item": {…}}`. An incremental line is `{"Metadata": {"WriteTimestampMicros": …}, "Keys": {…}}` with
+`NewImage` when the item exists at the end of the window, and without when it does not; `OldImage`, the state
+before the window, depends on the view type and is not needed (DynamoDB guide, S3DataExport.Output).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from pipeline.core.errors import ConversionError, TerminalError
+from pipeline.core.exports.lines import count_lines
+from pipeline.core.model.attribute_form import MALFORMED, NOT_OF_THE_FORM, is_item
+from pipeline.core.model.change import Change
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pipeline.core.decode.row_decoder import RowDecoder
+    from pipeline.core.model.attributes import Item
+    from pipeline.core.model.change import Row
+    from pipeline.core.ordering import Position
+
+Failure = tuple[bytes, ConversionError]
+"""A line that could not be converted, whole and without its line end, and why."""
+
+_From = TypeVar("_From")
+_To = TypeVar("_To")
+
+
+@dataclass(frozen=True, slots=True)
+class ItemChange:
+    """One incremental line: the item as it was at the end of the window, None when it did not exist then."""
+
+    keys: Item
+    image: Item | None
+    write_micros: int | None
+    """When DynamoDB wrote it last, in epoch microseconds; for people to read, the position is the window's end."""
+
+
+def decode_full(
+    block: bytes, decoder: RowDecoder, *, file: str, first_line: int = 1
+) -> tuple[list[Row], list[Failure]]:
+    """Convert a block of whole lines of a full export. Raises TerminalError for a line that is not of the form.
+
+    `file` and `first_line`, the number of the block's first line, are for that error's message.
+    """
+    items = parse_full(block, file=file, first_line=first_line)
+    convert = decoder.row
+    return _convert(items, lambda _, item: convert(item), block, file, first_line)
+
+
+def decode_incremental(
+    block: bytes, decoder: RowDecoder, position: Position, *, file: str, first_line: int = 1
+) -> tuple[list[Change], list[Failure]]:
+    """Convert a block of whole lines of an incremental export; a change's origin is its line's index in the block.
+
+    `position` is `snapshot_position(end of the window, margin)`. Raises TerminalError as `decode_full` does.
+    """
+
+    def convert(index: int, exported: ItemChange) -> Change:
+        if exported.image is None:
+            return Change(decoder.key(exported.keys), None, position, origin=index)
+        row = decoder.row(exported.image)
+        return Change(decoder.key_of(row), row, position, origin=index)
+
+    changes = parse_incremental(block, file=file, first_line=first_line)
+    return _convert(changes, convert, block, file, first_line)
+
+
+def parse_full(block: bytes, *, file: str, first_line: int = 1) -> list[Item]:
+    """Return the items of a block of whole lines. Raises TerminalError naming the line that is not of the form."""
+    return _parse(block, _item, file, first_line)
+
+
+def parse_incremental(block: bytes, *, file: str, first_line: int = 1) -> list[ItemChange]:
+    """Return the changes of a block of whole lines. Raises TerminalError naming the line that is not of the form."""
+    return _parse(block, _item_change, file, first_line)
+
+
+def _convert(
+    parsed: Sequence[_From], convert: Callable[[int, _From], _To], block: bytes, file: str, first_line: int
+) -> tuple[list[_To], list[Failure]]:
+    converted: list[_To] = []
+    failures: list[Failure] = []
+    lines: list[bytes] = []
+    for index, value in enumerate(parsed):
+        try:
+            converted.append(convert(index, value))
+        except ConversionError as error:
+            lines = lines or block.split(b"\n")
+            failures.append((lines[index], _bare(error)))
+        except MALFORMED:
+            if _is_well_formed(value):
+                raise
+            raise malformed(file, first_line + index, NOT_OF_THE_FORM) from None
+    return converted, failures
+
+
+def _bare(error: ConversionError) -> ConversionError:
+    """Return the error without the frames it passed, which would keep every value of its line alive."""
+    error.__context__ = error.__cause__ = None
+    return error.with_traceback(None)
+
+
+def _parse(block: bytes, form: Callable[[Any], _To], file: str, first_line: int) -> list[_To]:
+    try:
+        # One call for the whole block is faster than a call for each line; JSON has no bare line ends inside a text.
+        text = block.decode().removesuffix("\n").replace("\n", ",")
+        parsed = [form(line) for line in json.loads(f"[{text}]")]
+    except MALFORMED:
+        parsed = []
+    return parsed if len(parsed) == count_lines(block) else _parse_each(block, form, file, first_line)
+
+
+def _parse_each(block: bytes, form: Callable[[Any], _To], file: str, first_line: int) -> list[_To]:
+    """Parse line by line, to name the one that is at fault."""
+    parsed: list[_To] = []
+    for number, line in enumerate(block.removesuffix(b"\n").split(b"\n"), first_line):
+        try:
+            value = json.loads(line.decode())
+        except (RecursionError, ValueError):
+            raise malformed(file, number, "it is not JSON") from None
+        try:
+            parsed.append(form(value))
+        except MALFORMED as error:
+            reason = str(error) if type(error) is _FormError else "it is not a line of such an export"
+            raise malformed(file, number, reason) from None
+    return parsed
+
+
+class _FormError(ValueError):
+    """What a line lacks, in words that quote nothing of it."""
+
+
+def _item(line: Any) -> Item:  # noqa: ANN401  whatever the JSON holds
+    item = line["Item"]
+    if type(item) is not dict:
+        raise _FormError("its Item is not an object")
+    return cast("Item", item)
+
+
+def _item_change(line: Any) -> ItemChange:  # noqa: ANN401  whatever the JSON holds
+    keys, image = line["Keys"], line.get("NewImage")
+    if type(keys) is not dict or not keys or (image is not None and type(image) is not dict):
+        raise _FormError("its Keys or NewImage is not an object")
+    if image is not None and not keys.items() <= image.items():
+        raise _FormError("the key attributes of its NewImage are not those of its Keys")
+    metadata = line.get("Metadata")
+    return ItemChange(
+        cast("Item", keys), cast("Item | None", image), _write_micros(metadata) if metadata is not None else None
+    )
+
+
+def _write_micros(metadata: Any) -> int | None:  # noqa: ANN401  whatever the JSON holds
+    """Return the time of the last write: the guide shows `"168…"`, AWS's own loader reads `{"N": "168…"}`."""
+    written = metadata.get("WriteTimestampMicros")
+    if type(written) is dict:
+        written = cast("dict[str, Any]", written)["N"]
+    try:
+        return None if written is None else int(written)
+    except (OverflowError, TypeError, ValueError):
+        raise _FormError("its WriteTimestampMicros is not a number") from None
+
+
+def malformed(file: str, line: int, reason: str) -> TerminalError:
+    """Return the error for a line that is not of the form; `reason` quotes nothing of it."""
+    return TerminalError(
+        f"reading the export's file {file}, line {line}: {reason}",
+        hint="the file is not what DynamoDB wrote, although its MD5 is that of the manifest; request another export",
+    )
+
+
+def _is_well_formed(value: object) -> bool:
+    """Whether every attribute value inside has DynamoDB's form; asked only when converting went wrong."""
+    if isinstance(value, ItemChange):
+        return is_item(value.keys) and (value.image is None or is_item(value.image))
+    return is_item(value)

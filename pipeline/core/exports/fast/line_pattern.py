@@ -1,0 +1,252 @@
+r"""One pattern for the lines of a full export, made for a target: attributes in any order, read without parsing.
+
+A line is matched whole. Each attribute that the target knows has its own alternative, whose group captures the value
+where it is of the column's fast form (`pipeline.core.types`). Attributes that no column takes have one as
+well, by the names met so far, where the target keeps them.
+
+Invariant: a line that the pattern matches, and that `write` does not refuse, is one that the general way would
+convert, to the same row. An attribute that stands twice is no match: JSON takes the last. Lines, patterns and rows are
+in the plain spelling (`pipeline.core.types.fast.plain_spelling`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, cast
+
+from pipeline.core.model.mapping import OnError
+from pipeline.core.types.conversion import converter
+from pipeline.core.types.copy_text import field
+from pipeline.core.types.fast import column_texts
+from pipeline.core.types.fast.fast_form import fast_forms
+from pipeline.core.types.fast.plain_spelling import UNREADABLE, as_copy_text, plain
+from pipeline.core.types.fast.value_patterns import NULL, REPEAT, TEXT, any_value
+from pipeline.core.types.key_length import key_share, limits_key
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pipeline.core.exports.fast.document_shape import DocumentShape
+    from pipeline.core.model.mapping import Column, Target
+    from pipeline.core.types.conversion import Converter
+    from pipeline.core.types.fast.column_texts import Values, Writer
+    from pipeline.core.types.fast.fast_form import FastForm
+
+# Documents after which a shape is judged.
+_JUDGED = 1000
+_NO_SHAPES: Mapping[str, DocumentShape | None] = {}
+
+
+def spelt_name(name: str) -> str | None:
+    """Return an attribute's name in the plain spelling; None where it has none."""
+    spelt = plain(json.dumps(name)[1:-1].encode())
+    return None if UNREADABLE in spelt else spelt.decode()
+
+
+def _spelt(name: str) -> str:
+    spelt = spelt_name(name)
+    if spelt is None:
+        raise ValueError("an attribute with a name that only the general way can read")
+    return spelt
+
+
+def _once(name: str, *groups: int) -> str:
+    """Return the pattern of an attribute's name, unless its value was met before, in one of the groups."""
+    return f'{re.escape(_spelt(name))}":' + "".join(f"(?({group + 1})(?!)|)" for group in groups)
+
+
+@dataclass(frozen=True, slots=True)
+class _Captured:
+    """A column whose group captures the value that it takes."""
+
+    group: int
+    is_document: bool
+    null_group: int | None
+    """Captures where the attribute is NULL, for a column with a default: that is for a missing one."""
+    missing: bytes
+    write: Writer
+
+    def fields(self, columns: Sequence[Values], *, escaped: bool) -> Values:
+        fields = self.write(columns[self.group], self.missing, escaped)
+        if self.null_group is None or not any(columns[self.null_group]):
+            return fields
+        nulls = columns[self.null_group]
+        values = columns[self.group]
+        return [rb"\N" if nulls[n] and not values[n] else fields[n] for n in range(len(fields))]
+
+
+@dataclass(frozen=True, slots=True)
+class _Converted:
+    """A column whose group captures the attribute, to be parsed and converted."""
+
+    group: int
+    column: Column
+    convert: Converter
+
+    def fields(self, columns: Sequence[Values], *, escaped: bool) -> Values:
+        return column_texts.converted(columns[self.group], self.column, self.convert, escaped=escaped)
+
+
+@dataclass(slots=True)
+class _Document:
+    """A column whose documents mostly have one shape, in groups of its own; another is captured whole."""
+
+    shape: DocumentShape
+    first: int
+    """The group of the shape's first value."""
+    group: int
+    missing: bytes
+    shaped: int = 0
+    others: int = 0
+
+    def is_useless(self) -> bool:
+        """Whether most of the last many documents were others."""
+        if self.shaped + self.others < _JUDGED:
+            return False
+        useless = self.others > self.shaped
+        self.shaped = self.others = 0
+        return useless
+
+    def fields(self, columns: Sequence[Values], *, escaped: bool) -> Values:
+        values, whole = columns[self.first : self.first + self.shape.values], columns[self.group]
+        self.shaped += len(values[0]) - values[0].count(b"")
+        self.others += len(whole) - whole.count(b"")
+        # Of a document that its shape did not match after all, the first values may stand in their groups all the same.
+        return column_texts.shaped(self.shape.write(values), values[0], whole, self.missing, escaped=escaped)
+
+
+class LinePattern:
+    """The pattern, and what makes rows of its matches. Raises ValueError for a target that it is not for."""
+
+    def __init__(
+        self,
+        target: Target,
+        rest: Mapping[str, bool],
+        *,
+        empties: bool,
+        shapes: Mapping[str, DocumentShape | None] = _NO_SHAPES,
+    ) -> None:
+        """`rest` names attributes that no column takes, and tells which of them may be lists or maps.
+
+        Lines in which a column's text is empty match only with `empties`; to tell that from none costs every text.
+        `shapes` has those that the documents of some columns mostly have, by the columns' names.
+        """
+        forms = fast_forms(target)
+        if target.match or forms is None:
+            raise ValueError("parts of keys and elements are no values of their own, or there is more to be done")
+        if any(mark in (column.default or "") for column in target.columns for mark in "\x01\x02\x03"):
+            raise ValueError("a default that would be taken for the plain spelling's marks")
+        self._empties = empties
+        self.shapes = {name: shape for name, shape in shapes.items() if shape}
+        self._alternatives: list[str] = []
+        self._nullable: list[str] = []
+        self._groups: int = 0
+        self._rest: list[tuple[bytes, int]] | None = [] if target.unmapped else None
+        self._columns = target.columns
+        self._fields = self._add_columns(target, dict(zip([c.name for c in target.columns], forms, strict=True)))
+        if self._rest is not None:
+            for name, deep in rest.items():
+                self._rest.append(self._named(name, self._add(name, f"({any_value() if deep else any_value(0)})")))
+        else:
+            known = "|".join(re.escape(_spelt(name)) for name in dict.fromkeys(str(c.path[0]) for c in target.columns))
+            self._alternatives.append(rf'(?!(?:{known})"){TEXT}":{any_value()}')
+        if self._nullable:
+            self._alternatives.append(f"(?:{'|'.join(self._nullable)}){NULL}")
+        keys = {column.name for column in target.key_columns}
+        required = [
+            source.group for source, column in zip(self._fields, target.columns, strict=True) if column.name in keys
+        ]
+        present = "".join(f"(?({group + 1})|(?!))" for group in required)
+        attribute = rf'(?:,|(?<=:)\{{)"(?:{"|".join(self._alternatives)})'
+        lines = rf'^\{{"Item":(?=\{{)(?:{attribute}){REPEAT}{present}\}}\}}$'
+        pattern = re.compile(lines.encode(), re.MULTILINE)
+        if pattern.groups == 1:  # with one group `findall` would give texts, and with two tuples
+            pattern = re.compile(f"{lines}()".encode(), re.MULTILINE)
+        self.find_all = pattern.findall
+        self.match = pattern.fullmatch
+
+    def write(self, found: Sequence[tuple[bytes, ...]], *, escaped: bool) -> bytes:
+        """Return the rows of what was found in lines (there are some), `escaped` if there is an escape in any.
+
+        Raises ValueError and its like, or ConversionError, when a value is one that only the general way can judge.
+        """
+        columns = list(zip(*found, strict=True))
+        fields = [source.fields(columns, escaped=escaped) for source in self._fields]
+        if self._rest is not None:
+            fields.append(column_texts.members(columns, self._rest, len(found), escaped=escaped))
+        text = b"\n".join(map(b"\t".join, zip(*fields, strict=True)))
+        return (as_copy_text(text) if escaped else text) + b"\n"
+
+    def documents(self, found: Sequence[tuple[bytes, ...]]) -> dict[str, list[bytes]]:
+        """Return the documents of what was found in lines that were captured whole, by their columns' names."""
+        return {
+            column.name: [match[source.group] for match in found]
+            for source, column in zip(self._fields, self._columns, strict=True)
+            if isinstance(source, _Captured) and source.is_document
+        }
+
+    def useless_shapes(self) -> list[str]:
+        """Return the columns whose documents mostly had another shape than theirs, of the last many written."""
+        return [
+            column.name
+            for source, column in zip(self._fields, self._columns, strict=True)
+            if isinstance(source, _Document) and source.is_useless()
+        ]
+
+    def _add_columns(
+        self, target: Target, forms: Mapping[str, FastForm | None]
+    ) -> list[_Captured | _Document | _Converted]:
+        by_attribute: dict[str, list[Column]] = {}
+        for column in target.columns:
+            by_attribute.setdefault(cast("str", column.path[0]), []).append(column)
+        keys = set(target.primary_key)
+        share = key_share(target) if limits_key(target) else None
+        sources: dict[str, _Captured | _Document | _Converted] = {}
+        for name, columns in by_attribute.items():
+            first, is_key = columns[0], columns[0].name in keys
+            form = forms[first.name] if len(columns) == 1 and len(first.path) == 1 else None
+            null = '|NULL":(true)' if first.default is not None and not is_key else ""
+            longest = share if is_key else None
+            value = form.in_line(null, longest, empties=self._empties) if form else ""
+            shape = self.shapes.get(first.name)
+            if form and value and shape:
+                sources[first.name] = self._document(name, first, shape, value)
+                continue
+            if form and value:
+                group = self._add(name, value)
+                sources[first.name] = self._captured(first, form, group)
+                if first.default is None and not is_key and not form.document:
+                    self._nullable.append(_once(name, group))
+                continue
+            if share and any(c.name in keys and c.type.codec.most_key_bytes(c.type.params) for c in columns):
+                raise ValueError("a key that has to be measured and is not captured")
+            group = self._add(name, f"({any_value()})")
+            for column in columns:
+                convert = converter(replace(column, on_error=OnError.REJECT), is_key=column.name in keys)
+                sources[column.name] = _Converted(group, column, convert)
+            if self._rest is not None and all(len(column.path) > 1 for column in columns):
+                self._rest.append(self._named(name, group))
+        return [sources[column.name] for column in target.columns]
+
+    def _captured(self, column: Column, form: FastForm, group: int) -> _Captured:
+        null_group = group + 1 if self._groups == group + 2 else None
+        missing = field(column.default).encode()
+        return _Captured(group, bool(form.document), null_group, missing, form.writers[self._empties])
+
+    def _document(self, name: str, column: Column, shape: DocumentShape, value: str) -> _Document:
+        first, group = self._groups, self._groups + shape.values
+        self._alternatives.append(_once(name, first, group) + f"(?:{shape.pattern}|{value})")
+        self._groups = group + 1
+        return _Document(shape, first, group, field(column.default).encode())
+
+    def _add(self, name: str, value: str) -> int:
+        """Add the alternative of an attribute; returns the number of its first group, from 0."""
+        group = self._groups
+        self._alternatives.append(_once(name, group) + value)
+        self._groups += re.compile(value).groups
+        return group
+
+    def _named(self, name: str, group: int) -> tuple[bytes, int]:
+        return f'"{_spelt(name)}":'.encode(), group

@@ -1,0 +1,76 @@
+"""A block of an incremental export's lines, parted by target, without the lines that a later snapshot has told of.
+
+A live line whose last write is in a snapshot that was loaded whole and ends later brings nothing: either that snapshot
+holds the item, newer, or the item was deleted in between, and no tombstone need stand against it. A delete is never
+left out: what it could remove wrongly has a newer row.
+
+Invariant: every line goes to its targets, or is counted as covered, or is handed back as unmatched.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from pipeline.core.exports.export_lines import MALFORMED, malformed, parse_incremental
+from pipeline.core.exports.export_routing import Part
+from pipeline.core.exports.lines import count_lines
+from pipeline.core.exports.windows import covered
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pipeline.core.decode.routing import Router
+    from pipeline.core.exports.export_lines import ItemChange
+    from pipeline.core.exports.windows import Span, Window
+    from pipeline.core.model.mapping import Target
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(slots=True)
+class RoutedChanges:
+    """A block's parts by target; `covered` counts lines times their targets."""
+
+    parts: dict[Target, Part] = field(default_factory=dict["Target", Part])
+    unmatched: list[bytes] = field(default_factory=list[bytes])
+    covered: int = 0
+
+
+def route_changes(
+    block: bytes, router: Router, window: Window, spans: Sequence[Span], *, file: str, first_line: int
+) -> RoutedChanges:
+    """Part a block of whole lines. `spans` are those that `pipeline.aurora.bookkeeping.loads.covering` returns.
+
+    Raises TerminalError for a line that is not of the form.
+    """
+    if router.trivial and not spans:
+        whole = Part(block, range(first_line, first_line + count_lines(block)))
+        return RoutedChanges(dict.fromkeys(router.targets, whole))
+    routed = RoutedChanges()
+    texts: dict[Target, list[bytes]] = {}
+    numbers: dict[Target, list[int]] = {}
+    changes = parse_incremental(block, file=file, first_line=first_line)
+    for number, (line, change) in enumerate(zip(block.split(b"\n"), changes, strict=False), first_line):
+        try:
+            targets = router.route(change.keys)
+        except MALFORMED:
+            raise malformed(file, number, "a key attribute is not of DynamoDB's form") from None
+        if not targets:
+            routed.unmatched.append(line)
+        elif change.image is not None and covered(_written(change, window), spans):
+            routed.covered += len(targets)
+        else:
+            for target in targets:
+                texts.setdefault(target, []).append(line)
+                numbers.setdefault(target, []).append(number)
+    routed.parts = {target: Part(b"\n".join([*found, b""]), numbers[target]) for target, found in texts.items()}
+    return routed
+
+
+def _written(change: ItemChange, window: Window) -> datetime:
+    """Return when the item was written last; at the window's very end, where its line does not say."""
+    if change.write_micros is None:
+        return window.end - timedelta(microseconds=1)
+    return _EPOCH + timedelta(microseconds=change.write_micros)

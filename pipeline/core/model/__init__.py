@@ -1,0 +1,1 @@
+"""What everything else speaks of: attribute values, mappings, changes. Plain values, valid by construction."""

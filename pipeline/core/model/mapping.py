@@ -1,0 +1,150 @@
+"""The mapping: how one DynamoDB table becomes typed SQL tables. Plain values, valid by construction.
+
+`pipeline.core.mapping_files.mapping_file` reads it from YAML and is where every rule about it is checked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from pipeline.core.ordering import DEFAULT_MARGIN
+
+if TYPE_CHECKING:
+    from pipeline.core.model.attributes import PathPart
+    from pipeline.core.model.key_patterns import Pattern
+    from pipeline.core.types.sql_types import SqlType
+
+STORAGE_SCHEMA = "replica"
+BOOKKEEPING_SCHEMA = "replication"
+# Columns of a storage table that are ours; a mapping may not use these names.
+VERSION, AS_OF, DELETED = "_version", "_as_of", "_deleted"
+BOOKKEEPING_COLUMNS = (VERSION, AS_OF, DELETED)
+# Columns of staging tables that carry the rows of child targets; a mapping may not use names that begin so.
+CARRIED_PREFIX = "_children_"
+
+
+class OnError(StrEnum):
+    """What becomes of a value that its column cannot hold."""
+
+    REJECT = "reject"
+    """The whole record goes to `replication.rejects`."""
+    NULL = "null"
+    """The column is NULL; the record is applied."""
+    TRUNCATE = "truncate"
+    """Text is cut to the column's length; what cannot be cut is rejected."""
+
+
+class Unmatched(StrEnum):
+    """What becomes of an item whose key matches no target."""
+
+    REJECT = "reject"
+    """The whole record goes to `replication.rejects`."""
+    IGNORE = "ignore"
+    """It is counted and left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One typed column and the attribute it is filled from."""
+
+    name: str
+    attribute: str
+    """The path as the mapping spells it."""
+    path: tuple[PathPart, ...]
+    type: SqlType
+    default: str | None = None
+    """Text for an item that lacks the attribute (one that holds NULL becomes NULL)."""
+    on_error: OnError = OnError.REJECT
+    epoch: str | None = None
+    """For a timestamptz from N: `seconds` or `milliseconds`."""
+    json: str | None = None
+    """For a jsonb from S: `parse` when the string holds JSON; else it becomes a JSON string."""
+    description: str | None = None
+    capture: str | None = None
+    """The part of the key attribute that the target's pattern captures; None for the attribute itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One storage table and the view over it."""
+
+    schema: str
+    name: str
+    primary_key: tuple[str, ...]
+    columns: tuple[Column, ...]
+    unmapped: str | None = None
+    """The jsonb column for every attribute not mapped, or None to drop them."""
+    unmapped_on_error: OnError = OnError.REJECT
+    """What becomes of an attribute that this column cannot hold: NULL puts JSON's null in its place."""
+    match: tuple[tuple[str, Pattern], ...] = ()
+    """Patterns by key attribute: the items that are this target's. Empty: every item is."""
+    parent: str | None = None
+    """For a child target, the view of its parent. Its columns begin with the parent's key and the element's place."""
+    explode: tuple[PathPart, ...] = ()
+    """For a child target, the path to the list or map whose elements are its rows."""
+    children: tuple[Target, ...] = ()
+    """The child targets, whose rows are replaced whole with this target's row."""
+
+    @property
+    def storage_name(self) -> str:
+        """Name in schema `replica`."""
+        return self.name if self.schema == "public" else f"{self.schema}.{self.name}"
+
+    @property
+    def view_name(self) -> str:
+        """Schema and name for people, unquoted."""
+        return f"{self.schema}.{self.name}"
+
+    @property
+    def key_columns(self) -> tuple[Column, ...]:
+        """Columns of the primary key, in its order."""
+        by_name = {column.name: column for column in self.columns}
+        return tuple(by_name[name] for name in self.primary_key)
+
+    @property
+    def stored_columns(self) -> tuple[str, ...]:
+        """Names of a row's values in order: the columns, then the jsonb column where there is one."""
+        names = tuple(column.name for column in self.columns)
+        return (*names, self.unmapped) if self.unmapped else names
+
+    @property
+    def carried(self) -> tuple[str, ...]:
+        """Names of what a row carries beside its stored columns: the rows of each child target, as JSON."""
+        return tuple(f"{CARRIED_PREFIX}{number}" for number in range(len(self.children)))
+
+    @property
+    def own_columns(self) -> tuple[Column, ...]:
+        """Of a child target, the columns that are filled from an element."""
+        return self.columns[len(self.primary_key) :]
+
+
+@dataclass(frozen=True, slots=True)
+class TableMapping:
+    """One DynamoDB table and the targets it fills."""
+
+    name: str
+    """Identifier for assets, jobs and bookkeeping."""
+    table: str
+    """The DynamoDB table's name."""
+    key: dict[str, str]
+    """Key attributes and their types, partition key first: `{"Id": "N"}`."""
+    targets: tuple[Target, ...]
+    margin: timedelta = DEFAULT_MARGIN
+    path: str = ""
+    """The file it was read from, for messages."""
+    schedule: dict[str, str] = field(default_factory=dict[str, str])
+    """Cron expressions by job, and `timezone`."""
+    freshness: dict[str, timedelta] = field(default_factory=dict[str, timedelta])
+    """`warn` and `fail`: how far behind is late."""
+    unmatched: Unmatched = Unmatched.REJECT
+    """What becomes of an item that no target matches."""
+    owners: tuple[str, ...] = ()
+    """Who answers for the table: e-mail addresses and `team:NAME`."""
+
+    @property
+    def tables(self) -> tuple[Target, ...]:
+        """Every target that has a table: `targets`, which items are routed to, each followed by its children."""
+        return tuple(table for target in self.targets for table in (target, *target.children))

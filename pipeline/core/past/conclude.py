@@ -1,0 +1,414 @@
+"""What a tick of the probe may conclude: from what the database remembers and what the tick saw. Pure; time is given.
+
+Everything remembered lies in the database beside the rows that it speaks of. So a database that was restored, cloned
+or rolled back has a memory that agrees with its rows: the places in the shards go back with them, the stream from
+there on is read again, and each change is looked up. Nothing has to say that it was restored.
+
+Invariants: `caught_up_through` is never later than a change that is missing. `settled_through` is never later than a
+change that the replicator may still bring. A change that is missing is waiting by its key, or lies in an open loss.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from pipeline.core.past.losses import NOT_BY_CATCH_UP, RETENTION, Kind, Loss, Proof, merged, stream_changed
+from pipeline.core.past.probing import (
+    GONE_AFTER,
+    Applied,
+    ShardProgress,
+    State,
+    Stored,
+    Unread,
+    Waiting,
+    earliest,
+    frontier,
+    lineages,
+    not_arrived,
+)
+from pipeline.core.streams.positions import label_time
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+# With so many keys on their way, shards that have some are not read on; and no more lost ones are kept by their keys.
+MOST_WAITING = MOST_LOST = 10_000
+# Creation times are whole seconds.
+_GRAIN = timedelta(seconds=1)
+# What the clocks of this machine and of the source may disagree by, once that was measured.
+_CLOCKS = timedelta(seconds=2)
+# A shard stands still once nothing was read in it, and nothing applied, for so long and in so many ticks.
+STILL_AFTER, STILL_TICKS = timedelta(seconds=60), 2
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a table's mapping, and its event source mapping, say."""
+
+    margin: timedelta
+    warn: timedelta = timedelta(minutes=5)
+    """Lag that the mapping's `freshness` warns of: what is stuck for longer is a finding."""
+    parallelization: int = 1
+    """Batches of a shard that the replicator works on at once: above 1 they overtake each other."""
+    batching_window: timedelta = timedelta(0)
+    """How long the replicator may wait before it takes a batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What the database remembers of a table's past: what one tick leaves to the next."""
+
+    stream_label: str | None = None
+    """Of the stream that the last tick read; None before the first tick."""
+    table_id: str | None = None
+    """DynamoDB's id of the table that it read."""
+    ticked_at: datetime | None = None
+    caught_up_through: datetime | None = None
+    """Every change made before this time is in Aurora, was overtaken there, or waits as a reject. May go back."""
+    settled_through: datetime | None = None
+    """No change made before this time is still on its way: what is missing will not come by itself."""
+    read_through: datetime | None = None
+    """The same for a key that no change is known to be on its way for."""
+    settles_from: datetime | None = None
+    """A stream before this one may still bring changes; they lose against what is read from the source after this."""
+    newest_read: datetime | None = None
+    """Creation time of the newest record read in any tick."""
+    shards: Mapping[str, ShardProgress] = field(default_factory=dict[str, ShardProgress])
+    """By name, those of `stream_label`."""
+    waiting: Sequence[Waiting] = ()
+    losses: Sequence[Loss] = ()
+    """Those that are open, one of each kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardSight:
+    """What a tick saw of a shard."""
+
+    progress: ShardProgress
+    """Its place after reading. What only `conclude` fills in may be as it was."""
+    sightings: Sequence[Waiting] = ()
+    """One for each record read on from the place, and each target: what was read, arrived or not."""
+    at_end: bool = False
+    """The shard was read to its end."""
+    trimmed: bool = False
+    """The place that it was left at is not in the stream any more."""
+    passed: Unread | None = None
+    """A stretch behind the sightings was passed by unread."""
+    held: bool = False
+    """So much of it waits that the place does not move on; `at_end` is then a scout's, which looks on from the end."""
+    scouted: Sequence[Waiting] = ()
+    """Sightings of records that the scout saw; the reading will come to them later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What a tick saw."""
+
+    stream_label: str
+    through: datetime
+    """Through which a shard read to its end counts as read."""
+    shards: Sequence[ShardSight]
+    """All shards that the stream lists, those not read in this tick too."""
+    stored: Stored
+    """Of every change in `memory.waiting`, and of every sighting."""
+    newest: datetime | None = None
+    """Creation time of the newest record read, also of one that no target takes."""
+    stream_enabled: bool = True
+    table_id: str | None = None
+    applied_label: str | None = None
+    """The stream that a change was last applied from."""
+    applied_through: datetime | None = None
+    """Creation time of the newest change that was applied from it."""
+    proof: Proof = field(default_factory=Proof)
+    loaded: datetime | None = None
+    """Time of the newest snapshot that was loaded whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conclusion:
+    """What a tick concludes."""
+
+    memory: Memory
+    read_whole: bool
+    """Whether the stream is on and every shard was read to its end."""
+    nothing_new_before: datetime | None = None
+    """Every change made before this time, which streams before this one carried, is proven to be in Aurora: nothing so
+    old may make a new row, as a replicator of such a stream would that comes back late."""
+
+
+def conclude(memory: Memory, sight: Sight, now: datetime, rules: Rules) -> Conclusion:
+    """Return what to remember after a tick. `now` is the source's clock."""
+    same = memory.stream_label == sight.stream_label
+    kept = memory if same else replace(memory, shards={}, waiting=(), read_through=memory.settled_through)
+    read = [change.as_of for one in sight.shards for change in one.sightings]
+    newest = _latest(memory.newest_read, sight.newest, *read)
+    if same and _overlooked(memory, sight, newest, now):  # an empty page was taken for an end, and not known of which
+        sight = replace(sight, shards=[_not_ended(kept.shards, one) for one in sight.shards])
+    shards = _shards(kept, sight, now, rules)
+    waiting = _waiting(kept, sight, shards, now, rules)
+    changed = _stream_changed(memory, sight, now)
+    losses, waiting = _losses(memory, sight, waiting, [*changed, *_gaps(memory, sight, now)], now, rules)
+    settles_from = label_time(sight.stream_label) + rules.margin if changed else memory.settles_from
+    settled = _settled_read(kept.read_through, sight, shards, settles_from, now, rules)
+    on_way = [change.since for change in waiting if change.state is State.ON_ITS_WAY]
+    after = Memory(
+        stream_label=sight.stream_label,
+        table_id=sight.table_id or memory.table_id,
+        ticked_at=now,
+        caught_up_through=_caught_up(memory.caught_up_through, shards, waiting, losses),
+        settled_through=None if settled is None else min([settled, *on_way]),
+        read_through=settled,
+        settles_from=settles_from,
+        newest_read=newest,
+        shards=shards,
+        waiting=waiting,
+        losses=losses,
+    )
+    ended = bool(sight.shards) and all(one.at_end and not one.held for one in sight.shards)
+    new = _proven(after, settles_from) and not _proven(memory, settles_from)
+    return Conclusion(
+        after,
+        read_whole=ended and sight.stream_enabled,
+        nothing_new_before=label_time(sight.stream_label) if new else None,
+    )
+
+
+def _proven(memory: Memory, through: datetime | None) -> bool:
+    caught_up = memory.caught_up_through
+    return through is not None and caught_up is not None and caught_up >= through
+
+
+def _caught_up(
+    before: datetime | None,
+    shards: Mapping[str, ShardProgress],
+    waiting: Sequence[Waiting],
+    losses: Sequence[Loss],
+) -> datetime | None:
+    """Return the time before which every change is in Aurora."""
+    claimed = earliest(shard.read_through for shard in frontier(shards.values())) or before
+    if claimed is None or any(loss.kind in NOT_BY_CATCH_UP for loss in losses):
+        return None  # of what another table held before its stream began, nothing is known to be there
+    return min([claimed, *(change.since for change in waiting), *(loss.since for loss in losses)])
+
+
+def _overlooked(memory: Memory, sight: Sight, newest: datetime | None, now: datetime) -> bool:
+    """Whether the replicator has applied a newer record than was read: then an empty page was not the end."""
+    applied = sight.applied_through
+    if applied is None or sight.applied_label != sight.stream_label or applied < now - RETENTION + timedelta(hours=1):
+        return False
+    if any(one.held for one in sight.shards):
+        return False
+    unread = [shard.unread for shard in memory.shards.values()] + [one.passed for one in sight.shards]
+    passed = (span.until + _CLOCKS for span in unread if span is not None)
+    return (newest is None or newest < applied) and all(until <= applied for until in passed)
+
+
+def _not_ended(known: Mapping[str, ShardProgress], one: ShardSight) -> ShardSight:
+    before = known.get(one.progress.shard_id)
+    read_through = before.read_through if before else None
+    return replace(one, at_end=False, progress=replace(one.progress, read_through=read_through))
+
+
+def _shards(memory: Memory, sight: Sight, now: datetime, rules: Rules) -> dict[str, ShardProgress]:
+    """Return the shards, each with how far it is applied, and since when it stands still.
+
+    What happens in a shard says the same of those that it came from: a replicator ends a shard before its successors.
+    """
+    seen = {one.progress.shard_id: one for one in sight.shards}
+    before = {name: memory.shards.get(name, ShardProgress(name, None)) for name in seen}
+    applied = {name: shard.applied for name, shard in before.items()}
+    moved = {name: _moved(one, before[name]) for name, one in seen.items()}
+    ended = {name: one.at_end for name, one in seen.items()}
+    looked_up = [*memory.waiting, *(change for one in sight.shards for change in (*one.sightings, *one.scouted))]
+    for change in looked_up:
+        if change.shard_id in seen and sight.stored.shows_applied(change):
+            moved[change.shard_id] = True
+            found = Applied(change.version, change.as_of)
+            applied[change.shard_id] = _further(applied[change.shard_id], found)
+    for line in lineages({name: one.progress for name, one in seen.items()}):
+        first = line[0].shard_id
+        for name in (ancestor.shard_id for ancestor in line[1:]):
+            applied[name] = _further(applied[name], applied[first])
+            moved[name] |= moved[first]
+            ended[name] &= ended[first]
+    shards: dict[str, ShardProgress] = {}
+    for name, one in seen.items():
+        new = moved[name] or applied[name] != before[name].applied
+        shards[name] = replace(
+            one.progress,
+            read_through=_read_through(one, before[name]),
+            applied=applied[name],
+            moved_at=now if new else before[name].moved_at,
+            still_ticks=0 if new else before[name].still_ticks + ended[name],
+            unread=_unread(before[name].unread, one.passed, applied[name], now, rules),
+        )
+    return shards
+
+
+def _read_through(one: ShardSight, before: ShardProgress) -> datetime | None:
+    """Return through when a shard was read: one that is found closed has not taken what was written since."""
+    if not one.progress.finished or before.finished:
+        return one.progress.read_through
+    return _latest(before.read_through, *(change.as_of for change in one.sightings))
+
+
+def _moved(one: ShardSight, before: ShardProgress) -> bool:
+    read_on = one.progress.sequence_number != before.sequence_number
+    return read_on or bool(one.sightings or one.scouted or one.passed) or before.moved_at is None
+
+
+def _further(one: Applied | None, other: Applied | None) -> Applied | None:
+    return max((a for a in (one, other) if a is not None), key=lambda applied: applied.version, default=None)
+
+
+def _unread(
+    before: Unread | None, passed: Unread | None, applied: Applied | None, now: datetime, rules: Rules
+) -> Unread | None:
+    """Return the stretch that the replicator may still be in: not once it has applied what is behind it."""
+    if before is not None and passed is not None:
+        return Unread(min(before.since, passed.since), max(before.until, passed.until))
+    unread = passed or before
+    if unread is None or now >= unread.until + GONE_AFTER:
+        return None
+    behind = applied is not None and applied.as_of + _GRAIN > unread.until + _overtaking(rules)
+    return None if behind else unread
+
+
+def _overtaking(rules: Rules) -> timedelta:
+    """By how much later a change may be applied than others of its shard that are younger."""
+    return timedelta(0) if rules.parallelization == 1 else rules.margin + rules.batching_window
+
+
+def _waiting(
+    memory: Memory, sight: Sight, shards: Mapping[str, ShardProgress], now: datetime, rules: Rules
+) -> list[Waiting]:
+    """Return what has not arrived, each with its state."""
+    changes = [*memory.waiting, *(change for one in sight.shards for change in one.sightings)]
+    left = not_arrived(changes, sight.stored, sight.proof, rules.margin)
+    return [replace(change, state=_state(change, shards.get(change.shard_id), now, rules)) for change in left]
+
+
+def _state(change: Waiting, shard: ShardProgress | None, now: datetime, rules: Rules) -> State:
+    if change.state.lost:
+        return change.state
+    if change.as_of <= now - RETENTION:
+        return State.TRIMMED
+    if shard is None:  # it is not listed any more
+        return change.state
+    applied = shard.applied
+    if applied and change.version < applied.version and change.as_of <= applied.as_of - _overtaking(rules):
+        return State.PASSED
+    return State.STUCK if _stands_still(shard, now, rules) else State.ON_ITS_WAY
+
+
+def _stands_still(shard: ShardProgress, now: datetime, rules: Rules) -> bool:
+    return (
+        shard.moved_at is not None
+        and shard.still_ticks >= STILL_TICKS
+        and now - shard.moved_at >= STILL_AFTER + rules.batching_window
+    )
+
+
+def _stream_changed(memory: Memory, sight: Sight, now: datetime) -> list[Loss]:
+    """Return what may be lost between the stream that was read or applied before, and this one."""
+    before = memory.stream_label or sight.applied_label
+    if before is None or before == sight.stream_label:
+        return []
+    proven = memory.caught_up_through or (memory.ticked_at or sight.applied_through or now) - RETENTION
+    return [
+        stream_changed(
+            sight.stream_label,
+            proven=proven,
+            waiting=[change.since for change in memory.waiting],
+            other_table=None not in (memory.table_id, sight.table_id) and memory.table_id != sight.table_id,
+            now=now,
+        )
+    ]
+
+
+def _gaps(memory: Memory, sight: Sight, now: datetime) -> list[Loss]:
+    """Return the time that no tick covers and that the stream no longer holds, or that was passed by."""
+    unread = [one.passed for one in sight.shards if one.passed is not None]
+    gaps = [Loss(Kind.UNREAD, span.since, span.until) for span in unread]
+    kept_since = now - RETENTION
+    known = sight.loaded and max([sight.loaded, sight.proof.reconciled or sight.loaded])
+    if memory.stream_label is None:
+        begun = max(label_time(sight.stream_label), kept_since)
+        return [*gaps, Loss(Kind.GAP, known, begun)] if known is not None and known < begun else gaps
+    if memory.stream_label != sight.stream_label:
+        return gaps
+    begun = label_time(sight.stream_label)
+    if not memory.shards and begun < kept_since and sight.stream_enabled:  # it was seen before its first shard was
+        gaps.append(Loss(Kind.GAP, begun, kept_since))
+    parents = {one.progress.parent_id for one in sight.shards}
+    seen = {one.progress.shard_id: one for one in sight.shards}
+    for place in frontier(memory.shards.values()):
+        if place.finished and not sight.stream_enabled:
+            continue  # nothing is behind it
+        since = place.read_through or memory.caught_up_through or known
+        followed = place.finished and place.shard_id in parents  # by shards that may have lost some already
+        if since is not None and since < kept_since and (followed or _lost_place(place, seen.get(place.shard_id))):
+            gaps.append(Loss(Kind.GAP, since, kept_since))
+    return gaps
+
+
+def _lost_place(place: ShardProgress, one: ShardSight | None) -> bool:
+    """Whether what was behind the place may have been dropped unread. A place without a number cannot show it."""
+    if one is None or one.trimmed:
+        return True
+    return place.sequence_number is None and not place.finished and (one.at_end or bool(one.sightings))
+
+
+def _losses(
+    memory: Memory, sight: Sight, waiting: list[Waiting], found: list[Loss], now: datetime, rules: Rules
+) -> tuple[list[Loss], list[Waiting]]:
+    """Return the losses that are open, and what waits without the lost keys that are too many to keep."""
+    lost = [change for change in waiting if change.state.lost]
+    stuck = [change for change in waiting if change.state is State.STUCK and change.since <= now - rules.warn]
+    kept = len(lost) <= MOST_LOST
+    by_key = [Loss(change.state.loss, change.since, change.as_of, keys_kept=kept) for change in lost]
+    by_key += [Loss(Kind.STUCK, change.since, change.as_of, keys_kept=True) for change in stuck]
+    before = {loss.kind: loss.found_at for loss in memory.losses}
+    open_ones = [
+        replace(loss, found_at=before.get(loss.kind) or now)
+        for loss in merged([*(loss for loss in memory.losses if not loss.keys_kept), *found, *by_key])
+        if not sight.proof.closes(loss, rules.margin)
+    ]
+    return open_ones, waiting if kept else [change for change in waiting if not change.state.lost]
+
+
+def _settled_read(
+    before: datetime | None,
+    sight: Sight,
+    shards: Mapping[str, ShardProgress],
+    settles_from: datetime | None,
+    now: datetime,
+    rules: Rules,
+) -> datetime | None:
+    """Return the time before which nothing that was not read is still on its way.
+
+    In a shard that stands still nothing is: neither behind the place, nor in a stretch that was passed by.
+    """
+    if not shards and not sight.stream_enabled:
+        return sight.through
+    ended = {one.progress.shard_id for one in sight.shards if one.at_end}
+    still = {name for name in ended if _stands_still(shards[name], now, rules)}
+    times: list[datetime | None] = [
+        # What a shard that was closed holds is read; its successors may not be listed yet, unless the stream is off.
+        sight.through
+        if shard.shard_id in still and not (shard.finished and sight.stream_enabled)
+        else shard.read_through
+        for shard in frontier(shards.values())
+    ]
+    times += [shard.unread.since for name, shard in shards.items() if shard.unread is not None and name not in still]
+    known = [time for time in times if time is not None]
+    if not known or len(known) < len(times):
+        return None if before is None else min([before, *known])
+    read = min(known)
+    return before if settles_from is not None and read < settles_from else read
+
+
+def _latest(*times: datetime | None) -> datetime | None:
+    return max((time for time in times if time is not None), default=None)

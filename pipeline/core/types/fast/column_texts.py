@@ -1,0 +1,80 @@
+"""A column's values, as captured from many lines, written as COPY fields: all of a column in one go.
+
+Values come in the plain spelling (`pipeline.core.types.fast.plain_spelling`), b"" for an item without the attribute,
+and fields go out in it: what its two marks stand for is put in when the rows are whole, except where they are part of
+JSON or of an array, which `escaped` says may be.
+
+Invariant: a field is what the column's converter and `copy_text.field` write, or another spelling of the same value.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
+
+from pipeline.core.model.attributes import find
+from pipeline.core.types.copy_text import field
+from pipeline.core.types.fast import plain_json
+from pipeline.core.types.fast.plain_spelling import as_json, as_quoted_copy_text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pipeline.core.model.mapping import Column
+    from pipeline.core.types.conversion import Converter
+
+Values = list[bytes] | tuple[bytes, ...]
+Writer = Callable[[Values, bytes, bool], Values]
+"""Writes values, with the field of an item without the attribute, and whether there are escapes."""
+
+
+def as_they_stand(values: Values, missing: bytes, _: bool) -> Values:  # noqa: FBT001  a Writer
+    """Write texts that are their fields."""
+    return [value or missing for value in values] if b"" in values else values
+
+
+def without_quote(values: Values, missing: bytes, _: bool) -> Values:  # noqa: FBT001  a Writer
+    """Write texts that have the quote before them, which tells an empty one from none."""
+    return [value[1:] if value else missing for value in values]
+
+
+def documents(values: Values, *, escaped: bool) -> list[bytes]:
+    """Write attribute values as JSON in COPY text."""
+    written = plain_json.write(values)
+    return (as_quoted_copy_text(written) if escaped else written).split(b"\n")
+
+
+def shaped(written: list[bytes], first: Values, whole: Values, missing: bytes, *, escaped: bool) -> Values:
+    """Write documents as JSON in COPY text: `written` by their shape, or `whole`, which goes before.
+
+    Where an item has neither, `first`, the shape's first values, is b"".
+    """
+    if escaped:
+        written = as_quoted_copy_text(b"\n".join(written)).split(b"\n")
+    if b"" in first:
+        written = [document if value else missing for document, value in zip(written, first, strict=True)]
+    if whole.count(b"") < len(whole):
+        others = documents(whole, escaped=escaped)
+        written = [other or document for other, document in zip(others, written, strict=True)]
+    return written
+
+
+def members(columns: Sequence[Values], names: Sequence[tuple[bytes, int]], count: int, *, escaped: bool) -> Values:
+    """Write the attributes that no column takes as one JSON object an item; `names` has each one's name and group."""
+    if not names:
+        return [b"{}"] * count
+    named = [[name + value if value else b"" for value in columns[group]] for name, group in names]
+    return documents(
+        [b'{"M":{' + b",".join(filter(None, row)) + b"}}" for row in zip(*named, strict=True)], escaped=escaped
+    )
+
+
+def converted(values: Values, column: Column, convert: Converter, *, escaped: bool) -> list[bytes]:
+    """Convert what the column's path reaches in each attribute, the general way. Raises ConversionError."""
+    name = cast("str", column.path[0])
+    fields: list[bytes] = []
+    for value in values:
+        item = {name: json.loads(as_json(value) if escaped else value)} if value else {}
+        fields.append(field(convert(find(item, column.path))).encode())
+    return fields

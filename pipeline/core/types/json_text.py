@@ -1,0 +1,60 @@
+"""Strings that hold JSON, checked before they are sent to PostgreSQL as jsonb.
+
+Invariant: what passes is taken by PostgreSQL, and is sent as it was written, so that every digit of its numbers
+arrives. The check is of the text alone, hence the same on every machine.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, cast
+
+from pipeline.core.model.attributes import UnrepresentableError, number, text
+
+# PostgreSQL's limit is its stack, Python's is its own; this is below both, and far above what people write.
+DEEPEST_JSON = 200
+
+
+class _Members(list[tuple[str, Any]]):
+    """An object's members, also those that a later one of the same name would hide: PostgreSQL reads them all."""
+
+
+def checked_json(value: str) -> str:
+    """Return `value` when it is JSON that jsonb can hold. Raises UnrepresentableError."""
+    try:
+        parsed = _DECODER.decode(value)
+    except UnrepresentableError:
+        raise
+    except RecursionError:
+        raise UnrepresentableError(_TOO_DEEP) from None
+    except ValueError:
+        raise UnrepresentableError("is a string that holds no JSON") from None
+    _check(parsed, 0)
+    return value
+
+
+_TOO_DEEP = f"holds JSON nested deeper than {DEEPEST_JSON} levels"
+
+
+def _no_constant(_: str) -> None:
+    """NaN and the infinities, which Python takes and JSON does not have."""
+    raise UnrepresentableError("is a string that holds no JSON")
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_Members, parse_float=number, parse_int=number, parse_constant=_no_constant
+)
+
+
+def _check(value: object, depth: int) -> None:
+    if depth > DEEPEST_JSON:
+        raise UnrepresentableError(_TOO_DEEP)
+    if isinstance(value, str):
+        text(value)
+    elif isinstance(value, _Members):
+        for name, member in value:
+            text(name)
+            _check(member, depth + 1)
+    elif isinstance(value, list):
+        for element in cast("list[Any]", value):
+            _check(element, depth + 1)

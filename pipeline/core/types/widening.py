@@ -1,0 +1,30 @@
+"""Which change of a column's type keeps every value it holds as the mapping would write it today.
+
+Invariant: after a widening the stored rows equal what a fresh load would store. So `uuid` to `text` is none,
+although PostgreSQL would cast it: a load would now keep the letters' case.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.core.types.sql_types import SqlType
+
+
+class TypeChange(Enum):
+    """What it takes to turn a stored column into the wanted type."""
+
+    NONE = "none"
+    CATALOG = "a change of the catalog alone"
+    REWRITE = "a rewrite of the table"
+    REFUSED = "not a widening"
+
+
+def type_change(stored: SqlType, wanted: SqlType) -> TypeChange:
+    """Compare a stored column's type with the one the mapping wants."""
+    codec = stored.codec
+    if stored.name == wanted.name and codec.full_params(stored.params) == codec.full_params(wanted.params):
+        return TypeChange.NONE
+    return codec.widened(stored.params, wanted)

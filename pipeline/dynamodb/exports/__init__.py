@@ -1,0 +1,1 @@
+"""Exports to S3: requested, found, checked, read."""

@@ -1,0 +1,1 @@
+"""Catch up: what was written in a range of the past."""

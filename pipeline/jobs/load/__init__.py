@@ -1,0 +1,1 @@
+"""Load: a snapshot into a table's targets."""

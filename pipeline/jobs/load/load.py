@@ -1,0 +1,322 @@
+"""Load: bring a full export into a table's targets, under the ordering rule, while the stream is applied.
+
+Invariant: each file's rows and its mark commit together after the whole file has been verified, so a damaged file
+leaves nothing behind, a killed load resumes, and no file counts twice. Items must add up to the manifest.
+
+Two strategies, chosen when a load is begun and kept when it resumes. A first load of a big table is built aside: into
+new tables without an index, keyed when full, brought up to date with what the stream wrote, and swapped in
+(`pipeline.aurora.rows.build_aside`). Any other load merges file by file into the storage tables.
+
+This run leads the load: it begins and ends it, and loads what nobody else does. Other runs may load files meanwhile
+(`pipeline.jobs.load.load_help`).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from pipeline.aurora.bookkeeping import export_requests, loads, sources
+from pipeline.aurora.bookkeeping.load_lead import Lead, take_lead
+from pipeline.aurora.errors import translating
+from pipeline.aurora.rows import build_aside
+from pipeline.aurora.rows.build_aside import Build
+from pipeline.aurora.schema.standard_form import beyond_standard
+from pipeline.aurora.sessions.connection import giving_locks_back
+from pipeline.core.errors import ConfigurationError, DataError, ReplicationError, TerminalError
+from pipeline.core.model.mapping_digest import shape
+from pipeline.core.ordering import Position, snapshot_position
+from pipeline.dynamodb.exports.manifest import read_manifest
+from pipeline.jobs.load.load_file import LoadWork
+from pipeline.jobs.load.load_progress import LoadProgress, Progress, telling
+from pipeline.jobs.load.load_watch import MarksWatch
+from pipeline.jobs.load.load_workers import load_files
+
+if TYPE_CHECKING:
+    from pipeline.aurora.bookkeeping.loads import ExportRecord, FileCounts
+    from pipeline.aurora.sessions.connection import Connection
+    from pipeline.core.model.mapping import TableMapping
+    from pipeline.dynamodb.exports.manifest import ExportManifest
+    from pipeline.jobs.services import Services
+
+# From here on a first load is built aside: below, merging takes a second or two and locks nothing.
+ASIDE_FROM_ITEMS = 50_000
+# From here on the workers are processes: below, starting them takes longer than they save.
+PROCESSES_FROM_ITEMS = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class LoadReport:
+    """What a load did. `applied` + `stale` + `rejected` + `ignored` = rows; stale rows were newer in Aurora already.
+
+    With patterns every item is one target's, or matches none: `rows` is then `items`. Without, every item is a row of
+    each target.
+    """
+
+    table: str
+    export_id: int
+    location: str
+    export_arn: str | None
+    snapshot_time: datetime
+    as_of: datetime
+    files: int
+    items: int
+    applied: int
+    stale: int
+    rejected: int
+    size_bytes: int
+    seconds: float
+    files_resumed: int
+    """Files that an earlier run of the same load had finished."""
+    already_loaded: bool
+    strategy: str = "merge"
+    """`merge`, or `aside` when the tables were built aside and swapped in."""
+    ignored: int = 0
+    """Items that match no target, where the mapping says to leave those out."""
+    merged_because: tuple[str, ...] = ()
+    """Why a first load of this size was merged, which takes several times as long: what a swap would have lost."""
+    led_elsewhere: bool = False
+    """Another run led this load; this one shared its files, or waited for its end (`pipeline.jobs.load.load_once`)."""
+
+    @property
+    def rows(self) -> int:
+        """What the items came to, ignored ones included."""
+        return self.applied + self.stale + self.rejected + self.ignored
+
+
+def load(
+    services: Services,
+    mapping: TableMapping,
+    location: str,
+    *,
+    margin: timedelta | None = None,
+    accept_other_table: bool = False,
+    workers: int = 2,
+    on_progress: Callable[[LoadProgress], None] | None = None,
+    aside_from: int = ASIDE_FROM_ITEMS,
+    processes_from: int = PROCESSES_FROM_ITEMS,
+    on_lead: Callable[[Lead], None] | None = None,
+) -> LoadReport:
+    """Load the full export at `location` (its manifest-summary.json). Idempotent; run again it resumes.
+
+    `margin` is the mapping's unless given; exports of `aside_from` items and more are built aside where they may be,
+    and of `processes_from` items and more are loaded by processes. `on_lead` is called whenever files are about to be
+    loaded, with what other runs need to take part (`help_load`). Raises TerminalError with the file and the reason
+    when the export is damaged or foreign, when another load of the table is running, or when tombstones were purged
+    as far as the snapshot; nothing of a damaged file is in the table. Raises TransientError when it may be run again.
+    """
+    started = time.monotonic()
+    expected = None if accept_other_table else mapping.table
+    manifest = read_manifest(services.store(location), location, expected_table=expected)
+    if manifest.kind != "full":
+        raise ConfigurationError(
+            f"loading {location}: it is an incremental export",
+            table=mapping.name,
+            hint="give a full export; `dynaurora load` without an ARN or manifest requests one",
+        )
+    position = snapshot_position(manifest.snapshot_time, mapping.margin if margin is None else margin)
+    with services.connect(loads.LOADING) as connection, giving_locks_back(connection), ExitStack() as locked:
+        loads.notice_lost_client(connection)
+        loads.lock_table(connection, mapping.name)
+        arn, table_id = (None, None) if accept_other_table else (manifest.table_arn, manifest.table_id)
+        sources.require(connection, mapping.name, mapping.table, doing="loading", arn=arn, table_id=table_id)
+        locked.enter_context(export_requests.ending(connection, mapping.name, manifest.export_arn))
+        barred: tuple[str, ...] = ()
+        if aside := manifest.item_count >= aside_from and _is_first(connection, mapping):
+            barred = _bars(connection, mapping)
+            aside = not barred
+        record = _begin(connection, mapping, manifest, position, "aside" if aside else "merge")
+        if record.reshaped:
+            build_aside.discard(connection, [record.id], mapping.name, strategy=record.strategy)
+            record = replace(record, loaded_files=frozenset())
+        processes = manifest.item_count >= processes_from
+        run = _Run(services, mapping, manifest, position, connection, record, workers, processes, on_progress, on_lead)
+        files, counts = run.finished() if record.status == "loaded" else run.to_the_end()
+    return LoadReport(
+        table=mapping.name,
+        export_id=record.id,
+        location=location,
+        export_arn=manifest.export_arn,
+        snapshot_time=manifest.snapshot_time,
+        as_of=position.as_of,
+        files=files,
+        items=counts.items,
+        applied=counts.applied,
+        stale=counts.stale,
+        rejected=counts.rejected,
+        size_bytes=counts.size_bytes,
+        seconds=time.monotonic() - started,
+        files_resumed=run.files_resumed,
+        already_loaded=record.status == "loaded",
+        strategy=run.strategy,
+        ignored=counts.ignored,
+        merged_because=barred if run.strategy == "merge" else (),
+    )
+
+
+def _may_be_built_aside(connection: Connection, mapping: TableMapping) -> bool:
+    return _is_first(connection, mapping) and not _bars(connection, mapping)
+
+
+def _is_first(connection: Connection, mapping: TableMapping) -> bool:
+    """Only a first load: later ones meet full tables, which bringing over would copy whole."""
+    if loads.loaded_before(connection, mapping.name):
+        return False
+    # What is built aside has no row that decides for its children.
+    return not any(target.children for target in mapping.targets)
+
+
+def _bars(connection: Connection, mapping: TableMapping) -> tuple[str, ...]:
+    """Say what of the storage tables would be lost by a swap, so that even a first load merges."""
+    return tuple(
+        f"{target.view_name}: {why}" for target in mapping.targets for why in beyond_standard(connection, target)
+    )
+
+
+def _begin(
+    connection: Connection, mapping: TableMapping, manifest: ExportManifest, position: Position, strategy: str
+) -> ExportRecord:
+    return loads.begin(
+        connection,
+        mapping.name,
+        kind="scan" if manifest.scanned else "full",
+        location=manifest.location,
+        export_arn=manifest.export_arn,
+        snapshot_time=manifest.snapshot_time,
+        as_of=position.as_of,
+        item_count=manifest.item_count,
+        file_count=len(manifest.files),
+        size_bytes=manifest.billed_size_bytes,
+        strategy=strategy,
+        shape=shape(mapping),
+    )
+
+
+class _CannotBeBuiltAsideError(Exception):
+    """The files hold what only the merge can set aside."""
+
+
+@dataclass
+class _Run:
+    """One run of a load, from where an earlier one left it to its end."""
+
+    services: Services
+    mapping: TableMapping
+    manifest: ExportManifest
+    position: Position
+    connection: Connection
+    record: ExportRecord
+    workers: int
+    processes: bool
+    on_progress: Callable[[LoadProgress], None] | None
+    on_lead: Callable[[Lead], None] | None
+    files_resumed: int = 0
+
+    @property
+    def strategy(self) -> str:
+        """How the load went, or goes."""
+        return self.record.strategy
+
+    def to_the_end(self) -> tuple[int, FileCounts]:
+        """Load what is not loaded yet, and record how it ended; returns the files and their counts."""
+        try:
+            try:
+                builds = self._builds() if self.strategy == "aside" else ()
+                files, counts = self._carry_out(builds)
+            except _CannotBeBuiltAsideError:
+                self._merge_instead()
+                files, counts = self._carry_out(())
+        except ReplicationError as error:
+            if not self.connection.closed:
+                loads.finish(self.connection, self.record.id, failure=str(error))
+            raise
+        build_aside.discard_abandoned(self.connection, self.record.id, self.mapping.name)
+        return files, counts
+
+    def finished(self) -> tuple[int, FileCounts]:
+        """Return what an earlier run has loaded."""
+        self.files_resumed = len(self.record.loaded_files)
+        return self._totals()
+
+    def _carry_out(self, builds: tuple[Build, ...]) -> tuple[int, FileCounts]:
+        waiting = [file for file in self.manifest.files if file.key not in self.record.loaded_files]
+        self.files_resumed = len(self.manifest.files) - len(waiting)
+        progress = Progress(self.manifest, waiting, self.on_progress)
+        work = LoadWork(
+            self.services,
+            self.mapping,
+            self.manifest.bucket,
+            self.manifest.location,
+            self.position,
+            take_lead(self.connection, self.record.id),
+            tuple(build.name for build in builds),
+        )
+        if waiting and self.on_lead:
+            self.on_lead(work.lead)
+        watch = MarksWatch(self.connection, self.record.id)
+        load_files(work, waiting, progress, workers=self.workers, processes=self.processes, watch=watch)
+        files_and_counts = self._totals()
+        for build in builds:
+            if not build.swapped:
+                self._put_in_place(build, progress)
+        with translating("ending the load", table=self.mapping.name), self.connection.transaction():
+            if not builds:  # a swap has asked, under the lock that keeps purges out
+                loads.refuse_purged(self.connection, self.mapping.name, self.position.as_of)
+            loads.finish(self.connection, self.record.id)
+        return self._totals() if builds else files_and_counts
+
+    def _put_in_place(self, build: Build, progress: Progress) -> None:
+        name = build.target.view_name
+
+        def key(_: threading.Event) -> None:
+            try:
+                build_aside.build_key(self.connection, build)
+            except DataError:
+                raise _CannotBeBuiltAsideError from None
+
+        def swap(stop: threading.Event) -> None:
+            brought = build_aside.bring_over(self.connection, build)
+            build_aside.swap(self.connection, build, brought, stopped=stop, tell=waiting)
+
+        def waiting(who: str) -> None:
+            progress.tell(f"putting {name} in place, once {who} has let go of it")
+
+        progress.tell(f"building the primary key of {name}")
+        telling(progress, self.connection, key)
+        progress.tell(f"putting {name} in place")
+        telling(progress, self.connection, swap)
+
+    def _builds(self) -> tuple[Build, ...]:
+        """Find the tables that an earlier run began, or make them; none when the load has to merge after all."""
+        table, targets, as_of = self.mapping.name, self.mapping.targets, self.position.as_of
+        found = build_aside.find(self.connection, self.record.id, table, targets, as_of)
+        if found is not None:
+            return found
+        if not self.record.loaded_files and _may_be_built_aside(self.connection, self.mapping):
+            build_aside.discard(self.connection, [self.record.id], table, strategy="aside")
+            return build_aside.create(self.connection, self.record.id, table, targets, as_of)
+        self._merge_instead()
+        return ()
+
+    def _merge_instead(self) -> None:
+        """Begin again, by merging: what was built aside cannot be used."""
+        build_aside.discard(self.connection, [self.record.id], self.mapping.name)
+        self.record = loads.ExportRecord(self.record.id, self.record.status, "merge", frozenset())
+
+    def _totals(self) -> tuple[int, FileCounts]:
+        """Add up what is loaded; it must be what the manifest states."""
+        manifest = self.manifest
+        files, counts = loads.totals(self.connection, self.record.id)
+        if files != len(manifest.files) or counts.items != manifest.item_count:
+            raise TerminalError(
+                f"loading {manifest.location}: {counts.items} items of {files} files are loaded, and the manifest"
+                f" states {manifest.item_count} items of {len(manifest.files)} files",
+                table=self.mapping.name,
+                hint="run the load again; if it stays so, request another export",
+            )
+        return files, counts

@@ -1,0 +1,1 @@
+"""Probe: how far replication is, and what was lost."""

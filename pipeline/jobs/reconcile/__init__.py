@@ -1,0 +1,1 @@
+"""Reconcile: the replica proven equal to a snapshot, and repaired."""

@@ -1,0 +1,117 @@
+"""What a reconciliation reports: counts by kind and column, samples, how far it could decide, and how fast it was."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from pipeline.aurora.compare.reconciliations import Counts
+
+SAMPLES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class DriftSample:
+    """One drifted row, named by the digest of its key, and by the key where that was allowed."""
+
+    target: str
+    key_digest: str
+    kind: str
+    columns: tuple[str, ...]
+    repaired: bool
+    key: str | None = None
+    """The item's key attributes as JSON; None unless asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReconcileReport:
+    """What a reconciliation found. `compared` counts keys of snapshot and targets that could be decided."""
+
+    table: str
+    reconciliation_id: int
+    snapshot: str
+    snapshot_time: datetime
+    as_of: datetime
+    compared: int
+    in_flight: int
+    """Rows that differed from the snapshot, because they were changed since, and were right when read again."""
+    missing: int
+    extra: int
+    different: int
+    repaired: int
+    rejected: int
+    """Items that a target cannot hold, or that match none: kept as rejects when they came, and no drift."""
+    by_column: dict[str, int]
+    samples: tuple[DriftSample, ...]
+    seconds: float
+    stale: int = 0
+    """Rows that differ and are proven to hold an older state."""
+    undecided: int = 0
+    """Rows that differ, of which it is not known that replication had come as far as the state they differ from."""
+    behind_seconds: float | None = None
+    """How far replication was known to be behind at the end, where rows are undecided; None where it is not known."""
+    resumed: bool = False
+    """Whether an earlier run, killed or broken off, was gone on with; `seconds` are then this one's alone."""
+
+    @property
+    def drift(self) -> int:
+        """Settled differences, repaired or not."""
+        return self.missing + self.extra + self.different + self.stale
+
+    @property
+    def items_per_second(self) -> float:
+        """Keys decided a second, waiting for replication included."""
+        return round(self.compared / self.seconds, 1) if self.seconds else 0.0
+
+    @property
+    def verdict(self) -> Literal["equal", "repaired", "drift", "undecided"]:
+        """The outcome in a word; drift that is left outweighs what is undecided."""
+        if self.drift > self.repaired:
+            return "drift"
+        if self.undecided:
+            return "undecided"
+        return "repaired" if self.drift else "equal"
+
+    @property
+    def needs_person(self) -> bool:
+        """Whether someone must look: drift is left, or replication is known to be too far behind to judge."""
+        return self.drift > self.repaired or (self.undecided > 0 and self.behind_seconds is not None)
+
+    @property
+    def why_undecided(self) -> str | None:
+        """Why rows could not be decided, in a sentence, with the next step; None when all were."""
+        if not self.undecided:
+            return None
+        what = f"{self.undecided} rows differ and could not be decided"
+        if self.behind_seconds is None:
+            return (
+                f"{what}: they were changed since the snapshot, and no probe says how far replication is;"
+                " run the probe, or reconcile with a newer snapshot"
+            )
+        return (
+            f"{what}: replication is {_duration(self.behind_seconds)} behind; see `dynaurora status {self.table}`,"
+            " and reconcile again once it has caught up"
+        )
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
+
+
+def counted(counts: Counts) -> dict[str, int | dict[str, int]]:
+    """Return the counts that the report takes over."""
+    return {
+        "compared": counts.compared,
+        "in_flight": counts.in_flight,
+        "undecided": counts.undecided,
+        "missing": counts.missing,
+        "extra": counts.extra,
+        "different": counts.different,
+        "stale": counts.stale,
+        "repaired": counts.repaired,
+        "rejected": counts.rejected,
+        "by_column": counts.by_column,
+    }

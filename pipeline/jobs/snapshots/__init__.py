@@ -1,0 +1,1 @@
+"""Snapshots of a DynamoDB table: exports requested, resumed or accepted, and scans."""

@@ -1,0 +1,255 @@
+"""A snapshot by scan, for tables that cannot be exported: written as the files of a full export, and loaded like one.
+
+The snapshot's time is the *start* of the scan. Each page is of its own, later time, so a row may hold changes made
+while the scan ran; it still counts as of the start, less the margin. That claims too little, which is the safe side:
+every change since the start is in the stream, at a later position, and wins whether it comes before the row or after.
+What a reader may see meanwhile: where the stream is behind, a row that the scan brought in its state of a later moment
+goes back to an earlier change of that time as the stream applies it, and forward again as it goes on; it ends right.
+
+It reads consistently, the whole table once, within a budget of read capacity units a second, which is kept whatever
+the number of segments: one unit for each 4 KB, so 10 GB take 2.6 million units, and 100 a second seven hours.
+
+Invariant: what was scanned is not scanned again. A file is written, then the place behind it is kept beside the files;
+a scan that was killed goes on from there, with the start, the segments and the folder that it had. The manifest comes
+last, so that what can be loaded is whole.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import json
+import time
+import uuid
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pipeline.aurora.bookkeeping import loads, sources
+from pipeline.core.errors import ConfigurationError
+from pipeline.dynamodb.exports.manifest import SCAN_MARK, SUMMARY_NAME
+from pipeline.dynamodb.exports.objects import MissingObjectError, join_location
+from pipeline.dynamodb.scans import scan_segments
+from pipeline.dynamodb.tables import check_source, describe
+from pipeline.jobs.clocks import refuse_wrong_clock
+from pipeline.jobs.snapshots.export_destination import export_destination
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from pipeline.core.model.attributes import Item
+    from pipeline.core.model.mapping import TableMapping
+    from pipeline.dynamodb.clock import SourceClock
+    from pipeline.dynamodb.exports.objects import ObjectStore
+    from pipeline.dynamodb.tables import SourceTable
+    from pipeline.jobs.services import Services
+    from pipeline.jobs.snapshots.export_destination import ExportDestination
+
+READ_CAPACITY = 100.0
+SEGMENTS = 4
+# A file is written when a segment has this much, uncompressed: what is read again after a kill is less than it.
+FILE_BYTES = 8 << 20
+_TELL_SECONDS = 1.0
+
+
+def scan_snapshot(
+    services: Services,
+    mapping: TableMapping,
+    *,
+    read_capacity: float = READ_CAPACITY,
+    segments: int = SEGMENTS,
+    file_bytes: int = FILE_BYTES,
+    on_progress: Callable[[str], None] | None = None,
+) -> str:
+    """Scan the table into files, and return the location of their manifest-summary.json; goes on with one not done.
+
+    `read_capacity` is in units a second. Raises ConfigurationError when there is no bucket, TerminalError when the
+    table is not fit or another scan of it is running, TransientError when it may be run again.
+    """
+    destination = export_destination(services.settings, "scanning", table=mapping.name)
+    bucket = destination.bucket
+    if read_capacity <= 0 or segments < 1:
+        raise ConfigurationError("scanning: read capacity and segments must be above 0", table=mapping.name)
+    source = describe(services.dynamodb, mapping.table, services.clock)
+    problems = check_source(source, mapping, exported=False)
+    if problems:
+        raise ConfigurationError(f"scanning {mapping.table}: {'; '.join(problems)}", table=mapping.name)
+    with closing(services.connect("dynaurora scan")) as connection:
+        sources.require(
+            connection, mapping.name, mapping.table, doing="scanning", arn=source.arn, table_id=source.table_id
+        )
+        loads.lock_scan(connection, mapping.name)
+        refuse_wrong_clock(services, mapping, mapping.margin, "scanning", connection, on_progress)
+        prefix = services.settings.export_prefix.strip("/")
+        store = services.store(f"s3://{bucket}")
+        scan = _Scan.resumed_or_new(
+            store,
+            destination,
+            f"{prefix}/AWSDynamoDB" if prefix else "AWSDynamoDB",
+            source,
+            segments,
+            services.clock,
+        )
+        scan.run(services, read_capacity, file_bytes, on_progress)
+        return scan.finish()
+
+
+@dataclass
+class _Progress:
+    """What is kept beside the files."""
+
+    id: str
+    started_at: str
+    table_arn: str
+    table_id: str | None
+    segments: int
+    resume: dict[str, Item | None] = field(default_factory=dict[str, "Item | None"])
+    files: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    size_bytes: int = 0
+    finished: bool = False
+
+    @property
+    def items(self) -> int:
+        return sum(entry["itemCount"] for entry in self.files)
+
+
+@dataclass
+class _Scan:
+    store: ObjectStore
+    destination: ExportDestination
+    base: str
+    progress_key: str
+    progress: _Progress
+    clock: SourceClock
+    waiting_bytes: dict[int, int] = field(default_factory=dict[int, int])
+    lines: dict[int, list[bytes]] = field(default_factory=dict[int, "list[bytes]"])
+
+    @classmethod
+    def resumed_or_new(
+        cls,
+        store: ObjectStore,
+        destination: ExportDestination,
+        base: str,
+        source: SourceTable,
+        segments: int,
+        clock: SourceClock,
+    ) -> _Scan:
+        key = f"{base}/_scans/{source.name}.json"
+        try:
+            found: dict[str, Any] | None = json.loads(store.read(destination.bucket, key))
+        except (MissingObjectError, ValueError):
+            found = None
+        if found and not found["finished"] and (found["table_arn"], found["table_id"]) == (source.arn, source.table_id):
+            return cls(store, destination, base, key, _Progress(**found), clock)
+        now = clock.now()
+        name = f"{int(now.timestamp() * 1000):014d}-{uuid.uuid4().hex[:8]}"
+        progress = _Progress(name, _iso(now), source.arn, source.table_id, segments)
+        scan = cls(store, destination, base, key, progress, clock)
+        scan._keep()  # the start is kept before the first page is read: a scan that goes on claims no later one
+        return scan
+
+    def run(
+        self,
+        services: Services,
+        read_capacity: float,
+        file_bytes: int,
+        on_progress: Callable[[str], None] | None,
+    ) -> None:
+        """Scan what is not in a file yet."""
+        resume = {int(segment): key for segment, key in self.progress.resume.items()}
+        told, scanned = time.monotonic(), self.progress.items
+        for page in scan_segments(
+            services.dynamodb,
+            self.progress.table_arn.partition(":table/")[2],
+            segments=self.progress.segments,
+            read_capacity_per_second=read_capacity,
+            resume=resume,
+            clock=services.clock,
+        ):
+            lines = self.lines.setdefault(page.segment, [])
+            added = [_line(item) for item in page.items]
+            lines += added
+            size = self.waiting_bytes.get(page.segment, 0) + sum(map(len, added))
+            self.waiting_bytes[page.segment] = size
+            scanned += len(added)
+            if page.resume_from is None or size >= file_bytes:
+                self._write(page.segment, page.resume_from)
+            if on_progress and time.monotonic() - told > _TELL_SECONDS:
+                told = time.monotonic()
+                on_progress(f"scanned {scanned:,} items")
+
+    def _write(self, segment: int, resume_from: Item | None) -> None:
+        """Write a segment's lines as a file, then keep the place behind them."""
+        lines = self.lines.pop(segment, [])
+        self.waiting_bytes.pop(segment, None)
+        number = sum(1 for entry in self.progress.files if f"/{segment:05d}-" in entry["dataFileS3Key"])
+        key = f"{self._folder}/data/{segment:05d}-{number:06d}.json.gz"
+        content = gzip.compress(b"".join(lines), compresslevel=1)
+        self.store.write(self.bucket, key, content)
+        digest = hashlib.md5(content, usedforsecurity=False).digest()
+        self.progress.files.append(
+            {
+                "itemCount": len(lines),
+                "md5Checksum": base64.b64encode(digest).decode(),
+                "etag": hashlib.md5(digest, usedforsecurity=False).hexdigest() + "-1",
+                "dataFileS3Key": key,
+            }
+        )
+        self.progress.size_bytes += sum(map(len, lines))
+        self.progress.resume[str(segment)] = resume_from
+        self._keep()
+
+    def finish(self) -> str:
+        """Write the manifests, and forget the scan; returns the location of the summary."""
+        files = "".join(_json(entry) + "\n" for entry in self.progress.files).encode()
+        summary: dict[str, Any] = {
+            "version": "2020-06-30",
+            "exportArn": f"{self.progress.table_arn}/export/{self.progress.id}",
+            "startTime": self.progress.started_at,
+            "endTime": _iso(self.clock.now()),
+            "tableArn": self.progress.table_arn,
+            "tableId": self.progress.table_id,
+            "exportTime": self.progress.started_at,
+            "s3Bucket": self.bucket,
+            "s3Prefix": self.base.rpartition("/")[0] or None,
+            "s3SseAlgorithm": self.destination.sse_algorithm or "AES256",
+            "s3SseKmsKeyId": self.destination.kms_key,
+            "manifestFilesS3Key": f"{self._folder}/manifest-files.json",
+            "billedSizeBytes": self.progress.size_bytes,
+            "itemCount": self.progress.items,
+            "outputFormat": "DYNAMODB_JSON",
+            "exportType": "FULL_EXPORT",
+            SCAN_MARK: True,
+        }
+        for name, content in (("manifest-files", files), ("manifest-summary", _json(summary).encode())):
+            digest = hashlib.md5(content, usedforsecurity=False).digest()
+            self.store.write(self.bucket, f"{self._folder}/{name}.md5", base64.b64encode(digest))
+            self.store.write(self.bucket, f"{self._folder}/{name}.json", content)
+        self.progress.finished = True
+        self._keep()
+        return join_location(self.bucket, f"{self._folder}/{SUMMARY_NAME}")
+
+    @property
+    def bucket(self) -> str:
+        return self.destination.bucket
+
+    @property
+    def _folder(self) -> str:
+        return f"{self.base}/{self.progress.id}"
+
+    def _keep(self) -> None:
+        self.store.write(self.bucket, self.progress_key, _json(vars(self.progress)).encode())
+
+
+def _line(item: Item) -> bytes:
+    return _json({"Item": item}).encode() + b"\n"
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
+def _iso(moment: datetime) -> str:
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
