@@ -23,7 +23,8 @@ from pipeline.aurora.bookkeeping.settled import add as add_settled
 from pipeline.aurora.errors import translating
 from pipeline.aurora.rows import promotion as promotions
 from pipeline.aurora.rows.promotion import FilledRow, Promotion, StoredRow
-from pipeline.aurora.sessions.connection import giving_locks_back
+from pipeline.aurora.sessions import advisory_locks
+from pipeline.aurora.sessions.advisory_locks import giving_locks_back
 from pipeline.core.errors import ConfigurationError, ConversionError, DataError, TerminalError, TransientError
 from pipeline.core.types.conversion import converter
 from pipeline.core.types.stored_json import attribute_value, parse
@@ -148,10 +149,8 @@ def promotions_of(target: Target) -> list[Promotion]:
 @contextmanager
 def _alone(connection: Connection, table: str) -> Generator[None]:
     with translating("locking the table's promotion", table=table):
-        row = connection.execute(
-            "SELECT pg_try_advisory_lock(hashtext('dynaurora.promote'), hashtext(%s))", [table]
-        ).fetchone()
-    if not (row and row[0]):
+        taken = advisory_locks.promotion(table).try_take(connection)
+    if not taken:
         raise TerminalError(
             "another promotion of this table is running", table=table, hint="wait for it; run this again if it failed"
         )

@@ -25,7 +25,8 @@ from botocore.stub import Stubber
 from types_boto3_dynamodb.client import DynamoDBClient
 
 from pipeline.aurora.bookkeeping import loads
-from pipeline.aurora.sessions.connection import Connection, giving_locks_back
+from pipeline.aurora.sessions.advisory_locks import giving_locks_back
+from pipeline.aurora.sessions.connection import Connection
 from pipeline.core.errors import ConfigurationError, TerminalError, TransientError
 from pipeline.core.model.mapping import TableMapping
 from pipeline.dynamodb.client import client

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from psycopg import sql
 
 from pipeline.aurora.errors import translating
+from pipeline.aurora.sessions import advisory_locks
 from pipeline.core.model.mapping import BOOKKEEPING_SCHEMA, STORAGE_SCHEMA
 
 if TYPE_CHECKING:
@@ -503,7 +504,7 @@ def install(connection: Connection) -> list[str]:
     """Create or complete the bookkeeping; returns the names of the migrations applied. Safe to call at once twice."""
     with translating("creating the bookkeeping"), connection.transaction():
         # One installer at a time: CREATE SCHEMA IF NOT EXISTS is not safe against itself.
-        connection.execute("SELECT pg_advisory_xact_lock(hashtext('dynaurora.migrate'))")
+        advisory_locks.MIGRATION.take_for_transaction(connection)
         names = pending(connection)
         connection.execute(script(names).encode())
     return names

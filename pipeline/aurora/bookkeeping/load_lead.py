@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, LiteralString
+from typing import TYPE_CHECKING
 
 from pipeline.aurora.errors import translating
+from pipeline.aurora.sessions import advisory_locks
 from pipeline.core.errors import ReplicationError, TransientError
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     from pipeline.aurora.sessions.connection import Connection
 
-LOAD_SPACE, FILES_SPACE = "dynaurora.load", "dynaurora.load files"
 # A worker whose host was lost is noticed by its connection's keepalives within 25 s (`loads.notice_lost_client`).
 WAIT_SECONDS = 40
 
@@ -55,7 +55,7 @@ def take_lead(connection: Connection, export_id: int) -> Lead:
     """Show this session, which holds the table's load lock, to be the lead of a load."""
     ticket = secrets.randbits(52)  # a number that JSON keeps, wherever it is read
     with translating("taking the lead of the load"):
-        connection.execute("SELECT pg_advisory_lock(%s)", [ticket])
+        advisory_locks.load_lead(ticket).take(connection)
         connection.execute("UPDATE replication.exports SET lead = %s WHERE id = %s", [ticket, export_id])
     return Lead(export_id, ticket)
 
@@ -64,7 +64,9 @@ def led_load(connection: Connection, table_name: str, lead: Lead) -> LedLoad | N
     """Return the load that `lead` leads; None when it has ended, or its session is gone."""
     with translating("looking for the load", table=table_name):
         row = connection.execute(
-            _LED_LOAD, {"space": LOAD_SPACE, "table": table_name, "ticket": lead.ticket, "export": lead.export_id}
+            _LED_LOAD,
+            {"space": advisory_locks.LOAD, "table": table_name, "ticket": lead.ticket, "export": lead.export_id},
+            {"space": advisory_locks.LOAD, "table": table_name, "ticket": lead.ticket, "export": lead.export_id},
         ).fetchone()
     return LedLoad(*row) if row else None
 
@@ -86,11 +88,9 @@ def current_lead(connection: Connection, table_name: str) -> tuple[Lead, LedLoad
 def take_part(connection: Connection, table_name: str, lead: Lead, strategy: str) -> None:
     """Load a file for a load in the rest of the transaction. Raises LoadEndedError when it no longer goes on so."""
     with translating("taking part in the load", table=table_name):
-        row = connection.execute(
-            "SELECT pg_try_advisory_xact_lock_shared(hashtext(%s), hashtext(%s))", [FILES_SPACE, table_name]
-        ).fetchone()
+        taken = advisory_locks.load_files(table_name).try_take_for_transaction(connection, shared=True)
     # A statement of its own, so that it sees what those who held the lock have done.
-    found = led_load(connection, table_name, lead) if row and row[0] else None
+    found = led_load(connection, table_name, lead) if taken else None
     if found is None or found.strategy != strategy:
         raise LoadEndedError(
             "loading: the load that this file belongs to has ended, or was begun again",
@@ -103,21 +103,20 @@ def wait_for_files(connection: Connection, table_name: str) -> None:
     """Keep files out for the rest of the transaction, once those in work have ended. Raises TransientError."""
     with translating("waiting for the files that a load of this table has in work", table=table_name):
         connection.execute("SELECT set_config('lock_timeout', %s, true)", [f"{WAIT_SECONDS}s"])
-        connection.execute("SELECT pg_advisory_xact_lock(hashtext(%s), hashtext(%s))", [FILES_SPACE, table_name])
+        advisory_locks.load_files(table_name).take_for_transaction(connection)
         connection.execute("SET LOCAL lock_timeout = 0")
 
 
-def settle_files(connection: Connection, table_name: str, *, or_else: LiteralString) -> None:
+def settle_files(connection: Connection, table_name: str, *, shared: bool = False) -> None:
     """Return when no file of the load before is in work.
 
-    When one stays so, gives the load lock back, by the function `or_else`, and raises TransientError.
+    When one stays so, gives back the load lock, which is held alone or shared, and raises TransientError.
     """
     try:
         with connection.transaction():
             wait_for_files(connection, table_name)
     except ReplicationError:
-        if not connection.closed:
-            connection.execute(f"SELECT {or_else}(hashtext(%s), hashtext(%s))", [LOAD_SPACE, table_name])
+        advisory_locks.load(table_name).give_back(connection, shared=shared)
         raise
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, LiteralString
+from typing import TYPE_CHECKING
 
-from pipeline.aurora.bookkeeping.load_lead import LOAD_SPACE, settle_files
+from pipeline.aurora.bookkeeping.load_lead import settle_files
 from pipeline.aurora.errors import translating
+from pipeline.aurora.sessions import advisory_locks
 from pipeline.aurora.sessions.clock import refuse_future
 from pipeline.core.errors import TerminalError, UnusableSnapshotError
 from pipeline.core.exports.windows import Span
@@ -78,9 +79,9 @@ def lock_table(connection: Connection, table_name: str) -> None:
     Returns when no file of the load before is in work any more; raises TransientError when one stays so.
     """
     with translating("taking the load lock", table=table_name):
-        taken, holder = _take_load_lock(connection, table_name, "pg_try_advisory_lock")
+        taken, holder = _take_load_lock(connection, table_name)
         if taken:
-            settle_files(connection, table_name, or_else="pg_advisory_unlock")
+            settle_files(connection, table_name)
             return
     who = f" (backend {holder[0]}, {holder[2]}, since {holder[1]:%Y-%m-%d %H:%M:%S} UTC)" if holder else ""
     error = LoadRunningError(
@@ -93,39 +94,30 @@ def lock_table(connection: Connection, table_name: str) -> None:
 
 
 def _take_load_lock(
-    connection: Connection, table_name: str, function: LiteralString
+    connection: Connection, table_name: str, *, shared: bool = False
 ) -> tuple[bool, tuple[int, datetime, str] | None]:
     """Try for the load lock; return whether it was taken, and else who holds it.
 
     Whoever only requests an export holds it for a moment, and is waited for: jobs that begin at the same minute must
     not fail each other.
     """
+    lock = advisory_locks.load(table_name)
     until = time.monotonic() + _REQUEST_SECONDS
     while True:
-        row = connection.execute(f"SELECT {function}(hashtext(%s), hashtext(%s))", [LOAD_SPACE, table_name]).fetchone()
-        if row and row[0]:
+        if lock.try_take(connection, shared=shared):
             return True, None
-        holder = connection.execute(_HOLDER, [LOAD_SPACE, table_name]).fetchone()
+        holder = lock.holder(connection)
         passing = holder is None or holder[2] == REQUESTING
         if not passing or time.monotonic() > until:
             return False, holder
         time.sleep(_LOOK_AGAIN_SECONDS)
 
 
-_HOLDER = (
-    "SELECT a.pid, a.backend_start, a.application_name FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)"
-    " WHERE l.locktype = 'advisory' AND l.granted AND l.classid = hashtext(%s)::bigint & 4294967295"
-    " AND l.objid = hashtext(%s)::bigint & 4294967295"
-)
-
-
 def lock_scan(connection: Connection, table_name: str) -> None:
     """Keep two scans of the table apart for as long as the connection lives. Raises TerminalError when one runs."""
     with translating("taking the scan lock", table=table_name):
-        row = connection.execute(
-            "SELECT pg_try_advisory_lock(hashtext('dynaurora.scan'), hashtext(%s))", [table_name]
-        ).fetchone()
-    if not (row and row[0]):
+        taken = advisory_locks.scan(table_name).try_take(connection)
+    if not taken:
         raise TerminalError(
             "scanning: another scan of this table is running",
             table=table_name,
@@ -143,22 +135,21 @@ def table_locked(connection: Connection, table_name: str) -> Generator[None]:
     try:
         yield
     finally:
-        if not connection.closed:
-            with translating("giving the load lock back", table=table_name):
-                connection.execute("SELECT pg_advisory_unlock(hashtext(%s), hashtext(%s))", [LOAD_SPACE, table_name])
+        with translating("giving the load lock back", table=table_name):
+            advisory_locks.load(table_name).give_back(connection)
 
 
 def keep_loads_out(connection: Connection, table_name: str) -> None:
     """Hold the load lock shared, for as long as the connection lives: no load begins. Raises when one is running."""
     with translating("keeping loads out", table=table_name):
-        taken, _ = _take_load_lock(connection, table_name, "pg_try_advisory_lock_shared")
+        taken, _ = _take_load_lock(connection, table_name, shared=True)
     if not taken:
         raise TerminalError(
             "reconciling: the table is being loaded, so rows are missing that are on their way",
             table=table_name,
             hint="wait until the load has ended, then run this again",
         )
-    settle_files(connection, table_name, or_else="pg_advisory_unlock_shared")
+    settle_files(connection, table_name, shared=True)
 
 
 def begin(
@@ -387,11 +378,10 @@ def claim_file(connection: Connection, export_id: int, file_key: str, *, wait: b
     for a moment, and other runs may load files of the same export.
     """
     with translating("taking a file"):
+        lock = advisory_locks.file_of_load(export_id, file_key)
         if wait:
-            connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, %s))", [file_key, export_id])
-        elif connection.execute(
-            "SELECT WHERE pg_try_advisory_xact_lock(hashtextextended(%s, %s))", [file_key, export_id]
-        ).fetchone() is None:  # fmt: skip
+            lock.take_for_transaction(connection)
+        elif not lock.try_take_for_transaction(connection):
             raise FileBusyError
         # A statement of its own, so that it sees what the other transaction committed.
         found = connection.execute(

@@ -17,6 +17,7 @@ from psycopg import sql
 
 from pipeline.aurora.errors import translating
 from pipeline.aurora.schema.tables import storage
+from pipeline.aurora.sessions import advisory_locks
 from pipeline.aurora.sessions.clock import refuse_future
 from pipeline.core.errors import TerminalError
 from pipeline.core.model.mapping import DELETED, STORAGE_SCHEMA
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from pipeline.aurora.sessions.connection import Connection
     from pipeline.core.model.mapping import Target
 
-_LOCK_SPACE = "dynaurora.reconcile"
 # Staging tables and lists of what is left to settle: `_reconcile_<run>_<target>` and `…_left`.
 _LEFTOVER = "^_reconcile_[0-9]+_[0-9]+(_left)?$"
 
@@ -79,10 +79,8 @@ def has_rows(connection: Connection, target: Target) -> bool:
 def lock_table(connection: Connection, table_name: str) -> None:
     """Take the table's reconciliation lock for as long as the connection lives."""
     with translating("taking the reconciliation lock", table=table_name):
-        row = connection.execute(
-            "SELECT pg_try_advisory_lock(hashtext(%s), hashtext(%s))", [_LOCK_SPACE, table_name]
-        ).fetchone()
-    if not (row and row[0]):
+        taken = advisory_locks.reconciliation(table_name).try_take(connection)
+    if not taken:
         raise TerminalError(
             "reconciling: another reconciliation of this table is running",
             table=table_name,
@@ -97,9 +95,8 @@ def table_locked(connection: Connection, table_name: str) -> Generator[None]:
     try:
         yield
     finally:
-        if not connection.closed:
-            with translating("giving the reconciliation lock back", table=table_name):
-                connection.execute("SELECT pg_advisory_unlock(hashtext(%s), hashtext(%s))", [_LOCK_SPACE, table_name])
+        with translating("giving the reconciliation lock back", table=table_name):
+            advisory_locks.reconciliation(table_name).give_back(connection)
 
 
 def begin(
@@ -189,9 +186,7 @@ def claim_file(connection: Connection, run_id: int, file_key: str) -> bool:
     Waits while another transaction has it: a worker of a run that was killed may outlive it for a moment.
     """
     with translating("taking a file"):
-        connection.execute(
-            "SELECT pg_advisory_xact_lock(hashtextextended(%s, %s))", [f"{_LOCK_SPACE} {file_key}", run_id]
-        )
+        advisory_locks.file_of_reconciliation(run_id, file_key).take_for_transaction(connection)
         # A statement of its own, so that it sees what the other transaction committed.
         found = connection.execute(
             "SELECT FROM replication.reconciliation_files WHERE reconciliation_id = %s AND file_key = %s",

@@ -18,6 +18,7 @@ from pipeline.aurora.bookkeeping import bookkeeping
 from pipeline.aurora.errors import translating
 from pipeline.aurora.schema import lock_holders, tables
 from pipeline.aurora.schema.plan import Plan, Step, plan
+from pipeline.aurora.sessions import advisory_locks
 from pipeline.core.errors import TerminalError, TransientError, UnreachableError
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ _ATTEMPTS = 5
 _LOOKS = 60
 _OTHER_MIGRATION_SECONDS = 120
 # The key that `bookkeeping.install` takes for its transaction: a session may take a lock it has once more.
-_LOCK_KEY = "hashtext('dynaurora.migrate')"
 
 
 def migrate(
@@ -68,14 +68,13 @@ def _alone(connection: Connection) -> Generator[None]:
     with translating("waiting for another migration to end"):
         connection.execute(f"SET lock_timeout = '{_OTHER_MIGRATION_SECONDS}s'".encode())
         try:
-            connection.execute(f"SELECT pg_advisory_lock({_LOCK_KEY})".encode())
+            advisory_locks.MIGRATION.take(connection)
         finally:
             connection.execute("SET lock_timeout = 0")  # RESET would bring back the role's own
     try:
         yield
     finally:
-        if not connection.closed:
-            connection.execute(f"SELECT pg_advisory_unlock({_LOCK_KEY})".encode())
+        advisory_locks.MIGRATION.give_back(connection)
 
 
 def _apply(

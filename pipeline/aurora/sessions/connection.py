@@ -8,8 +8,6 @@ whatever the role or the database sets. Behind a pooler nothing outlives a trans
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, LiteralString, cast
 
 import psycopg
@@ -165,20 +163,6 @@ def _set(connection: Connection, *, local: bool) -> None:
         (list(connection.settings), list(connection.settings.values())),
         prepare=False,
     )
-
-
-@contextmanager
-def giving_locks_back(connection: Connection) -> Generator[None]:
-    """Give the session's advisory locks back at the end of the block.
-
-    The server would do so some time after the connection was closed: too late for the job that comes next.
-    """
-    try:
-        yield
-    finally:
-        if not connection.closed:
-            with suppress(psycopg.Error):  # a connection that is lost has lost its locks too
-                connection.execute("SELECT pg_advisory_unlock_all()")
 
 
 def literal(text: str) -> LiteralString:

@@ -27,7 +27,7 @@ from pipeline.aurora.errors import translating
 from pipeline.aurora.rows import build_aside
 from pipeline.aurora.rows.build_aside import Build
 from pipeline.aurora.schema.standard_form import beyond_standard
-from pipeline.aurora.sessions.connection import giving_locks_back
+from pipeline.aurora.sessions.advisory_locks import giving_locks_back
 from pipeline.core.errors import ConfigurationError, DataError, ReplicationError, TerminalError
 from pipeline.core.model.mapping_digest import shape
 from pipeline.core.ordering import Position, snapshot_position

@@ -24,7 +24,7 @@ from pipeline.aurora.bookkeeping.applied_through import AppliedThrough, applied_
 from pipeline.aurora.compare import reconciliations
 from pipeline.aurora.compare.candidates import Candidates, Left
 from pipeline.aurora.compare.compare import Comparison
-from pipeline.aurora.sessions.connection import giving_locks_back
+from pipeline.aurora.sessions.advisory_locks import giving_locks_back
 from pipeline.core.errors import ConfigurationError, ReplicationError, TerminalError, TransientError
 from pipeline.core.model.mapping_digest import shape
 from pipeline.core.ordering import snapshot_position
