@@ -53,15 +53,15 @@ class Mutation:
 
 
 def _conclude(name: str, function: str, piece: str, altered: str) -> Mutation:
-    return Mutation(name, "core.conclude", function, piece, altered)
+    return Mutation(name, "core.past.conclude", function, piece, altered)
 
 
 def _probing(name: str, function: str, piece: str, altered: str) -> Mutation:
-    return Mutation(name, "core.probing", function, piece, altered)
+    return Mutation(name, "core.past.probing", function, piece, altered)
 
 
 def _losses(name: str, function: str, piece: str, altered: str) -> Mutation:
-    return Mutation(name, "core.losses", function, piece, altered)
+    return Mutation(name, "core.past.losses", function, piece, altered)
 
 
 MUTATIONS: tuple[Mutation, ...] = (
