@@ -59,14 +59,16 @@ def begin(connection: Connection) -> Build:
     record = loads.begin(
         connection,
         "orders",
-        kind="full",
-        location="here",
-        export_arn=None,
-        snapshot_time=AS_OF,
-        as_of=AS_OF,
-        item_count=1,
-        file_count=1,
-        size_bytes=1,
+        loads.Export(
+            kind="full",
+            location="here",
+            export_arn=None,
+            snapshot_time=AS_OF,
+            as_of=AS_OF,
+            item_count=1,
+            file_count=1,
+            size_bytes=1,
+        ),
         strategy="aside",
     )
     (build,) = build_aside.create(connection, record.id, "orders", MAPPING.targets, AS_OF)

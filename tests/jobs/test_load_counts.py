@@ -50,14 +50,16 @@ def begun(connection: Connection, work: LoadWork, build: bool) -> LoadWork:
     record = loads.begin(
         connection,
         work.mapping.name,
-        kind="full",
-        location=work.location,
-        export_arn=None,
-        snapshot_time=EXPORT_TIME,
-        as_of=work.position.as_of,
-        item_count=1,
-        file_count=1,
-        size_bytes=1,
+        loads.Export(
+            kind="full",
+            location=work.location,
+            export_arn=None,
+            snapshot_time=EXPORT_TIME,
+            as_of=work.position.as_of,
+            item_count=1,
+            file_count=1,
+            size_bytes=1,
+        ),
         strategy="aside" if build else "merge",
     )
     builds = build_aside.create(

@@ -15,7 +15,7 @@ from unittest.mock import patch
 
 from psycopg import sql
 
-from pipeline.aurora.rows import apply, batch, purge, staging
+from pipeline.aurora.rows import apply, batch, purge, staging, upsert
 from pipeline.aurora.schema import tables
 from pipeline.aurora.sessions.connection import Connection, literal
 from pipeline.core import ordering
@@ -73,7 +73,7 @@ def _rule_sql(text: str) -> Patches:
         written = text.replace("c.", f'"{candidate}".').replace("s.", f'"{stored}".')
         return sql.SQL(literal(written.replace(".v", '."_version"').replace(".a", '."_as_of"')))
 
-    return lambda: [patch.object(apply, "supersedes", supersedes)]
+    return lambda: [patch.object(upsert, "supersedes", supersedes)]
 
 
 def _case_sql(streamed: str = "c.v > s.v", otherwise: str = f"c.a > s.a OR ({_TIE})", when: str = _BOTH) -> Patches:
@@ -81,17 +81,16 @@ def _case_sql(streamed: str = "c.v > s.v", otherwise: str = f"c.a > s.a OR ({_TI
 
 
 def _new_keys_sql(text: str, where: list[Any]) -> Patches:
-    original = apply.admits_new_key
-
-    def admits(candidate: str, mapping_name: str) -> sql.Composable:
-        return sql.SQL(literal(text)).format(
-            admits=original(candidate, mapping_name),
-            as_of=sql.Identifier(candidate, "_as_of"),
-            deleted=sql.Identifier(candidate, "_deleted"),
+    def admitted(target: Target, mapping_name: str) -> sql.Composed:
+        admits = sql.SQL(literal(text)).format(
+            admits=upsert.admits_new_key("c", mapping_name),
+            as_of=sql.Identifier("c", "_as_of"),
+            deleted=sql.Identifier("c", "_deleted"),
             mapping=sql.Literal(mapping_name),
         )
+        return sql.SQL("({} OR EXISTS {})").format(admits, upsert.stored_key(target))
 
-    return lambda: [patch.object(module, "admits_new_key", admits) for module in where]
+    return lambda: [patch.object(module, "admitted", admitted) for module in where]
 
 
 _PURGED = "(SELECT purged_through FROM replication.tables WHERE name = {mapping})"
@@ -99,7 +98,7 @@ _PURGED = "(SELECT purged_through FROM replication.tables WHERE name = {mapping}
 
 def _forgets(column: str) -> Patches:
     """The upsert does not bring `column` along."""
-    original = apply.on_conflict
+    original = upsert.on_conflict
 
     def on_conflict(target: Target) -> sql.Composed:
         text = original(target).as_string()
@@ -107,19 +106,19 @@ def _forgets(column: str) -> Patches:
             [sql.SQL(literal(text.replace(f'"{column}" = excluded."{column}"', f'"{column}" = stored."{column}"')))]
         )
 
-    return lambda: [patch.object(module, "on_conflict", on_conflict) for module in (apply, staging)]
+    return lambda: [patch.object(upsert, "on_conflict", on_conflict)]
 
 
 def _stored_rows_refused() -> list[Any]:
     """The purge is asked about every candidate, not only where no row is stored."""
-    original = apply.on_conflict
+    original = upsert.on_conflict
 
     def on_conflict(target: Target) -> sql.Composed:
         text = original(target).as_string()
         purged = "(SELECT max(purged_through) FROM replication.tables)"
         return sql.Composed([sql.SQL(literal(f"{text} AND excluded.\"_as_of\" > COALESCE({purged}, '-infinity')"))])
 
-    return [patch.object(module, "on_conflict", on_conflict) for module in (apply, staging)]
+    return [patch.object(upsert, "on_conflict", on_conflict)]
 
 
 # The rule in Python.

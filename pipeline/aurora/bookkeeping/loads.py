@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from pipeline.aurora.bookkeeping.load_lead import settle_files
@@ -43,6 +43,25 @@ class LoadRunningError(TerminalError):
 
 class OlderSnapshotError(UnusableSnapshotError):
     """A newer snapshot of the table was loaded whole."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Export:
+    """A finished export or scan, as it is recorded."""
+
+    kind: str
+    """`full`, `incremental` or `scan`."""
+    location: str
+    export_arn: str | None = None
+    snapshot_time: datetime
+    as_of: datetime
+    """Where its rows stand in time."""
+    from_time: datetime | None = None
+    """Of an incremental export, when its window begins."""
+    is_seam: bool = False
+    item_count: int
+    file_count: int
+    size_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,62 +172,37 @@ def keep_loads_out(connection: Connection, table_name: str) -> None:
 
 
 def begin(
-    connection: Connection,
-    table_name: str,
-    *,
-    kind: str,
-    location: str,
-    export_arn: str | None,
-    snapshot_time: datetime,
-    as_of: datetime,
-    item_count: int,
-    file_count: int,
-    size_bytes: int,
-    strategy: str = "merge",
-    shape: str = "",
-    from_time: datetime | None = None,
-    is_seam: bool = False,
+    connection: Connection, table_name: str, export: Export, *, strategy: str = "merge", shape: str = ""
 ) -> ExportRecord:
     """Record that an export is being loaded, or find its record again, with the files it has loaded.
 
     `strategy` is for a load that begins; one that resumes keeps its own. `shape` is the mapping's: files loaded under
     another one do not count, or, where their rows are in the table already, the load is refused. Refuses a snapshot
     of the whole table that is not newer than what was purged, or older than one that was loaded whole: items deleted
-    since could come back. An incremental export, whose window begins at `from_time`, is held to that line by line
-    (`covering`).
+    since could come back. An incremental export is held to that line by line (`covering`).
     """
     with translating("recording the load", table=table_name), connection.transaction():
-        refuse_future(connection, table_name, snapshot_time, as_of)
-        row = connection.execute(
-            "INSERT INTO replication.exports AS e (table_name, kind, location, export_arn, snapshot_time, as_of,"
-            " item_count, file_count, size_bytes, strategy, shape, from_time, is_seam)"
-            " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
-            " ON CONFLICT (table_name, location, as_of) DO UPDATE SET reason = NULL,"
-            " status = CASE WHEN e.status = 'loaded' THEN 'loaded' ELSE 'loading' END"
-            " RETURNING id, status, strategy, e.shape",
-            [
-                table_name,
-                kind,
-                location,
-                export_arn,
-                snapshot_time,
-                as_of,
-                item_count,
-                file_count,
-                size_bytes,
-                strategy,
-                shape,
-                from_time,
-                is_seam,
-            ],
-        ).fetchone()
+        refuse_future(connection, table_name, export.snapshot_time, export.as_of)
+        row = connection.execute(_BEGIN, {"table_name": table_name, "strategy": strategy, "shape": shape,
+                                          **asdict(export)}).fetchone()  # fmt: skip
         if row is None:  # pragma: no cover - RETURNING of an upsert without condition always gives a row
             raise TerminalError("recording the load: no row came back", table=table_name)
-        if row[1] != "loaded" and kind != "incremental":
-            refuse_purged(connection, table_name, as_of)
-            _refuse_older(connection, table_name, as_of)
+        if row[1] != "loaded" and export.kind != "incremental":
+            refuse_purged(connection, table_name, export.as_of)
+            _refuse_older(connection, table_name, export.as_of)
         record = ExportRecord(row[0], row[1], row[2], loaded_files(connection, row[0]))
         return record if row[3] == shape else _reshape(connection, table_name, record, shape)
+
+
+_BEGIN = """
+INSERT INTO replication.exports AS e (table_name, kind, location, export_arn, snapshot_time, as_of, item_count,
+    file_count, size_bytes, strategy, shape, from_time, is_seam)
+VALUES (%(table_name)s, %(kind)s, %(location)s, %(export_arn)s, %(snapshot_time)s, %(as_of)s, %(item_count)s,
+    %(file_count)s, %(size_bytes)s, %(strategy)s, %(shape)s, %(from_time)s, %(is_seam)s)
+ON CONFLICT (table_name, location, as_of) DO UPDATE SET reason = NULL,
+    status = CASE WHEN e.status = 'loaded' THEN 'loaded' ELSE 'loading' END
+RETURNING id, status, strategy, e.shape
+"""
 
 
 def _reshape(connection: Connection, table_name: str, record: ExportRecord, shape: str) -> ExportRecord:

@@ -19,7 +19,8 @@ from psycopg import sql
 from pipeline.aurora.bookkeeping import watermarks
 from pipeline.aurora.bookkeeping.sources import of_record
 from pipeline.aurora.rows import children
-from pipeline.aurora.rows.ordering_sql import admits_new_key, supersedes
+from pipeline.aurora.rows.ordering_sql import admits_new_key
+from pipeline.aurora.rows.upsert import admitted, stored_key, upsert
 from pipeline.aurora.schema import tables
 from pipeline.aurora.sessions.connection import literal
 from pipeline.core.model.mapping import AS_OF, DELETED, VERSION
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from psycopg import Cursor
 
     from pipeline.aurora.sessions.connection import Connection
-    from pipeline.core.model.change import Change, Row
+    from pipeline.core.model.change import Change
     from pipeline.core.model.mapping import Target
 
 
@@ -131,19 +132,12 @@ class ApplyStatement:
             parameters=named,
         )
 
-    def row(self, change: Change) -> Row:
-        """Return the texts of a change's row: of a delete's, the key alone."""
-        if change.row is not None:
-            return change.row
-        texts = dict(zip(self.target.primary_key, change.key, strict=True))
-        return tuple([texts.get(name) for name in self.target.stored_columns])
-
     def parameters(self, changes: Sequence[Change], stream_arn: str | None = None) -> list[str | None]:
         """Array literals, one a storage column, for coalesced changes; then the ARN of their stream, and the versions
         of expiry deletes.
         """
         count = len(self.target.stored_columns)
-        rows = [self.row(change) if change.row is None else change.row for change in changes]
+        rows = [change.texts(self.target) if change.row is None else change.row for change in changes]
         # What a row carries, behind its columns, is sent once it is taken.
         columns = islice(zip(*rows, strict=False), count) if rows else [()] * count
         versions = [None if c.position.version is None else str(c.position.version) for c in changes]
@@ -207,32 +201,28 @@ def _compose(target: Target, mapping_name: str, source_table: str) -> sql.Compos
         else sql.SQL("c.{}").format(sql.Identifier(n))
         for n in names
     )
-    same_key = sql.SQL(" AND ").join(sql.SQL("k.{0} = c.{0}").format(sql.Identifier(n)) for n in target.primary_key)
+    condition = sql.SQL("{} AND {}").format(
+        of_record(sql.Literal(mapping_name), sql.Literal(source_table), sql.SQL("%s::text")),
+        admitted(target, mapping_name),
+    )
     return sql.SQL(
         # What writes comes first: it takes the stronger lock of the table. The other way round a writer would hold the
         # weaker one while it waits for a swap, and the swap for it.
-        "WITH c ({names}) AS MATERIALIZED (SELECT * FROM unnest({arrays})), applied AS ("
-        "INSERT INTO {storage} AS stored ({names}) SELECT {selected} FROM c"
-        " WHERE {of_record} AND ({admits} OR EXISTS (SELECT FROM {storage} AS k WHERE {same_key})) ORDER BY {key_order}"
-        " {on_conflict}"
+        "WITH c ({names}) AS MATERIALIZED (SELECT * FROM unnest({arrays})), applied AS ({upsert}"
         " RETURNING stored.{deleted} AS deleted,"
         " stored.{deleted} AND COALESCE(stored.{version} = ANY (%s::numeric[]), false) AS expired{keys}), refused AS ("
-        "SELECT count(*) AS n FROM c WHERE NOT ({admits}) AND NOT EXISTS (SELECT FROM {storage} AS k WHERE {same_key}))"
+        "SELECT count(*) AS n FROM c WHERE NOT ({admits}) AND NOT EXISTS {stored_key})"
     ).format(
         keys=sql.SQL("").join(
             sql.SQL(", stored.{}::text AS {}").format(sql.Identifier(n), sql.Identifier(f"key {i}"))
             for i, n in enumerate(target.primary_key)
             if target.children
         ),
-        storage=tables.storage(target),
         names=tables.identifiers(names),
-        selected=selected,
         arrays=arrays,
-        of_record=of_record(sql.Literal(mapping_name), sql.Literal(source_table), sql.SQL("%s::text")),
+        upsert=upsert(target, sql.SQL("c"), values=selected, condition=condition, order=_key_order(target)),
         admits=admits_new_key("c", mapping_name),
-        same_key=same_key,
-        key_order=_key_order(target),
-        on_conflict=on_conflict(target),
+        stored_key=stored_key(target),
         deleted=sql.Identifier(DELETED),
         version=sql.Identifier(VERSION),
     )
@@ -243,14 +233,4 @@ def _key_order(target: Target) -> sql.Composed:
     return sql.SQL(", ").join(
         sql.SQL('c.{} COLLATE "C"' if column.type.codec.is_text else "c.{}").format(sql.Identifier(column.name))
         for column in target.key_columns
-    )
-
-
-def on_conflict(target: Target) -> sql.Composed:
-    """Return the clause that keeps the newer of the stored row (alias `stored`) and the candidate."""
-    names = [n for n in tables.all_columns(target) if n not in target.primary_key]
-    return sql.SQL("ON CONFLICT ({key}) DO UPDATE SET {assignments} WHERE {rule}").format(
-        key=tables.identifiers(target.primary_key),
-        assignments=sql.SQL(", ").join(sql.SQL("{0} = excluded.{0}").format(sql.Identifier(n)) for n in names),
-        rule=supersedes("excluded", "stored"),
     )

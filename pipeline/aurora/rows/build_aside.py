@@ -1,7 +1,7 @@
 """Building a first load's tables aside: filled without an index, keyed, brought up to date, swapped in.
 
 Invariant: until its swap commits, nothing that a reader or a writer can see has changed; after it, each key has the
-newest of what the export and the old table held, tombstones included, by the one ordering rule (`apply.on_conflict`).
+newest of what the export and the old table held, tombstones included, by the one ordering rule (`upsert`).
 Every step can be killed and taken up again: what was done is read from the database, and a step is one transaction.
 
 The swap is the only moment that others notice. It waits until nobody holds the table for long (`lock_holders`), locks
@@ -22,8 +22,8 @@ from psycopg import sql
 from pipeline.aurora.bookkeeping import loads
 from pipeline.aurora.bookkeeping.load_lead import wait_for_files
 from pipeline.aurora.errors import translating
-from pipeline.aurora.rows import apply
 from pipeline.aurora.rows.ordering_sql import supersedes
+from pipeline.aurora.rows.upsert import upsert
 from pipeline.aurora.schema import belongings, catalog, lock_holders, tables
 from pipeline.aurora.schema.standard_form import beyond_standard
 from pipeline.core.errors import TerminalError, TransientError, UnreachableError
@@ -261,8 +261,7 @@ def _pass(connection: Connection, build: Build, brought: Brought | None) -> Brou
             "WITH candidate AS MATERIALIZED (SELECT s.xmin, {names} FROM {storage} AS s {new}),"
             " overtaken AS (SELECT count(*) AS n FROM candidate AS c JOIN {build} AS b USING ({key})"
             " WHERE b.{version} IS NULL AND b.{as_of} = {snapshot} AND {supersedes}),"
-            " moved AS (INSERT INTO {build} AS stored ({names}) SELECT {names} FROM candidate ORDER BY {key}"
-            " {on_conflict}),"
+            " moved AS ({upsert}),"
             " noted AS (INSERT INTO {noted} SELECT DISTINCT xmin FROM candidate"
             " WHERE age(xmin) <= age(pg_snapshot_xmin(pg_current_snapshot())::xid))"
             " SELECT n, (SELECT count(*) FROM candidate), pg_snapshot_xmin(pg_current_snapshot())::text FROM overtaken"
@@ -277,7 +276,7 @@ def _pass(connection: Connection, build: Build, brought: Brought | None) -> Brou
             as_of=sql.Identifier(AS_OF),
             snapshot=sql.Literal(build.as_of),
             supersedes=supersedes("c", "b"),
-            on_conflict=apply.on_conflict(build.target),
+            upsert=upsert(build.target, sql.SQL("candidate AS c"), into=build.identifier, order=key),
         )
     ).fetchone()
     overtaken, rows, oldest_running = row or (0, 0, "0")

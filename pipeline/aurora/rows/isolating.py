@@ -99,7 +99,7 @@ def judging(
     types = [sent.get(name, "jsonb") for name in target.stored_columns]
 
     def judge(changes: Sequence[Change]) -> dict[int, DataError]:
-        return refused_values(connection, types, [statement.row(change) for change in changes], doing)
+        return refused_values(connection, types, [change.texts(target) for change in changes], doing)
 
     return judge
 

@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING
 from psycopg import sql
 
 from pipeline.aurora.errors import translating
-from pipeline.aurora.rows.apply import on_conflict
 from pipeline.aurora.rows.children import replace_children
 from pipeline.aurora.rows.isolating import copied_types, refused_values, store_isolating
-from pipeline.aurora.rows.ordering_sql import admits_new_key
+from pipeline.aurora.rows.upsert import admitted, upsert
 from pipeline.aurora.schema import tables
 from pipeline.core.errors import DataError
-from pipeline.core.model.mapping import AS_OF, BOOKKEEPING_COLUMNS, DELETED, VERSION
+from pipeline.core.model.mapping import AS_OF, DELETED, VERSION
 from pipeline.core.names import fitting
 from pipeline.core.types.copy_text import copy_text
 
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from pipeline.aurora.sessions.connection import Connection
-    from pipeline.core.model.change import Row
+    from pipeline.core.model.change import Change, Row
     from pipeline.core.model.mapping import Target
 
 
@@ -89,6 +88,11 @@ class Staging:
         ):
             for block in blocks:
                 copy.write(copy_text(block))
+
+    def row(self, change: Change) -> Row:
+        """Return a change as a row of a table with deletes: its key alone when it is one."""
+        nothing = [None] * len(self.target.carried)
+        return (*change.texts(self.target), *(nothing if change.row is None else ()), "f" if change.row else "t")
 
     def judge(self, connection: Connection, rows: Sequence[Row]) -> dict[int, DataError]:
         """Return by index the rows that `copy` would refuse for a value, with its error."""
@@ -156,18 +160,12 @@ def copy_statement(target: Target, name: sql.Identifier, *, deletes: bool = Fals
 
 def merge_query(target: Target, staging: sql.Identifier, mapping_name: str, *, deletes: bool = False) -> sql.Composed:
     """Compose the merge of a staging table; its one parameter is the snapshot's `as_of`."""
-    key = tables.identifiers(target.primary_key)
-    same_key = sql.SQL(" AND ").join(sql.SQL("k.{0} = c.{0}").format(sql.Identifier(n)) for n in target.primary_key)
-    return sql.SQL(
-        "INSERT INTO {storage} AS stored ({names}) SELECT * FROM ("
-        "SELECT DISTINCT ON ({key}) {values}, NULL::numeric AS {version}, %s::timestamptz AS {as_of},"
+    rows = sql.SQL(
+        "(SELECT DISTINCT ON ({key}) {values}, NULL::numeric AS {version}, %s::timestamptz AS {as_of},"
         " {is_delete} AS {deleted} FROM {staging} ORDER BY {key}{first}) AS c"
-        " WHERE {admits} OR EXISTS (SELECT FROM {storage} AS k WHERE {same_key}) {on_conflict}"
     ).format(
-        storage=tables.storage(target),
-        names=tables.identifiers((*target.stored_columns, *BOOKKEEPING_COLUMNS)),
         values=tables.identifiers(target.stored_columns),
-        key=key,
+        key=tables.identifiers(target.primary_key),
         # A key that the snapshot holds twice: the row that is merged must be the one whose children are.
         first=sql.SQL(", ctid" if target.children else ""),
         version=sql.Identifier(VERSION),
@@ -175,10 +173,8 @@ def merge_query(target: Target, staging: sql.Identifier, mapping_name: str, *, d
         deleted=sql.Identifier(DELETED),
         is_delete=sql.Identifier(DELETED) if deletes else sql.SQL("false"),
         staging=staging,
-        admits=admits_new_key("c", mapping_name),
-        same_key=same_key,
-        on_conflict=on_conflict(target),
     )
+    return upsert(target, rows, condition=admitted(target, mapping_name))
 
 
 def returned_key(target: Target) -> sql.Composed:

@@ -57,6 +57,8 @@ class RoutedBlock:
     unmatched: list[bytes] = field(default_factory=list[bytes])
     lines: int = 0
     """How many the block has."""
+    covered: int = 0
+    """Of an incremental export, lines times their targets that a later snapshot has told of."""
 
 
 def route_block(block: bytes, router: Router, *, file: str, first_line: int) -> RoutedBlock:

@@ -9,12 +9,11 @@ Invariant: every line goes to its targets, or is counted as covered, or is hande
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from pipeline.core.exports.export_lines import MALFORMED, malformed, parse_incremental
-from pipeline.core.exports.export_routing import Part
+from pipeline.core.exports.export_routing import Part, RoutedBlock
 from pipeline.core.exports.lines import count_lines
 from pipeline.core.exports.windows import covered
 
@@ -29,29 +28,21 @@ if TYPE_CHECKING:
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-@dataclass(slots=True)
-class RoutedChanges:
-    """A block's parts by target; `covered` counts lines times their targets."""
-
-    parts: dict[Target, Part] = field(default_factory=dict["Target", Part])
-    unmatched: list[bytes] = field(default_factory=list[bytes])
-    covered: int = 0
-
-
 def route_changes(
     block: bytes, router: Router, window: Window, spans: Sequence[Span], *, file: str, first_line: int
-) -> RoutedChanges:
+) -> RoutedBlock:
     """Part a block of whole lines. `spans` are those that `pipeline.aurora.bookkeeping.loads.covering` returns.
 
     Raises TerminalError for a line that is not of the form.
     """
     if router.trivial and not spans:
-        whole = Part(block, range(first_line, first_line + count_lines(block)))
-        return RoutedChanges(dict.fromkeys(router.targets, whole))
-    routed = RoutedChanges()
+        lines = count_lines(block)
+        whole = Part(block, range(first_line, first_line + lines))
+        return RoutedBlock(dict.fromkeys(router.targets, whole), lines=lines)
     texts: dict[Target, list[bytes]] = {}
     numbers: dict[Target, list[int]] = {}
     changes = parse_incremental(block, file=file, first_line=first_line)
+    routed = RoutedBlock(lines=len(changes))
     for number, (line, change) in enumerate(zip(block.split(b"\n"), changes, strict=False), first_line):
         try:
             targets = router.route(change.keys)

@@ -13,6 +13,8 @@ from pipeline.core.ordering import Position, supersedes
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from pipeline.core.model.mapping import Target
+
 Row = tuple[str | None, ...]
 """One text per stored column of the target, in the target's column order, keys included; then what it carries: the
 rows of each child target, as a JSON array of arrays of texts."""
@@ -28,6 +30,13 @@ class Change(NamedTuple):
     """A delete that DynamoDB's time to live made, not a user."""
     origin: int = 0
     """Index of the record in its batch, so that a refused change can be traced to its whole record."""
+
+    def texts(self, target: Target) -> Row:
+        """Return the texts of its row for `target`; of a delete, the key alone."""
+        if self.row is not None:
+            return self.row
+        texts = dict(zip(target.primary_key, self.key, strict=True))
+        return tuple([texts.get(name) for name in target.stored_columns])
 
 
 def coalesce(changes: Iterable[Change]) -> list[Change]:

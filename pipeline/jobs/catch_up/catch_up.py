@@ -25,6 +25,7 @@ from pipeline.dynamodb.exports.manifest import read_manifest
 from pipeline.jobs.catch_up.window_exports import check_range, request_window, shortest_window, too_close
 from pipeline.jobs.catch_up.window_file import WindowWork
 from pipeline.jobs.clocks import refuse_wrong_clock
+from pipeline.jobs.export_file import recorded
 from pipeline.jobs.load.load_progress import Progress
 from pipeline.jobs.load.load_workers import load_files
 from pipeline.jobs.read_again import ReadAgain, read_untold
@@ -314,21 +315,8 @@ class _Run:
     def _begin(
         self, connection: Connection, manifest: ExportManifest, position: Position, *, is_seam: bool
     ) -> ExportRecord:
-        return loads.begin(
-            connection,
-            self.mapping.name,
-            kind="incremental",
-            location=manifest.location,
-            export_arn=manifest.export_arn,
-            snapshot_time=manifest.snapshot_time,
-            from_time=manifest.from_time,
-            is_seam=is_seam,
-            as_of=position.as_of,
-            item_count=manifest.item_count,
-            file_count=len(manifest.files),
-            size_bytes=manifest.billed_size_bytes,
-            shape=shape(self.mapping),
-        )
+        export = recorded(manifest, position, is_seam=is_seam)
+        return loads.begin(connection, self.mapping.name, export, shape=shape(self.mapping))
 
     def _apply(
         self,

@@ -32,6 +32,7 @@ from pipeline.core.errors import ConfigurationError, DataError, ReplicationError
 from pipeline.core.model.mapping_digest import shape
 from pipeline.core.ordering import Position, snapshot_position
 from pipeline.dynamodb.exports.manifest import read_manifest
+from pipeline.jobs.export_file import recorded
 from pipeline.jobs.load.load_file import LoadWork
 from pipeline.jobs.load.load_progress import LoadProgress, Progress, telling
 from pipeline.jobs.load.load_watch import MarksWatch
@@ -181,20 +182,8 @@ def _bars(connection: Connection, mapping: TableMapping) -> tuple[str, ...]:
 def _begin(
     connection: Connection, mapping: TableMapping, manifest: ExportManifest, position: Position, strategy: str
 ) -> ExportRecord:
-    return loads.begin(
-        connection,
-        mapping.name,
-        kind="scan" if manifest.scanned else "full",
-        location=manifest.location,
-        export_arn=manifest.export_arn,
-        snapshot_time=manifest.snapshot_time,
-        as_of=position.as_of,
-        item_count=manifest.item_count,
-        file_count=len(manifest.files),
-        size_bytes=manifest.billed_size_bytes,
-        strategy=strategy,
-        shape=shape(mapping),
-    )
+    export = recorded(manifest, position)
+    return loads.begin(connection, mapping.name, export, strategy=strategy, shape=shape(mapping))
 
 
 class _CannotBeBuiltAsideError(Exception):

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pipeline.aurora.bookkeeping.loads import FileCounts
     from pipeline.aurora.sessions.connection import Connection
     from pipeline.dynamodb.exports.manifest import ExportFile
-    from pipeline.jobs.load.load_file import OnLines
+    from pipeline.jobs.export_file import OnLines
     from pipeline.jobs.load.load_progress import Progress
     from pipeline.jobs.services import Services
 

@@ -221,16 +221,16 @@ class _Run:
 
     def _settler(self, connection: Connection, number: int, candidates: Candidates) -> Settler:
         return Settler(
-            self.services,
-            self.mapping,
-            self.mapping.targets[number],
-            candidates,
-            self.id,
-            self.snapshot,
-            loads.newest_loaded(connection, self.mapping.name),
-            self.repair,
-            self.bounds.patience,
-            self._note_key,
+            services=self.services,
+            mapping=self.mapping,
+            target=self.mapping.targets[number],
+            candidates=candidates,
+            run_id=self.id,
+            snapshot=self.snapshot,
+            baseline=loads.newest_loaded(connection, self.mapping.name),
+            repair=self.repair,
+            patience=self.bounds.patience,
+            on_drift=self._note_key,
         )
 
     def _note_key(self, drift: Drift, attributes: Item) -> None:

@@ -71,7 +71,7 @@ class _Outcome:
     in_flight: int = 0
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Settler:
     """Settles the differences of one target."""
 

@@ -14,7 +14,8 @@ from pipeline.aurora.compare import reconciliations
 from pipeline.aurora.compare.compare import Comparison
 from pipeline.aurora.sessions.connection import Connection
 from pipeline.core.errors import TransientError
-from pipeline.jobs.reconcile import settle, stage_file
+from pipeline.jobs import export_file
+from pipeline.jobs.reconcile import settle
 from tests.jobs.reconcile.conftest import Source, execute, found
 
 
@@ -41,7 +42,7 @@ def test_a_run_broken_off_while_comparing_does_not_stage_again(
             source.reconcile_with(location)
     assert statuses(connection) == ["comparing"]
     with monkeypatch.context() as patched:
-        patched.setattr(stage_file, "read_lines", break_off)
+        patched.setattr(export_file, "read_lines", break_off)
         report = source.reconcile_with(location, on_progress=said.append)
     assert "going on with reconciliation 1: 5 of 5 files are staged" in said
     assert (report.resumed, report.reconciliation_id, report.compared, found(report)) == (True, 1, 10, (0, 0, 1))

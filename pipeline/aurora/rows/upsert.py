@@ -1,0 +1,68 @@
+"""The one statement that writes whole rows to a storage table: from the stream, from a snapshot, to a build aside.
+
+Invariant: a stored row is replaced only by a newer state. A rule for every row that is written belongs here. Only a
+promotion writes another way: it fills columns of a row whose state stays the same.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from psycopg import sql
+
+from pipeline.aurora.rows.ordering_sql import admits_new_key, supersedes
+from pipeline.aurora.schema import tables
+
+if TYPE_CHECKING:
+    from pipeline.core.model.mapping import Target
+
+
+def upsert(
+    target: Target,
+    rows: sql.Composable,
+    *,
+    into: sql.Identifier | None = None,
+    values: sql.Composable | None = None,
+    condition: sql.Composable | None = None,
+    order: sql.Composable | None = None,
+) -> sql.Composed:
+    """Compose the statement that stores `rows`, a relation with the alias `c`; `stored` is the row as it is stored.
+
+    `values` are those of all columns, if they are not simply the relation's own; `into` is a table other than the
+    target's. `order` is the one in which rows are locked: by key, for all who write to a table that others write to.
+    """
+    names = tables.identifiers(tables.all_columns(target))
+    return sql.SQL(
+        "INSERT INTO {into} AS stored ({names}) SELECT {values} FROM {rows}{condition}{order} {newer}"
+    ).format(
+        into=into or tables.storage(target),
+        names=names,
+        values=values or names,
+        rows=rows,
+        condition=sql.SQL(" WHERE {}").format(condition) if condition else sql.SQL(""),
+        order=sql.SQL(" ORDER BY {}").format(order) if order else sql.SQL(""),
+        newer=on_conflict(target),
+    )
+
+
+def admitted(target: Target, mapping_name: str) -> sql.Composed:
+    """Compose the condition that row `c` may be stored: no purge has gone as far as it, or its key is stored."""
+    return sql.SQL("({admits} OR EXISTS {stored})").format(
+        admits=admits_new_key("c", mapping_name), stored=stored_key(target)
+    )
+
+
+def stored_key(target: Target) -> sql.Composed:
+    """Compose the stored row with the key of row `c`, as a subquery for EXISTS."""
+    same_key = sql.SQL(" AND ").join(sql.SQL("k.{0} = c.{0}").format(sql.Identifier(n)) for n in target.primary_key)
+    return sql.SQL("(SELECT FROM {} AS k WHERE {})").format(tables.storage(target), same_key)
+
+
+def on_conflict(target: Target) -> sql.Composed:
+    """Keep the newer of the stored row and the candidate."""
+    names = [n for n in tables.all_columns(target) if n not in target.primary_key]
+    return sql.SQL("ON CONFLICT ({key}) DO UPDATE SET {assignments} WHERE {rule}").format(
+        key=tables.identifiers(target.primary_key),
+        assignments=sql.SQL(", ").join(sql.SQL("{0} = excluded.{0}").format(sql.Identifier(n)) for n in names),
+        rule=supersedes("excluded", "stored"),
+    )
