@@ -20,7 +20,7 @@ from pipeline.aurora.rows import build_aside
 from pipeline.aurora.schema.migrate import migrate
 from pipeline.aurora.sessions.connection import Connection, connect
 from pipeline.local.postgres import PostgresServer
-from tests.aurora.test_build_aside import MAPPING, begin, fill, write
+from tests.aurora.rows.test_build_aside import MAPPING, begin, fill, write
 from tests.bench.contestant import ROOT
 
 HELD_SECONDS, STREAMED_ROWS = 30.0, 600_000

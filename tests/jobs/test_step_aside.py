@@ -19,7 +19,7 @@ from pipeline.jobs.load import load
 from pipeline.jobs.reconcile.reconcile import Bounds, reconcile
 from pipeline.jobs.replicate import Replicator
 from pipeline.jobs.services import Services
-from tests.core.test_step_aside import INET, MarkedColumn, marking
+from tests.core.types.test_step_aside import INET, MarkedColumn, marking
 from tests.dynamodb.export_fixture import EXPORT_TIME, ExportFactory, WindowChange
 from tests.jobs.conftest import record
 

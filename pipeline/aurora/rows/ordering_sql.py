@@ -1,6 +1,6 @@
 """The ordering rule of `pipeline.core.ordering`, in SQL, in one place. Every statement that writes rows uses it.
 
-Invariant: `supersedes` here and there decide alike; tests/aurora/test_ordering_sql.py holds them together.
+Invariant: `supersedes` here and there decide alike; tests/aurora/rows/test_ordering_sql.py holds them together.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from pipeline.core.streams.stream_records import StreamDecoder
 from pipeline.core.types.codec import Codec, Use
 from pipeline.core.types.copy_text import copy_text
 from pipeline.core.types.sql_types import TYPES, SqlType
-from tests.core.test_block_decode import line_of, read_row, written
+from tests.core.exports.test_block_decode import line_of, read_row, written
 from tests.type_table import TAGS
 
 

@@ -28,7 +28,7 @@ def ago(minutes: float) -> datetime:
 def connection(database: str) -> Generator[Connection]:
     """Key 1 was changed an hour ago and has not arrived; the stream was read through a minute ago."""
     with closing(connect(database, application_name="test")) as opened:
-        migrate(opened, [m for m in load_mappings(Path(__file__).parents[2] / "tables") if m.name == "employees"])
+        migrate(opened, [m for m in load_mappings(Path(__file__).parents[3] / "tables") if m.name == "employees"])
         opened.execute(
             "INSERT INTO replication.probes (table_name, stream_label, ticked_at, settled_through, read_through,"
             " read_whole, waiting, shards, calls, records) VALUES ('employees', 'l', %s, %s, %s, true, 1, 1, 1, 1)",

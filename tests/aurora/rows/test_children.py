@@ -25,7 +25,7 @@ from pipeline.core.model.mapping import Target
 from pipeline.core.ordering import Position
 from pipeline.mappings import load_mappings
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "shop" / "tables"
+EXAMPLE = Path(__file__).parents[3] / "examples" / "shop" / "tables"
 START = datetime(2026, 5, 14, tzinfo=UTC)
 Lines = tuple[str, ...]
 """The sku of each line of an order."""

@@ -18,7 +18,7 @@ from pipeline.core.exports.fast.line_shape import shape_of
 from pipeline.core.model.attributes import parse_path
 from pipeline.core.model.mapping import Column, OnError, Target
 from pipeline.core.types.sql_types import parse_sql_type
-from tests.core.test_block_decode import line_of, outcome, read_row, written
+from tests.core.exports.test_block_decode import line_of, outcome, read_row, written
 
 # Names that are type tags, or that would end a text, a pattern or an object if they were taken at their word.
 NAMES = ("S", "N", "M", "L", "SS", "BOOL", "NULL", "a.b", 'q"', "b\\", "}}", "]}", '{"M":{', "ü", "(", "t\tb", "Item")

@@ -12,7 +12,7 @@ from pipeline.core.errors import ConversionError
 from pipeline.core.mapping_files.mapping_file import read_mapping
 from pipeline.core.mapping_files.yaml_fields import MappingError
 from pipeline.core.model.mapping import TableMapping
-from tests.core.test_mapping_file import schema_errors
+from tests.core.mapping_files.test_mapping_file import schema_errors
 
 RIGHT = """\
 name: shop

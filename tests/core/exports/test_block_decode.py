@@ -117,7 +117,7 @@ def line_of(item: Any, *, ascii_only: bool = True) -> str:  # noqa: ANN401
 def written(lines: list[str]) -> bytes:
     """In UTF-8. A lone surrogate, which has none, stands as an escape.
 
-    What is done about bytes that are no UTF-8 is another matter, for PostgreSQL refuses them (tests/jobs/test_load.py).
+    Bytes that are not UTF-8 are refused by PostgreSQL (tests/jobs/load/test_load.py).
     """
     text = "".join(line + "\n" for line in lines)
     return _LONE_SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text).encode()

@@ -15,8 +15,8 @@ from pipeline.core.exports.fast.line_reader import LineReader
 from pipeline.core.model.attributes import number
 from pipeline.core.types.fast import plain_json
 from pipeline.core.types.fast.plain_spelling import as_json
-from tests.core.test_block_decode import line_of, outcome, written
-from tests.core.test_line_pattern import EVERY_TYPE, binaries, names, numbers, plain_texts
+from tests.core.exports.test_block_decode import line_of, outcome, written
+from tests.core.exports.test_line_pattern import EVERY_TYPE, binaries, names, numbers, plain_texts
 
 values = st.one_of(
     plain_texts.map(lambda value: {"S": value}),

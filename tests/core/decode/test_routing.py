@@ -19,7 +19,7 @@ from pipeline.core.mapping_files.mapping_file import read_mapping
 from pipeline.core.model.mapping import TableMapping, Unmatched
 from pipeline.core.streams.stream_records import StreamDecoder, StreamRecord
 from pipeline.core.types.copy_text import copy_text
-from tests.core.test_match_rules import RIGHT
+from tests.core.mapping_files.test_match_rules import RIGHT
 
 LABEL = "2026-05-14T10:00:00.000"
 

@@ -17,7 +17,7 @@ from pipeline.core.exports.fast.block_decode import BlockDecoder
 from pipeline.core.model.mapping import Column, OnError, Target
 from pipeline.core.types.copy_text import copy_text
 from pipeline.core.types.sql_types import parse_sql_type
-from tests.core.test_block_decode import items, line_of, strange_items, targets
+from tests.core.exports.test_block_decode import items, line_of, strange_items, targets
 
 Convert = Callable[[Mapping[str, Any]], tuple[Any, ...]]
 

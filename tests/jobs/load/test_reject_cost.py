@@ -19,7 +19,7 @@ from pipeline.jobs.load.load_file import FileLoader, LoadWork
 from pipeline.jobs.services import Services
 from pipeline.settings import Settings
 from tests.dynamodb.export_fixture import EXPORT_TIME, ExportFactory, Layout
-from tests.jobs.test_load_counts import begun, ignore
+from tests.jobs.load.test_load_counts import begun, ignore
 from tests.wire import Wire
 
 MAPPING = """\

@@ -31,7 +31,7 @@ targets:
 """
 COLUMN = "targets.Employees.columns.Name"
 ALL_TYPES = ", ".join(TYPES)
-SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "mapping.schema.json").read_text())
+SCHEMA = json.loads((Path(__file__).parents[3] / "docs" / "mapping.schema.json").read_text())
 
 
 @dataclass(frozen=True)
@@ -451,7 +451,7 @@ def test_a_mapping_that_uses_everything() -> None:
 
 
 def test_the_shipped_mapping_is_the_seeds_table() -> None:
-    path = Path(__file__).parents[2] / "tables" / "employees.yaml"
+    path = Path(__file__).parents[3] / "tables" / "employees.yaml"
     mapping: TableMapping = read_mapping(path.read_text(), str(path))
     (target,) = mapping.targets
     assert (mapping.table, target.view_name, target.primary_key) == ("Employees", "public.Employees", ("Id",))

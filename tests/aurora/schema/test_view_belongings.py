@@ -12,7 +12,7 @@ from pipeline.aurora.schema.migrate import migrate
 from pipeline.aurora.schema.plan import plan
 from pipeline.aurora.sessions.connection import Connection, connect
 from pipeline.core.errors import TerminalError
-from tests.aurora.test_plan import CITY, ID, NAME, mapping, rows, whats
+from tests.aurora.schema.test_plan import CITY, ID, NAME, mapping, rows, whats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
