@@ -22,8 +22,8 @@ from pipeline.core.errors import ReplicationError, TransientError
 from pipeline.core.model.mapping import TableMapping
 from pipeline.dynamodb.clock import NOTABLE, SET_IT, how_far
 from pipeline.dynamodb.streams.event_sources import EventSourceMapping
-from pipeline.jobs.probe import probe
 from pipeline.jobs.probe.lost_history import readers_when_late, why_not_delivered
+from pipeline.jobs.probe.probe import probe
 from pipeline.jobs.probe.probe_shards import Limits
 from pipeline.jobs.services import Services
 from pipeline.jobs.status import not_migrated, status

@@ -71,7 +71,7 @@ def run(session: Session, arguments: Namespace) -> Outcome:
 
 def _probe(session: Session, mappings: Sequence[TableMapping]) -> dict[str, tuple[str]]:
     """Probe the tables; returns why some could not be, by name. Raises UnreachableError."""
-    from pipeline.jobs.probe import probe  # noqa: PLC0415 - without --probe there is no need of the AWS SDK
+    from pipeline.jobs.probe.probe import probe  # noqa: PLC0415 - without --probe there is no need of the AWS SDK
 
     problems: dict[str, tuple[str]] = {}
     for mapping in mappings:

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from pipeline.core.errors import ReplicationError
-from pipeline.jobs.probe import probe
+from pipeline.jobs.probe.probe import probe
 
 if TYPE_CHECKING:
     from pipeline.core.model.mapping import TableMapping

@@ -11,7 +11,7 @@ import pytest
 from dagster_project.definitions import build
 from dagster_project.redrive import GIVEN_UP
 from dagster_project.resources import ServicesResource
-from pipeline.jobs.load import load
+from pipeline.jobs.load.load import load
 from tests.dagster_project.conftest import Code
 from tests.jobs.conftest import named, record
 from tests.jobs.test_redrive import Kept

@@ -22,7 +22,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.jobs.load import load
+from pipeline.jobs.load.load import load
 from pipeline.jobs.reconcile.reconcile import Bounds, reconcile
 from pipeline.jobs.snapshots.snapshot import take_snapshot
 from pipeline.local.interrupts import unwind_on_signals

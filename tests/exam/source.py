@@ -23,7 +23,7 @@ from typing import Any, Self
 
 from pipeline.aurora.schema.migrate import migrate
 from pipeline.dynamodb.client import client
-from pipeline.jobs.probe import probe
+from pipeline.jobs.probe.probe import probe
 from pipeline.jobs.replicate import Replicator
 from pipeline.jobs.services import Services
 from pipeline.local.mapping_delivery import MappingSettings

@@ -16,7 +16,7 @@ from pipeline.core.model.mapping import TableMapping
 from pipeline.core.past.loss_remedies import Means, catch_up_range
 from pipeline.core.past.losses import Kind, Loss
 from pipeline.core.past.probing import SETTLE
-from pipeline.jobs.probe import probe
+from pipeline.jobs.probe.probe import probe
 from pipeline.jobs.probe.probe_shards import Limits
 from tests.dynamodb.scripted_stream import ScriptedServices, ScriptedStream
 

@@ -27,7 +27,7 @@ from pipeline.core.discover.profile import AttributeProfile, propose
 from pipeline.core.mapping_files.mapping_file import read_mapping
 from pipeline.core.model.mapping import TableMapping
 from pipeline.jobs.discover import Sample, discover
-from pipeline.jobs.load import load
+from pipeline.jobs.load.load import load
 from pipeline.jobs.services import Services
 from pipeline.local.stack import LocalStack
 from pipeline.local.writer import employee, put_items

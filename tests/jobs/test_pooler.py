@@ -26,7 +26,7 @@ from pipeline.aurora.sessions.connection import connect
 from pipeline.cli import main
 from pipeline.core.errors import ConfigurationError
 from pipeline.core.model.mapping import TableMapping
-from pipeline.jobs.load import load
+from pipeline.jobs.load.load import load
 from pipeline.jobs.replicate import ReplicationReport, Replicator
 from pipeline.jobs.services import Services
 from pipeline.mappings import load_mappings

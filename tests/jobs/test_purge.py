@@ -26,7 +26,7 @@ from pipeline.aurora.sessions.connection import Connection
 from pipeline.cli import main
 from pipeline.core.errors import ConfigurationError, TerminalError, TransientError
 from pipeline.core.model.mapping import TableMapping
-from pipeline.jobs.load import load
+from pipeline.jobs.load.load import load
 from pipeline.jobs.purge import PurgeReport, purge_table
 from pipeline.jobs.services import Services
 from tests.dynamodb.export_fixture import EXPORT_TIME, ExportFactory

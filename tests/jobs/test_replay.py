@@ -14,7 +14,7 @@ from pipeline.aurora.schema.migrate import migrate
 from pipeline.aurora.sessions.connection import Connection
 from pipeline.core.model.mapping import OnError, TableMapping
 from pipeline.core.types.sql_types import SqlType
-from pipeline.jobs.load import load
+from pipeline.jobs.load.load import load
 from pipeline.jobs.replay import ReplayReport, replay
 from pipeline.jobs.replicate import ReplicationReport, Replicator
 from pipeline.jobs.services import Services

@@ -23,8 +23,8 @@ from pipeline.core.model.mapping import TableMapping
 from pipeline.dynamodb.client import client
 from pipeline.dynamodb.streams.stream_ranges import event_record
 from pipeline.jobs import repoint as repointing
-from pipeline.jobs.probe import probe
 from pipeline.jobs.probe.lost_history import lost_history_report
+from pipeline.jobs.probe.probe import probe
 from pipeline.jobs.replicate import Replicator
 from pipeline.jobs.repoint import repoint
 from pipeline.jobs.services import Services

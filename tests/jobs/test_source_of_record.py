@@ -22,8 +22,8 @@ from pipeline.core.mapping_files.mapping_file import read_mapping
 from pipeline.core.model.mapping import TableMapping
 from pipeline.jobs.catch_up.catch_up import apply_export, catch_up
 from pipeline.jobs.explain import explain
-from pipeline.jobs.load import load
-from pipeline.jobs.reconcile import reconcile
+from pipeline.jobs.load.load import load
+from pipeline.jobs.reconcile.reconcile import reconcile
 from pipeline.jobs.redrive import redrive
 from pipeline.jobs.replay import replay
 from pipeline.jobs.replicate import ReplicationReport, Replicator

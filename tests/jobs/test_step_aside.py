@@ -15,7 +15,7 @@ from pipeline.aurora.sessions.connection import Connection
 from pipeline.core.model.mapping import Column, TableMapping
 from pipeline.core.types.sql_types import TYPES, SqlType
 from pipeline.jobs.catch_up.catch_up import apply_export
-from pipeline.jobs.load import load
+from pipeline.jobs.load.load import load
 from pipeline.jobs.reconcile.reconcile import Bounds, reconcile
 from pipeline.jobs.replicate import Replicator
 from pipeline.jobs.services import Services

@@ -15,7 +15,7 @@ from pipeline.aurora.schema.migrate import migrate
 from pipeline.aurora.sessions.connection import Connection
 from pipeline.core.mapping_files.mapping_file import read_mapping
 from pipeline.core.model.mapping import TableMapping
-from pipeline.jobs.load import load
+from pipeline.jobs.load.load import load
 from pipeline.jobs.replicate import Replicator
 from pipeline.jobs.services import Services
 from pipeline.settings import Settings

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lambda_replicator import package
-from pipeline.jobs.catch_up import catch_up
+from pipeline.jobs.catch_up.catch_up import catch_up
 from pipeline.local.playground import Playground, emulator_python_version
 from pipeline.local.ui import shell_variables
 

@@ -34,7 +34,7 @@ from pipeline.core.model.mapping import VERSION, Column, TableMapping, Target
 from pipeline.core.ordering import Position
 from pipeline.core.streams.stream_records import DecodedBatch, StreamDecoder, stream_source
 from pipeline.core.types.sql_types import SqlType
-from pipeline.jobs.load import load
+from pipeline.jobs.load.load import load
 from pipeline.jobs.replicate import Replicator
 from pipeline.jobs.services import Services
 from pipeline.settings import Settings

@@ -34,8 +34,8 @@ from pipeline.jobs.load.load import PROCESSES_FROM_ITEMS
 from pipeline.jobs.load.load_progress import LoadProgress, Progress
 from pipeline.jobs.load.load_workers import load_files
 from pipeline.jobs.pace import Bounds
-from pipeline.jobs.probe import probe
 from pipeline.jobs.probe.lost_history import readers_when_late, why_not_delivered
+from pipeline.jobs.probe.probe import probe
 from pipeline.jobs.reconcile.compare_ranges import Comparing
 from pipeline.jobs.reconcile.reconcile_report import SAMPLES, DriftSample, ReconcileReport
 from pipeline.jobs.reconcile.settle import Settler

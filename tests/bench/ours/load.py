@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from pipeline.core.mapping_files.mapping_file import read_mapping
-from pipeline.jobs.load import load
+from pipeline.jobs.load.load import load
 from pipeline.jobs.services import Services
 from pipeline.settings import Settings
 from tests.bench.contest import Spec, Work

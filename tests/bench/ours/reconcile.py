@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.core.mapping_files.mapping_file import read_mapping
-from pipeline.jobs.reconcile import reconcile
+from pipeline.jobs.reconcile.reconcile import reconcile
 from pipeline.jobs.services import Services
 from pipeline.settings import Settings
 from tests.bench.contest import Spec, Work

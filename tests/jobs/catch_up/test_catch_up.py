@@ -26,7 +26,7 @@ from pipeline.aurora.sessions.connection import Connection
 from pipeline.core.errors import ConfigurationError, TerminalError
 from pipeline.core.model.mapping import TableMapping
 from pipeline.jobs.catch_up.catch_up import CatchUpReport, apply_export, catch_up
-from pipeline.jobs.load import load
+from pipeline.jobs.load.load import load
 from pipeline.jobs.services import Services
 from tests.jobs.conftest import view
 from tests.jobs.past_table import PastServices, PastTable, records

@@ -23,7 +23,7 @@ import pytest
 from pipeline.aurora.sessions.connection import Connection
 from pipeline.core.model.mapping import TableMapping
 from pipeline.dynamodb.client import client
-from pipeline.jobs.load import load
+from pipeline.jobs.load.load import load
 from pipeline.jobs.services import Services
 from pipeline.jobs.snapshots.snapshot import take_snapshot
 from pipeline.local.stack import LocalStack

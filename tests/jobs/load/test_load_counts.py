@@ -17,7 +17,7 @@ from pipeline.aurora.sessions.connection import Connection
 from pipeline.core.model.mapping import TableMapping
 from pipeline.core.ordering import snapshot_position
 from pipeline.dynamodb.exports.manifest import ExportFile, read_manifest
-from pipeline.jobs.load import load
+from pipeline.jobs.load.load import load
 from pipeline.jobs.load.load_file import FileLoader, LoadWork
 from pipeline.jobs.services import Services
 from tests.dynamodb.export_fixture import EXPORT_TIME, ExportFactory, Layout

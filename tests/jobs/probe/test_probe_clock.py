@@ -13,7 +13,7 @@ from pipeline.aurora.bookkeeping.probes import Tick
 from pipeline.aurora.sessions.connection import Connection
 from pipeline.core.model.mapping import TableMapping
 from pipeline.dynamodb.clock import SourceClock
-from pipeline.jobs.probe import probe
+from pipeline.jobs.probe.probe import probe
 from pipeline.jobs.probe.probe_shards import Limits
 from pipeline.jobs.replicate import ReplicationReport
 from pipeline.jobs.services import Services

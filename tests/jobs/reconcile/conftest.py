@@ -16,7 +16,7 @@ import pytest
 from pipeline.aurora.schema.migrate import migrate
 from pipeline.aurora.sessions.connection import Connection
 from pipeline.core.model.mapping import TableMapping
-from pipeline.jobs.load import load
+from pipeline.jobs.load.load import load
 from pipeline.jobs.reconcile.reconcile import Bounds, ReconcileReport, reconcile
 from pipeline.jobs.replicate import ReplicationReport, Replicator
 from pipeline.jobs.services import Services

@@ -11,7 +11,7 @@ import pytest
 from pipeline.aurora.sessions.connection import Connection
 from pipeline.core.errors import ConfigurationError
 from pipeline.dynamodb.clock import SourceClock
-from pipeline.jobs.catch_up import catch_up
+from pipeline.jobs.catch_up.catch_up import catch_up
 from pipeline.jobs.clocks import NOT_KNOWN
 from pipeline.jobs.explain import explain
 from pipeline.jobs.reconcile.reconcile import Bounds

@@ -13,8 +13,8 @@ from pipeline.aurora.bookkeeping import loads
 from pipeline.aurora.compare import reconciliations
 from pipeline.aurora.sessions.connection import Connection
 from pipeline.core.errors import TerminalError
-from pipeline.jobs.reconcile import reconcile
 from pipeline.jobs.reconcile import settle as settle_module
+from pipeline.jobs.reconcile.reconcile import reconcile
 from tests.jobs.conftest import view
 from tests.jobs.reconcile.conftest import IMPATIENT, MARGIN, Source, execute, found, item
 

@@ -18,8 +18,8 @@ from pipeline.core.model.mapping import TableMapping
 from pipeline.dynamodb.exports.manifest import read_manifest
 from pipeline.dynamodb.exports.objects import FolderObjects
 from pipeline.jobs.catch_up.catch_up import apply_export
-from pipeline.jobs.load import load
-from pipeline.jobs.reconcile import reconcile
+from pipeline.jobs.load.load import load
+from pipeline.jobs.reconcile.reconcile import reconcile
 from pipeline.jobs.services import Services
 from pipeline.jobs.snapshots.snapshot import take_snapshot
 from pipeline.settings import Settings

@@ -31,8 +31,8 @@ from pipeline.core.errors import ConfigurationError, TerminalError, TransientErr
 from pipeline.core.model.mapping import TableMapping
 from pipeline.dynamodb.client import client
 from pipeline.dynamodb.exports.objects import S3Objects
-from pipeline.jobs.catch_up import catch_up
-from pipeline.jobs.load import load
+from pipeline.jobs.catch_up.catch_up import catch_up
+from pipeline.jobs.load.load import load
 from pipeline.jobs.services import Services
 from pipeline.jobs.snapshots.export_destination import export_destination, write_options
 from pipeline.jobs.snapshots.scan_snapshot import scan_snapshot

@@ -25,7 +25,7 @@ from pipeline.core.errors import ConfigurationError, TerminalError
 from pipeline.core.model.mapping import TableMapping
 from pipeline.dynamodb.client import client
 from pipeline.dynamodb.exports.manifest import read_manifest
-from pipeline.jobs.load import load
+from pipeline.jobs.load.load import load
 from pipeline.jobs.replicate import Replicator
 from pipeline.jobs.services import Services
 from pipeline.jobs.snapshots.scan_snapshot import scan_snapshot
