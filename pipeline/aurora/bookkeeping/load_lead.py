@@ -66,7 +66,6 @@ def led_load(connection: Connection, table_name: str, lead: Lead) -> LedLoad | N
         row = connection.execute(
             _LED_LOAD,
             {"space": advisory_locks.LOAD, "table": table_name, "ticket": lead.ticket, "export": lead.export_id},
-            {"space": advisory_locks.LOAD, "table": table_name, "ticket": lead.ticket, "export": lead.export_id},
         ).fetchone()
     return LedLoad(*row) if row else None
 
