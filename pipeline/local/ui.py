@@ -20,7 +20,7 @@ from pipeline.local.playground import Playground
 from pipeline.local.screen import Screen
 from pipeline.local.writer import Writer, put_items
 
-# Away from the Ids of the README's walk-through.
+# Away from the Ids of the walk-through in docs/quick-start.md.
 IDENTIFIERS = range(10_001, 15_001)
 NEVER = 10**9
 WRITES_PER_SECOND = 20.0

@@ -1,4 +1,4 @@
-"""The README's walk-through, run as it stands: the AWS CLI and psql against the playground."""
+"""The walk-through of docs/quick-start.md, run as it stands: the AWS CLI and psql against the playground."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PROJECT = Path(__file__).parents[2]
 
 def commands() -> list[str]:
     """The commands of the walk-through's shell blocks, one entry a command."""
-    section = (PROJECT / "README.md").read_text().split("## Walk through it by hand")[1].split("\n## ")[0]
+    section = (PROJECT / "docs" / "quick-start.md").read_text().split("## Walk through it by hand")[1].split("\n## ")[0]
     blocks = re.findall(r"```sh\n(.*?)```", section, flags=re.DOTALL)
     joined = "".join(blocks).replace("\\\n", " ")
     return [line for line in joined.splitlines() if line.strip()]
