@@ -62,6 +62,15 @@ def accepts(candidate: Position, stored: Position | None, purged_through: dateti
     return purged_through is None or candidate.as_of > purged_through
 
 
+def comes_too_late(candidate: Position, *, deleted: bool, shown: bool, proven: bool) -> bool:
+    """Whether a change is left out although it would be taken: it would show an item that is known to be gone.
+
+    `proven`: every change made when it was is in Aurora, as a catch-up or a reconciliation shows. If none of its key is
+    `shown`, the item was deleted since, and the record of that may never come. A delete shows nothing, so it is taken.
+    """
+    return candidate.streamed and proven and not deleted and not shown
+
+
 def snapshot_position(snapshot_time: datetime, margin: timedelta = DEFAULT_MARGIN) -> Position:
     """Position of every item in a snapshot taken at `snapshot_time` (aware).
 

@@ -74,7 +74,9 @@ def replay(
     started, report, after, seen = time.monotonic(), ReplayReport(mapping.name), 0, 0
     sources.require(connection, mapping.name, mapping.table, doing="replaying rejects")
     targets = {
-        target.view_name: _Target(RowDecoder(target), ApplyStatement(target, mapping.name, mapping.table))
+        target.view_name: _Target(
+            RowDecoder(target), ApplyStatement(target, mapping.name, mapping.table, of_rejects=True)
+        )
         for target in mapping.targets
     }
     router = Router(mapping)

@@ -11,6 +11,8 @@ from psycopg import sql
 from pipeline.aurora.bookkeeping import probes
 from pipeline.aurora.bookkeeping.losses import note_caught_up, open_losses
 from pipeline.aurora.bookkeeping.probes import Tick
+from pipeline.aurora.bookkeeping.proofs import prove_caught_up
+from pipeline.aurora.compare import reconciliations
 from pipeline.aurora.sessions.connection import Connection
 from pipeline.core.model.mapping import TableMapping
 from pipeline.core.past.loss_remedies import Means, catch_up_range
@@ -88,20 +90,20 @@ class World:
 
     def catch_up(self) -> None:
         """Have the commands that are printed for the losses carried out."""
+        name, margin = self.mapping.name, self.mapping.margin
         for loss in self.losses:
-            note_caught_up(
-                self.connection,
-                self.mapping.name,
-                *catch_up_range(loss, Means(self.mapping.name, self.mapping.margin)),
-            )
+            since, until = catch_up_range(loss, Means(name, margin))
+            prove_caught_up(self.connection, name, since, until, margin)
+            note_caught_up(self.connection, name, since, until)
 
     def reconcile(self, as_of: datetime) -> None:
         """Have a reconciliation done that left nothing to do."""
-        self.connection.execute(
-            "INSERT INTO replication.reconciliations (table_name, snapshot, snapshot_time, as_of, status, missing,"
-            " extra, different, repaired, undecided) VALUES (%s, 's', %s, %s, 'done', 0, 0, 0, 0, 0)",
+        (run_id,) = self.connection.execute(
+            "INSERT INTO replication.reconciliations (table_name, snapshot, snapshot_time, as_of)"
+            " VALUES (%s, 's', %s, %s) RETURNING id",
             [self.mapping.name, as_of + self.mapping.margin, as_of],
-        )
+        ).fetchone() or (0,)
+        reconciliations.finish(self.connection, run_id, undecided=0)
 
     def back_up(self, name: str = "backup") -> None:
         """Copy the database as it is now."""
@@ -112,6 +114,11 @@ class World:
                     sql.Identifier(name, table), sql.Identifier(schema, table)
                 )
             )
+        self.connection.execute(
+            sql.SQL("CREATE TABLE {} AS SELECT name, proven FROM replication.tables").format(
+                sql.Identifier(name, "tables")
+            )
+        )
 
     def rows(self) -> set[int]:
         """Keys of the rows that are shown."""
@@ -126,6 +133,11 @@ class World:
                 self.connection.execute(
                     sql.SQL("INSERT INTO {} OVERRIDING SYSTEM VALUE SELECT * FROM {}").format(target, source)
                 )
+            self.connection.execute(
+                sql.SQL(
+                    "UPDATE replication.tables AS t SET proven = b.proven FROM {} AS b WHERE t.name = b.name"
+                ).format(sql.Identifier(name, "tables"))
+            )
 
     @property
     def settled(self) -> datetime:

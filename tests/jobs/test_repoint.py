@@ -218,7 +218,7 @@ def test_what_was_known_of_the_old_table_goes_and_the_rows_and_what_was_purged_s
 ) -> None:
     apply(named(1, 1, "old"), named(2, 2, LONG), record(3, 3, "REMOVE"))
     purged = datetime(2026, 5, 1, tzinfo=UTC)
-    connection.execute("UPDATE replication.tables SET purged_through = %s", [purged])
+    connection.execute("UPDATE replication.tables SET purged_through = %s, proven = '{(,today]}'", [purged])
     connection.execute(
         "INSERT INTO replication.exports (table_name, kind, location, snapshot_time, as_of, item_count, file_count,"
         " size_bytes, status) VALUES ('employees', 'full', 'x', now(), now(), 1, 1, 1, 'loaded')"
@@ -244,9 +244,10 @@ def test_what_was_known_of_the_old_table_goes_and_the_rows_and_what_was_purged_s
         " (SELECT count(*) FROM replication.source_states), (SELECT count(*) FROM replication.watermarks"
         " WHERE stream_label IS NOT NULL OR sequence_number IS NOT NULL),"
         " (SELECT sum(records) FROM replication.watermarks), (SELECT purged_through FROM replication.tables),"
-        " (SELECT count(*) FROM replication.rejects WHERE replayed_at IS NULL)"
+        " (SELECT count(*) FROM replication.rejects WHERE replayed_at IS NULL),"
+        " (SELECT proven FROM replication.tables)"
     ).fetchone()
-    assert counts == (0, 0, 0, 0, 3, purged, 0)
+    assert counts == (0, 0, 0, 0, 3, purged, 0, None)
     ((reason,),) = connection.execute("SELECT reason FROM replication.rejects").fetchall()
     assert reason.startswith("of Employees, which is no longer the source of record: ")
     assert names(connection) == {1: "old"}

@@ -481,6 +481,15 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
             'the ticket of the run that leads the load, as long as the session that holds it lives';
         """,
     ),
+    (
+        "0011 what is proven makes no row again",
+        """
+        ALTER TABLE replication.tables ADD COLUMN proven tstzmultirange;
+        COMMENT ON COLUMN replication.tables.proven IS
+            'changes made in these times are proven to be in Aurora, by catch-ups or a clean reconciliation: where such'
+            ' a change has no row, its item was deleted since, and the stream may not make it again';
+        """,
+    ),
 )
 
 

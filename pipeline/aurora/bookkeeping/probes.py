@@ -323,18 +323,7 @@ def save(connection: Connection, table_name: str, before: ProbeState, tick: Tick
         _save_shards(connection, table_name, tick.stream_label, after.shards)
         _save_waiting(connection, table_name, before.memory.waiting, after.waiting)
         losses.replace(connection, table_name, before.memory.losses, after.losses)
-        if concluded.nothing_new_before is not None:
-            connection.execute(_CLOSE_PAST, [concluded.nothing_new_before, table_name])
     return True
-
-
-# A reject that waits may still make a row: it was set aside before.
-_CLOSE_PAST = """
-UPDATE replication.tables AS t SET purged_through = GREATEST(purged_through, LEAST(%s::timestamptz, (
-       SELECT min(position_as_of) - interval '1 second' FROM replication.rejects AS r
-        WHERE r.table_name = t.name AND replayed_at IS NULL)))
- WHERE name = %s
-"""
 
 
 def _save_tick(connection: Connection, table_name: str, ticks: int, tick: Tick) -> bool:

@@ -77,7 +77,7 @@ def switch(connection: Connection, mapping: TableMapping, before: SourceOfRecord
         _keep_writers_out(connection, mapping)
         row = connection.execute(
             "UPDATE replication.tables SET source_table = %(table)s, source_arn = %(arn)s, source_table_id = %(id)s,"
-            " source_since = clock_timestamp(), stream_label = %(label)s WHERE name = %(name)s"
+            " source_since = clock_timestamp(), stream_label = %(label)s, proven = NULL WHERE name = %(name)s"
             " AND source_table = %(before)s AND source_arn IS NOT DISTINCT FROM %(before_arn)s RETURNING source_since",
             {
                 "table": now.table,

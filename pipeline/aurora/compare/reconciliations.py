@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
+from pipeline.aurora.bookkeeping.proofs import prove_reconciled
 from pipeline.aurora.errors import translating
 from pipeline.aurora.schema.tables import storage
 from pipeline.aurora.sessions import advisory_locks
@@ -282,6 +283,7 @@ def finish(connection: Connection, run_id: int, *, undecided: int) -> Counts:
                 run_id,
             ],
         )
+        prove_reconciled(connection, run_id)
     return counts
 
 

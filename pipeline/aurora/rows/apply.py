@@ -20,7 +20,7 @@ from pipeline.aurora.bookkeeping import watermarks
 from pipeline.aurora.bookkeeping.sources import of_record
 from pipeline.aurora.rows import children
 from pipeline.aurora.rows.ordering_sql import admits_new_key
-from pipeline.aurora.rows.upsert import admitted, stored_key, upsert
+from pipeline.aurora.rows.upsert import admitted, admitted_late, stored_key, upsert
 from pipeline.aurora.schema import tables
 from pipeline.aurora.sessions.connection import literal
 from pipeline.core.model.mapping import AS_OF, DELETED, VERSION
@@ -71,11 +71,13 @@ class ApplyStatement:
     target: Target
     mapping_name: str
     source_table: str
+    of_rejects: bool = False
+    """Of changes that were set aside: a proof that others are in Aurora says nothing of them."""
     query: bytes = field(init=False)
     query_with_mark: bytes = field(init=False)
 
     def __post_init__(self) -> None:
-        upsert = _compose(self.target, self.mapping_name, self.source_table)
+        upsert = _compose(self.target, self.mapping_name, self.source_table, of_rejects=self.of_rejects)
         keys = [sql.SQL(", array_agg({})").format(sql.Identifier(f"key {i}")) for i in _key_numbers(self.target)]
         query = upsert + _COUNT.format(keys=sql.SQL("").join(keys))
         with_mark = upsert + watermarks.MARK_APPLIED + _COUNT.format(keys=sql.SQL(""))
@@ -188,7 +190,7 @@ def nullable_array_literal(values: Sequence[str | None]) -> str:
     return f"{{{','.join(quoted)}}}"
 
 
-def _compose(target: Target, mapping_name: str, source_table: str) -> sql.Composed:
+def _compose(target: Target, mapping_name: str, source_table: str, *, of_rejects: bool) -> sql.Composed:
     types = [column.type for column in target.columns]
     sent = [t.sent_sql for t in types]
     sent += ["jsonb"] * (len(target.stored_columns) - len(types)) + ["numeric", "timestamptz", "boolean"]
@@ -203,7 +205,7 @@ def _compose(target: Target, mapping_name: str, source_table: str) -> sql.Compos
     )
     condition = sql.SQL("{} AND {}").format(
         of_record(sql.Literal(mapping_name), sql.Literal(source_table), sql.SQL("%s::text")),
-        admitted(target, mapping_name),
+        (admitted if of_rejects else admitted_late)(target, mapping_name),
     )
     return sql.SQL(
         # What writes comes first: it takes the stronger lock of the table. The other way round a writer would hold the

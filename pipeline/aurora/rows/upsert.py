@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from pipeline.aurora.rows.ordering_sql import admits_new_key, supersedes
+from pipeline.aurora.rows.ordering_sql import admits_new_key, is_proven, newest_closed, supersedes
 from pipeline.aurora.schema import tables
+from pipeline.core.model.mapping import AS_OF, DELETED, VERSION
 
 if TYPE_CHECKING:
     from pipeline.core.model.mapping import Target
@@ -52,10 +53,32 @@ def admitted(target: Target, mapping_name: str) -> sql.Composed:
     )
 
 
-def stored_key(target: Target) -> sql.Composed:
-    """Compose the stored row with the key of row `c`, as a subquery for EXISTS."""
-    same_key = sql.SQL(" AND ").join(sql.SQL("k.{0} = c.{0}").format(sql.Identifier(n)) for n in target.primary_key)
-    return sql.SQL("(SELECT FROM {} AS k WHERE {})").format(tables.storage(target), same_key)
+def admitted_late(target: Target, mapping_name: str) -> sql.Composed:
+    """Compose the condition that row `c`, a change of the stream, may be stored, however late it comes.
+
+    One that is proven to be in Aurora makes no row, neither where none is stored nor out of a tombstone: its item was
+    deleted since, and the record of that may never come. Deletes make no row; older changes must lose against them.
+    Changes newer than all that was purged or proven, which in a quiet week are all, cost one comparison.
+    """
+    return sql.SQL(
+        "(c.{as_of} > {newest_closed} OR CASE WHEN NOT c.{deleted} AND c.{version} IS NOT NULL AND {proven}"
+        " THEN EXISTS {live} ELSE {admitted} END)"
+    ).format(
+        as_of=sql.Identifier(AS_OF),
+        deleted=sql.Identifier(DELETED),
+        version=sql.Identifier(VERSION),
+        newest_closed=newest_closed(mapping_name),
+        proven=is_proven("c", mapping_name),
+        live=stored_key(target, live=True),
+        admitted=admitted(target, mapping_name),
+    )
+
+
+def stored_key(target: Target, *, live: bool = False) -> sql.Composed:
+    """Compose the stored row with the key of row `c`, as a subquery for EXISTS; a tombstone too, unless `live`."""
+    conditions = [sql.SQL("k.{0} = c.{0}").format(sql.Identifier(n)) for n in target.primary_key]
+    conditions += [sql.SQL("NOT k.{}").format(sql.Identifier(DELETED))] if live else []
+    return sql.SQL("(SELECT FROM {} AS k WHERE {})").format(tables.storage(target), sql.SQL(" AND ").join(conditions))
 
 
 def on_conflict(target: Target) -> sql.Composed:

@@ -133,9 +133,6 @@ class Conclusion:
     memory: Memory
     read_whole: bool
     """Whether the stream is on and every shard was read to its end."""
-    nothing_new_before: datetime | None = None
-    """Every change made before this time, which streams before this one carried, is proven to be in Aurora: nothing so
-    old may make a new row, as a replicator of such a stream would that comes back late."""
 
 
 def conclude(memory: Memory, sight: Sight, now: datetime, rules: Rules) -> Conclusion:
@@ -167,17 +164,7 @@ def conclude(memory: Memory, sight: Sight, now: datetime, rules: Rules) -> Concl
         losses=losses,
     )
     ended = bool(sight.shards) and all(one.at_end and not one.held for one in sight.shards)
-    new = _proven(after, settles_from) and not _proven(memory, settles_from)
-    return Conclusion(
-        after,
-        read_whole=ended and sight.stream_enabled,
-        nothing_new_before=label_time(sight.stream_label) if new else None,
-    )
-
-
-def _proven(memory: Memory, through: datetime | None) -> bool:
-    caught_up = memory.caught_up_through
-    return through is not None and caught_up is not None and caught_up >= through
+    return Conclusion(after, read_whole=ended and sight.stream_enabled)
 
 
 def _caught_up(

@@ -15,8 +15,9 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.aurora.bookkeeping import export_requests, loads, losses, sources
+from pipeline.aurora.bookkeeping import export_requests, loads, losses, proofs, sources
 from pipeline.aurora.errors import translating
+from pipeline.aurora.schema import lock_holders, tables
 from pipeline.core.errors import ConfigurationError, ReplicationError, TerminalError
 from pipeline.core.exports.windows import Window, seam, shortest_range, split, whole_seconds, windows_from_cuts
 from pipeline.core.model.mapping_digest import shape
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
 _EXPORTS_AT_ONCE = 16
 # From here on the workers are processes: below, starting them takes longer than they save.
 PROCESSES_FROM_ITEMS = 100_000
+# How long a batch that is being applied is waited for: longer than a replicator's statement may take.
+_LOOKS, _LOOK_SECONDS = 240, 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +132,9 @@ def catch_up(
         exports = [run.export_of(source, window) for window, _ in group]
         for (location, arn), (_, is_seam) in zip(exports, group, strict=True):
             reports.append(run.apply(location or run.wait(arn), arn, is_seam=is_seam))
-    say("reading items again that no export told of")
     healed = Window(asked.start, max(window.end for window, _ in planned))
+    _close(services, mapping, healed, margin, say)
+    say("reading items again that no export told of")
     told = Window(min(window.start for window, _ in planned), healed.end)  # the first seam begins before the range
     again = read_untold(services, mapping, told, margin)
     with services.connect("dynaurora catch-up") as connection:
@@ -171,6 +175,26 @@ def apply_export(
         cuts = loads.snapshot_times(connection, mapping.name)
     healed = Window(told.start, min([told.end, *(whole_seconds(cut) for cut in cuts if told.start < cut < told.end)]))
     return _report(mapping, healed, margin, [report], read_untold(services, mapping, told, margin), started)
+
+
+def _close(
+    services: Services, mapping: TableMapping, healed: Window, margin: timedelta, say: Callable[[str], None]
+) -> None:
+    """Let no change of the range make a row from now on: what the stream still brings of it is older.
+
+    Batches that began before are waited for, so that reading again meets the rows that they make. Who holds the tables
+    for longer is none of ours, which have their own limits.
+    """
+    with services.connect("dynaurora catch-up") as connection:
+        proofs.prove_caught_up(connection, mapping.name, healed.start, healed.end, margin)
+        lock_holders.wait_until_free(
+            connection,
+            [tables.storage(target) for target in mapping.targets],
+            pause=lambda: time.sleep(_LOOK_SECONDS),
+            looks=_LOOKS,
+            only_writers=True,
+            tell=lambda who: say(f"waiting for a batch that is being applied: {who}"),
+        )
 
 
 def _say_nothing(_: str) -> None:

@@ -11,11 +11,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import sql
 
-from pipeline.aurora.bookkeeping import bookkeeping
-from pipeline.aurora.rows.ordering_sql import admits_new_key, supersedes
+from pipeline.aurora.bookkeeping import bookkeeping, losses, proofs
+from pipeline.aurora.compare import reconciliations
+from pipeline.aurora.rows.ordering_sql import admits_new_key, is_proven, supersedes
 from pipeline.aurora.sessions.connection import Connection, connect
 from pipeline.core import ordering
 from pipeline.core.ordering import Position, accepts
+from pipeline.core.past.losses import Proof
 from pipeline.core.streams.positions import stream_version
 
 Pair = tuple[Position, Position]
@@ -34,6 +36,10 @@ PAIRS = sql.SQL(
 NEW_KEYS = sql.SQL(
     'SELECT {rule} FROM unnest(%s::timestamptz[]) WITH ORDINALITY AS candidate("_as_of", n) ORDER BY n'
 ).format(rule=admits_new_key("candidate", MAPPING))
+
+PROVEN = sql.SQL(
+    'SELECT {rule} FROM unnest(%s::timestamptz[]) WITH ORDINALITY AS candidate("_as_of", n) ORDER BY n'
+).format(rule=is_proven("candidate", MAPPING))
 
 
 @pytest.fixture
@@ -102,3 +108,28 @@ def test_both_rules_admit_the_same_new_keys(connection: Connection, registered: 
     decided = [decision for (decision,) in connection.execute(NEW_KEYS, [[c.as_of for c in candidates]])]
     purged_through = purged if registered else None
     assert decided == [accepts(candidate, None, purged_through) for candidate in candidates]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_what_is_proven_is_so_in_sql_as_in_the_belief_of_a_tick(connection: Connection, seed: int) -> None:
+    """Catch-ups whose ranges meet, overlap or lie apart, and reconciliations, clean or not."""
+    source, margin = random.Random(seed), timedelta(seconds=2)
+    bookkeeping.install(connection)
+    bookkeeping.register_table(connection, MAPPING, "Source")
+    covered: list[tuple[datetime, datetime]] = []
+    for _ in range(source.randint(0, 6)):
+        since = EPOCH + timedelta(seconds=source.randint(0, 40))
+        until = since + timedelta(seconds=source.randint(1, 12))
+        proofs.prove_caught_up(connection, MAPPING, since, until, margin)
+        losses.note_caught_up(connection, MAPPING, since, until)
+        covered.append((since, until))
+    reconciled: datetime | None = None
+    for undecided in source.choices([0, 0, 1], k=source.randint(0, 2)):
+        as_of = EPOCH + timedelta(seconds=source.randint(0, 30))
+        run = reconciliations.begin(connection, MAPPING, snapshot=f"{as_of}", snapshot_time=as_of, as_of=as_of)
+        reconciliations.finish(connection, run.id, undecided=undecided)
+        reconciled = max(reconciled or as_of, as_of) if not undecided else reconciled
+    times = [EPOCH + timedelta(seconds=second / 2) for second in range(-4, 110)]
+    decided = [decision for (decision,) in connection.execute(PROVEN, [times])]
+    proof = Proof.of(covered, reconciled)
+    assert decided == [proof.shows(time, time, margin) for time in times]

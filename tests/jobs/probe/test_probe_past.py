@@ -377,17 +377,38 @@ def test_a_table_created_under_the_name_of_one_deleted_is_told_as_that_and_keeps
     assert (begun.kinds, begun.through) == ([], begun.settled)
 
 
-def test_what_an_earlier_stream_still_carries_makes_no_row_once_its_time_is_proven(begun: World, apply: Apply) -> None:
+@pytest.mark.parametrize("remedy", ["catch-up", "load and reconciliation"])
+@pytest.mark.parametrize("stored", ["nothing", "tombstone"])
+def test_what_an_earlier_stream_still_carries_makes_no_row_once_its_time_is_proven(
+    begun: World, apply: Apply, stored: str, remedy: str
+) -> None:
+    if stored == "tombstone":
+        apply(begun.write("a", 1000))
+        apply(begun.write("a", 1000, "REMOVE"))
     late = begun.write("a", 1000)
     begun.clock += 60
     recreate(begun)
     begun.tick()
     begun.tick(after=400)
-    begun.catch_up()
+    if remedy == "catch-up":
+        begun.catch_up()
+    else:
+        begun.reconcile(begun.losses[0].until)
+    apply(late)
+    assert 1000 not in begun.rows(), "its removal is in no stream, and the remedy told nothing of it"
     begun.tick()
     assert (begun.kinds, begun.through) == ([], begun.settled)
+
+
+def test_in_a_database_restored_to_before_the_proof_the_change_is_taken_again(begun: World, apply: Apply) -> None:
+    late = begun.write("a", 1000)
+    begun.tick()
+    begun.reconcile(begun.now())
     apply(late)
-    assert 1000 not in begun.rows(), "its removal is in no stream, and the catch-up told nothing of it"
+    assert 1000 not in begun.rows()
+    begun.restore()
+    apply(late)
+    assert 1000 in begun.rows()
 
 
 def test_a_stream_seen_before_its_first_shard_and_read_days_later_has_a_gap(begun: World) -> None:

@@ -7,8 +7,8 @@ from datetime import timedelta
 import pytest
 
 from pipeline.aurora.sessions.connection import Connection
-from tests.jobs.conftest import view
-from tests.jobs.reconcile.conftest import Source, item
+from tests.jobs.conftest import named, view
+from tests.jobs.reconcile.conftest import Probe, Source, item, replicated
 
 
 @pytest.mark.parametrize(("state", "decided"), [("on_its_way", False), ("stuck", True), ("passed", True)])
@@ -37,3 +37,20 @@ def test_a_row_explained_by_a_change_that_is_stuck_or_lost_is_stale_and_repaired
     assert (report.stale, report.extra, report.repaired, report.undecided) == (1, 1, 2, 0)
     shown = view(connection)
     assert (shown[3][0], 5 in shown) == ("newer", False)
+
+
+@pytest.mark.usefixtures("probe")
+def test_a_change_older_than_a_reconciliation_that_left_nothing_makes_no_row(
+    source: Source, connection: Connection, probe: Probe
+) -> None:
+    """Its item was deleted before the snapshot, and no one brought the delete."""
+    late = named(77, 1, "deleted since", at=(source.now - timedelta(minutes=30)).timestamp())
+    source.put(item(3, "newer"))
+    assert source.reconcile().drift == 1
+    replicated(source, late)
+    assert 77 in view(connection), "a reconciliation that left a difference proves nothing"
+    assert source.reconcile(5.9, repair=True).repaired == 2
+    assert 77 not in view(connection)
+    replicated(source, named(78, 2, "deleted since", at=(source.now - timedelta(minutes=30)).timestamp()))
+    assert 78 not in view(connection)
+    assert probe.behind == timedelta(0)

@@ -14,7 +14,7 @@ from pipeline.aurora.bookkeeping.applied_through import AppliedThrough
 from pipeline.core.past import conclude as core
 from pipeline.core.past.conclude import Memory, Rules, ShardSight, Sight
 from pipeline.core.past.loss_remedies import Means, remedy
-from pipeline.core.past.losses import Kind, Loss, Proof
+from pipeline.core.past.losses import Kind, Loss
 from pipeline.core.past.probing import SETTLE, ShardProgress, State, Stored, Unread, Waiting
 from tests.stress.operations.source import RETENTION, SECOND
 from tests.stress.operations.world import MARGIN
@@ -113,16 +113,14 @@ class Product:
             table_id=world.table.table_id,
             applied_label=label,
             applied_through=database.watermarks[label] if label else None,
-            proof=Proof.of(database.covers, max((r.as_of for r in database.reconciliations if r.clean), default=None)),
+            proof=database.proof,
             loaded=max((export.time for export in database.exports if export.by_load), default=None),
         )
         core.MOST_WAITING, core.MOST_LOST = self.most_waiting, self.most_lost
         concluded = core.conclude(memory, sight, now, self.rules())
         database.memory = concluded.memory
-        if concluded.nothing_new_before is not None:
-            rejected = [as_of - SECOND for _, as_of in database.rejects.values()]
-            through = min([concluded.nothing_new_before, *rejected])
-            database.purged_through = max(database.purged_through or through, through)
+        if database.source_id != world.table.table_id:  # `pipeline.aurora.bookkeeping.sources.note_seen`
+            database.source_id, database.first_label = world.table.table_id, stream.label
         self.ticks += 1
         return True
 
@@ -211,8 +209,9 @@ class Product:
     def repoint(self, name: str, table_id: str) -> None:
         """Switch the source of record, as `dynaurora repoint` does."""
         database, now = self.world.database, self.now()
-        database.source, database.source_id = name, table_id
-        database.covers, database.exports, database.watermarks = (), (), {}
+        stream = self.world.table.stream
+        database.source, database.source_id, database.first_label = name, table_id, stream.label if stream else None
+        database.covers, database.exports, database.watermarks, database.reconciliations = (), (), {}, ()
         database.memory = Memory(losses=[Loss(Kind.REPOINTED, now, now)])
 
 

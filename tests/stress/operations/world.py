@@ -11,7 +11,9 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from pipeline.core import ordering
 from pipeline.core.ordering import Position, accepts
+from pipeline.core.past.losses import Proof
 from tests.stress.operations.source import SECOND, Record, Shard, Stream, Table
 
 if TYPE_CHECKING:
@@ -69,7 +71,19 @@ class Database:
     source: str = ""
     """Name of the table that is the source of record."""
     source_id: str = ""
+    first_label: str | None = None
+    """Where the table took the place of another: records of older streams are refused."""
     memory: Any = None
+    _proof: tuple[Any, Proof] | None = None
+
+    @property
+    def proof(self) -> Proof:
+        """What catch-ups and reconciliations show to be here."""
+        of = self.covers, self.reconciliations
+        if self._proof is None or self._proof[0] != of:
+            clean = max((run.as_of for run in self.reconciliations if run.clean), default=None)
+            self._proof = of, Proof.of(self.covers, clean)
+        return self._proof[1]
 
     def copy(self) -> Database:
         return replace(
@@ -80,19 +94,20 @@ class Database:
             watermarks=dict(self.watermarks),
         )
 
-    def apply(self, key: int, position: Position, state: str | None) -> bool:
+    def apply(self, key: int, position: Position, state: str | None) -> None:
         """Apply a candidate under the ordering rule."""
         if state is not None and state.startswith("!"):
             if position.version is None:
                 self.unfit.add(state)
             else:
                 self.rejects[position.version] = (state, position.as_of)
-            return False
+            return
         row = self.rows.get(key)
         taken = accepts(position, row.position if row else None, self.purged_through)
-        if taken:
+        proven = taken and self.proof.shows(position.as_of, position.as_of, MARGIN)
+        shown = row is not None and row.state is not None
+        if taken and not ordering.comes_too_late(position, deleted=state is None, shown=shown, proven=proven):
             self.rows[key] = Row(position, state)
-        return taken
 
     def shown(self, key: int) -> str | None:
         row = self.rows.get(key)
@@ -112,7 +127,8 @@ class Replicator:
     factor: int = 1
     window_seconds: int = 1
     max_age: timedelta | None = timedelta(hours=20)
-    keeps_failures: bool = True
+    keeps_failures: float = 1.0
+    """How likely a batch that is given up is kept: the destination may be there at times only."""
     enabled: bool = True
     dead: bool = False
     """Every batch fails."""
@@ -174,13 +190,13 @@ class Replicator:
     def _hand_on(self, world: World, record: Record, lag: timedelta) -> bool:
         """Handle a record; False: it is not handled yet, nor what is behind it."""
         if self.max_age is not None and world.now - record.made > self.max_age:
-            self._give_up(record)
+            self._give_up(world, record)
             return True
         if self.dead or record.seen + lag > world.now or world.refuses(self.stream):
             return False
         if self.poisoned:
             self.poisoned -= 1
-            self._give_up(record)
+            self._give_up(world, record)
             return True
         world.database.apply(record.key, record.position, record.state)
         label = self.stream.label
@@ -188,8 +204,8 @@ class Replicator:
         world.database.watermarks[label] = max(newest, record.position.as_of)
         return True
 
-    def _give_up(self, record: Record) -> None:
-        if self.keeps_failures:
+    def _give_up(self, world: World, record: Record) -> None:
+        if world.random.random() < self.keeps_failures:
             self.given_up.append(record)
 
     def undelivered(self, now: datetime) -> list[Record]:
@@ -278,10 +294,10 @@ class World:
 
     # The functions.
 
-    def put_right(self, *, latest: bool = True) -> None:
-        """Let every function work that does not; or those of earlier streams alone."""
+    def put_right(self, *, latest: bool = True, earlier: bool = True) -> None:
+        """Let every function work that does not: that of the latest stream, those of earlier ones."""
         for replicator in self.replicators:
-            if not latest and replicator.stream is self.table.stream:
+            if not (latest if replicator.stream is self.table.stream else earlier):
                 continue
             if replicator.dead or not replicator.enabled:
                 replicator.works_from = self.now
@@ -311,7 +327,8 @@ class World:
 
     def refuses(self, stream: Stream) -> bool:
         """Whether the database takes no record of this stream: it is of another table than the source of record."""
-        return stream.table.name != self.database.source
+        first = self.database.first_label
+        return stream.table.name != self.database.source or (first is not None and stream.label < first)
 
     def on_their_way(self) -> list[Record]:
         """Return what some replicator will still hand on."""

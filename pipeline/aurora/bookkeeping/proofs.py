@@ -1,0 +1,53 @@
+"""What is proven to be in Aurora, by the creation times of changes: `replication.tables.proven`.
+
+Invariant: a time is in it only once every change made then is in Aurora, was overtaken there, or was set aside. The
+statement that applies what the stream brings asks for it (`pipeline.aurora.rows.ordering_sql.takes_streamed`), so a
+change that comes late makes no row where its item was deleted since.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipeline.aurora.bookkeeping.losses import LEFT_NOTHING
+from pipeline.aurora.errors import translating
+from pipeline.aurora.sessions.connection import literal
+
+if TYPE_CHECKING:
+    from datetime import datetime, timedelta
+
+    from pipeline.aurora.sessions.connection import Connection
+
+
+def prove_caught_up(
+    connection: Connection, table_name: str, since: datetime, until: datetime, margin: timedelta
+) -> None:
+    """Count a range as proven, but for a margin at both ends, once all its windows are applied.
+
+    Ranges that earlier catch-ups have finished join it where they meet.
+    """
+    with translating("recording what was caught up as proven", table=table_name):
+        connection.execute(_CAUGHT_UP, {"table": table_name, "since": since, "until": until, "margin": margin})
+
+
+_CAUGHT_UP = """
+UPDATE replication.tables SET proven = COALESCE(proven, '{}') + COALESCE((
+       SELECT range_agg(tstzrange(lower(whole) + %(margin)s, upper(whole) - %(margin)s, '[]'))
+         FROM unnest((SELECT range_agg(tstzrange(since, until, '[]')) FROM (
+              SELECT since, until FROM replication.caught_up WHERE table_name = %(table)s
+              UNION ALL SELECT %(since)s, %(until)s) AS ranges)) AS whole
+        WHERE upper(whole) - lower(whole) >= 2 * %(margin)s), '{}')
+ WHERE name = %(table)s
+"""
+
+
+def prove_reconciled(connection: Connection, run_id: int) -> None:
+    """Count everything up to a reconciliation's `as_of` as proven, if it left nothing; in the caller's transaction."""
+    with translating("recording what was reconciled as proven"):
+        connection.execute(_RECONCILED, [run_id])
+
+
+_RECONCILED = literal(f"""
+UPDATE replication.tables AS t SET proven = COALESCE(proven, '{{}}') + tstzmultirange(tstzrange(NULL, r.as_of, '[]'))
+  FROM replication.reconciliations AS r WHERE r.id = %s AND r.table_name = t.name AND {LEFT_NOTHING}
+""")  # noqa: S608 - constants only
