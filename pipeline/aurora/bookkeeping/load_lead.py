@@ -42,7 +42,7 @@ class LedLoad:
 
     location: str
     strategy: str
-    shape: str
+    mapping_digest: str
     as_of: datetime
     snapshot_time: datetime
 

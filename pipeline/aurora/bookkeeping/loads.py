@@ -19,7 +19,7 @@ from pipeline.core.errors import TerminalError, UnusableSnapshotError
 from pipeline.core.exports.windows import Span
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Sequence
     from datetime import datetime
 
     from pipeline.aurora.sessions.connection import Connection
@@ -73,7 +73,7 @@ class ExportRecord:
     strategy: str
     """`merge` or `aside`, as chosen when the load was begun first."""
     loaded_files: frozenset[str]
-    reshaped: bool = False
+    remapped: bool = False
     """The mapping was changed since; what was built aside must be discarded."""
 
 
@@ -172,18 +172,19 @@ def keep_loads_out(connection: Connection, table_name: str) -> None:
 
 
 def begin(
-    connection: Connection, table_name: str, export: Export, *, strategy: str = "merge", shape: str = ""
+    connection: Connection, table_name: str, export: Export, *, strategy: str = "merge", digests: Sequence[str] = ("",)
 ) -> ExportRecord:
     """Record that an export is being loaded, or find its record again, with the files it has loaded.
 
-    `strategy` is for a load that begins; one that resumes keeps its own. `shape` is the mapping's: files loaded under
-    another one do not count, or, where their rows are in the table already, the load is refused. Refuses a snapshot
-    of the whole table that is not newer than what was purged, or older than one that was loaded whole: items deleted
-    since could come back. An incremental export is held to that line by line (`covering`).
+    `strategy` is for a load that begins; one that resumes keeps its own. `digests` are the mapping's
+    (`mapping_digest.digests`): files loaded under another mapping do not count, or, where their rows are in the table
+    already, the load is refused. Refuses a snapshot of the whole table that is not newer than what was purged, or older
+    than one that was loaded whole: items deleted since could come back. An incremental export is held to that line by
+    line (`covering`).
     """
     with translating("recording the load", table=table_name), connection.transaction():
         refuse_future(connection, table_name, export.snapshot_time, export.as_of)
-        row = connection.execute(_BEGIN, {"table_name": table_name, "strategy": strategy, "shape": shape,
+        row = connection.execute(_BEGIN, {"table_name": table_name, "strategy": strategy, "digest": digests[0],
                                           **asdict(export)}).fetchone()  # fmt: skip
         if row is None:  # pragma: no cover - RETURNING of an upsert without condition always gives a row
             raise TerminalError("recording the load: no row came back", table=table_name)
@@ -191,21 +192,21 @@ def begin(
             refuse_purged(connection, table_name, export.as_of)
             _refuse_older(connection, table_name, export.as_of)
         record = ExportRecord(row[0], row[1], row[2], loaded_files(connection, row[0]))
-        return record if row[3] == shape else _reshape(connection, table_name, record, shape)
+        return record if row[3] in digests else _remapped(connection, table_name, record, digests[0])
 
 
 _BEGIN = """
 INSERT INTO replication.exports AS e (table_name, kind, location, export_arn, snapshot_time, as_of, item_count,
     file_count, size_bytes, strategy, shape, from_time, is_seam)
 VALUES (%(table_name)s, %(kind)s, %(location)s, %(export_arn)s, %(snapshot_time)s, %(as_of)s, %(item_count)s,
-    %(file_count)s, %(size_bytes)s, %(strategy)s, %(shape)s, %(from_time)s, %(is_seam)s)
+    %(file_count)s, %(size_bytes)s, %(strategy)s, %(digest)s, %(from_time)s, %(is_seam)s)
 ON CONFLICT (table_name, location, as_of) DO UPDATE SET reason = NULL,
     status = CASE WHEN e.status = 'loaded' THEN 'loaded' ELSE 'loading' END
 RETURNING id, status, strategy, e.shape
 """
 
 
-def _reshape(connection: Connection, table_name: str, record: ExportRecord, shape: str) -> ExportRecord:
+def _remapped(connection: Connection, table_name: str, record: ExportRecord, digest: str) -> ExportRecord:
     """Begin a load again whose mapping was changed since; refuse where its rows are in the table already.
 
     They carry the same `as_of` as the rows that would be loaded now, so the ordering rule would keep them.
@@ -225,8 +226,8 @@ def _reshape(connection: Connection, table_name: str, record: ExportRecord, shap
             table=table_name,
             hint="load a newer export: `dynaurora load` without an ARN or manifest requests one",
         )
-    connection.execute("UPDATE replication.exports SET shape = %s WHERE id = %s", [shape, record.id])
-    return replace(record, reshaped=True)
+    connection.execute("UPDATE replication.exports SET shape = %s WHERE id = %s", [digest, record.id])
+    return replace(record, remapped=True)
 
 
 def refuse_purged(connection: Connection, table_name: str, as_of: datetime) -> None:

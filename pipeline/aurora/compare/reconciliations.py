@@ -107,27 +107,26 @@ def begin(
     snapshot: str,
     snapshot_time: datetime,
     as_of: datetime,
-    shape: str = "",
+    digests: Sequence[str] = ("",),
     repairs: bool = False,
 ) -> Run:
     """Record that a reconciliation has begun, or find the unfinished run of the same snapshot; needs the table's lock.
 
-    A run of another snapshot, mapping (`shape`) or intent is abandoned, and what it left is dropped.
+    A run of another snapshot, mapping (`digests`) or intent is abandoned, and what it left is dropped.
     """
-    same = [table_name, snapshot, as_of, shape, repairs]
     with translating("recording the reconciliation", table=table_name), connection.transaction():
         refuse_future(connection, table_name, snapshot_time, as_of)
         found = connection.execute(
             "SELECT id FROM replication.reconciliations WHERE table_name = %s AND snapshot = %s AND as_of = %s"
-            " AND shape = %s AND repairs = %s AND status = 'comparing' ORDER BY id DESC LIMIT 1",
-            same,
+            " AND shape = ANY(%s) AND repairs = %s AND status = 'comparing' ORDER BY id DESC LIMIT 1",
+            [table_name, snapshot, as_of, list(digests), repairs],
         ).fetchone()
         row = (
             found
             or connection.execute(
                 "INSERT INTO replication.reconciliations (table_name, snapshot, as_of, shape, repairs, snapshot_time)"
                 " VALUES (%s, %s, %s, %s, %s, %s) RETURNING id",
-                [*same, snapshot_time],
+                [table_name, snapshot, as_of, digests[0], repairs, snapshot_time],
             ).fetchone()
         )
         run = Run(row[0] if row else 0, resumed=found is not None)

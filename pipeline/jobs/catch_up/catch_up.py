@@ -20,7 +20,7 @@ from pipeline.aurora.errors import translating
 from pipeline.aurora.schema import lock_holders, tables
 from pipeline.core.errors import ConfigurationError, ReplicationError, TerminalError
 from pipeline.core.exports.windows import Window, seam, shortest_range, split, whole_seconds, windows_from_cuts
-from pipeline.core.model.mapping_digest import shape
+from pipeline.core.model.mapping_digest import digests
 from pipeline.core.ordering import snapshot_position
 from pipeline.dynamodb.exports.manifest import read_manifest
 from pipeline.jobs.catch_up.window_exports import check_range, request_window, shortest_window, too_close
@@ -340,7 +340,7 @@ class _Run:
         self, connection: Connection, manifest: ExportManifest, position: Position, *, is_seam: bool
     ) -> ExportRecord:
         export = recorded(manifest, position, is_seam=is_seam)
-        return loads.begin(connection, self.mapping.name, export, shape=shape(self.mapping))
+        return loads.begin(connection, self.mapping.name, export, digests=digests(self.mapping))
 
     def _apply(
         self,

@@ -29,7 +29,7 @@ from pipeline.aurora.rows.build_aside import Build
 from pipeline.aurora.schema.standard_form import beyond_standard
 from pipeline.aurora.sessions.advisory_locks import giving_locks_back
 from pipeline.core.errors import ConfigurationError, DataError, ReplicationError, TerminalError
-from pipeline.core.model.mapping_digest import shape
+from pipeline.core.model.mapping_digest import digests
 from pipeline.core.ordering import Position, snapshot_position
 from pipeline.dynamodb.exports.manifest import read_manifest
 from pipeline.jobs.export_file import recorded
@@ -132,7 +132,7 @@ def load(
             barred = _bars(connection, mapping)
             aside = not barred
         record = _begin(connection, mapping, manifest, position, "aside" if aside else "merge")
-        if record.reshaped:
+        if record.remapped:
             build_aside.discard(connection, [record.id], mapping.name, strategy=record.strategy)
             record = replace(record, loaded_files=frozenset())
         processes = manifest.item_count >= processes_from
@@ -183,7 +183,7 @@ def _begin(
     connection: Connection, mapping: TableMapping, manifest: ExportManifest, position: Position, strategy: str
 ) -> ExportRecord:
     export = recorded(manifest, position)
-    return loads.begin(connection, mapping.name, export, strategy=strategy, shape=shape(mapping))
+    return loads.begin(connection, mapping.name, export, strategy=strategy, digests=digests(mapping))
 
 
 class _CannotBeBuiltAsideError(Exception):

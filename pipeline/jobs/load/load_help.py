@@ -17,7 +17,7 @@ from pipeline.aurora.bookkeeping import loads
 from pipeline.aurora.bookkeeping.load_lead import Lead, led_load
 from pipeline.aurora.rows import build_aside
 from pipeline.core.errors import ConfigurationError, ReplicationError
-from pipeline.core.model.mapping_digest import shape
+from pipeline.core.model.mapping_digest import digests
 from pipeline.core.ordering import Position
 from pipeline.dynamodb.exports.manifest import read_manifest
 from pipeline.jobs.load.load import PROCESSES_FROM_ITEMS
@@ -115,7 +115,7 @@ class _Help:
     def _work(self, found: LedLoad) -> LoadWork | None:
         """Return what the load's workers share; None when its tables are gone, as is then the load."""
         mapping, export_id = self.mapping, self.lead.export_id
-        if found.shape != shape(mapping):
+        if found.mapping_digest not in digests(mapping):
             raise ConfigurationError(
                 "loading: the mapping that this run reads is not the one that the load goes by",
                 table=mapping.name,

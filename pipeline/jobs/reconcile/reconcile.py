@@ -26,7 +26,7 @@ from pipeline.aurora.compare.candidates import Candidates, Left
 from pipeline.aurora.compare.compare import Comparison
 from pipeline.aurora.sessions.advisory_locks import giving_locks_back
 from pipeline.core.errors import ConfigurationError, ReplicationError, TerminalError, TransientError
-from pipeline.core.model.mapping_digest import shape
+from pipeline.core.model.mapping_digest import digests
 from pipeline.core.ordering import snapshot_position
 from pipeline.dynamodb.exports.manifest import read_manifest
 from pipeline.jobs.clocks import refuse_wrong_clock, source_now
@@ -109,7 +109,7 @@ def reconcile(
             snapshot=location,
             snapshot_time=manifest.snapshot_time,
             as_of=as_of,
-            shape=shape(mapping),
+            digests=digests(mapping),
             repairs=repair,
         )
         run = _Run(

@@ -22,6 +22,7 @@ from pipeline.aurora.schema.migrate import migrate
 from pipeline.aurora.sessions.connection import Connection
 from pipeline.core.errors import ConfigurationError, DataError, TerminalError, TransientError
 from pipeline.core.model.mapping import Column, TableMapping, Target
+from pipeline.core.model.mapping_digest import digests
 from pipeline.core.types.sql_types import SqlType
 from pipeline.jobs.load.load import LoadReport, load
 from pipeline.jobs.load.load_progress import LoadProgress
@@ -459,3 +460,26 @@ def test_a_load_aside_that_was_killed_begins_again_under_a_changed_mapping(
     report = load(services, changed, export.location, aside_from=0)
     assert (report.applied, report.files_resumed, report.strategy) == (30, 0, "aside")
     assert {department for _, department in view(connection).values()} == {"none"}
+
+
+@pytest.mark.parametrize("aside_from", [0, 10**9])
+def test_what_was_loaded_before_an_upgrade_counts_after_it(
+    services: Services, employees: TableMapping, exports: ExportFactory, connection: Connection, aside_from: int
+) -> None:
+    export = exports.full([item(n) for n in range(30)], Layout(files=3, empty_files=0))
+
+    def stop(progress: LoadProgress) -> None:
+        if progress.files_done:
+            raise InterruptedError
+
+    def store_the_digest_of_the_older_version() -> None:
+        older = digests(employees)[-1]
+        assert connection.execute("UPDATE replication.exports SET shape = %s", [older]).rowcount == 1
+
+    with pytest.raises(InterruptedError):
+        load(services, employees, export.location, workers=1, aside_from=aside_from, on_progress=stop)
+    store_the_digest_of_the_older_version()
+    report = load(services, employees, export.location, workers=1, aside_from=aside_from)
+    assert (report.files_resumed, report.applied) == (1, 30)
+    store_the_digest_of_the_older_version()
+    assert load(services, employees, export.location).already_loaded

@@ -14,6 +14,7 @@ from pipeline.aurora.compare import reconciliations
 from pipeline.aurora.compare.compare import Comparison
 from pipeline.aurora.sessions.connection import Connection
 from pipeline.core.errors import TransientError
+from pipeline.core.model.mapping_digest import digests
 from pipeline.jobs import export_file
 from pipeline.jobs.reconcile import settle
 from tests.jobs.reconcile.conftest import Source, execute, found
@@ -70,6 +71,19 @@ def test_a_run_broken_off_while_settling_settles_the_rest_and_counts_all_of_it(
     report = source.reconcile_with(location, repair=True)
     assert (report.different, report.repaired, report.compared) == (8, 8, 10)
     assert len(calls) == 4, "what was settled was not read again"
+
+
+def test_a_run_that_an_older_version_began_is_resumed_after_the_upgrade(
+    source: Source, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    location = source.export(6)
+    with monkeypatch.context() as patched:
+        patched.setattr(Comparison, "compare", break_off)
+        with pytest.raises(TransientError):
+            source.reconcile_with(location)
+    connection.execute("UPDATE replication.reconciliations SET shape = %s", [digests(source.mapping)[-1]])
+    assert source.reconcile_with(location).resumed
+    assert statuses(connection) == ["done"]
 
 
 def test_another_snapshot_abandons_the_run_and_drops_what_it_left(
