@@ -43,7 +43,9 @@ check: setup  ## format, lint, types, import directions, templates
 # The replicator's zip for the Python that the local emulator runs functions with.
 LOCAL_ZIP := build/local/lambda_replicator.zip
 LOCAL_PYTHON = $$(.venv-local/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-$(LOCAL_ZIP): $(wildcard lambda_replicator/*.py tables/*.yaml requirements/lambda.txt) $(shell find pipeline/core pipeline/aurora pipeline/jobs -name '*.py') .venv-local/.ready
+# All that could be in it, so that no file is forgotten; what is in it, only importing the handler can tell.
+ZIP_SOURCES := $(shell find pipeline lambda_replicator -name '*.py' -not -path 'pipeline/local/*') $(wildcard tables/*.y*ml) requirements/lambda.txt
+$(LOCAL_ZIP): $(ZIP_SOURCES) .venv-local/.ready
 	@$(BIN)/python -m lambda_replicator.package --python $(LOCAL_PYTHON) --output $@ | head -1
 
 demo: setup $(LOCAL_ZIP)  ## watch a table load, follow live writes and be proven equal (under three minutes)

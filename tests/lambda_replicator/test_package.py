@@ -52,6 +52,23 @@ def test_it_holds_the_mappings(names: set[str]) -> None:
     assert {name for name in names if name.startswith("tables/")} == {"tables/employees.yaml"}
 
 
+def test_a_change_to_any_file_in_it_makes_the_local_one_again() -> None:
+    """Else `make demo` and `make ui` would run yesterday's code."""
+    zipped = "build/local/lambda_replicator.zip"
+    done = subprocess.run(
+        ["make", "--print-data-base", "--question", zipped],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=package.PROJECT,
+    )
+    (rule,) = [line for line in done.stdout.splitlines() if line.startswith(f"{zipped}: ")]
+    made_from = set(rule.split())
+    needed = {*package.own_files(package.loaded_modules()), "tables/employees.yaml", "requirements/lambda.txt"}
+    assert needed <= made_from
+    assert not [name for name in made_from if name.startswith("pipeline/local/")]
+
+
 def test_it_holds_no_dependency_that_nothing_imports(names: set[str]) -> None:
     tops = {name.partition("/")[0] for name in names if ".dist-info/" not in name}
     assert tops == OURS | {
