@@ -20,7 +20,7 @@ from pipeline.aurora.rows.isolating import copied_types, refused_values, store_i
 from pipeline.aurora.rows.staging import copy_statement
 from pipeline.core.decode.routing import MATCHES_NO_TARGET, NO_TARGET
 from pipeline.core.errors import DataError
-from pipeline.core.streams.stream_records import Reject
+from pipeline.core.model.reject import Reject
 from pipeline.core.types.copy_text import copy_text
 from pipeline.dynamodb.exports.export_files import check_count, read_lines
 from pipeline.dynamodb.exports.objects import join_location

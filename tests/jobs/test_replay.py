@@ -210,8 +210,8 @@ def test_incremental_lines_are_replayed(
     connection: Connection, employees: TableMapping, apply: Apply, sequence: int
 ) -> None:
     from pipeline.aurora.bookkeeping import rejects  # noqa: PLC0415 - the door of incremental exports keeps its rejects like this
+    from pipeline.core.model.reject import Reject  # noqa: PLC0415
     from pipeline.core.ordering import snapshot_position  # noqa: PLC0415
-    from pipeline.core.streams.stream_records import Reject  # noqa: PLC0415
 
     apply(named(1, sequence, "stored"), named(2, sequence + 1, "stored"))
     row = connection.execute('SELECT max(_as_of) FROM replica."Employees"').fetchone()

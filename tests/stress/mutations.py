@@ -17,7 +17,7 @@ from psycopg import sql
 
 from pipeline.aurora.rows import apply, batch, purge, staging, upsert
 from pipeline.aurora.schema import tables
-from pipeline.aurora.sessions.connection import Connection, literal
+from pipeline.aurora.sessions.connection import Connection, trusted
 from pipeline.core import ordering
 from pipeline.core.model import change
 from pipeline.core.model.change import Change
@@ -71,7 +71,7 @@ _TIE = "c.a = s.a AND c.v IS NULL AND s.v IS NOT NULL"
 def _rule_sql(text: str) -> Patches:
     def supersedes(candidate: str, stored: str) -> sql.Composable:
         written = text.replace("c.", f'"{candidate}".').replace("s.", f'"{stored}".')
-        return sql.SQL(literal(written.replace(".v", '."_version"').replace(".a", '."_as_of"')))
+        return sql.SQL(trusted(written.replace(".v", '."_version"').replace(".a", '."_as_of"')))
 
     return lambda: [patch.object(upsert, "supersedes", supersedes)]
 
@@ -82,7 +82,7 @@ def _case_sql(streamed: str = "c.v > s.v", otherwise: str = f"c.a > s.a OR ({_TI
 
 def _new_keys_sql(text: str, where: list[Any]) -> Patches:
     def admitted(target: Target, mapping_name: str) -> sql.Composed:
-        admits = sql.SQL(literal(text)).format(
+        admits = sql.SQL(trusted(text)).format(
             admits=upsert.admits_new_key("c", mapping_name),
             as_of=sql.Identifier("c", "_as_of"),
             deleted=sql.Identifier("c", "_deleted"),
@@ -103,7 +103,7 @@ def _forgets(column: str) -> Patches:
     def on_conflict(target: Target) -> sql.Composed:
         text = original(target).as_string()
         return sql.Composed(
-            [sql.SQL(literal(text.replace(f'"{column}" = excluded."{column}"', f'"{column}" = stored."{column}"')))]
+            [sql.SQL(trusted(text.replace(f'"{column}" = excluded."{column}"', f'"{column}" = stored."{column}"')))]
         )
 
     return lambda: [patch.object(upsert, "on_conflict", on_conflict)]
@@ -116,7 +116,7 @@ def _stored_rows_refused() -> list[Any]:
     def on_conflict(target: Target) -> sql.Composed:
         text = original(target).as_string()
         purged = "(SELECT max(purged_through) FROM replication.tables)"
-        return sql.Composed([sql.SQL(literal(f"{text} AND excluded.\"_as_of\" > COALESCE({purged}, '-infinity')"))])
+        return sql.Composed([sql.SQL(trusted(f"{text} AND excluded.\"_as_of\" > COALESCE({purged}, '-infinity')"))])
 
     return [patch.object(upsert, "on_conflict", on_conflict)]
 
@@ -191,7 +191,7 @@ def _purge(statement: str, replacement: str) -> Patches:
 
     class Altered(original_sql):
         def __init__(self, text: Any) -> None:  # noqa: ANN401 - SQL takes a LiteralString
-            super().__init__(literal(text.replace(statement, replacement)))
+            super().__init__(trusted(text.replace(statement, replacement)))
 
     return lambda: [patch.object(purge.sql, "SQL", Altered)]
 

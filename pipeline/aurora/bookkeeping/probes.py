@@ -19,7 +19,7 @@ from pipeline.aurora.bookkeeping.sources import SourceOfRecord
 from pipeline.aurora.errors import translating
 from pipeline.aurora.rows.apply import nullable_array_literal
 from pipeline.aurora.schema import tables
-from pipeline.aurora.sessions.connection import literal
+from pipeline.aurora.sessions.connection import trusted
 from pipeline.core.errors import DataError
 from pipeline.core.model.mapping import AS_OF, VERSION
 from pipeline.core.ordering import Position
@@ -104,7 +104,7 @@ def read_tick(connection: Connection, table_name: str) -> Tick | None:
     """Return what the last tick found; None before the first."""
     with translating("reading the probe", table=table_name), connection.cursor(row_factory=class_row(Tick)) as cursor:
         return cursor.execute(
-            literal(f"SELECT {_TICK_COLUMNS} FROM replication.probes WHERE table_name = %s"),  # noqa: S608 - constants only
+            trusted(f"SELECT {_TICK_COLUMNS} FROM replication.probes WHERE table_name = %s"),  # noqa: S608 - constants only
             [table_name],
         ).fetchone()
 
@@ -167,7 +167,7 @@ def read_state(connection: Connection, table_name: str) -> ProbeState:
 
 
 # Catch-ups matter as far as something has not arrived, or may be lost, that they could have brought.
-_FACTS = literal(f"""
+_FACTS = trusted(f"""
 SELECT p.ticks, t.purged_through, w.stream_label, w.as_of,
        (SELECT max(r.as_of) FROM replication.reconciliations AS r
          WHERE r.table_name = t.name AND {losses.LEFT_NOTHING}),
@@ -211,7 +211,7 @@ _SHARD_COLUMNS = {
 
 def _read_shards(connection: Connection, table_name: str, stream_label: str) -> list[ShardProgress]:
     rows = connection.execute(
-        literal(
+        trusted(
             f"SELECT {', '.join(_SHARD_COLUMNS)} FROM replication.probe_shards"  # noqa: S608 - constants only
             " WHERE table_name = %s AND stream_label = %s"
         ),
@@ -280,7 +280,7 @@ def _positions(
 ) -> dict[tuple[str, ...], Position]:
     if not keys:
         return {}
-    arrays = sql.SQL(", ").join(sql.SQL(literal(f"%s::{c.type.input_sql}[]")) for c in target.key_columns)
+    arrays = sql.SQL(", ").join(sql.SQL(trusted(f"%s::{c.type.input_sql}[]")) for c in target.key_columns)
     query = sql.SQL(
         "SELECT c.n, k.{version}, k.{as_of} FROM ROWS FROM (unnest({arrays})) WITH ORDINALITY AS c ({names}, n)"
         " JOIN {storage} AS k ON {same_key}"
@@ -356,7 +356,7 @@ def _save_shards(connection: Connection, table_name: str, label: str, shards: Ma
     connection.execute(_SAVE_SHARDS, [table_name, label, *(_array(list(column)) for column in columns)])
 
 
-_SAVE_SHARDS = literal(
+_SAVE_SHARDS = trusted(
     f"INSERT INTO replication.probe_shards (table_name, stream_label, {', '.join(_SHARD_COLUMNS)})"  # noqa: S608 - constants only
     f" SELECT %s, %s, u.* FROM unnest({', '.join(f'%s::{kind}[]' for kind in _SHARD_COLUMNS.values())}) AS u"
     " ON CONFLICT (table_name, stream_label, shard_id) DO UPDATE SET "

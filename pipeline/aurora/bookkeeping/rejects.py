@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from pipeline.aurora.sessions.connection import Connection
     from pipeline.core.model.attributes import Item
-    from pipeline.core.streams.stream_records import Reject
+    from pipeline.core.model.reject import Reject
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from pipeline.aurora.bookkeeping import export_requests
 from pipeline.aurora.bookkeeping.watermarks import GONE_WRITERS, WRITERS_NOT_LIVE
 from pipeline.aurora.errors import translating
 from pipeline.aurora.rows import build_aside
-from pipeline.aurora.sessions.connection import literal
+from pipeline.aurora.sessions.connection import trusted
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -41,7 +41,7 @@ _SILENT = """applied_at < %(before)s AND writer <> ALL (%(kept)s)
 def fold_all_writers(connection: Connection, table_name: str) -> None:
     """Fold the watermarks of all writers into one, which says nothing of a stream."""
     with translating("folding the watermarks of the old source", table=table_name):
-        connection.execute(literal(_FOLD.format(which="writer <> %(sum)s")), {"table": table_name, "sum": GONE_WRITERS})
+        connection.execute(trusted(_FOLD.format(which="writer <> %(sum)s")), {"table": table_name, "sum": GONE_WRITERS})
 
 
 def fold_writers(connection: Connection, table_name: str, before: datetime) -> int:
@@ -51,7 +51,7 @@ def fold_writers(connection: Connection, table_name: str, before: datetime) -> i
     """
     with translating("folding the watermarks of writers that are gone", table=table_name):
         row = connection.execute(
-            literal(_FOLD.format(which=_SILENT)),
+            trusted(_FOLD.format(which=_SILENT)),
             {"table": table_name, "before": before, "kept": list(WRITERS_NOT_LIVE), "sum": GONE_WRITERS},
         ).fetchone()
     return row[0] if row else 0

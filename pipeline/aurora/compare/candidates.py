@@ -12,7 +12,7 @@ from psycopg import sql
 
 from pipeline.aurora.errors import translating
 from pipeline.aurora.schema import tables
-from pipeline.aurora.sessions.connection import literal
+from pipeline.aurora.sessions.connection import trusted
 from pipeline.core.model.mapping import STORAGE_SCHEMA
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class Candidates:
         """
         conditions = [sql.SQL("number > %(after)s")]
         if changed is not None:
-            conditions.append(sql.SQL(literal(f'"{CHANGED}" = %(changed)s')))
+            conditions.append(sql.SQL(trusted(f'"{CHANGED}" = %(changed)s')))
         if ready:
             conditions.append(
                 sql.SQL("COALESCE(not_before <= %(now)s, true) AND (proven OR COALESCE(read_at <= %(through)s, true))")
@@ -177,7 +177,7 @@ class Candidates:
 def sent_keys(target: Target) -> sql.Composed:
     """Compose a relation `a` of the keys of `keys_sent`, with PLACE, the place of each."""
     arrays = sql.SQL(", ").join(
-        sql.SQL(literal(f"%(key_{i})s::text[]::{column.type.input_sql}[]"))
+        sql.SQL(trusted(f"%(key_{i})s::text[]::{column.type.input_sql}[]"))
         for i, column in enumerate(target.key_columns)
     )
     return sql.SQL("unnest({}) WITH ORDINALITY AS a ({}, {})").format(

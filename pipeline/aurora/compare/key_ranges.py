@@ -13,7 +13,7 @@ from psycopg import sql
 
 from pipeline.aurora.errors import translating
 from pipeline.aurora.schema import tables
-from pipeline.aurora.sessions.connection import literal
+from pipeline.aurora.sessions.connection import trusted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,7 +81,7 @@ def within(target: Target, after: Key | None, through: Key | None) -> sql.Compos
     """Compose the condition that a key lies in a range, for an index over the key to be used."""
     key = sql.SQL("({})").format(tables.identifiers(target.primary_key))
     conditions = [
-        sql.SQL("{} {} ({})").format(key, sql.SQL(literal(operator)), _parameters(target, name))
+        sql.SQL("{} {} ({})").format(key, sql.SQL(trusted(operator)), _parameters(target, name))
         for name, operator, bound in (("after", ">", after), ("through", "<=", through))
         if bound is not None
     ]
@@ -90,7 +90,7 @@ def within(target: Target, after: Key | None, through: Key | None) -> sql.Compos
 
 def _parameters(target: Target, name: str) -> sql.Composed:
     return sql.SQL(", ").join(
-        sql.SQL(literal(f"%({name}_{i})s::text::{column.type.input_sql}"))
+        sql.SQL(trusted(f"%({name}_{i})s::text::{column.type.input_sql}"))
         for i, column in enumerate(target.key_columns)
     )
 

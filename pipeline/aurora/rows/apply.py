@@ -22,7 +22,7 @@ from pipeline.aurora.rows import children
 from pipeline.aurora.rows.ordering_sql import admits_new_key
 from pipeline.aurora.rows.upsert import admitted, admitted_late, stored_key, upsert
 from pipeline.aurora.schema import tables
-from pipeline.aurora.sessions.connection import literal
+from pipeline.aurora.sessions.connection import trusted
 from pipeline.core.model.mapping import AS_OF, DELETED, VERSION
 from pipeline.core.types.arrays import array_literal
 
@@ -173,7 +173,7 @@ def _key_numbers(target: Target) -> range:
 def _unnest(prefix: str, types: Sequence[str], names: Sequence[str]) -> sql.Composed:
     """Compose a relation of the columns `names`, from the parameters prefix0, prefix1, …"""
     arrays = sql.SQL(", ").join(
-        sql.SQL(literal(f"%({prefix}{number})s::{sql_type}[]")) for number, sql_type in enumerate(types)
+        sql.SQL(trusted(f"%({prefix}{number})s::{sql_type}[]")) for number, sql_type in enumerate(types)
     )
     return sql.SQL("(SELECT * FROM unnest({}) AS u ({}))").format(arrays, tables.identifiers(names))
 

@@ -23,7 +23,7 @@ from pipeline.aurora.rows.isolating import judging, store_isolating
 from pipeline.aurora.sessions.connection import BEGIN, set_for_transaction
 from pipeline.core.errors import DataError, TerminalError, key_digest
 from pipeline.core.model.change import coalesce
-from pipeline.core.streams.stream_records import Reject
+from pipeline.core.model.reject import Reject
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from psycopg import sql
 
 from pipeline.aurora.schema import tables
-from pipeline.aurora.sessions.connection import literal
+from pipeline.aurora.sessions.connection import trusted
 from pipeline.core.model.mapping import AS_OF, VERSION
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def element_values(child: Target, *, assigned: bool) -> list[sql.Composed]:
     columns = (child.key_columns[-1], *child.own_columns)
     return [
         sql.SQL("(e.value->>{})::{}").format(
-            sql.Literal(number), sql.SQL(literal(column.type.input_sql if assigned else column.type.sql))
+            sql.Literal(number), sql.SQL(trusted(column.type.input_sql if assigned else column.type.sql))
         )
         for number, column in enumerate(columns)
     ]
@@ -94,7 +94,7 @@ def differs(child: Target, carried: str, staged: str, stored: str) -> sql.Compos
             sql.SQL(' COLLATE "C"' if columns[0].type.codec.is_text else ""),
         ),
         columns=sql.SQL(", ").join(
-            sql.SQL("c.{}::{}").format(sql.Identifier(column.name), sql.SQL(literal(column.type.sql)))
+            sql.SQL("c.{}::{}").format(sql.Identifier(column.name), sql.SQL(trusted(column.type.sql)))
             for column in columns
         ),
         child=tables.storage(child),

@@ -12,7 +12,7 @@ from psycopg import sql
 from pipeline.aurora.errors import translating
 from pipeline.aurora.rows.ordering_sql import admits_new_key, supersedes
 from pipeline.aurora.schema import tables
-from pipeline.aurora.sessions.connection import literal
+from pipeline.aurora.sessions.connection import trusted
 from pipeline.core.model.mapping import AS_OF, VERSION
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def overtaken(
 
 def _query(mapping_name: str, target: Target) -> sql.Composed:
     types = [column.type.input_sql for column in target.key_columns]
-    arrays = sql.SQL(", ").join(sql.SQL("%s::text[]::{}[]").format(sql.SQL(literal(name))) for name in types)
+    arrays = sql.SQL(", ").join(sql.SQL("%s::text[]::{}[]").format(sql.SQL(trusted(name))) for name in types)
     same_key = sql.SQL(" AND ").join(sql.SQL("k.{0} = c.{0}").format(sql.Identifier(n)) for n in target.primary_key)
     return sql.SQL(
         "SELECT c.position FROM unnest({arrays}, %s::numeric[], %s::timestamptz[]) WITH ORDINALITY"

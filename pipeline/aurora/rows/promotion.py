@@ -15,7 +15,7 @@ from psycopg import sql
 from pipeline.aurora.errors import translating
 from pipeline.aurora.rows.apply import nullable_array_literal
 from pipeline.aurora.schema import tables
-from pipeline.aurora.sessions.connection import literal
+from pipeline.aurora.sessions.connection import trusted
 from pipeline.core.model.mapping import DELETED
 from pipeline.core.types.arrays import array_literal
 
@@ -117,7 +117,7 @@ class Promotion:
         names = [column.name for column in self.columns]
         is_array = {column.name: column.type.name for column in self.columns if column.type.is_array}
         values = [
-            sql.SQL("v.{}::{}").format(_value_name(i), sql.SQL(literal(is_array[n])))
+            sql.SQL("v.{}::{}").format(_value_name(i), sql.SQL(trusted(is_array[n])))
             if n in is_array
             else sql.SQL("v.{}").format(_value_name(i))
             for i, n in enumerate(names)
@@ -128,7 +128,7 @@ class Promotion:
         ]
         arrays = [sql.SQL("%s::{}[]").format(_type(column)) for column in self.target.key_columns]
         arrays += [sql.SQL("%s::integer[]"), sql.SQL("%s::text[]"), sql.SQL("%s::boolean[]")]
-        arrays += [sql.SQL("%s::{}[]").format(sql.SQL(literal(c.type.sent_sql))) for c in self.columns]
+        arrays += [sql.SQL("%s::{}[]").format(sql.SQL(trusted(c.type.sent_sql))) for c in self.columns]
         query = _WRITE.format(
             **self._parts,
             arrays=sql.SQL(", ").join(arrays),
@@ -229,10 +229,10 @@ def _value_name(index: int) -> sql.Identifier:
 
 
 def _type(column: Column) -> sql.SQL:
-    return sql.SQL(literal(column.type.input_sql))
+    return sql.SQL(trusted(column.type.input_sql))
 
 
 def _default(column: Column) -> sql.Composable:
     if column.default is None:
         return sql.SQL("NULL")
-    return sql.SQL("{}::{}").format(sql.Literal(column.default), sql.SQL(literal(column.type.name)))
+    return sql.SQL("{}::{}").format(sql.Literal(column.default), sql.SQL(trusted(column.type.name)))

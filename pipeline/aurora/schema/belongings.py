@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from pipeline.aurora.sessions.connection import literal
+from pipeline.aurora.sessions.connection import trusted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -28,11 +28,11 @@ def of_view(connection: Connection, oid: int, view: sql.Identifier, columns: Seq
     kept = list(columns)
     statements: list[sql.Composable] = [
         sql.SQL("ALTER VIEW {} ALTER COLUMN {} SET DEFAULT {}").format(
-            view, sql.Identifier(column), sql.SQL(literal(default))
+            view, sql.Identifier(column), sql.SQL(trusted(default))
         )
         for column, default in connection.execute(_DEFAULTS, [oid, kept])
     ]
-    statements += [sql.SQL(literal(definition)) for (definition,) in connection.execute(_RULES_AND_TRIGGERS, [oid] * 2)]
+    statements += [sql.SQL(trusted(definition)) for (definition,) in connection.execute(_RULES_AND_TRIGGERS, [oid] * 2)]
     statements += _comments(connection, oid, view, kept)
     statements += _labels(connection, oid, view, kept)
     defaults = [role for (role,) in connection.execute(_DEFAULT_PRIVILEGES, [oid])]
@@ -53,7 +53,7 @@ def ownership(
     ).fetchone()
     owner, plain = row or ("", True)
     statements: list[sql.Composable] = [
-        sql.SQL("ALTER {} {} OWNER TO {}").format(sql.SQL(literal(kind)), relation, sql.Identifier(owner))
+        sql.SQL("ALTER {} {} OWNER TO {}").format(sql.SQL(trusted(kind)), relation, sql.Identifier(owner))
     ]
     roles = set(granted)
     if plain and not roles:
@@ -107,14 +107,14 @@ def _named(kind: str, view: sql.Identifier, name: str) -> sql.Composed:
         return sql.SQL("VIEW {}").format(view)
     if kind == "COLUMN":
         return sql.SQL("COLUMN {}.{}").format(view, sql.Identifier(name))
-    return sql.SQL("{} {} ON {}").format(sql.SQL(literal(kind)), sql.Identifier(name), view)
+    return sql.SQL("{} {} ON {}").format(sql.SQL(trusted(kind)), sql.Identifier(name), view)
 
 
 def _grant(
     privileges: str, relation: sql.Identifier, role: str | None, column: str | None = None, *, grantable: bool
 ) -> sql.Composed:
     return sql.SQL("GRANT {}{} ON {} TO {}{}").format(
-        sql.SQL(literal(privileges)),
+        sql.SQL(trusted(privileges)),
         sql.SQL(" ({})").format(sql.Identifier(column)) if column else sql.SQL(""),
         relation,
         _role(role),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from pipeline.aurora.sessions.connection import literal
+from pipeline.aurora.sessions.connection import trusted
 from pipeline.core.model.mapping import AS_OF, BOOKKEEPING_COLUMNS, DELETED, STORAGE_SCHEMA, VERSION
 
 if TYPE_CHECKING:
@@ -50,9 +50,9 @@ def column_type(target: Target, name: str) -> sql.SQL:
     """Type of a storage column, as a column definition states it."""
     for column in target.columns:
         if column.name == name:
-            return sql.SQL(literal(_definition_type(target, column)))
+            return sql.SQL(trusted(_definition_type(target, column)))
     ours = {VERSION: "numeric", AS_OF: "timestamptz", DELETED: "boolean"}
-    return sql.SQL(literal(ours.get(name, "jsonb")))
+    return sql.SQL(trusted(ours.get(name, "jsonb")))
 
 
 def _definition_type(target: Target, column: Column) -> str:

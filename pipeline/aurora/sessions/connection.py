@@ -159,12 +159,15 @@ def set_for_transaction(connection: Connection) -> None:
 
 def _set(connection: Connection, *, local: bool) -> None:
     connection.execute(
-        literal(_SET.format(local="true" if local else "false")),
+        trusted(_SET.format(local="true" if local else "false")),
         (list(connection.settings), list(connection.settings.values())),
         prepare=False,
     )
 
 
-def literal(text: str) -> LiteralString:
-    """Mark SQL text that this package composed from its own constants as safe for psycopg."""
+def trusted(text: str) -> LiteralString:
+    """Let psycopg take text as SQL, unquoted: this package wrote it, from its own constants and checked names.
+
+    A value is never part of it: that is a parameter, or `sql.Literal`, which quotes.
+    """
     return cast("LiteralString", text)

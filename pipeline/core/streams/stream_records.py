@@ -21,6 +21,7 @@ from pipeline.core.model.attribute_form import MALFORMED, NOT_OF_THE_FORM, is_it
 from pipeline.core.model.attributes import Item
 from pipeline.core.model.change import Change
 from pipeline.core.model.mapping import TableMapping, Target
+from pipeline.core.model.reject import Reject
 from pipeline.core.ordering import Position
 from pipeline.core.streams.positions import stream_version, streamed_position
 
@@ -51,19 +52,6 @@ _TTL_SERVICE = "dynamodb.amazonaws.com"
 _NO_KEYS: Item = {}
 _PUTS = ("INSERT", "MODIFY")
 _WITHOUT_NEW_IMAGE = frozenset({"KEYS_ONLY", "OLD_IMAGE"})
-
-
-@dataclass(frozen=True, slots=True)
-class Reject:
-    """A record that could not be converted, whole, with the reason."""
-
-    target: str
-    """The target's view; empty for a record that matches no target."""
-    reason: str
-    record: StreamRecord | bytes
-    """A stream's record, or a line of an export as it was read."""
-    position: Position | None
-    key_digest: str | None = None
 
 
 @dataclass(slots=True)
