@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.aurora.bookkeeping.losses import LEFT_NOTHING
 from pipeline.aurora.errors import translating
-from pipeline.aurora.sessions.connection import literal
+from pipeline.aurora.sessions.connection import trusted
 
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
@@ -47,7 +47,7 @@ def prove_reconciled(connection: Connection, run_id: int) -> None:
         connection.execute(_RECONCILED, [run_id])
 
 
-_RECONCILED = literal(f"""
+_RECONCILED = trusted(f"""
 UPDATE replication.tables AS t SET proven = COALESCE(proven, '{{}}') + tstzmultirange(tstzrange(NULL, r.as_of, '[]'))
   FROM replication.reconciliations AS r WHERE r.id = %s AND r.table_name = t.name AND {LEFT_NOTHING}
 """)  # noqa: S608 - constants only
