@@ -1,7 +1,8 @@
-"""What alerts are made of: results of checks, runs, and ticks of sensors and schedules, read from the instance.
+"""Sources of alerts: results of checks, failed runs, and failed ticks of sensors and schedules, read from the instance.
 
-Invariant: each is judged by itself, and what was sent is noted in the cursor by its subject, so that it is sent once.
-A check counts by its newest *result*: one that is only planned, by a run at work or one that ended before it, is none.
+Invariant: each source is judged alone. The cursor notes what was sent, by subject, so each thing is sent once. A check
+counts by its newest *result*; an evaluation that is only planned, by a run that is running or ended before it, is no
+result.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 ALERTS = "alerts"
 MOST_RUNS = 100
-# How far back a look reaches: the clocks of the hosts that write runs' times may disagree by that much.
+# How far back a look goes: the clocks of the hosts that write run times may differ by that much.
 OVERLAP_SECONDS = 120.0
 _TICK_ENDED = [TickStatus.SUCCESS, TickStatus.SKIPPED, TickStatus.FAILURE]
 
@@ -36,7 +37,7 @@ Cursor = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """One thing to tell. `subject` is short and stays the same until it is resolved, so that it can group alerts."""
+    """One alert. `subject` is short and stays the same until it is resolved, so that alerts can be grouped by it."""
 
     state: State
     subject: str
@@ -46,7 +47,7 @@ class Alert:
 
 
 def failing_checks(context: dg.SensorEvaluationContext, cursor: Cursor) -> Iterable[Alert]:
-    """Compare each check's newest result with what was sent of it, and note it. An error is sent once."""
+    """Compare each check's newest result with what was sent about it, and note it. An error is sent once."""
     repository = context.repository_def
     keys = sorted(repository.asset_graph.asset_check_keys, key=str) if repository else []
     known = set(cursor.setdefault("checks", []))
@@ -70,7 +71,7 @@ def failing_checks(context: dg.SensorEvaluationContext, cursor: Cursor) -> Itera
     current = {_check_name(key) for key in keys}
     for name in sorted(known - current):
         yield from _turned(
-            cursor, name, lambda: "the check is no longer there: its mapping was changed or removed", failed=False
+            cursor, name, lambda: "the check no longer exists: its mapping was changed or removed", failed=False
         )
     cursor["checks"] = sorted(current & set(cursor["told"]))
 
@@ -113,7 +114,7 @@ def failing_runs(context: dg.SensorEvaluationContext, cursor: Cursor) -> Iterabl
 
 
 def _why(instance: dg.DagsterInstance, run_id: str) -> str:
-    """Return what the failed step said, else where to look."""
+    """Return what the failed step said, or where to look."""
     try:
         for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE):
             data: Any = entry.dagster_event.step_failure_data if entry.dagster_event else None
@@ -125,7 +126,7 @@ def _why(instance: dg.DagsterInstance, run_id: str) -> str:
 
 
 def failing_ticks(context: dg.SensorEvaluationContext, cursor: Cursor) -> Iterable[Alert]:
-    """Look at the newest tick that ended of every sensor and schedule of this code location, this one apart."""
+    """Look at the newest finished tick of every other sensor and schedule of this code location."""
     repository, place = context.repository_def, context.code_location_origin
     if repository is None or context.instance.schedule_storage is None:  # an instance that keeps no ticks
         return
@@ -149,12 +150,12 @@ def _of_ticks(instance: dg.DagsterInstance, state: InstigatorState, cursor: Curs
         return
     failed, error = ticks[0].status is TickStatus.FAILURE, ticks[0].error
     yield from _turned(
-        cursor, subject, lambda: _tick_error(error) if failed else "its newest tick went well", failed=failed
+        cursor, subject, lambda: _tick_error(error) if failed else "its newest tick succeeded", failed=failed
     )
 
 
 def _tick_error(error: SerializableErrorInfo | None) -> str:
-    """Return what our error says; of any other only its class, as its text may quote what it was about."""
+    """Return the text of our own error; for any other error only its class, because its text may quote data."""
     while error is not None and error.cause is not None:
         error = error.cause
     said = error.message.strip() if error else ""

@@ -2,9 +2,9 @@
 
 It sends checks that turn to error and back, runs that fail, and other sensors and schedules whose tick fails.
 
-Invariant: a change is sent when it is seen, and the sensor's cursor is all it remembers. Each check, run and sensor is
-judged by itself, and an alert that could not be sent waits in the cursor for the next tick: it may be sent twice, and
-is never dropped. Alerts repeat what checks and errors say, which holds no attribute values.
+Invariant: a change is sent when it is seen, and the sensor's cursor is the only memory. Each check, run and sensor is
+judged alone. An alert that could not be sent waits in the cursor for the next tick: it may be sent twice, and is never
+dropped. Alerts repeat what checks and errors say, which contains no attribute values.
 """
 
 # No `from __future__ import annotations`: Dagster reads the annotations of what is defined in a function.
@@ -25,9 +25,9 @@ __all__ = ["ALERTS", "Alert", "alerts_sensor", "teller"]
 
 VARIABLE = "DYNAURORA_ALERTS"
 INTERVAL_SECONDS = 30
-# Dagster gives a tick 60 s, and what a tick has sent is remembered only when it ends.
+# Dagster gives a tick 60 s, and remembers what a tick has sent only when the tick ends.
 SENDING_SECONDS = 40.0
-# Alerts that wait because they could not be sent. With more, the oldest are in the log of their ticks only.
+# How many alerts may wait because they could not be sent. Beyond that, the oldest are only in the log of their ticks.
 MOST_WAITING = 1_000
 
 Tell = Callable[[Alert], object]
@@ -40,9 +40,9 @@ def alerts_sensor() -> dg.SensorDefinition:
         name=ALERTS,
         minimum_interval_seconds=INTERVAL_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Sends checks that turn to error and back, runs that fail, and sensors and schedules whose tick"
-        f" fails to the function that {VARIABLE} names (`module:function`); without it they are in the log of the tick."
-        " Starts no run.",
+        description=f"Calls the function that {VARIABLE} names (`module:function`) for checks that turn to error and"
+        " back, for runs that fail, and for sensors and schedules whose tick fails. Without the variable, alerts are in"
+        " the log of the tick. It starts no run.",
     )
     def alerts(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         cursor: dict[str, Any] = json.loads(context.cursor or "{}")
@@ -62,7 +62,7 @@ def alerts_sensor() -> dg.SensorDefinition:
 
 
 def _found(context: dg.SensorEvaluationContext, cursor: dict[str, Any]) -> Iterable[Alert]:
-    """Find what is new, each source by itself: one that cannot be read is an alert too, and stops no other."""
+    """Find what is new, each source by itself. A source that cannot be read is an alert too, and stops no other."""
     told: list[str] = cursor.setdefault("told", [])
     for source in (failing_checks, failing_runs, failing_ticks):
         subject = f"alerts: {source.__name__}"
@@ -81,7 +81,7 @@ def _found(context: dg.SensorEvaluationContext, cursor: dict[str, Any]) -> Itera
 
 
 def _send(alerts: list[Alert]) -> tuple[list[Alert], str]:
-    """Send alerts in their order; return those that could not be sent, and why.
+    """Send alerts in order; return those that could not be sent, and why.
 
     After one that failed, later ones of the same subject wait too, so that `error` never comes after `resolved`.
     """
@@ -109,7 +109,7 @@ def _send(alerts: list[Alert]) -> tuple[list[Alert], str]:
 
 
 def teller(environment: Mapping[str, str]) -> Tell | None:
-    """Return the function that alerts are sent to; None when none is named. Raises ConfigurationError."""
+    """Return the function that alerts are sent to, or None if none is named. Raises ConfigurationError."""
     name = environment.get(VARIABLE, "")
     if not name:
         return None
@@ -121,7 +121,7 @@ def teller(environment: Mapping[str, str]) -> Tell | None:
         found, reason = None, f": importing {module} raised {trouble(error)}"
     if not callable(found):
         raise ConfigurationError(
-            f"telling alerts: {VARIABLE} names no function that can be imported{reason}",
+            f"sending alerts: {VARIABLE} names no function that can be imported{reason}",
             hint=f"set it to module:function, such as {VARIABLE}=company.alerts:tell; the function takes one alert"
             " with state, subject and text",
         )

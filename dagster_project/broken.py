@@ -1,6 +1,6 @@
-"""Mapping files that cannot be used, shown where their tables would be, beside the tables that can.
+"""Mapping files that cannot be used, shown in the graph beside the tables that can.
 
-Invariant: one wrong file never hides another table, and it never goes unseen: it is a node with a failed check.
+Invariant: a wrong file never hides another table, and is never invisible itself: it is a node with a failed check.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def broken_definitions(problems: Sequence[Problem]) -> dg.Definitions:
 
 
 def report_broken(problems: Sequence[Problem], reported: str) -> tuple[list[Event], str]:
-    """Return a failed check for each broken file, once for each state of the files; and what to remember."""
+    """Return a failed check for each broken file, once for each state of the files, and what to remember."""
     now = "\n".join(map(str, problems))
     if now == reported:
         return [], reported
@@ -59,8 +59,8 @@ def _spec(file: str, found: Sequence[Problem]) -> dg.AssetSpec:
         _key(file),
         group_name=GROUP,
         kinds={"yaml"},
-        description=f"The mapping file `{file}` cannot be used, so its table is not shown:\n\n{_text(found)}\n\n"
-        "Mend the file, then reload the definitions.",
+        description=f"The mapping file `{file}` cannot be used, so its table is not shown:\n\n{_text(found)}\n\nCorrect"
+        " the file, then reload the definitions.",
         metadata={"file": dg.PathMetadataValue(file), "problems": dg.MetadataValue.md(_text(found))},
     )
 
@@ -69,7 +69,8 @@ def _check(file: str, found: Sequence[Problem]) -> dg.AssetChecksDefinition:
     @dg.asset_check(
         asset=_key(file),
         name=READABLE,
-        description="The mapping file can be used. When it fails: mend what it says, then reload the definitions.",
+        description="The mapping file can be used. If this check fails: correct what it names, then reload the"
+        " definitions.",
     )
     def readable() -> dg.AssetCheckResult:
         return _result(file, found)

@@ -1,7 +1,7 @@
-"""Catch-up as an asset of hourly partitions: an hour is green once it was brought over from an incremental export.
+"""Catch-up as an asset with hourly partitions: an hour is green once an incremental export of it was applied.
 
-Invariant: a run brings over the hours of its partitions as one range, so that a backfill of a day is one run, and as
-few exports as the loads and catch-ups before it allow.
+Invariant: a run applies the hours of its partitions as one range. So a backfill of a day is one run, with as few
+exports as the loads and catch-ups before it allow.
 """
 
 # No `from __future__ import annotations`: Dagster reads the annotations of what is defined in a function.
@@ -27,7 +27,7 @@ MAX_SECONDS = 24 * 3600
 
 
 def hours(now: datetime | None = None) -> dg.HourlyPartitionsDefinition:
-    """Return the hours that can still be caught up, in UTC, whole days of them; older ones have no partition."""
+    """Return the hours that can still be caught up, in UTC and whole days. Older hours have no partition."""
     first = (now or datetime.now(UTC)) - RECOVERY
     return dg.HourlyPartitionsDefinition(first.replace(hour=0, minute=0, second=0, microsecond=0), timezone="UTC")
 
@@ -65,21 +65,21 @@ def catch_up_asset(mapping: TableMapping) -> dg.AssetsDefinition:
 
 
 def catch_up_job(mapping: TableMapping) -> "UnresolvedAssetJobDefinition":
-    """Define the job that brings over hours of the past."""
+    """Define the job that catches up hours of the past."""
     keys = TableKeys(mapping.name)
     return dg.define_asset_job(  # pyright: ignore[reportUnknownMemberType]  # dagster leaves a parameter of PathLike out
         keys.catch_up_job,
         selection=dg.AssetSelection.assets(keys.catch_up),
         executor_def=dg.in_process_executor,
         tags={"dagster/max_runtime": MAX_SECONDS, "dynaurora/table": mapping.name},
-        description=f"Brings over what was written to `{mapping.table}` in the hours chosen, from incremental exports:"
-        " after the stream lost records, deletes too. Launch it as a backfill over a range of hours; a run takes up to"
-        f" {_MOST_HOURS_A_RUN} of them. Safe to run again at any time.",
+        description=f"Applies what was written to `{mapping.table}` in the chosen hours from incremental exports,"
+        " including deletes. Use it after the stream lost records. Launch it as a backfill over a range of hours; one"
+        f" run takes up to {_MOST_HOURS_A_RUN} of them. It is safe to run again at any time.",
     )
 
 
 def catch_up_schedule(mapping: TableMapping, job: "UnresolvedAssetJobDefinition") -> dg.ScheduleDefinition | None:
-    """Define the schedule, where the mapping has one: the hours that ended since it was last due are launched."""
+    """Define the schedule, if the mapping has one. It launches the hours that have ended since its last run."""
     cron = mapping.schedule.get("catch_up")
     if cron is None:
         return None
@@ -91,8 +91,8 @@ def catch_up_schedule(mapping: TableMapping, job: "UnresolvedAssetJobDefinition"
         cron_schedule=cron,
         execution_timezone=zone,
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description=f"Catches up as the mapping's `schedule` says ({mapping.path}): the hours that have ended since it"
-        " was last due, the newest 24 of them, in one run. It costs an export a run (10 MB billed at least).",
+        description=f"Catches up as the mapping's `schedule` says ({mapping.path}): in one run, the hours that have"
+        " ended since the last one, at most the newest 24. It costs an export a run (billed as 10 MB at least).",
     )
     def due(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         at = context.scheduled_execution_time
@@ -100,7 +100,7 @@ def catch_up_schedule(mapping: TableMapping, job: "UnresolvedAssetJobDefinition"
         names = hours(at).get_partition_keys(current_time=at)
         ended = [name for name in names if hour_of(name) + timedelta(hours=1) > last]
         if not ended:
-            return dg.SkipReason("no hour has ended since it was last due")
+            return dg.SkipReason("no hour has ended since the last run")
         ended = ended[-_MOST_HOURS_A_RUN:]
         tags = {"dagster/asset_partition_range_start": ended[0], "dagster/asset_partition_range_end": ended[-1]}
         return dg.RunRequest(tags=tags, run_key=ended[-1]) if len(ended) > 1 else dg.RunRequest(partition_key=ended[0])
@@ -109,7 +109,7 @@ def catch_up_schedule(mapping: TableMapping, job: "UnresolvedAssetJobDefinition"
 
 
 def hour_of(name: str) -> datetime:
-    """Return the beginning of the hour that a partition stands for."""
+    """Return the beginning of a partition's hour."""
     return datetime.strptime(name, "%Y-%m-%d-%H:%M").replace(tzinfo=UTC)
 
 

@@ -38,7 +38,7 @@ def source_schema(mapping: TableMapping) -> dg.TableSchemaMetadataValue:
 
 
 def target_schema(mapping: TableMapping) -> dg.TableSchemaMetadataValue:
-    """The columns of the mapping's views; with several targets each is named with its view."""
+    """The columns of the mapping's views. With several targets, each column has its view in its name."""
     return dg.MetadataValue.table_schema(
         dg.TableSchema(
             [
@@ -74,12 +74,12 @@ def column_label(mapping: TableMapping, target: Target, column: Column) -> str:
 
 
 def _place(target: Target) -> Column | None:
-    """Of a child target, the column that holds an element's place in the list or map."""
+    """Return a child target's column for an element's place in the list or map."""
     return target.columns[len(target.primary_key) - 1] if target.parent else None
 
 
 def _origin(target: Target, column: Column) -> str:
-    """Path of what fills a column, from the item: `lines[].sku` for the elements of a list, `lines.*.sku` of a map."""
+    """Return the path from the item to a column's value: `lines[].sku` for list elements, `lines.*.sku` for a map."""
     place = _place(target)
     if place is None or column not in target.own_columns:
         return column.attribute
@@ -91,7 +91,7 @@ def _kinds(target: Target, column: Column) -> Collection[str]:
     return _EXPLODED[place.type.name] if place is not None and column == place else column.type.codec.tags
 
 
-# By the type of the column for an element's place: an index into a list, or a name in a map.
+# The type of the column for an element's place says which: an index into a list, or a name in a map.
 _EACH = {"integer": "[]", "text": ".*"}
 _EXPLODED = {"integer": {"L"}, "text": {"M"}}
 
@@ -105,7 +105,7 @@ def _description(target: Target, column: Column) -> str:
     if column.epoch:
         text += f" (epoch {column.epoch})"
     if column.default is not None:
-        text += f", {column.default!r} where it is missing"
+        text += f", {column.default!r} if it is missing"
     return f"{column.description}; {text}" if column.description else text
 
 

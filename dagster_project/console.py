@@ -1,7 +1,7 @@
-"""Where in the AWS console a thing is: pure, from its ARN.
+"""Links into the AWS console, computed from ARNs alone.
 
-Invariant: account, Region and partition are the ARN's own, never this process's. Where no ARN is known, as before
-anything was asked of AWS, a link leaves the Region to the browser, which goes to the one that was looked at last.
+Invariant: account, Region and partition are the ARN's own, never this process's. If no ARN is known yet, because AWS
+has not been asked, the link leaves the Region to the browser, which uses the one that was last looked at.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Arn:
 
     @classmethod
     def of(cls, text: str) -> Arn | None:
-        """Read an ARN; None where it is none, or names a partition without a console that we know of."""
+        """Read an ARN; None if it is not one, or names a partition without a console that we know of."""
         parts = text.split(":", 5)
         if len(parts) != 6 or parts[0] != "arn" or parts[1] not in _DOMAINS or not parts[3]:
             return None
@@ -51,13 +51,13 @@ class Arn:
 
 
 def table_by_name(name: str) -> Links:
-    """Links to a table of which only the name is known."""
+    """Links to a table if only its name is known."""
     home = f"https://{_DOMAINS['aws']}/dynamodbv2/home"
     return {"console": dg.MetadataValue.url(f"{home}#table?name={quote(name)}")}
 
 
 def exports_anywhere() -> Links:
-    """Link to the list of exports, where no Region is known."""
+    """Link to the list of exports if no Region is known."""
     return {"console": dg.MetadataValue.url(f"https://{_DOMAINS['aws']}/dynamodbv2/home#exports")}
 
 
@@ -74,7 +74,7 @@ def export_links(export_arn: str | None, bucket: str | None, folder: str) -> Lin
 
 
 def source_links(table_arn: str, readers: Sequence[EventSourceMapping] | None) -> Links:
-    """Links to a table, and to what reads its stream: the function, its event source mapping, its log.
+    """Links to a table and to what reads its stream: the function, its event source mapping, its log.
 
     Several readers are numbered from the second on.
     """
@@ -97,7 +97,7 @@ def _reader_links(reader: EventSourceMapping) -> Links:
     name, _, qualifier = function.resource.removeprefix("function:").partition(":")
     page = f"{function.home('lambda')}#/functions/{quote(name)}"
     of_version = f"/aliases/{quote(qualifier)}" if qualifier and not qualifier.isdigit() else ""
-    # CloudWatch's own way of putting a name into the fragment: percent-encoded twice, with $ for %.
+    # CloudWatch's own encoding of a name in the fragment: percent-encoded twice, with $ for %.
     group = quote(quote(f"/aws/lambda/{name}", safe=""), safe="").replace("%", "$")
     return {
         "console_function": dg.MetadataValue.url(page),

@@ -1,7 +1,7 @@
-"""The code location: every mapping of the folder as a table, merged; what cannot be read is shown as broken.
+"""The code location: every mapping of the folder as a table, merged. A file that cannot be used is shown as broken.
 
-Invariant: importing this module reads no file and no environment. Loading it reads DYNAURORA_TABLES and that folder
-and connects to nothing, so the UI comes up whatever state database and AWS are in. A reload picks up new files.
+Invariant: importing this module reads no file and no environment. Loading it reads DYNAURORA_TABLES and that folder,
+and connects to nothing, so the UI starts whatever the state of the database and AWS. A reload picks up new files.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LOCATION = RESOURCE = "dynaurora"
 
 
 def build(folder: Path, services: ServicesResource | None = None) -> dg.Definitions:
-    """Build the definitions of a folder of mapping files. What is wrong with it or with a file is a broken node."""
+    """Build the definitions of a folder of mapping files. What is wrong with the folder or a file is a broken node."""
     try:
         mappings, problems = load_each(folder)
     except ConfigurationError as error:  # no folder, or no file in it: the UI still comes up, and alerts are still sent
@@ -53,14 +53,14 @@ def build(folder: Path, services: ServicesResource | None = None) -> dg.Definiti
         schedules=[purge_events_schedule(purge_events)],
         sensors=[progress_sensor(usable, broken), history_sensor(usable), redrive_sensor(), alerts_sensor()],
         resources={RESOURCE: services or ServicesResource()},
-        # Whatever is launched is a step that has workers of its own: a process more would only cost its start.
+        # Each step has workers of its own. Another process would only cost its start.
         executor=dg.in_process_executor,
     )
     return dg.Definitions.merge(shared, broken_definitions(broken), *tables)
 
 
 def tables_folder() -> Path:
-    """Return the folder of mapping files, as the environment names it."""
+    """Return the folder of mapping files that the environment names."""
     return Path(os.environ.get("DYNAURORA_TABLES") or DEFAULT_TABLES_FOLDER)
 
 

@@ -1,12 +1,12 @@
-"""Dagster's event log: a daily job that removes old events which the sensors wrote, and keeps the newest.
+"""Dagster's event log: a daily job that removes old events of the sensors, and keeps the newest.
 
-Dagster keeps events for ever; its own retention settings (`retention` of dagster.yaml) are for ticks of sensors and
-schedules, `dagster asset wipe` removes the newest too, and `dagster run delete` is for events of runs. So they are
-removed from the tables of its storage, as `SqlEventLogStorage.delete_events_for_run` does.
+Dagster keeps events for ever. Its own retention settings (`retention` of dagster.yaml) cover only ticks of sensors and
+schedules; `dagster asset wipe` removes the newest events too; `dagster run delete` covers events of runs. So this job
+removes events from the tables of Dagster's storage, as `SqlEventLogStorage.delete_events_for_run` does.
 
-Invariant: an event goes only when it belongs to no run, is of an asset or check of this code location, is older than
-asked, and a newer one of the same asset and kind, or of the same check, stays. So freshness, the state of checks and
-alerts are as before; plots become shorter.
+Invariant: an event is removed only if it belongs to no run, is about an asset or check of this code location, is older
+than asked, and a newer one of the same asset and kind, or of the same check, stays. So freshness, the state of checks,
+and alerts do not change; plots become shorter.
 """
 
 # No `from __future__ import annotations`: Dagster reads the annotations of what is defined in a function.
@@ -46,21 +46,21 @@ _EVENTS, _CHECKS, _TAGS = SqlEventLogStorageTable.c, AssetCheckExecutionsTable.c
 
 @dataclass(slots=True)
 class Purged:
-    """Events removed. A laptop's SQLite keeps each twice, which counts once."""
+    """Events removed. A laptop's SQLite stores each twice, which counts once."""
 
     of_assets: int = 0
     of_checks: int = 0
 
 
 def purge_events(storage: object, keys: Sequence[dg.AssetKey], before: datetime) -> Purged:
-    """Remove events of these assets and their checks that are older than `before`; a chunk is a transaction.
+    """Remove events of these assets and their checks that are older than `before`; each chunk is a transaction.
 
-    Raises ConfigurationError where the instance does not keep its events in tables.
+    Raises ConfigurationError if the instance does not keep its events in tables.
     """
     if not isinstance(storage, SqlEventLogStorage):
         raise ConfigurationError(
             f"purging Dagster's event log: {type(storage).__name__} keeps no tables of events",
-            hint="turn this schedule off, and set a retention where the events are kept",
+            hint="turn this schedule off, and set a retention in the storage that keeps the events",
         )
     at = before.astimezone(UTC).replace(tzinfo=None)  # as Dagster writes times
     names = [key.to_string() for key in keys]
@@ -76,7 +76,7 @@ def purge_events(storage: object, keys: Sequence[dg.AssetKey], before: datetime)
 
 
 def _purge_checks(storage: SqlEventLogStorage, names: Sequence[str], before: datetime) -> int:
-    """Remove old results but each check's newest, from the table of checks and from the log."""
+    """Remove old results, except each check's newest, from the table of checks and from the log."""
     newest = (
         db.select(db.func.max(_CHECKS.id))
         .where(_CHECKS.asset_key.in_(names), _CHECKS.run_id == RUNLESS_RUN_ID)
@@ -100,7 +100,7 @@ def _purge_checks(storage: SqlEventLogStorage, names: Sequence[str], before: dat
 
 
 def _purge_assets(opened: AbstractContextManager[Any], names: Sequence[str], before: datetime) -> int:
-    """Remove old materializations and observations but each asset's newest of either, with their tags."""
+    """Remove old materializations and observations, except each asset's newest of both kinds, with their tags."""
     ours = (_EVENTS.run_id == RUNLESS_RUN_ID, _EVENTS.asset_key.in_(names), _EVENTS.dagster_event_type.in_(_KINDS))
     newest = (
         db.select(db.func.max(_EVENTS.id))
@@ -116,9 +116,10 @@ def _purge_assets(opened: AbstractContextManager[Any], names: Sequence[str], bef
 
 
 def _purge_copies(storage: SqlEventLogStorage, keys: Sequence[dg.AssetKey], before: datetime) -> int:
-    """Remove old ones from the file of what belongs to no run; the index, which has the newest, is what is asked.
+    """Remove old events from the file of events that belong to no run. The index has the newest, so it answers which
+    stay.
 
-    There a check's result names its asset in its text alone.
+    In that file a check's result names its asset only in its text.
     """
     paths = [f'"path": {key.to_string()}' for key in keys]
     old = (
@@ -164,8 +165,9 @@ def purge_events_job(mappings: Sequence[TableMapping]) -> dg.JobDefinition:
         config=job_form(EventsChoice, _OP),
         executor_def=dg.in_process_executor,
         tags={"dagster/max_runtime": _MAX_SECONDS},
-        description="Removes from Dagster's event log what the sensors have reported longer ago than `keep_days`; the"
-        " newest of each asset and check stays, and so does whatever belongs to a run. Plots show that many days.",
+        description="Removes what the sensors reported more than `keep_days` ago from Dagster's event log. The newest"
+        " event of each asset and check stays, and so does everything that belongs to a run. Plots show that many"
+        " days.",
     )
     def purging() -> None:
         old()
@@ -174,16 +176,16 @@ def purge_events_job(mappings: Sequence[TableMapping]) -> dg.JobDefinition:
 
 
 def purge_events_schedule(job: dg.JobDefinition) -> dg.ScheduleDefinition:
-    """Define its schedule: daily, on from the start, as what it removes would else pile up."""
+    """Define its schedule: daily, and on from the start, because events would pile up otherwise."""
     return dg.ScheduleDefinition(
         name=f"{PURGE_EVENTS}_schedule",
         job=job,
         cron_schedule=_DAILY,
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description="Keeps 14 days of what the sensors report.",
+        description="Keeps 14 days of sensor reports.",
     )
 
 
 def _watched(keys: TableKeys) -> list[dg.AssetKey]:
-    """What the sensors report on, table by table."""
+    """The assets that the sensors report on, table by table."""
     return [keys.replication, keys.aurora_table, keys.dynamodb_table]

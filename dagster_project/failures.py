@@ -1,6 +1,6 @@
-"""From the pipeline's errors to Dagster's: try again, or stop and say what a person must do.
+"""From the pipeline's errors to Dagster's: retry, or fail and say what a person must do.
 
-Invariant: only a transient error is tried again, and every failure that a run ends with carries its next step.
+Invariant: only a transient error is retried, and every failure of a run names its next step.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ FIRST_WAIT_SECONDS = 5.0
 
 @contextmanager
 def explained(context: dg.AssetExecutionContext | dg.OpExecutionContext) -> Generator[None]:
-    """Turn what the block raises into a retry or a failure. Other exceptions are defects, and pass as they are.
+    """Turn what the block raises into a retry or a failure. Other exceptions are defects, and pass unchanged.
 
-    A step that is tried again resumes: loads skip the files that are marked, reconciliations go on where they are given
-    the same snapshot, and take a new one otherwise.
+    A step that is retried resumes: loads skip the files that are marked; reconciliations resume with the same snapshot
+    if one was given, and take a new one otherwise.
     """
     try:
         yield
     except TransientError as error:
         tried = context.retry_number
         if tried < RETRIES:
-            context.log.warning("%s; trying again, %s times more at most", error, RETRIES - tried)
+            context.log.warning("%s; retrying, at most %s more times", error, RETRIES - tried)
             raise dg.RetryRequested(max_retries=RETRIES, seconds_to_wait=FIRST_WAIT_SECONDS * 2**tried) from error
         raise _failure(error) from error
     except ReplicationError as error:
@@ -41,7 +41,7 @@ def explained(context: dg.AssetExecutionContext | dg.OpExecutionContext) -> Gene
 
 
 def trouble(error: Exception) -> str:
-    """Return one line for a check, a log or an alert; of an error that is not ours, only its class and where it was.
+    """Return one line for a check, a log or an alert. For an error that is not ours, only its class and place.
 
     Its text may quote attribute values, or the database's host and user.
     """

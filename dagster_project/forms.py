@@ -1,6 +1,6 @@
 """What a person fills in to start a job: defaults, descriptions, and checks that run before anything starts.
 
-Invariant: a job's form is checked whole when the run is launched, so a wrong value leaves no run behind. The same
+Invariant: a job's form is checked as a whole when the run is launched, so a wrong value leaves no run behind. The same
 classes check each step's configuration when an asset is materialized on its own.
 """
 
@@ -20,18 +20,18 @@ from pipeline.jobs.pace import CHUNK_SECONDS
 MOST_WORKERS = 32
 MOST_RUN_WORKERS = 16
 MARGIN_OF_LOAD = (
-    "How much older than the export's time its rows count as, against changes from the stream: covers what clocks"
-    " disagree by. The default is the mapping's."
+    "How much older than the export's time its rows count, compared with changes from the stream. It covers clocks that"
+    " disagree. The default is the mapping's."
 )
 MARGIN_OF_RECONCILIATION = (
-    "How far replication may be behind without a row counting as drift, where no probe says how far it is; and what"
-    " clocks disagree by. The default is the mapping's."
+    "How far replication may be behind without a row counting as drift, if no probe says how far it is. It also covers"
+    " clocks that disagree. The default is the mapping's."
 )
 
 
 EXPORT_WAIT = (
-    "How long to wait for an export, such as 90m or 6h; it runs on, and the next try or run resumes it. Empty:"
-    " DYNAURORA_EXPORT_WAIT of the code location, else 6h."
+    "How long to wait for an export, such as 90m or 6h. The export continues after that, and the next try or run"
+    " resumes it. Empty: DYNAURORA_EXPORT_WAIT of the code location, or 6h."
 )
 
 
@@ -42,7 +42,7 @@ class ExportWaitChoice(dg.Config):
 
     @property
     def timeout(self) -> timedelta | None:
-        """The wait asked for; None: as the settings say."""
+        """The wait that was asked for, or None for what the settings say."""
         return parse_span(self.export_wait) if self.export_wait else None
 
     @field_validator("export_wait")
@@ -54,7 +54,7 @@ class ExportWaitChoice(dg.Config):
 
 
 class SnapshotChoice(ExportWaitChoice):
-    """Which snapshot to use: a new export when both are empty."""
+    """Which snapshot to use: a new export if both are empty."""
 
     export_arn: str = Field(
         default="",
@@ -62,35 +62,36 @@ class SnapshotChoice(ExportWaitChoice):
     )
     manifest: str = Field(
         default="",
-        description=f"Location of an export's {SUMMARY_NAME} (s3://… or file:///…), in place of an ARN.",
+        description=f"Location of an export's {SUMMARY_NAME} (s3://… or file:///…), instead of an ARN.",
     )
 
     new_export: bool = Field(
         default=False,
-        description="true: request a new export, also where one that an earlier run requested is under way.",
+        description="true: request a new export, even if one that an earlier run requested is under way.",
     )
     accept_other_table: bool = Field(
         default=False,
-        description="true: take the export given even if it is of another account, Region, table name or table id: one"
-        " that was restored, copied or made again.",
+        description="true: accept the given export even if it is of another account, Region, table name or table id,"
+        " because the table was restored, copied or recreated.",
     )
     scan: bool = Field(
         default=False,
-        description="true: scan the table, for one that cannot be exported. It reads the whole table's capacity once.",
+        description="true: scan the table, if it cannot be exported. It reads the whole table once, which uses read"
+        " capacity.",
     )
     read_capacity: int = Field(default=100, ge=1, description="Read capacity units a second that a scan may use.")
 
     @property
     def names_one(self) -> bool:
-        """Whether one snapshot and no other is asked for: that a load of another runs is then no answer."""
+        """Whether one particular snapshot is asked for. A running load of another one is then no answer."""
         return bool(self.export_arn or self.manifest or self.scan or self.new_export)
 
     @model_validator(mode="after")
     def _one_usable_choice(self) -> "SnapshotChoice":
         if self.scan and (self.export_arn or self.manifest):
-            raise ValueError("scan is asked for, and an export is given; give one of them")
+            raise ValueError("both scan and an export are given; give one of them")
         if self.new_export and (self.scan or self.export_arn or self.manifest):
-            raise ValueError("new_export is asked for, and an export or a scan too; give one of them")
+            raise ValueError("new_export is given together with an export or a scan; give one of them")
         if self.export_arn and self.manifest:
             raise ValueError("export_arn and manifest are both given; give one of them, or neither for a new export")
         if self.export_arn and not (self.export_arn.startswith("arn:") and "/export/" in self.export_arn):
@@ -102,30 +103,30 @@ class SnapshotChoice(ExportWaitChoice):
 
 
 class FullLoadChoice(SnapshotChoice):
-    """Load a table from an export, while replication goes on."""
+    """Load a table from an export, while replication continues."""
 
     margin_seconds: int = Field(ge=1, description=MARGIN_OF_LOAD)
     workers: int = Field(
         default=2,
         ge=1,
         le=MOST_WORKERS,
-        description=f"Files loaded side by side in a run, 1 to {MOST_WORKERS}; each takes one connection.",
+        description=f"Files loaded at the same time in a run, 1 to {MOST_WORKERS}. Each takes one connection.",
     )
     run_workers: int = Field(
         default=1,
         ge=1,
         le=MOST_RUN_WORKERS,
-        description=f"Runs that the files are spread over, 1 to {MOST_RUN_WORKERS}, this one included: a process, task"
-        " or pod each, as the instance launches runs. For tables that take hours.",
+        description=f"Runs that share the files, 1 to {MOST_RUN_WORKERS}, including this one. Each is a process, task"
+        " or pod, as the instance launches runs. For tables that take hours.",
     )
 
 
 class LoadFilesChoice(dg.Config):
-    """Load files of a load that another run leads. That run fills this in."""
+    """Load files of a load that another run leads. That run fills in this form."""
 
-    export_id: int = Field(description="The load, as `replication.exports` numbers it.")
-    ticket: int = Field(description="Drawn by the run that leads the load: when that one is gone, nothing is loaded.")
-    workers: int = Field(default=2, ge=1, le=MOST_WORKERS, description="Files loaded side by side.")
+    export_id: int = Field(description="The load's number in `replication.exports`.")
+    ticket: int = Field(description="A number that the leading run drew. Once that run is gone, nothing is loaded.")
+    workers: int = Field(default=2, ge=1, le=MOST_WORKERS, description="Files loaded at the same time.")
 
 
 class ReconcileChoice(SnapshotChoice):
@@ -133,7 +134,7 @@ class ReconcileChoice(SnapshotChoice):
 
     repair: bool = Field(
         default=False,
-        description="true: mend the drift, each row from a consistent read of DynamoDB. false: report it.",
+        description="true: repair the drift, each row from a consistent read of DynamoDB. false: only report it.",
     )
     margin_seconds: int = Field(ge=1, description=MARGIN_OF_RECONCILIATION)
     chunk_seconds: float = Field(
@@ -143,52 +144,52 @@ class ReconcileChoice(SnapshotChoice):
         default=1.0,
         gt=0,
         le=1,
-        description="Share of Aurora's time: 1 compares with several connections; below, one works and rests between"
-        " statements, so that it is at work for this share of the time.",
+        description="Share of Aurora's time. 1 compares with several connections. Below 1, one connection works and"
+        " rests between statements, so that it is busy for this share of the time.",
     )
 
 
 class CatchUpChoice(ExportWaitChoice):
-    """Bring over what was written in the hours chosen."""
+    """Apply what was written in the chosen hours."""
 
     margin_seconds: int = Field(ge=1, description=MARGIN_OF_LOAD)
     workers: int = Field(
         default=2,
         ge=1,
         le=MOST_WORKERS,
-        description=f"Files applied side by side, 1 to {MOST_WORKERS}; each takes one connection.",
+        description=f"Files applied at the same time, 1 to {MOST_WORKERS}. Each takes one connection.",
     )
 
 
 class EventsChoice(dg.Config):
     """Remove old events that the sensors wrote."""
 
-    keep_days: int = Field(default=14, ge=1, description="Days of events that are kept, besides the newest of each.")
+    keep_days: int = Field(default=14, ge=1, description="Days of events to keep, besides the newest of each.")
 
 
 class PurgeChoice(dg.Config):
-    """Remove what is left over after its time."""
+    """Remove old tombstones and leftovers."""
 
     retention_days: int = Field(
         default=30,
         ge=1,
-        description="How long tombstones and bookkeeping are kept. Tombstones never go further than the newest snapshot"
-        " that was loaded whole.",
+        description="How long tombstones and bookkeeping are kept. Tombstones newer than the newest snapshot that was"
+        " loaded whole are never removed.",
     )
 
 
 class RedriveChoice(dg.Config):
-    """Apply the batches that event source mappings gave up."""
+    """Apply the batches that Lambda discarded."""
 
     prefix: str = Field(
         default="",
-        description="Where they are kept, s3://BUCKET/PREFIX. Empty: DYNAURORA_ON_FAILURE of the code location.",
+        description="Where they are, s3://BUCKET/PREFIX. Empty: DYNAURORA_ON_FAILURE of the code location.",
     )
-    queue: str = Field(default="", description="URL of the SQS queue that keeps what names them, in place of a prefix.")
-    object: str = Field(default="", description="Redrive this batch alone, as a run's table `left` names it.")
+    queue: str = Field(default="", description="URL of the SQS queue whose messages name them, instead of a prefix.")
+    object: str = Field(default="", description="Redrive only this batch, as the table `left` of a run names it.")
     accept_partial: bool = Field(
         default=False,
-        description="With `object`: apply the records that can be read of a damaged batch, and move it to `done/`.",
+        description="With `object`: apply the records of a damaged batch that can be read, and move it to `done/`.",
     )
 
     @model_validator(mode="after")
@@ -230,14 +231,14 @@ def catch_up_form(mapping: TableMapping) -> type[CatchUpChoice]:
 
 
 def job_form(form: type[dg.Config], op: str) -> dg.ConfigMapping:
-    """Make a form the whole configuration of a job whose one step is `op`: checked when the run is launched."""
+    """Make a form the whole configuration of a job whose only step is `op`. It is checked when the run is launched."""
 
     def check(values: Mapping[str, Any]) -> dict[str, Any]:
         try:
             form(**values)
         except ValidationError as error:
             wrong = "; ".join(_sentence(problem["loc"], problem["msg"]) for problem in error.errors())
-            raise dg.DagsterInvalidConfigError(f"the form is not filled in rightly: {wrong}", [], values) from None
+            raise dg.DagsterInvalidConfigError(f"the form has wrong values: {wrong}", [], values) from None
         return {"ops": {op: {"config": dict(values)}}, "loggers": {"console": {}}}  # not what Dagster says to itself
 
     return dg.ConfigMapping(config_fn=check, config_schema=form.to_config_schema())

@@ -1,10 +1,10 @@
-"""How late is late: a mapping's `freshness` as the windows that checks, policy and sensor share.
+"""How late is late: a mapping's `freshness`, as the windows that checks, policy and sensor share.
 
-The check `lag` turns at `warn` and `fail`, at the tick that finds it. Dagster's freshness is there for what the check
-cannot say, that nobody looks any more. It counts from the last materialization, each of which costs three events that
-Dagster keeps; so it fails at `fail`, and warns no earlier than three quarters of it.
+The check `lag` turns at `warn` and `fail`, at the tick that finds the table late. Dagster's freshness covers what the
+check cannot say: that nobody looks any more. It counts from the last materialization, and each of those costs three
+events that Dagster keeps. So it fails at `fail`, and warns no earlier than three quarters of that.
 
-Invariant: the sensor reports often enough that a table which is applied and caught up never looks late.
+Invariant: the sensor reports often enough that a table which is caught up never looks late.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pipeline.core.model.mapping import TableMapping
 
 DEFAULT_WARN, DEFAULT_FAIL = timedelta(minutes=5), timedelta(minutes=30)
-# Dagster takes no shorter window, and its daemon looks every 30 s.
+# Dagster accepts no shorter window, and its daemon looks every 30 s.
 SHORTEST_WINDOW = timedelta(minutes=1)
 
 
@@ -32,7 +32,7 @@ class Freshness:
 
     @classmethod
     def of(cls, mapping: TableMapping) -> Freshness:
-        """Return what the mapping says, or the defaults; a `fail` on its own is also when to warn."""
+        """Return what the mapping says, or the defaults. If only `fail` is given, it is also when to warn."""
         if not mapping.freshness:
             return cls(DEFAULT_WARN, DEFAULT_FAIL)
         fail = mapping.freshness.get("fail", DEFAULT_FAIL)

@@ -1,4 +1,4 @@
-"""The assets of one table: what each node is, in the words of the person on duty, and how they hang together.
+"""The assets of one table: what each node is, in words for the person on duty, and how they depend on each other.
 
     dynamodb_table → s3_export → aurora_table → reconciliation
                    ↘ replication ↗
@@ -42,8 +42,8 @@ def source_spec(mapping: TableMapping) -> dg.AssetSpec:
     return _spec(
         mapping,
         keys.dynamodb_table,
-        f"The DynamoDB table `{mapping.table}`, which the application writes. Nothing here writes to it. Its key is"
-        f" {_key_text(mapping.key)}. Columns are the attributes that the mapping names.",
+        f"The DynamoDB table `{mapping.table}`, which your application writes. Nothing here writes to it. Its key is"
+        f" {_key_text(mapping.key)}. The columns are the attributes that the mapping names.",
         metadata={
             "dagster/table_name": mapping.table,
             "dagster/column_schema": source_schema(mapping),
@@ -59,8 +59,8 @@ def export_spec(mapping: TableMapping) -> dg.AssetSpec:
         mapping,
         keys.s3_export,
         f"A full export of `{mapping.table}` in S3, as of one point in time. Materializing it requests a new export and"
-        " waits until it is complete (minutes), or takes one that exists. It costs the table no read capacity."
-        f" To load, launch the job `{keys.full_load_job}`.",
+        " waits until it is complete (minutes), or uses one that exists. It uses no read capacity of the table. To"
+        f" load, launch the job `{keys.full_load_job}`.",
         deps=[keys.dynamodb_table],
         metadata={"dagster/column_schema": source_schema(mapping), **exports_anywhere()},
     )
@@ -72,9 +72,9 @@ def replication_spec(mapping: TableMapping) -> dg.AssetSpec:
     return _spec(
         mapping,
         keys.replication,
-        f"Changes of `{mapping.table}` applied by the replicator Lambda from the table's stream. It is reported while"
-        " every change has arrived, also when nothing is written; no report means that changes wait, or that this could"
-        " not be seen: the check `lag` says which.",
+        f"Changes of `{mapping.table}` that the replicator's Lambda function applies from the table's stream. It is"
+        " materialized while every change has arrived, even if nothing is written. If there is no materialization,"
+        " changes are waiting, or nobody could look: the check `lag` says which.",
         deps=[keys.dynamodb_table],
         freshness_policy=freshness.policy,
     )
@@ -87,9 +87,9 @@ def aurora_spec(mapping: TableMapping) -> dg.AssetSpec:
     return _spec(
         mapping,
         keys.aurora_table,
-        f"`{'`, `'.join(views)}` in Aurora PostgreSQL: the live rows, for people to query. Materializing it loads the"
-        " export above it, once, under the ordering rule, so that rows which replication has brought since stay."
-        " Afterwards replication keeps it current. A killed load resumes with the files it had not finished.",
+        f"`{'`, `'.join(views)}` in Aurora PostgreSQL: the rows that exist, for people to query. Materializing it loads"
+        " the export above it under the ordering rule, so rows that replication has applied since stay. After that,"
+        " replication keeps it up to date. A load that was killed resumes with the files that it had not finished.",
         deps=[keys.s3_export, keys.replication],
         metadata={
             "dagster/table_name": ", ".join(views),
@@ -105,10 +105,10 @@ def catch_up_spec(mapping: TableMapping) -> dg.AssetSpec:
     return _spec(
         mapping,
         keys.catch_up,
-        f"What was written to `{mapping.table}` in an hour, brought over from an incremental export: proof that it"
-        " is in Aurora whatever the stream lost, deletes too. Hours need it only after an outage; those without are no"
-        f" failure. Launch a backfill over the hours of the outage, here or with the job `{keys.catch_up_job}`. What is"
-        " older than the table's point-in-time recovery (35 days at most) needs a full load.",
+        f"Everything that was written to `{mapping.table}` in an hour, deletes too, applied from an incremental export."
+        " A green hour is in Aurora, whatever the stream lost. Empty hours are normal; run this only after an outage:"
+        f" launch a backfill over its hours, here or with the job `{keys.catch_up_job}`. Anything older than the"
+        " table's point-in-time recovery (35 days at most) needs a full load.",
         deps=[keys.dynamodb_table],
     )
 
@@ -119,9 +119,9 @@ def reconciliation_spec(mapping: TableMapping) -> dg.AssetSpec:
     return _spec(
         mapping,
         keys.reconciliation,
-        f"The last comparison of every row with a snapshot of `{mapping.table}`. Rows that changed around the snapshot"
-        " are in flight and are not judged; what differs is read again from DynamoDB before it is called drift."
-        f" Launch `{keys.reconcile_job}`; with `repair: true` it mends what it finds.",
+        f"The last comparison of every row with a snapshot of `{mapping.table}`. Rows that changed around the time of"
+        " the snapshot are in flight and not judged. Every other difference is read again from DynamoDB before it is"
+        f" called drift. Launch `{keys.reconcile_job}`; with `repair: true` it repairs the drift.",
         deps=[keys.aurora_table],
     )
 

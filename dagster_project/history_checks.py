@@ -1,9 +1,9 @@
-"""Checks of a table's source: is it set up to be replicated, was history lost, does anything wait that was given up.
+"""Checks of a table's source: is it set up for replication, was history lost, do discarded batches wait.
 
-They are checks of the DynamoDB table, which is never materialized here: their results stay until they change.
+They are checks of the DynamoDB table, which is never materialized here, so their results stay until they change.
 
-Invariant: judged from one report, the same way by the sensor and when launched by hand; each result names the next
-step, and what may not be looked at is told as not known.
+Invariant: they are judged from one report, in the same way by the sensor and when launched by hand. Each result names
+the next step. What this process may not look at is reported as not known.
 """
 
 # No `from __future__ import annotations`: Dagster reads the annotations of what is defined in a function.
@@ -38,31 +38,30 @@ def history_specs(mapping: TableMapping) -> list[dg.AssetCheckSpec]:
         dg.AssetCheckSpec(
             CONFIGURED,
             asset=keys.dynamodb_table,
-            description=f"The stream of `{mapping.table}` is on and carries new images, a Lambda reads it, and"
-            " point-in-time recovery is on, so that what was lost can be caught up. When not: the result has the"
-            " command. While the stream is off, or no Lambda reads it, changes are on their way to being lost. The"
-            " result links into the AWS console: the table, the function, its event source mapping, its log.",
+            description=f"The stream of `{mapping.table}` is on and carries new images, a Lambda function reads it, and"
+            " point-in-time recovery is on, so that lost changes can be caught up. If it fails, the result has the"
+            " command. While the stream is off, or no function reads it, changes will be lost. The result links into"
+            " the AWS console: the table, the function, its event source mapping, its log.",
         ),
         dg.AssetCheckSpec(
             LOST,
             asset=keys.dynamodb_table,
-            description="No change was lost on its way: dropped by the stream before it was applied, or made while the"
-            " stream or its event source mapping was made anew. When some were: run the catch-up that the result names"
-            f" (or launch `{mapping.name}_catch_up` over those hours; for a load: then `{keys.reconcile_job}` with"
-            " `repair: true`); the check passes again once one has"
-            " covered the time.",
+            description="No change was lost: dropped by the stream before it was applied, or made while the stream or"
+            " its event source mapping was recreated. If some were, run the catch-up that the result names (or launch"
+            f" `{mapping.name}_catch_up` over those hours; if it names a load, also `{keys.reconcile_job}` with"
+            " `repair: true`). The check passes again once one has covered that time.",
         ),
         dg.AssetCheckSpec(
             GIVEN_UP,
             asset=keys.dynamodb_table,
-            description="No batch waits that Lambda gave up after its retries. When some do: mend what the function"
-            f" fails on (its log says), then `dynaurora redrive {mapping.name}`.",
+            description="No batch is waiting that Lambda discarded after its retries. If some are, repair what the"
+            f" function fails on (see its log), then run `dynaurora redrive {mapping.name}`.",
         ),
     ]
 
 
 def judge_history(keys: TableKeys, report: HistoryReport) -> list[dg.AssetCheckResult]:
-    """Judge a report: configuration, lost history, what was given up."""
+    """Judge a report: configuration, lost history, discarded batches."""
     configuration = [finding for finding in report.findings if finding.kind in CONFIGURATION]
     history = [finding for finding in report.findings if finding.kind not in CONFIGURATION]
     return [
@@ -70,7 +69,7 @@ def judge_history(keys: TableKeys, report: HistoryReport) -> list[dg.AssetCheckR
             keys,
             CONFIGURED,
             configuration,
-            "stream, event source mapping and recovery are as they must be",
+            "stream, event source mapping and recovery are set up correctly",
             source_links(report.table_arn, report.readers),
         ),
         _result(keys, LOST, history, "no lost history is known", {}),
@@ -123,11 +122,11 @@ def _given_up(keys: TableKeys, waiting: OnFailure) -> dg.AssetCheckResult:
     if waiting.count is None:
         description = f"not known: {waiting.where}"
     elif not waiting.count:
-        description = "no batch waits that was given up"
+        description = "no discarded batch is waiting"
     else:
         at_least = "at least " if waiting.more else ""
         description = (
-            f"{at_least}{waiting.count} objects wait in {waiting.where}, the oldest of"
+            f"{at_least}{waiting.count} discarded batches wait in {waiting.where}, the oldest from"
             f" {waiting.oldest:%Y-%m-%d %H:%M:%S} UTC: run `dynaurora redrive {keys.name}`"
         )
     if waiting.count is not None:

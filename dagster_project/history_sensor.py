@@ -1,7 +1,7 @@
-"""The lost-history sensor: looks at every table's source now and then, and reports what it finds as checks.
+"""The lost-history sensor: looks at every table's source every few minutes, and reports what it finds as checks.
 
-Invariant: its cursor is all it remembers, so a restart repeats no report. A table that cannot be looked at is reported
-as such and keeps no other from being looked at. It starts no run: the result names the command that mends.
+Invariant: its cursor is its only memory, so a restart repeats no report. A table that cannot be looked at is reported
+as such, and does not stop the others. It starts no run: the result names the command that repairs.
 """
 
 # No `from __future__ import annotations`: Dagster reads the annotations of what is defined in a function.
@@ -26,7 +26,7 @@ from pipeline.jobs.services import Services
 
 LOST_HISTORY = "lost_history"
 INTERVAL_SECONDS = 600
-# An outcome that does not change is told again this often, so that a number has a history: 4 times a day.
+# An outcome that does not change is reported again this often, so that its number has a history: 4 times a day.
 REPEAT_SECONDS = 6 * 3600.0
 LOOKING_SECONDS = 40.0
 
@@ -38,8 +38,9 @@ def history_sensor(mappings: Sequence[TableMapping]) -> dg.SensorDefinition:
         name=LOST_HISTORY,
         minimum_interval_seconds=INTERVAL_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Looks at each table's stream, event source mapping, point-in-time recovery and given-up batches,"
-        " and reports on its `dynamodb_table` what was lost or could be, with the remedy. Starts no run.",
+        description="Looks at each table's stream, event source mapping, point-in-time recovery and discarded batches."
+        " It reports on the table's `dynamodb_table` what was lost or could be lost, with the remedy. It starts no"
+        " run.",
     )
     def lost_history(context: dg.SensorEvaluationContext, dynaurora: ServicesResource) -> dg.SensorResult:
         cursor: dict[str, Any] = json.loads(context.cursor or "{}")
@@ -78,7 +79,7 @@ def _results(services: Services, mapping: TableMapping) -> list[dg.AssetCheckRes
 
 
 def news(memory: dict[str, Any], results: Sequence[dg.AssetCheckResult], now: float) -> list[dg.AssetCheckEvaluation]:
-    """Return the results that differ from what was told last, or that were told long ago; and remember them."""
+    """Return the results that differ from the last report, or whose last report is long ago; and remember them."""
     told: dict[str, list[Any]] = memory.setdefault("told", {})
     news: list[dg.AssetCheckEvaluation] = []
     for result in results:

@@ -1,4 +1,4 @@
-"""Names of what Dagster knows of one table: its assets, jobs, pools and schedules.
+"""Names in Dagster for one table: its assets, jobs, pools and schedules.
 
 Invariant: every name follows from the mapping's name alone, so that history stays with a table across releases.
 """
@@ -12,7 +12,7 @@ import dagster as dg
 
 @dataclass(frozen=True, slots=True)
 class TableKeys:
-    """Names for the mapping `name`. Graph nodes show the last part of an asset key, the group shows the table."""
+    """Names for the mapping `name`. Graph nodes show the last part of an asset key; the group shows the table."""
 
     name: str
 
@@ -23,12 +23,12 @@ class TableKeys:
 
     @property
     def s3_export(self) -> dg.AssetKey:
-        """The export that was taken last for a load."""
+        """The newest export that was taken for a load."""
         return dg.AssetKey([self.name, "s3_export"])
 
     @property
     def replication(self) -> dg.AssetKey:
-        """What the replicator brings over from the stream."""
+        """What the replicator applies from the stream."""
         return dg.AssetKey([self.name, "replication"])
 
     @property
@@ -43,7 +43,7 @@ class TableKeys:
 
     @property
     def catch_up(self) -> dg.AssetKey:
-        """The hours that were brought over from incremental exports."""
+        """The hours that were caught up from incremental exports."""
         return dg.AssetKey([self.name, "catch_up"])
 
     @property
@@ -58,7 +58,7 @@ class TableKeys:
 
     @property
     def load_files_op(self) -> str:
-        """Step of such a run, as it stands in run configuration."""
+        """Step of such a run, as run configuration names it."""
         return f"{self.name}__load_files"
 
     @property
@@ -68,27 +68,27 @@ class TableKeys:
 
     @property
     def catch_up_job(self) -> str:
-        """Job that brings over hours of the past."""
+        """Job that catches up hours of the past."""
         return f"{self.name}_catch_up"
 
     @property
     def purge_job(self) -> str:
-        """Job that removes what is left over after its time."""
+        """Job that removes old tombstones and leftovers."""
         return f"{self.name}_purge"
 
     @property
     def purge_op(self) -> str:
-        """Step of a purge, as it stands in run configuration."""
+        """Step of a purge, as run configuration names it."""
         return f"{self.name}__purge"
 
     @property
     def promote_job(self) -> str:
-        """Job that fills the columns which the mapping has gained."""
+        """Job that fills new columns of the mapping."""
         return f"{self.name}_promote"
 
     @property
     def promote_op(self) -> str:
-        """Step of a promotion, as it stands in run configuration."""
+        """Step of a promotion, as run configuration names it."""
         return f"{self.name}__promote"
 
     @property
@@ -98,28 +98,29 @@ class TableKeys:
 
     @property
     def replay_op(self) -> str:
-        """Step of a replay, as it stands in run configuration."""
+        """Step of a replay, as run configuration names it."""
         return f"{self.name}__replay_rejects"
 
     @property
     def load_pool(self) -> str:
-        """Pool of what takes the table for itself: whatever rewrites or compares all of it. They wait in turn.
+        """Pool of the jobs that need the table for themselves, because they rewrite or compare all of it. They take
+        turns.
 
-        The table's advisory lock would refuse the second; the pool makes it wait instead.
+        The table's advisory lock would refuse the second one; the pool makes it wait instead.
         """
         return f"{self.name}_load"
 
     @property
     def full_load_op(self) -> str:
-        """Step of a load, as it stands in run configuration."""
+        """Step of a load, as run configuration names it."""
         return f"{self.name}__full_load"
 
     @property
     def reconcile_op(self) -> str:
-        """Step of a reconciliation, as it stands in run configuration."""
+        """Step of a reconciliation, as run configuration names it."""
         return f"{self.name}__reconcile"
 
     @property
     def catch_up_op(self) -> str:
-        """Step of a catch-up, as it stands in run configuration."""
+        """Step of a catch-up, as run configuration names it."""
         return f"{self.name}__catch_up"

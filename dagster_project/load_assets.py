@@ -1,7 +1,7 @@
 """A full load: the export, and the table that is loaded from it.
 
-Invariant: nothing is decided here but which export to load. Each asset is one call into the pipeline, and reports
-what it did.
+Invariant: the only decision here is which export to load. Each asset is one call into the pipeline, and reports what it
+did.
 """
 
 # No `from __future__ import annotations`: Dagster reads the annotations of what is defined in a function.
@@ -28,19 +28,19 @@ from pipeline.jobs.schema import schema_report
 from pipeline.jobs.snapshots.snapshot import ScanChoice, Snapshot, take_snapshot
 
 _EXPORTS_LOOKED_AT = 100
-# Tags of a run that was launched to go on where another failed.
+# Tags of a run that was launched to resume a failed one.
 _RESUMES = ("dagster/is_resume_retry", "dagster/is_asset_resume_retry")
-# And of one that Dagster launched by itself for a run that it took for dead: it may live, and be loading.
+# And of a run that Dagster launched by itself to replace one that it took for dead. That one may live, and be loading.
 _RETRY = "dagster/retry_number"
 
 
 def load_assets(mapping: TableMapping) -> dg.AssetsDefinition:
     """Define the export and the table loaded from it.
 
-    They are one step, so that one form serves both, one pool covers both, and a second try of either, however it is
-    launched, goes on with the export that the first had taken. Files are loaded by workers inside the step: far
-    faster than a step a file. Where another run leads a load of the table already, this one takes part in it, and ends
-    as that one does.
+    They are one step, so that one form serves both, one pool covers both, and a retry of either, however it is
+    launched, resumes with the export that the first one had taken. Workers inside the step load the files: far faster
+    than one step for each file. If another run already leads a load of the table, this one joins it, and ends as that
+    one does.
     """
     keys = TableKeys(mapping.name)
     form = full_load_form(mapping)
@@ -59,7 +59,8 @@ def load_assets(mapping: TableMapping) -> dg.AssetsDefinition:
         choice = form(**context.op_execution_context.op_config)
         with explained(context):
             schema = schema_report(dynaurora.services, mapping)
-        # With the table's own materialization where that comes about: one that comes later would clear the result.
+        # Reported together with the table's own materialization, if there is one: a later materialization would clear
+        # the result.
         judged = [judge_schema(keys, schema)] if context.selected_asset_check_keys else []
         if keys.aurora_table not in context.selected_asset_keys or not schema.matches:
             yield from judged
@@ -113,10 +114,11 @@ def load_assets(mapping: TableMapping) -> dg.AssetsDefinition:
 
 
 def export_of_this_run(context: dg.AssetExecutionContext, keys: TableKeys) -> str | None:
-    """Location of the export that this run has taken, or the run that it resumes; None when there is none yet.
+    """Return the location of the export that this run, or the run that it resumes, has taken; None if there is none
+    yet.
 
-    It comes from the event log, so that another process on another host can go on. A run that does another one over
-    from its start takes an export of its own.
+    It comes from the event log, so that another process on another host can resume. A run that starts another run's
+    work over takes an export of its own.
     """
     tags, ours = context.run.tags, {context.run.run_id}
     if _RETRY in tags or any(tags.get(tag) == "true" for tag in _RESUMES):
@@ -125,18 +127,18 @@ def export_of_this_run(context: dg.AssetExecutionContext, keys: TableKeys) -> st
 
 
 def latest_export(context: dg.AssetExecutionContext, keys: TableKeys) -> str:
-    """Location of the export that was taken last. Raises ConfigurationError when there is none."""
+    """Return the location of the newest export that was taken. Raises ConfigurationError if there is none."""
     for _, location in _exports(context, keys):
         return location
     raise ConfigurationError(
         "loading: no export has been taken",
         table=keys.name,
-        hint=f"launch the job {keys.full_load_job}, which takes one first",
+        hint=f"launch the job {keys.full_load_job}, which first takes one",
     )
 
 
 def _exports(context: dg.AssetExecutionContext, keys: TableKeys) -> Iterator[tuple[str, str]]:
-    """Run and location of the exports taken, the newest first."""
+    """Return run and location of the exports taken, newest first."""
     for record in context.instance.fetch_materializations(keys.s3_export, limit=_EXPORTS_LOOKED_AT).records:
         materialization = record.asset_materialization
         location = materialization.metadata.get("location") if materialization else None

@@ -1,8 +1,8 @@
-"""When the sensors that ask Aurora may look: at every tick, or only when a cron expression says so.
+"""When the sensors that query Aurora may look: at every tick, or only when a cron expression says so.
 
 A look opens a connection, and a Serverless v2 cluster that may pause does so only after minutes without one.
 
-Invariant: a look that failed is due again at the next tick, because what was looked at is remembered only afterwards.
+Invariant: a look that failed is due again at the next tick, because a look is remembered only afterwards.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ VARIABLE = "DYNAURORA_PROBE_CRON"
 def not_due(
     environment: Mapping[str, str], memories: Mapping[str, Any], names: Iterable[str], now: float
 ) -> str | None:
-    """Return why not to look at the tables yet; None when a look is due. Times are UTC. Raises ConfigurationError.
+    """Return why not to look at the tables yet, or None if a look is due. Times are UTC. Raises ConfigurationError.
 
-    `memories` holds when each table was looked at last (`looked_at`), by name; it is due for all when it is for one.
+    `memories` holds, by table name, when each was last looked at (`looked_at`). If a look is due for one table, it is
+    due for all.
     """
     cron = environment.get(VARIABLE, "").strip()
     if not cron:

@@ -1,11 +1,11 @@
-"""What to report of a table's replication at one tick: pure, from what is seen and what was reported before.
+"""What to report about a table's replication at one tick: pure, from what is seen now and what was reported before.
 
-A materialization while every change has arrived within the warning window, also when nothing is written: that is what
-the freshness policy counts. Otherwise, now and then, an observation. A materialization clears the asset's check
-results, so both checks are reported with it, and besides whenever their outcome changes.
+It is a materialization while every change has arrived within the warning window, even if nothing is written, because
+that is what the freshness policy counts. Otherwise it is an observation, now and then. A materialization clears the
+asset's check results, so both checks are reported with it, and also whenever their outcome changes.
 
-Invariant: events are sparse, because Dagster keeps them: with the default windows (5 and 30 min) a table that is caught
-up, idle or not, gets a materialization every 15 min, 96 a day, and 192 check evaluations.
+Invariant: events are rare, because Dagster keeps them. With the default windows (5 and 30 min), a table that is caught
+up, idle or not, gets a materialization every 15 min: 96 a day, and 192 check evaluations.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Event = dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What was reported last of one table. Times are epoch seconds, 0 for never."""
+    """What was last reported about one table. Times are epoch seconds, 0 for never."""
 
     applied: int = 0
     materialized_at: float = 0.0
@@ -44,7 +44,7 @@ class Memory:
 
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> Memory:
-        """Read a memory out of a cursor; fields of another release are left out."""
+        """Read a memory from a cursor; fields of another release are ignored."""
         known = {f.name for f in fields(cls)}
         return cls(**{name: value for name, value in stored.items() if name in known})
 
@@ -54,7 +54,7 @@ class Memory:
 
 
 def report(keys: TableKeys, freshness: Freshness, seen: Look, memory: Memory, now: float) -> tuple[list[Event], Memory]:
-    """Return the events of this tick in their order, and what to remember."""
+    """Return the events of this tick in order, and what to remember."""
     lag, warn = seen.lag_seconds, freshness.warn.total_seconds()
     every = freshness.report_every.total_seconds()
     if lag is not None:
@@ -72,7 +72,7 @@ def report(keys: TableKeys, freshness: Freshness, seen: Look, memory: Memory, no
         rows = {"dagster/row_count": dg.MetadataValue.int(seen.found.rows_estimate)}
         events.append(dg.AssetObservation(keys.aurora_table, description="estimated", metadata=rows))
         memory = replace(memory, counted_at=now)
-    # One look that could not tell (a throttled read) is no news, as long as the one before is not old.
+    # One look that found nothing out (a throttled read) changes nothing, as long as the one before is recent.
     quiet = {LAG} if lag is None and not seen.needs_person and now - memory.known_at <= warn else set[str]()
     return _add_checks(events, keys, freshness, seen, memory, quiet, all_of_them=materialize)
 

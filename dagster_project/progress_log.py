@@ -1,6 +1,6 @@
-"""A load's progress as lines of its run's log, for a person who watches.
+"""A load's progress as lines in its run's log, for a person who watches.
 
-Invariant: a line every two seconds at most while rows are copied, one a minute afterwards, and one whenever something
+Invariant: at most one line every two seconds while rows are copied, one a minute afterwards, and one whenever something
 else begins; always the last one.
 """
 
@@ -28,7 +28,7 @@ class ProgressLog:
         self._state = ("", False)
 
     def __call__(self, progress: LoadProgress) -> None:
-        """Take note of progress. The caller sees to it that calls do not overlap."""
+        """Take note of progress. The caller makes sure that calls do not overlap."""
         now, done = self._monotonic(), progress.files_done == progress.files
         state = (progress.phase, done)
         every = _LOG_EVERY_SECONDS_WHEN_COPIED if done else _LOG_EVERY_SECONDS

@@ -1,7 +1,7 @@
-"""Promote as a job: columns that the mapping has gained are filled from the jsonb column, while the stream goes on.
+"""Promote as a job: fill new columns of the mapping from the jsonb column, while replication continues.
 
-Invariant: it succeeds only when nothing is left for a person to do; what it filled stays in any case, and launching it
-again goes on from there.
+Invariant: it succeeds only if nothing is left for a person to do. What it filled stays in any case, and launching it
+again resumes there.
 """
 
 # No `from __future__ import annotations`: Dagster reads the annotations of what is defined in a function.
@@ -25,11 +25,11 @@ _LOG_EVERY_SECONDS = 2.0
 
 
 class PromoteChoice(dg.Config):
-    """Fill columns from what has landed in the jsonb column."""
+    """Fill columns from the attributes in the jsonb column."""
 
     attribute: str = Field(
         default="",
-        description="Attribute to promote, as the mapping has it. Empty: all that wait in a jsonb column and have a"
+        description="Attribute to promote, as the mapping spells it. Empty: all that wait in a jsonb column and have a"
         " column by now.",
     )
 
@@ -75,10 +75,10 @@ def promote_job(mapping: TableMapping) -> dg.JobDefinition:
         config=job_form(form, keys.promote_op),
         executor_def=dg.in_process_executor,
         tags={"dagster/max_runtime": MAX_SECONDS, "dynaurora/table": mapping.name},
-        description="Fills columns that the mapping has gained from the attributes kept in the jsonb column, without a"
-        f" load. First: add the column to the mapping, `dynaurora migrate {mapping.name}`, deploy the mapping to every"
-        f" replicator. Afterwards `{keys.reconcile_job}` turns the check `unmapped_attributes` green. It fails when"
-        " values do not fit their column or rows keep coming without it, and says which; the others are filled.",
+        description="Fills new columns of the mapping from the attributes kept in the jsonb column, without a load."
+        f" First add the column to the mapping, run `dynaurora migrate {mapping.name}`, and deploy the mapping to every"
+        f" replicator. Afterwards `{keys.reconcile_job}` turns the check `unmapped_attributes` green. It fails if"
+        " values do not fit their column, or if rows keep coming without it, and says which; the others are filled.",
     )
     def promoting() -> None:
         promotion()
@@ -87,12 +87,12 @@ def promote_job(mapping: TableMapping) -> dg.JobDefinition:
 
 
 def _require_done(keys: TableKeys, report: PromoteReport) -> None:
-    """Raise Failure with the next step where a person has to do something."""
+    """Raise Failure with the next step if a person has to do something."""
     if report.refused:
         what = f"{report.refused:,} values do not fit their column and stay in the jsonb column"
         next_step = (
-            "see `refused` for the reasons; alter the column's type or its on_error in the mapping,"
-            f" `dynaurora migrate {keys.name}`, deploy it, then launch {keys.promote_job} again"
+            "see `refused` for the reasons; change the column's type or its on_error in the mapping, run `dynaurora"
+            f" migrate {keys.name}`, deploy it, then launch {keys.promote_job} again"
         )
     elif not report.finished:
         what = "rows keep being written without the column: a replicator runs with an older mapping"
@@ -130,7 +130,7 @@ def _told(report: PromoteReport) -> str:
         return "nothing waits in a jsonb column for a column of the mapping"
     filled = sum(found.filled for found in report.attributes)
     names = ", ".join(dict.fromkeys(found.attribute for found in report.attributes))
-    return f"{filled:,} rows filled from {names}; none was held longer than {report.longest_lock_seconds:.2f} s"
+    return f"{filled:,} rows filled from {names}; none was locked longer than {report.longest_lock_seconds:.2f} s"
 
 
 def _metadata(report: PromoteReport) -> dict[str, dg.MetadataValue]:

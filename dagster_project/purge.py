@@ -1,4 +1,4 @@
-"""Purge as a job: no asset, because it makes nothing that anyone would look at; its report is in the run.
+"""Purge as a job. It is no asset, because it makes nothing to look at; its report is in the run.
 
 Invariant: the schedule is off until a person turns it on, because what is purged cannot be brought back.
 """
@@ -55,9 +55,9 @@ def purge_job(mapping: TableMapping) -> dg.JobDefinition:
         config=job_form(PurgeChoice, keys.purge_op),
         executor_def=dg.in_process_executor,
         tags={"dagster/max_runtime": MAX_SECONDS, "dynaurora/table": mapping.name},
-        description=f"Removes tombstones of `{mapping.table}` that are older than the retention, and what else is left"
-        " over: staging tables of runs that were killed, watermarks of writers that are gone, old bookkeeping. Changes"
-        " as old as what was purged are refused from then on where their key has no row.",
+        description=f"Removes tombstones of `{mapping.table}` that are older than the retention, and leftovers: staging"
+        " tables of killed runs, watermarks of writers that are gone, old bookkeeping. From then on, a change as old as"
+        " what was purged is refused if its key has no row.",
     )
     def purging() -> None:
         purge()
@@ -73,5 +73,5 @@ def purge_schedule(mapping: TableMapping, job: dg.JobDefinition) -> dg.ScheduleD
         cron_schedule=_DAILY,
         execution_timezone=mapping.schedule.get("timezone", "UTC"),
         default_status=dg.DefaultScheduleStatus.STOPPED,
-        description="Purges daily with a retention of 30 days. Off: turn it on when a full load is behind you.",
+        description="Purges daily with a retention of 30 days. It is off: turn it on after a full load.",
     )

@@ -1,6 +1,7 @@
 """Reconciliation as an asset, with the check that says whether source and target are equal.
 
-Invariant: the check is evaluated with every reconciliation, never apart from it: it speaks of that comparison.
+Invariant: the check is evaluated with every reconciliation and never apart from it, because it is about that
+comparison.
 """
 
 # No `from __future__ import annotations`: Dagster reads the annotations of what is defined in a function.
@@ -80,18 +81,18 @@ def parity_spec(keys: TableKeys) -> dg.AssetCheckSpec:
     return dg.AssetCheckSpec(
         PARITY,
         asset=keys.reconciliation,
-        description="Every row that could be decided equals the source. A warning: there was drift and it was"
-        " repaired; find out where it came from (rejects, rows changed by hand, a replicator that stood still); or some"
-        " items cannot be stored under the mapping: see `dynaurora rejects list`; or rows are still undecided when the"
-        " snapshot is older than the mapping's `freshness`. An"
-        f" error: there is drift; launch `{keys.reconcile_job}` with `repair: true`.",
+        description="Every row that could be decided equals the source. It warns if there was drift and it was repaired"
+        " (find out where it came from: rejects, rows changed by hand, a replicator that stood still), if some items"
+        " cannot be stored under the mapping (see `dynaurora rejects list`), or if rows are still undecided when the"
+        f" snapshot is older than the mapping's `freshness`. It fails if there is drift: launch `{keys.reconcile_job}`"
+        " with `repair: true`.",
     )
 
 
 def parity(report: ReconcileReport, freshness: Freshness, now: datetime) -> dg.AssetCheckResult:
     """Judge a reconciliation: drift that was repaired warns, drift that is still there fails.
 
-    Rows that are undecided, and differ from a snapshot older than the freshness allows, warn.
+    Undecided rows that differ from a snapshot older than the freshness allows also warn.
     """
     left = report.drift - report.repaired
     undecided = report.undecided > 0 and (report.needs_person or now - report.snapshot_time > freshness.warn)
@@ -102,7 +103,7 @@ def parity(report: ReconcileReport, freshness: Freshness, now: datetime) -> dg.A
     elif report.why_undecided and undecided:
         description = report.why_undecided
     elif report.rejected:
-        description = f"{report.rejected} items cannot be stored as the mapping has it; all others are equal"
+        description = f"{report.rejected} items cannot be stored under the mapping; all others are equal"
     else:
         description = f"{report.compared:,} rows compared, none differs"
         if report.why_undecided:
@@ -153,8 +154,8 @@ def _metadata(report: ReconcileReport) -> dict[str, dg.MetadataValue]:
 _SAMPLE_SCHEMA = dg.TableSchema(
     [
         dg.TableColumn("view"),
-        dg.TableColumn("key_digest", description="names the key without telling it"),
-        dg.TableColumn("kind", description="missing in Aurora, extra there, different, or stale: an older state"),
+        dg.TableColumn("key_digest", description="identifies the key without showing it"),
+        dg.TableColumn("kind", description="missing in Aurora, extra there, different, or stale (an older state)"),
         dg.TableColumn("columns"),
         dg.TableColumn("repaired", type="bool"),
     ]

@@ -1,7 +1,7 @@
-"""Redrive as a job over all tables, and the sensor that launches it when batches that were given up have come.
+"""Redrive as a job over all tables, and the sensor that launches it when there are new discarded batches.
 
-Invariant: the sensor's cursor is all it remembers. It launches once for what is new; what a redrive had to leave is
-launched again only now and then, so that a damaged object does not start runs without end.
+Invariant: the sensor's cursor is its only memory. It launches once for what is new. What a redrive had to leave is
+tried again only now and then, so that a damaged object does not start runs without end.
 """
 
 # No `from __future__ import annotations`: Dagster reads the annotations of what is defined in a function.
@@ -48,7 +48,7 @@ def redrive_job(mappings: Sequence[TableMapping]) -> dg.JobDefinition:
         context.add_output_metadata(_metadata(report))
         if report.left:
             raise dg.Failure(
-                description=f"{report.batches} batches are redriven, and {len(report.left)} are left where they are:"
+                description=f"{report.batches} batches were redriven, and {len(report.left)} were left in place:"
                 f" {report.left[0].location}: {report.left[0].reason}",
                 metadata={"left": _left(report), "next step": report.left[0].next_step or "see the table `left`"},
                 allow_retries=False,
@@ -59,8 +59,9 @@ def redrive_job(mappings: Sequence[TableMapping]) -> dg.JobDefinition:
         config=job_form(RedriveChoice, _OP),
         executor_def=dg.in_process_executor,
         tags={"dagster/max_runtime": _MAX_SECONDS},
-        description="Applies the batches that event source mappings gave up, of all tables, and moves them to `done/`."
-        " Late ones change nothing that is newer. It fails, naming them, when some had to be left; others are done.",
+        description="Applies the batches that Lambda discarded, for all tables, and moves them to `done/`. However late"
+        " they are, they change nothing that is newer. If some had to be left, the job fails and names them; the others"
+        " are done.",
     )
     def redriving() -> None:
         batches()
@@ -76,15 +77,15 @@ def redrive_sensor() -> dg.SensorDefinition:
         job_name=REDRIVE,  # by name: a sensor with a job is made again by Dagster, with a parameter that is in beta
         minimum_interval_seconds=INTERVAL_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Looks below DYNAURORA_ON_FAILURE for batches that were given up, and launches `redrive` when new"
-        " ones have come. A tick lists at most 2,000 objects and reads none.",
+        description="Looks below DYNAURORA_ON_FAILURE for discarded batches, and launches `redrive` when there are new"
+        " ones. A tick lists at most 2,000 objects and reads none.",
     )
     def given_up_batches(
         context: dg.SensorEvaluationContext, dynaurora: ServicesResource
     ) -> dg.SensorResult | dg.SkipReason:
         place = dynaurora.services.settings.on_failure
         if place is None:
-            return dg.SkipReason("DYNAURORA_ON_FAILURE is not set: it is not known where batches go that are given up")
+            return dg.SkipReason("DYNAURORA_ON_FAILURE is not set, so it is not known where discarded batches go")
         memory: dict[str, Any] = json.loads(context.cursor or "{}")
         known: set[str] = set(memory.get("seen", ()))
         seen = {_short(key) for key in islice(waiting(dynaurora.services, place), _MOST_KEYS)}

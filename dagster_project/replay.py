@@ -1,7 +1,7 @@
 """Replay of rejects as a job: records that could not be converted are tried again under today's mapping.
 
-Invariant: it succeeds only when every record that it looked at is settled. What still cannot be converted stays, with
-the reason of today, and is named by reason, never by value.
+Invariant: it succeeds only if every record that it looked at is resolved. A record that still cannot be converted
+stays, with today's reason. Reports name the reason, never the value.
 """
 
 # No `from __future__ import annotations`: Dagster reads the annotations of what is defined in a function.
@@ -25,12 +25,12 @@ _SHOWN = 20
 
 
 class ReplayChoice(dg.Config):
-    """Try records again that could not be converted."""
+    """Retry records that could not be converted."""
 
     limit: int = Field(
         default=0,
         ge=0,
-        description="How many records to look at, the oldest first: a few, to try a mended mapping on. 0: all that"
+        description="How many records to look at, the oldest first, to try a corrected mapping on a few. 0: all that"
         " wait.",
     )
 
@@ -66,10 +66,10 @@ def replay_job(mapping: TableMapping) -> dg.JobDefinition:
         config=job_form(ReplayChoice, keys.replay_op),
         executor_def=dg.in_process_executor,
         tags={"dagster/max_runtime": MAX_SECONDS, "dynaurora/table": mapping.name},
-        description="Decodes the records again that could not be converted, under today's mapping, and applies each"
-        " where it stood in time: what is newer stays. First: mend the mapping for the reasons that `dynaurora rejects"
-        f" list {mapping.name}` shows, `dynaurora migrate {mapping.name}`, deploy it to the replicator. It fails when"
-        " some still cannot be converted, and says why; the others are done.",
+        description="Retries the records that could not be converted, under today's mapping. Each is applied at the"
+        " position in time that it had, so anything newer stays. First correct the mapping for the reasons that"
+        f" `dynaurora rejects list {mapping.name}` shows, run `dynaurora migrate {mapping.name}`, and deploy it to the"
+        " replicator. If some still cannot be converted, the job fails and says why; the others are done.",
     )
     def replaying() -> None:
         rejects()
@@ -88,7 +88,7 @@ def _told(report: ReplayReport) -> str:
 
 def _next_step(keys: TableKeys) -> str:
     return (
-        f"`dynaurora rejects list {keys.name}` names one of each reason; mend the mapping, `dynaurora migrate"
+        f"`dynaurora rejects list {keys.name}` names one for each reason; correct the mapping, run `dynaurora migrate"
         f" {keys.name}`, deploy it, then launch {keys.replay_job} again"
     )
 

@@ -1,6 +1,6 @@
 """Checks of replication: is it behind, and does anything wait for a person.
 
-Invariant: they are judged from one look, the same way by the progress sensor and when launched by hand: what the
+Invariant: they are judged from one look, in the same way by the progress sensor and when launched by hand: what the
 bookkeeping says, and what a tick of the probe found in the stream and in Aurora.
 """
 
@@ -33,32 +33,32 @@ LAG, REJECTS = "lag", "rejects_waiting"
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What is seen of a table's replication at one time."""
+    """What one look sees of a table's replication."""
 
     found: TableStatus | None
-    """None when its bookkeeping could not be read, or there is none yet."""
+    """None if its bookkeeping could not be read, or there is none yet."""
     tick: Tick | None
-    """What the probe found; None when it could not run."""
+    """What the probe found; None if it could not run."""
     problem: str = ""
     """Why it could not."""
     needs_person: bool = False
-    """The problem stays until someone does something; otherwise the next look may tell."""
+    """The problem stays until somebody does something. Otherwise the next look may find out."""
     table_arn: str = ""
     readers: Sequence[EventSourceMapping] | None = None
-    """What reads the stream, looked up when replication is late; None when it was not, or could not be."""
+    """What reads the stream, looked up when replication is late; None if it was not looked up, or could not be."""
     why: Sequence[str] = ()
-    """What of the readers explains a lag; empty where all are at work."""
+    """What about the readers explains a lag; empty if all of them work."""
 
     @property
     def lag_seconds(self) -> float | None:
-        """Age of the oldest change that has not arrived, 0 when all have; None when that is not known."""
+        """Age of the oldest change that has not arrived; 0 if all have, None if it is not known."""
         return self.tick.lag_seconds if self.tick else None
 
 
 def look(services: Services, mapping: TableMapping, found: TableStatus | None, limits: Limits | None = None) -> Look:
-    """Run a tick of the probe. What goes wrong with this table is part of what is seen: no other table's look fails.
+    """Run a tick of the probe. What goes wrong with this table is part of the look, so no other table's look fails.
 
-    When it finds replication late, it is looked up what should have applied the changes: 3 calls of AWS more.
+    If replication is late, look up what should have applied the changes, which takes 3 more AWS calls.
     """
     if found is None:
         return Look(None, None, str(not_migrated(mapping)), needs_person=True)
@@ -97,25 +97,26 @@ def check_specs(mapping: TableMapping) -> list[dg.AssetCheckSpec]:
         dg.AssetCheckSpec(
             LAG,
             asset=keys.replication,
-            description="Every change that is in the table's stream has arrived in Aurora within"
+            description="Every change in the table's stream arrived in Aurora within"
             f" {_span(freshness.warn.total_seconds())} of being made (an error beyond"
             f" {_span(freshness.fail.total_seconds())}). It is measured from the stream and the stored rows, so it is"
-            " true when the replicator stands still, and when nothing is written. When late: look at the replicator's"
-            " errors, throttles and iterator age in CloudWatch, at its event source mapping (the result has links to"
-            " both), and at the load of the database.",
+            " right even if the replicator stands still or nothing is written. If it is late: look at the replicator's"
+            " errors, throttles and iterator age in CloudWatch, at its event source mapping (the result links to both),"
+            " and at the load of the database.",
         ),
         dg.AssetCheckSpec(
             REJECTS,
             asset=keys.replication,
-            description="No record waits that could not be converted. When some do: `dynaurora rejects list"
-            f" {mapping.name}` shows the reasons; mend the mapping, `dynaurora migrate {mapping.name}`, deploy it to"
-            f" the replicator, then launch `{keys.replay_job}` (or `dynaurora rejects replay {mapping.name}`).",
+            description="No record is waiting that could not be converted. If some are, `dynaurora rejects list"
+            f" {mapping.name}` shows the reasons. Correct the mapping, run `dynaurora migrate {mapping.name}`, deploy"
+            f" it to the replicator, then launch `{keys.replay_job}` (or run `dynaurora rejects replay"
+            f" {mapping.name}`).",
         ),
     ]
 
 
 def judge(keys: TableKeys, freshness: Freshness, seen: Look) -> list[dg.AssetCheckResult]:
-    """Judge what is seen of a table; lag first, then rejects."""
+    """Judge what was seen of a table: lag first, then rejects."""
     return [_lag(keys, freshness, seen), _rejects(keys, seen)]
 
 
@@ -151,7 +152,7 @@ def _told(seen: Look) -> str:
     if seen.tick is None:
         return f"the lag is not known: {seen.problem}"
     if seen.lag_seconds is None:
-        return "the lag is not known: the stream is off, or was not read to its end; the next look may tell"
+        return "the lag is not known: the stream is off, or was not read to its end; the next look may find out"
     if seen.tick.waiting:
         return (
             f"{seen.tick.waiting} keys have changes that have not arrived, the oldest made"
@@ -164,7 +165,7 @@ def _clock(tick: Tick) -> str:
     ahead = timedelta(seconds=tick.clock_ahead_seconds or 0)
     if abs(ahead) < NOTABLE:
         return ""
-    return f"; this host's clock is {how_far(ahead)} DynamoDB's, by which the lag goes: {SET_IT}"
+    return f"; this host's clock is {how_far(ahead)} DynamoDB's, which the lag is measured by: {SET_IT}"
 
 
 def _lost(keys: TableKeys, tick: Tick) -> str:
@@ -172,7 +173,7 @@ def _lost(keys: TableKeys, tick: Tick) -> str:
         return ""
     return (
         f"; {tick.lost} keys have changes that are lost: the check `lost_history` and `dynaurora status {keys.name}`"
-        " name the command that brings them"
+        " name the command that brings them back"
     )
 
 
@@ -191,8 +192,8 @@ def _rejects(keys: TableKeys, seen: Look) -> dg.AssetCheckResult:
         asset_key=keys.replication,
         check_name=REJECTS,
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"{waiting} rejects wait: `dynaurora rejects list {keys.name}` says why; mend the mapping, migrate,"
-        f" then launch `{keys.replay_job}` or run `dynaurora rejects replay {keys.name}`"
+        description=f"{waiting} rejects wait: `dynaurora rejects list {keys.name}` says why; correct the mapping,"
+        f" migrate, then launch `{keys.replay_job}` or run `dynaurora rejects replay {keys.name}`"
         if waiting
         else "no reject waits",
         metadata={"rejects_waiting": dg.MetadataValue.int(waiting)},

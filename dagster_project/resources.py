@@ -1,6 +1,6 @@
-"""The one resource: the pipeline's services, made when an asset first asks for them.
+"""The only resource: the pipeline's services, created when an asset first needs them.
 
-Invariant: loading definitions reads no setting of it and connects to nothing. What is left empty here comes from
+Invariant: loading definitions reads none of its settings and connects to nothing. What is left empty here comes from
 the environment variables of the public interface, read in the process that does the work.
 """
 
@@ -29,7 +29,7 @@ _VARIABLES = {
 
 
 class ServicesResource(dg.ConfigurableResource[Services]):
-    """Where Aurora, DynamoDB and the exports are. Give `dg.EnvVar("NAME")` for what must not show in the UI."""
+    """Where Aurora, DynamoDB and the exports are. Use `dg.EnvVar("NAME")` for what the UI must not show."""
 
     database_url: str | None = Field(default=None, description="PostgreSQL URL; else DATABASE_URL.")
     database_secret_id: str | None = Field(
@@ -45,7 +45,7 @@ class ServicesResource(dg.ConfigurableResource[Services]):
     )
     export_sse: str | None = Field(
         default=None,
-        description="How what is written to S3 is encrypted, AES256 or KMS; else DYNAURORA_EXPORT_SSE, else as the"
+        description="How objects written to S3 are encrypted, AES256 or KMS; else DYNAURORA_EXPORT_SSE, else as the"
         " bucket says.",
     )
     export_kms_key: str | None = Field(default=None, description="KMS key for that; else DYNAURORA_EXPORT_KMS_KEY.")
@@ -53,12 +53,11 @@ class ServicesResource(dg.ConfigurableResource[Services]):
         default=None, description="Account of the export bucket; else DYNAURORA_EXPORT_BUCKET_OWNER, else this one."
     )
     export_wait: str | None = Field(
-        default=None, description="How long an export is waited for, such as 90m; else DYNAURORA_EXPORT_WAIT, else 6h."
+        default=None, description="How long to wait for an export, such as 90m; else DYNAURORA_EXPORT_WAIT, else 6h."
     )
     on_failure: str | None = Field(
         default=None,
-        description="Where the replicator's event source mapping keeps what it gave up, s3://BUCKET/PREFIX; else"
-        " DYNAURORA_ON_FAILURE.",
+        description="Where Lambda puts the batches that it discards, s3://BUCKET/PREFIX; else DYNAURORA_ON_FAILURE.",
     )
     _services: Services | None = PrivateAttr(default=None)
 

@@ -1,7 +1,7 @@
 """Run one job here and now, with an event log in the instance of DAGSTER_HOME: `python -m dagster_project.run JOB`.
 
-For front ends that have no daemon: the run shows in the UI like any other. Standard output is JSON, one object a
-line: `{"line": …}` for what the run logs, and at last the outcome, or `{"refused": …}` when there was no run.
+For front ends without a daemon. The run shows in the UI like any other. Standard output is JSON, one object a line:
+`{"line": …}` for what the run logs, and at the end the outcome, or `{"refused": …}` if there was no run.
 
 Invariant: the outcome line is written if and only if the run came to an end, good or bad.
 """
@@ -25,7 +25,7 @@ _REPOSITORY = {".dagster/repository": f"__repository__@{LOCATION}"}
 
 
 def run_job(instance: dg.DagsterInstance, name: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Run a job to its end and return its outcome, fit for JSON. Raises when the configuration is wrong."""
+    """Run a job to its end and return its outcome, fit for JSON. Raises if the configuration is wrong."""
     job = build(tables_folder()).resolve_job_def(name).with_logger_defs({"console": _lines})
     result = job.execute_in_process(run_config=dict(config), instance=instance, raise_on_error=False, tags=_REPOSITORY)
     return {
@@ -61,7 +61,7 @@ def _reason(event: dg.DagsterEvent) -> str:
 
 @dg.logger
 def _lines(_: dg.InitLoggerContext) -> logging.Logger:
-    """Write what a run logs as JSON lines; events of Dagster's own go to the instance alone."""
+    """Write what a run logs as JSON lines; Dagster's own events go only to the instance."""
     logger = logging.Logger("lines", logging.INFO)  # noqa: LOG001  one for this run, unknown to the others
     logger.addHandler(_JsonLines())
     return logger
@@ -80,7 +80,7 @@ def _print(value: Mapping[str, Any]) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the job named first with the configuration given second, as JSON. Returns 1 when it failed, 2 when the
+    """Run the job named first with the configuration given second, as JSON. Returns 1 if it failed, 2 if the
     configuration was refused.
     """
     name = arguments[0]

@@ -1,11 +1,11 @@
-"""A load spread over several run workers: the runs that a load launches to share its files, and their job.
+"""A load over several run workers: the runs that a load launches to share its files, and their job.
 
-Invariant: the run that leads the load needs none of them. One that cannot be launched, waits in the queue or dies costs
-time and nothing else, and none outlives the load. They take no slot of the table's pool, which the leading run holds.
+Invariant: the run that leads the load needs none of them. If one cannot be launched, waits in the queue or dies, the
+load only takes longer, and none outlives the load. They take no slot of the table's pool, which the leading run holds.
 
-They are launched as any run is, by the instance's queue and run launcher: a process on a laptop, a task on ECS, a pod
-on Kubernetes. They carry a tag of ours and not `dagster/parent_run_id`: Dagster takes runs under that for second tries
-of the leading run, so that one of them that ends well would pass for its success, and each would use up a retry.
+They are launched like any run, by the instance's queue and run launcher: a process on a laptop, a task on ECS, a pod on
+Kubernetes. They carry a tag of ours and not `dagster/parent_run_id`, because Dagster takes runs with that tag for
+retries of the leading run: one that succeeds would count as its success, and each would use up a retry.
 """
 
 # No `from __future__ import annotations`: Dagster reads the annotations of what is defined in a function.
@@ -25,12 +25,12 @@ from pipeline.aurora.bookkeeping.load_lead import Lead
 from pipeline.core.model.mapping import TableMapping
 from pipeline.jobs.load.load_help import help_load
 
-# A run of a host that died stays STARTED for ever without a limit; run monitoring ends it then. A load may take
-# longer than a stream's 24 hours, because the stream is applied all the while.
+# Without a limit, a run whose host died stays STARTED for ever; with it, run monitoring ends the run. A load may take
+# longer than a stream's 24 hours, because the stream is applied meanwhile.
 LOAD_MAX_SECONDS = 3 * 24 * 3600
 LOAD_RUN_TAG = "dynaurora/load_run"
-"""On a run that shares the files of a load: the run that leads it."""
-# What such a run has from the one that leads: how long it may take, and where the UI lists it.
+"""On a run that shares a load's files: the run that leads the load."""
+# Tags that such a run copies from the leading run: how long it may take, and where the UI lists it.
 _SHARED_TAGS = ("dagster/max_runtime", ".dagster/repository")
 
 
@@ -59,8 +59,8 @@ def load_files_job(mapping: TableMapping) -> dg.JobDefinition:
         config=job_form(LoadFilesChoice, keys.load_files_op),
         executor_def=dg.in_process_executor,
         tags={"dagster/max_runtime": LOAD_MAX_SECONDS, "dynaurora/table": mapping.name},
-        description=f"Shares the files of a running `{keys.full_load_job}`, which launches it where its form says"
-        " `run_workers`. It does nothing once that load has ended. Not to be launched by hand.",
+        description=f"Shares the files of a running `{keys.full_load_job}`, which launches this job if its form sets"
+        " `run_workers`. It does nothing once that load has ended. Do not launch it by hand.",
     )
     def loading_files() -> None:
         load_files()
@@ -69,7 +69,7 @@ def load_files_job(mapping: TableMapping) -> dg.JobDefinition:
 
 
 class RunWorkers:
-    """The runs that share the files of the load that `context` leads. Use as a context manager around the load."""
+    """The runs that share the files of the load that `context` leads. Use it as a context manager around the load."""
 
     def __init__(self, context: dg.AssetExecutionContext, keys: TableKeys, run_workers: int, workers: int) -> None:
         """`run_workers` counts the leading run too; `workers` is for each."""
@@ -79,13 +79,13 @@ class RunWorkers:
         """Ids of the runs."""
 
     def __enter__(self) -> Self:
-        """Launch nothing yet: the load says when."""
+        """Launch nothing yet. The load says when."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Take those out of the queue that have not begun; the others notice by themselves that the load has ended."""
+        """Cancel those that are still in the queue. The others notice by themselves that the load has ended."""
         instance = self._context.instance
         for run_id in self.launched:
             run = instance.get_run_by_id(run_id)
@@ -93,7 +93,7 @@ class RunWorkers:
                 instance.run_coordinator.cancel_run(run_id)
 
     def launch(self, lead: Lead) -> None:
-        """Launch them. Where that cannot be done, it is logged, and the load goes on alone."""
+        """Launch them. If that is not possible, log it; the load continues alone."""
         if self._count == 0:
             return
         if self._context.run.remote_job_origin is None:
@@ -103,7 +103,7 @@ class RunWorkers:
             for _ in range(self._count):
                 self.launched.append(self._submit(lead))
         except Exception as error:  # noqa: BLE001 - whatever a run launcher may raise; the load goes on without them
-            self._context.log.warning("launching run workers failed (%s); the load goes on", type(error).__name__)
+            self._context.log.warning("launching run workers failed (%s); the load continues", type(error).__name__)
         self._context.log.info("launched to share the files: %s", ", ".join(self.launched) or "none")
 
     def _submit(self, lead: Lead) -> str:

@@ -1,6 +1,6 @@
-"""The check that the database is as the mapping says: a load begins with it, and starts nothing when it fails.
+"""The check that the database is as the mapping says. A load begins with it, and starts nothing if it fails.
 
-Invariant: it is evaluated with every load and on its own, judged the same way.
+Invariant: it is evaluated with every load and on its own, and judged in the same way.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ def schema_spec(keys: TableKeys) -> dg.AssetCheckSpec:
     return dg.AssetCheckSpec(
         SCHEMA,
         asset=keys.aurora_table,
-        description="Tables, columns and view are in the database as the mapping has them. An error: they are not, and"
-        f" loads are refused before they start. Run `dynaurora migrate {keys.name}`; what it does not do by itself,"
-        " such as narrowing a column, it names with the way out.",
+        description="The database has the tables, columns and view that the mapping describes. If it fails, loads are"
+        f" refused before they start: run `dynaurora migrate {keys.name}`. What that does not do by itself, such as"
+        " narrowing a column, it names together with the way out.",
     )
 
 

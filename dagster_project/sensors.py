@@ -1,7 +1,7 @@
-"""The progress sensor: one for all tables, one query for their status, one look with the probe at each.
+"""The progress sensor: one for all tables, with one query for their status and one look with the probe at each.
 
-Invariant: its cursor is all it remembers, so a restart neither repeats reports nor leaves one out for long. When the
-bookkeeping cannot be read the tick fails with the reason, and freshness runs out: silence is never taken for health.
+Invariant: its cursor is its only memory, so a restart neither repeats reports nor leaves one out for long. If the
+bookkeeping cannot be read, the tick fails with the reason, and freshness runs out: silence never counts as health.
 """
 
 # No `from __future__ import annotations`: Dagster reads the annotations of what is defined in a function.
@@ -31,11 +31,11 @@ from pipeline.jobs.status import status
 
 PROGRESS = "replication_progress"
 INTERVAL_SECONDS = 30
-# Dagster's daemon looks at sensors every 5 s; with an interval of 5 every other look would come a hair too soon.
+# Dagster's daemon looks at sensors every 5 s. With an interval of 5, every other look would come a hair too early.
 SHORTEST_INTERVAL_SECONDS = 4
 # Dagster gives a tick 60 s (DAGSTER_SENSOR_GRPC_TIMEOUT_SECONDS).
 LOOKING_SECONDS = 40.0
-# A tick of the probe takes a second and more, most of which it waits.
+# A tick of the probe takes a second or more, and mostly waits.
 TABLES_AT_ONCE = 4
 
 
@@ -46,9 +46,9 @@ def progress_sensor(mappings: Sequence[TableMapping], problems: Sequence[Problem
         name=PROGRESS,
         minimum_interval_seconds=interval_seconds([Freshness.of(mapping) for mapping in mappings]),
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Reads each table's stream beside the Lambda, asks Aurora what has arrived, and reports it on the"
-        " table's `replication`: freshness, lag, counters, rejects. Starts no run. With"
-        " DYNAURORA_PROBE_CRON it looks only then, so that a Serverless v2 cluster can pause in between.",
+        description="Reads each table's stream beside the Lambda function, asks Aurora what has arrived, and reports"
+        " freshness, lag, counters and rejects on the table's `replication`. It starts no run. With"
+        " DYNAURORA_PROBE_CRON it looks only on that schedule, so that a Serverless v2 cluster can pause in between.",
     )
     def replication_progress(context: dg.SensorEvaluationContext, dynaurora: ServicesResource) -> dg.SensorResult:
         cursor: dict[str, Any] = json.loads(context.cursor or "{}")
@@ -73,7 +73,9 @@ def interval_seconds(freshness: Sequence[Freshness]) -> int:
 
 
 def _report_all(mappings: Sequence[TableMapping], dynaurora: ServicesResource, memories: dict[str, Any]) -> list[Event]:
-    """Look at the tables, those looked at longest ago first; those that the time does not suffice for come next."""
+    """Look at the tables, those looked at longest ago first. Tables that the time does not suffice for come first next
+    time.
+    """
     events: list[Event] = []
     statuses = status(dynaurora.services, mappings)
     end = time.monotonic() + LOOKING_SECONDS

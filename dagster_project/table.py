@@ -1,4 +1,4 @@
-"""Everything Dagster knows of one table, from its mapping.
+"""Everything that Dagster knows about one table, from its mapping.
 
 Invariant: a table's definitions depend on its mapping alone, so tables are merged without regard to each other.
 """
@@ -67,11 +67,11 @@ def _full_load(mapping: TableMapping) -> UnresolvedAssetJobDefinition:
         keys.full_load_job,
         selection=dg.AssetSelection.assets(keys.s3_export, keys.aurora_table),
         config=job_form(full_load_form(mapping), keys.full_load_op),
-        # One step: a process of its own would only cost its start.
+        # One step. A process of its own would only cost its start.
         executor_def=dg.in_process_executor,
         tags={"dagster/max_runtime": LOAD_MAX_SECONDS, "dynaurora/table": mapping.name},
-        description=f"Exports `{mapping.table}` and loads the export, while replication goes on. Run it first, and"
-        " again when the stream lost records. Safe to run again at any time: rows that are newer stay.",
+        description=f"Exports `{mapping.table}` and loads the export, while replication continues. Run it first, and"
+        " again if the stream lost records. It is safe to run again at any time: rows that are newer stay.",
     )
 
 
@@ -83,13 +83,13 @@ def _reconcile(mapping: TableMapping) -> UnresolvedAssetJobDefinition:
         config=job_form(reconcile_form(mapping), keys.reconcile_op),
         executor_def=dg.in_process_executor,
         tags={"dagster/max_runtime": RECONCILE_MAX_SECONDS, "dynaurora/table": mapping.name},
-        description=f"Compares every row with a snapshot of `{mapping.table}`: reports what differs, and mends it when"
-        " asked.",
+        description=f"Compares every row with a snapshot of `{mapping.table}`, reports what differs, and repairs it on"
+        " request.",
     )
 
 
 def _reconcile_schedule(mapping: TableMapping, reconcile: UnresolvedAssetJobDefinition) -> dg.ScheduleDefinition | None:
-    """Return the schedule of reconciliation, where the mapping has one. It reports and repairs nothing, so it is on."""
+    """Return the reconciliation schedule, if the mapping has one. It is on, because it only reports."""
     cron = mapping.schedule.get("reconcile")
     if cron is None:
         return None
@@ -99,6 +99,6 @@ def _reconcile_schedule(mapping: TableMapping, reconcile: UnresolvedAssetJobDefi
         cron_schedule=cron,
         execution_timezone=mapping.schedule.get("timezone", "UTC"),
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description=f"Reconciles as the mapping's `schedule` says ({mapping.path}). A schedule and no automation"
+        description=f"Reconciles as the mapping's `schedule` says ({mapping.path}). It is a schedule, not an automation"
         " on change, because a table that does not change must be proven equal too.",
     )

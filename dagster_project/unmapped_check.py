@@ -1,7 +1,8 @@
-"""The check that shows which attributes have no column: since when, in how many rows, with the lines to take them up.
+"""The check that shows which attributes have no column: since when, in how many rows, and the lines that would add
+them.
 
-Invariant: it warns only where somebody has to do something: an attribute that the mapping has a column for, and that
-still waits in the jsonb column. Attributes that are merely kept there are shown, and are as the mapping wants it.
+Invariant: it warns only if somebody has to do something: the mapping has a column for an attribute, and the attribute
+still waits in the jsonb column. Attributes that are only kept there are shown, and that is what the mapping wants.
 """
 
 # No `from __future__ import annotations`: Dagster reads the annotations of what is defined in a function.
@@ -18,10 +19,10 @@ def unmapped_spec(keys: TableKeys) -> dg.AssetCheckSpec:
     return dg.AssetCheckSpec(
         UNMAPPED,
         asset=keys.reconciliation,
-        description="Every attribute that the mapping has a column for is in its column. A warning: some wait in the"
-        f" jsonb column since before the mapping had one; launch `{keys.promote_job}` (or run `dynaurora promote"
-        f" {keys.name}`); the next reconciliation tells. The attributes that no column takes are listed, with the line"
-        " that would take each; they are kept, exactly.",
+        description="Every attribute that has a column in the mapping is in its column. It warns if some wait in the"
+        f" jsonb column since before the mapping had the column: launch `{keys.promote_job}` (or run `dynaurora promote"
+        f" {keys.name}`); the next reconciliation updates this check. It also lists the attributes that no column"
+        " takes, with the line that would take each. They are kept exactly.",
     )
 
 
@@ -52,7 +53,7 @@ _SCHEMA = dg.TableSchema(
         dg.TableColumn("attribute"),
         dg.TableColumn("state", description="new: no column; in part: a column takes a part; waiting: run promote"),
         dg.TableColumn("rows", type="int"),
-        dg.TableColumn("since", description="at least so old"),
+        dg.TableColumn("since", description="at least this old"),
         dg.TableColumn("types"),
         dg.TableColumn("line", description="for the columns of the mapping"),
     ]

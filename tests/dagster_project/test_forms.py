@@ -26,7 +26,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("employees_full_load", {"manifest": "s3://bucket/AWSDynamoDB/1"}, "manifest is not the location"),
     ("employees_full_load", {"manifest": "/tmp/manifest-summary.json"}, "manifest is not the location"),
     ("employees_full_load", {"export_arn": EXPORT, "manifest": SUMMARY}, "are both given"),
-    ("employees_full_load", {"scan": True, "manifest": SUMMARY}, "scan is asked for"),
+    ("employees_full_load", {"scan": True, "manifest": SUMMARY}, "scan and an export are given"),
     ("employees_full_load", {"read_capacity": 0}, "read_capacity"),
     ("employees_purge", {"retention_days": 0}, "retention_days"),
     ("employees_promote", {"attribute": "empNmae"}, "did you mean empName?"),

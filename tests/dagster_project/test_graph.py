@@ -147,7 +147,7 @@ def test_columns_have_types_origins_and_a_lineage_with_two_ends(folder: Path) ->
         "Name": "varchar(20)",
         "City": "text",
     }
-    assert columns["Name"].description == "from attribute `empName`, 'NA' where it is missing"
+    assert columns["Name"].description == "from attribute `empName`, 'NA' if it is missing"
     assert columns["City"].description == "where the desk is; from attribute `address.city`"
     assert columns["Id"].constraints.other == ["primary key"]
     assert {column: dep.column_name for column, (dep,) in lineage.items()} == {

@@ -50,7 +50,7 @@ def test_a_job_then_the_ui_then_nothing(code: Code, tmp_path: Path) -> None:
     assert not failed.success
     assert damaged.name in failed.failures[0]
     with pytest.raises(
-        LocalStackError, match="employees_full_load: the form is not filled in rightly: workers: input should be"
+        LocalStackError, match="employees_full_load: the form has wrong values: workers: input should be"
     ):
         home.execute_job("employees_full_load", {"workers": 0})
     code.replicate({"Id": {"N": "1"}})

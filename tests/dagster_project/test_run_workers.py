@@ -66,6 +66,6 @@ def test_a_run_that_cannot_be_launched_does_not_stop_the_load(code: Code) -> Non
     with RunWorkers(context, TableKeys("employees"), run_workers=2, workers=1) as run_workers:
         run_workers.launch(Lead(1, 1))
     assert said == [
-        "launching run workers failed (AttributeError); the load goes on",
+        "launching run workers failed (AttributeError); the load continues",
         "launched to share the files: none",
     ]

@@ -98,7 +98,7 @@ class Tour:
     def _wrong_form(self) -> None:
         cockpit = self.cockpit
         cockpit.open_form("employees_full_load")
-        cockpit.wait_for("margin_seconds: 300", "workers: 2", "Files loaded side by side in a run, 1 to 32")
+        cockpit.wait_for("margin_seconds: 300", "workers: 2", "Files loaded at the same time in a run, 1 to 32")
         cockpit.fill_in("workers: 99")
         cockpit.press_launch()
         cockpit.wait_for("workers: input should be less than or equal to 32")
