@@ -49,7 +49,7 @@ class ExportWaitChoice(dg.Config):
     @classmethod
     def _a_span(cls, value: str) -> str:
         if value and parse_span(value) is None:
-            raise ValueError(f"it is not a span; {HOW_TO_WRITE}")
+            raise ValueError(f"it is not a duration; {HOW_TO_WRITE}")
         return value
 
 

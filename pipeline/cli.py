@@ -1,8 +1,8 @@
 """`dynaurora`: the command line. A table of verbs, each in its own module of `pipeline.commands`.
 
-Invariant: standard output holds the outcome alone, as text or with `--json` as one JSON document; progress and errors
-go to standard error. The exit code says what to do: 0 done, 1 a person must look, 2 wrong use or configuration,
-3 a dependency could not be reached (try again). No error that is ours shows a traceback.
+Invariant: standard output holds only the outcome, as text or with `--json` as one JSON document. Progress and errors go
+to standard error. The exit code says what to do: 0 done, 1 a person must look, 2 wrong use or configuration, 3 a
+dependency could not be reached (try again). None of our own errors shows a traceback.
 """
 
 from __future__ import annotations
@@ -50,23 +50,23 @@ class Command(Protocol):
         ...
 
 
-# A verb that is new needs a line here and its module.
+# A new verb needs a line here, and its module.
 VERBS = (
     Verb("discover", "profile a DynamoDB table and write its mapping file", "pipeline.commands.discover"),
     Verb("plan", "show the SQL that would bring the database to the mappings", "pipeline.commands.plan"),
     Verb("migrate", "bring the database to the mappings, never dropping data", "pipeline.commands.migrate"),
-    Verb("repoint", "make the table that a mapping names now its source of record", "pipeline.commands.repoint"),
-    Verb("load", "bring a full export of a table into its targets", "pipeline.commands.load"),
-    Verb("catch-up", "bring over what was written in a range of the past, deletes too", "pipeline.commands.catch_up"),
+    Verb("repoint", "make the table that a mapping now names its source of record", "pipeline.commands.repoint"),
+    Verb("load", "load a full export of a table into its targets", "pipeline.commands.load"),
+    Verb("catch-up", "apply what was written in a range of the past, including deletes", "pipeline.commands.catch_up"),
     Verb(
         "reconcile", "compare a table's targets with a snapshot, and repair on request", "pipeline.commands.reconcile"
     ),
-    Verb("redrive", "apply the batches that the event source mapping gave up", "pipeline.commands.redrive"),
+    Verb("redrive", "apply the batches that Lambda discarded", "pipeline.commands.redrive"),
     Verb("rejects", "list, show and replay records that could not be converted", "pipeline.commands.rejects"),
-    Verb("unmapped", "show the attributes that no column takes, and lines that would", "pipeline.commands.unmapped"),
-    Verb("promote", "fill columns that a mapping has gained from the jsonb column", "pipeline.commands.promote"),
-    Verb("purge", "remove old tombstones, and what else is left over after its time", "pipeline.commands.purge"),
-    Verb("status", "show how far each table is and what waits for a person", "pipeline.commands.status"),
+    Verb("unmapped", "show the attributes that no column takes, with lines to add", "pipeline.commands.unmapped"),
+    Verb("promote", "fill new columns of a mapping from the jsonb column", "pipeline.commands.promote"),
+    Verb("purge", "remove old tombstones and leftovers", "pipeline.commands.purge"),
+    Verb("status", "show how far each table is, and what waits for a person", "pipeline.commands.status"),
 )
 
 
@@ -84,10 +84,10 @@ def main(argv: Sequence[str] | None = None, environment: Mapping[str, str] | Non
         print(f"{prefix}{error}", file=sys.stderr)
         return _exit_code(error)
     except KeyboardInterrupt:
-        print("dynaurora: interrupted; what was committed stays, run it again to go on", file=sys.stderr)
+        print("dynaurora: interrupted; what was committed stays, run it again to resume", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output has left (`dynaurora plan | head`): nobody is there to be told.
+        # The reader of our output is gone (`dynaurora plan | head`), so there is nobody to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NEEDS_PERSON
     if session.broken:  # the verb has done what it could for the others
@@ -100,13 +100,14 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dynaurora",
         description="Keeps DynamoDB tables readable as typed Aurora PostgreSQL tables.",
-        epilog="exit codes: 0 done, 1 a person must look, 2 wrong use or configuration, 3 a dependency out of reach",
+        epilog="exit codes: 0 done, 1 a person must look, 2 wrong use or configuration, 3 a dependency could not be"
+        " reached",
     )
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for verb in VERBS:
         added = verbs.add_parser(verb.name, help=verb.summary, description=verb.summary)
         added.add_argument("--json", action="store_true", help="print the outcome as one JSON document")
-        if verb.name in words:  # the others' modules need not be imported to say no to their arguments
+        if verb.name in words:  # no need to import the others to refuse their arguments
             _command(verb).add_arguments(added)
     return parser
 

@@ -49,7 +49,7 @@ def test_plan_then_migrate_then_nothing_to_do(environment: dict[str, str], capsy
     assert main(["plan"], environment) == 0
     assert capsys.readouterr().out == "-- nothing to do: the database is as the mappings say\n"
     assert main(["migrate"], environment) == 0
-    assert capsys.readouterr().out == "nothing was to be done\n"
+    assert capsys.readouterr().out == "nothing to do\n"
 
 
 def test_the_plan_is_a_script_that_makes_the_database(
@@ -300,7 +300,7 @@ def test_a_broken_file_stops_no_verb_that_names_another_table(
 ) -> None:
     path = break_a_file(environment)
     assert main(["plan", "employees"], environment) == 1
-    assert f"warning: left out: {path}:2: " in capsys.readouterr().err
+    assert f"warning: skipped: {path}:2: " in capsys.readouterr().err
     assert main(["migrate", "employees"], environment) == 0
     assert main(["rejects", "list", "employees"], environment) == 0
     assert main(["status", "employees"], environment) == 0

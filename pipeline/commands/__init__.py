@@ -1,1 +1,3 @@
-"""One verb of `dynaurora` a module: its arguments, and a run that returns an Outcome. Their table: `pipeline.cli`."""
+"""One module for each verb of `dynaurora`: its arguments, and a run that returns an Outcome. The list is in
+`pipeline.cli`.
+"""

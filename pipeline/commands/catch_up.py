@@ -1,4 +1,4 @@
-"""`dynaurora catch-up NAME`: brings over what was written in a range of the past, from incremental exports."""
+"""`dynaurora catch-up NAME`: applies what was written in a range of the past, from incremental exports."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pipeline.jobs.catch_up.catch_up import CatchUpReport, WindowReport
 
 _SPAN = re.compile(r"(\d{1,4})([mhd])", re.ASCII)
-# A time of now, read from another clock.
+# A current time, read from another clock, may differ by this much.
 _CLOCKS_DIFFER = timedelta(minutes=5)
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
@@ -34,15 +34,15 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Add this verb's arguments."""
     parser.add_argument("name", metavar="NAME", help="the mapping")
     begin = parser.add_mutually_exclusive_group(required=True)
-    begin.add_argument("--from", dest="start", metavar="TIME", help="from this time on, such as 2026-05-01T10:00:00Z")
-    begin.add_argument("--last", metavar="SPAN", help="from this long before the end, such as 90m, 3h or 2d")
-    begin.add_argument("--export-arn", metavar="ARN", help="apply this incremental export, and no other")
+    begin.add_argument("--from", dest="start", metavar="TIME", help="begin at this time, such as 2026-05-01T10:00:00Z")
+    begin.add_argument("--last", metavar="SPAN", help="begin this long before the end, such as 90m, 3h or 2d")
+    begin.add_argument("--export-arn", metavar="ARN", help="apply only this incremental export")
     begin.add_argument(
         "--manifest",
         metavar="LOCATION",
-        help="apply the incremental export whose manifest-summary.json lies here (s3://bucket/… or file:///…)",
+        help="apply the incremental export whose manifest-summary.json is here (s3://bucket/… or file:///…)",
     )
-    parser.add_argument("--to", dest="end", metavar="TIME", help="up to this time, exclusive (default: now)")
+    parser.add_argument("--to", dest="end", metavar="TIME", help="end before this time (default: now)")
     add_export_wait(parser)
     add_accept_other_table(parser)
     add_margin_and_workers(parser)
@@ -61,7 +61,7 @@ def run(session: Session, arguments: Namespace) -> Outcome:
     from pipeline.jobs.catch_up.catch_up import apply_export, catch_up  # noqa: PLC0415 - the AWS SDK costs half a second
     from pipeline.jobs.clocks import source_now  # noqa: PLC0415
 
-    if end is not None and not arguments.end:  # up to now: by the source's clock, which this host's may be ahead of
+    if end is not None and not arguments.end:  # until now by the source's clock, because this host's may be ahead of it
         start, end = _range(arguments, source_now(session.services, mapping))
 
     with session.showing(mapping.name, "catching up") as tell:
@@ -96,11 +96,11 @@ def run(session: Session, arguments: Namespace) -> Outcome:
 def _range(arguments: Namespace, now: datetime) -> tuple[datetime, datetime]:
     end = _time("--to", arguments.end) if arguments.end else now
     if end > now + _CLOCKS_DIFFER:
-        raise ConfigurationError(f"--to {arguments.end} lies in the future", hint="leave --to out: up to now")
+        raise ConfigurationError(f"--to {arguments.end} is in the future", hint="leave --to out, to end now")
     if arguments.start:
         start = _time("--from", arguments.start)
         if start > now:
-            raise ConfigurationError(f"--from {arguments.start} lies in the future", hint="give a time of the past")
+            raise ConfigurationError(f"--from {arguments.start} is in the future", hint="give a time in the past")
         if start >= end:
             raise ConfigurationError(
                 f"--from {arguments.start} is not before --to {arguments.end}", hint="give the earlier time to --from"
@@ -108,7 +108,9 @@ def _range(arguments: Namespace, now: datetime) -> tuple[datetime, datetime]:
         return start, end
     span = _SPAN.fullmatch(arguments.last)
     if span is None:
-        raise ConfigurationError(f'--last "{arguments.last}" is not a span; write a number and m, h or d, such as 3h')
+        raise ConfigurationError(
+            f'--last "{arguments.last}" is not a duration; write a number and m, h or d, such as 3h'
+        )
     return end - timedelta(**{_UNITS[span[2]]: int(span[1])}), end
 
 
@@ -119,7 +121,7 @@ def _time(option: str, text: str) -> datetime:
         moment = None
     if moment is None or moment.tzinfo is None:
         raise ConfigurationError(
-            f'{option} "{text}" is not a time with its offset', hint="write it as 2026-05-01T10:00:00Z"
+            f'{option} "{text}" is not a time with an offset', hint="write it as 2026-05-01T10:00:00Z"
         )
     return moment
 
@@ -127,17 +129,18 @@ def _time(option: str, text: str) -> datetime:
 def _lines(report: CatchUpReport) -> list[str]:
     lines = [
         f"{report.table}: {report.start:%Y-%m-%d %H:%M:%S} to {report.end:%Y-%m-%d %H:%M:%S} UTC caught up in"
-        f" {report.seconds:.1f} s: {report.applied} of {report.items} items taken, {report.stale} set aside because"
+        f" {report.seconds:.1f} s: {report.applied} of {report.items} items applied, {report.stale} stale because"
         " something newer is known",
         *(f"  {_window(window)}" for window in report.windows),
-        f"  whatever was written before {report.healed_through:%Y-%m-%d %H:%M:%S} UTC is as DynamoDB has it",
+        f"  everything written before {report.healed_through:%Y-%m-%d %H:%M:%S} UTC is as DynamoDB has it",
     ]
     if report.read_again:
         lines.append(
-            f"  {report.read_again} items that no export told of were read again, {report.removed} of them are gone"
+            f"  {report.read_again} items that no export mentioned were read again; {report.removed} of them no longer"
+            " exist"
         )
     if report.ignored:
-        lines.append(f"  {report.ignored} items left out, because they match no target and the mapping ignores those")
+        lines.append(f"  {report.ignored} items ignored because they match no target")
     if report.rejected:
         lines.append(f"  ! {report.rejected} items rejected; see `dynaurora rejects list {report.table}`")
     return lines
@@ -147,6 +150,6 @@ def _window(window: WindowReport) -> str:
     kind = "seam  " if window.is_seam else "window"
     done = ", applied by an earlier run" if window.already_applied else ""
     return (
-        f"{kind} {window.start:%m-%d %H:%M:%S} to {window.end:%m-%d %H:%M:%S}: {window.items} items of {window.files}"
-        f" files, {window.applied} taken{done}"
+        f"{kind} {window.start:%m-%d %H:%M:%S} to {window.end:%m-%d %H:%M:%S}: {window.items} items in {window.files}"
+        f" files, {window.applied} applied{done}"
     )

@@ -1,4 +1,4 @@
-"""`dynaurora discover TABLE`: profiles a DynamoDB table and writes the mapping file that a person would start from."""
+"""`dynaurora discover TABLE`: profiles a DynamoDB table and drafts its mapping file."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help=f"read capacity units a second that the scan may use (default: {_READ_CAPACITY:.0f})",
     )
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--export-arn", metavar="ARN", help="sample this export instead: uses no read capacity")
+    source.add_argument("--export-arn", metavar="ARN", help="sample this export instead, which uses no read capacity")
     source.add_argument("--manifest", metavar="LOCATION", help="sample the export whose manifest-summary.json is here")
     parser.add_argument(
         "--key", metavar="NAME:TYPE[,…]", help="the table's key, such as PK:S,SK:S (default: ask DynamoDB)"
@@ -52,11 +52,11 @@ def add_arguments(parser: ArgumentParser) -> None:
         type=float,
         default=100 * COLUMN_PRESENCE,
         metavar="PERCENT",
-        help="attributes that fewer of the items have are left in the jsonb column"
-        f" (default: {100 * COLUMN_PRESENCE:.0f})",
+        help="leave attributes that fewer of the items have in the jsonb column (default:"
+        f" {100 * COLUMN_PRESENCE:.0f})",
     )
     parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="write here (default: NAME.yaml among the mappings)"
+        "--output", type=Path, metavar="FILE", help="write to this file (default: NAME.yaml in the folder of mappings)"
     )
     parser.add_argument("--force", action="store_true", help="overwrite the file")
 
@@ -70,14 +70,14 @@ def run(session: Session, arguments: Namespace) -> Outcome:
     sample = _sample(session, settings, arguments)
     if not sample.items:
         raise ConfigurationError(
-            f"discovering {sample.table}: it has no items, so there is nothing to tell its attributes from",
+            f"discovering {sample.table}: it has no items, so there is nothing to learn its attributes from",
             hint="write the mapping by hand (docs/mapping.md)",
         )
     from pipeline.jobs.discover import discover  # noqa: PLC0415 - pandas takes half a second to import
 
     found = discover(sample)
     text = draft(found, presence=arguments.min_presence / 100, schema=_schema(path), distinct=place.distinct)
-    read_mapping(text, str(path))  # what is written can be used, or nothing is written
+    read_mapping(text, str(path))  # the file can be used, or nothing is written
     _write(path, text, force=arguments.force)
     return Outcome(_document(sample, found, path, text), _lines(sample, found, place))
 
@@ -92,11 +92,13 @@ def _check(arguments: Namespace, path: Path) -> None:
 
 
 def _exists(path: Path) -> ConfigurationError:
-    return ConfigurationError(f"{path} exists", hint="write elsewhere with --output, or overwrite it with --force")
+    return ConfigurationError(
+        f"{path} exists", hint="write to another file with --output, or overwrite it with --force"
+    )
 
 
 def _sample(session: Session, settings: Settings, arguments: Namespace) -> Sample:
-    # The AWS SDK and pandas take half a second each, which `--help` does without.
+    # The AWS SDK and pandas take half a second each to import, which `--help` does not need.
     from pipeline.dynamodb.exports.exports import wait_for_export  # noqa: PLC0415
     from pipeline.jobs import discover  # noqa: PLC0415
     from pipeline.jobs.services import Services  # noqa: PLC0415
@@ -183,7 +185,7 @@ def _lines(sample: Sample, found: Discovered, place: Place) -> list[str]:
         lines.append(f"  {share(kind.items, total)} of the items are {patterns}")
     name = mapping_name(sample.table, distinct=place.distinct)
     lines += [f"  named {name}, because {place.because}"] if place.distinct else []
-    return [*lines, f"wrote {place.path}; read it through, then run `dynaurora plan {name}`"]
+    return [*lines, f"wrote {place.path}; read it, then run `dynaurora plan {name}`"]
 
 
 def _row(profile: AttributeProfile, key_tag: str | None) -> tuple[str, ...]:

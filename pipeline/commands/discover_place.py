@@ -1,7 +1,7 @@
-"""Where `dynaurora discover` writes, and under which names: among the mapping files that are there.
+"""Where `dynaurora discover` writes, and which names the mapping gets, beside the mapping files that exist.
 
-Invariant: a file that is another table's mapping is never the place, `--force` or not, also where file names that
-differ only in case are one file.
+Invariant: it never writes to another table's mapping file, with `--force` or without, even if file names that differ
+only in case are one file.
 """
 
 from __future__ import annotations
@@ -18,32 +18,32 @@ from pipeline.core.errors import ConfigurationError
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The file to write; `because` is why its names carry a digest, or "" where they need none."""
+    """The file to write. `because` says why its names carry a digest; it is "" if they need none."""
 
     path: Path
     because: str = ""
 
     @property
     def distinct(self) -> bool:
-        """Whether names that follow from the table's alone are another table's already."""
+        """Whether another table already has the names that follow from this table's name."""
         return bool(self.because)
 
 
 def place_for(table: str, folder: Path, output: Path | None) -> Place:
-    """Find the place for a table's mapping: `output`, or a file of the folder of mappings.
+    """Find the place for a table's mapping: `output`, or a file in the folder of mappings.
 
-    Raises ConfigurationError when `output` is another table's mapping.
+    Raises ConfigurationError if `output` is another table's mapping.
     """
     if output and (owner := _read(output).get("table")) not in {None, table}:
         raise ConfigurationError(
-            f"{output} is the mapping of table {owner}", hint="write the one of this table elsewhere with --output"
+            f"{output} is the mapping of table {owner}", hint="write this table's mapping to another file with --output"
         )
     because = _taken(table, output.parent if output else folder)
     return Place(output or folder / f"{mapping_name(table, distinct=bool(because))}.yaml", because)
 
 
 def _taken(table: str, folder: Path) -> str:
-    """Say which file of another table has the file name, mapping name or view that this table's would have."""
+    """Say which other table's file already has the file name, mapping name or view that this table would get."""
     name, view = mapping_name(table), view_name(table)
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.suffix.lower() not in {".yaml", ".yml"}:
@@ -56,7 +56,9 @@ def _taken(table: str, folder: Path) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Read what a mapping file says of itself, as far as it can be read: a file with problems is someone's, too."""
+    """Read what a mapping file says about itself, as far as it can be read. A file with problems belongs to a table
+    too.
+    """
     try:
         document: Any = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, yaml.YAMLError):

@@ -34,12 +34,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         type=float,
         default=0.0,
         metavar="S",
-        help="with --key: how long to wait for replication to pass the item, before its verdict (default: 0)",
+        help="with --key: how long to wait until replication has passed the item (default: 0)",
     )
 
 
 def run(session: Session, mapping: TableMapping, arguments: Namespace) -> Outcome:
-    """Explain; what will not come right by itself needs a person."""
+    """Explain; an item that will not become right by itself needs a person."""
     key = parse_key(mapping, arguments.key)
     from pipeline.jobs.explain import explain  # noqa: PLC0415 - the AWS SDK costs half a second
 
@@ -56,8 +56,8 @@ def run(session: Session, mapping: TableMapping, arguments: Namespace) -> Outcom
 def _lines(explanation: Explanation) -> list[str]:
     state = explanation.state
     here = f"exists, with {explanation.attributes} attributes" if explanation.source == "exists" else "does not exist"
-    basis = {"probe": "as a probe has proven", "late batches": "as late batches show"}.get(
-        explanation.applied_basis, "assumed, since no probe is running"
+    basis = {"probe": "as a probe has shown", "late batches": "as late batches show"}.get(
+        explanation.applied_basis, "assumed, because no probe is running"
     )
     lines = [
         f"{explanation.table}: item {explanation.key_digest} {here} in DynamoDB, read at {_time(explanation.read_at)}",
@@ -66,7 +66,7 @@ def _lines(explanation: Explanation) -> list[str]:
             f"  writer       {mark.writer}: newest change of {_time(mark.as_of)}, applied at {_time(mark.applied_at)}"
             for mark in explanation.writers[:_WRITERS_SHOWN]
         ),
-        f"  load         {'one is going on; ' if state.loading else ''}the newest whole one stands for"
+        f"  load         {'one is running; ' if state.loading else ''}the newest complete one is as of"
         f" {_time(state.loaded_as_of)}",
         f"  purged       tombstones through {_time(state.purged_through)}",
         *(
@@ -104,7 +104,7 @@ def _target_lines(target: ItemInTarget) -> list[str]:
     ]
     lines += [
         f"  promotion    of {promotion.attribute}"
-        f" {f'ended at {_time(promotion.finished_at)}' if promotion.finished_at else 'is going on'}"
+        f" {f'ended at {_time(promotion.finished_at)}' if promotion.finished_at else 'is running'}"
         for promotion in target.promotions
     ]
     lines.append(f"  = {target.verdict}: {target.why}")

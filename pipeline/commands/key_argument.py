@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 def parse_key(mapping: TableMapping, texts: Sequence[str]) -> Item:
     """Return the key attributes that `texts` give, in DynamoDB's form.
 
-    Either one text of JSON, `{"Id": {"N": "7"}}`, or one `Id=7` for each key attribute (of type B as base64). Raises
-    ConfigurationError when they are not the table's key.
+    Either one JSON text, `{"Id": {"N": "7"}}`, or one `Id=7` for each key attribute (type B as base64). Raises
+    ConfigurationError if they are not the table's key.
     """
     expected = ", ".join(f"{name} ({tag})" for name, tag in mapping.key.items())
     hint = f"the key of {mapping.table} is {expected}; give it as {_example(mapping)}"
@@ -32,7 +32,7 @@ def parse_key(mapping: TableMapping, texts: Sequence[str]) -> Item:
             raise ConfigurationError("--key does not name a key attribute", table=mapping.name, hint=hint)
         given[name] = {mapping.key[name]: value}
     if set(given) != set(mapping.key):
-        raise ConfigurationError("--key does not give the key's attributes, all of them and no other", hint=hint)
+        raise ConfigurationError("--key must give exactly the table's key attributes", hint=hint)
     return {name: _checked(given[name], tag, hint) for name, tag in mapping.key.items()}
 
 
@@ -50,7 +50,7 @@ def _checked(attribute: object, tag: str, hint: str) -> dict[str, str]:
         value = found.get(tag)
         if len(found) == 1 and isinstance(value, str) and (tag != "N" or _is_number(value)):
             return {tag: value}
-    raise ConfigurationError("--key has an attribute of another type than the table's", hint=hint)
+    raise ConfigurationError("--key has an attribute of a different type than the table's", hint=hint)
 
 
 def _is_number(text: str) -> bool:

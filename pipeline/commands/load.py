@@ -1,6 +1,6 @@
-"""`dynaurora load NAME`: brings a full export into the table's targets, with a progress bar.
+"""`dynaurora load NAME`: loads a full export into the table's targets, with a progress bar.
 
-Invariant: where the database is not as the mapping says, no export is requested and nothing is written: what Dagster's
+Invariant: if the database is not as the mapping says, no export is requested and nothing is written. What Dagster's
 check `schema_matches_mapping` refuses is refused here, with the same next step.
 """
 
@@ -31,7 +31,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(session: Session, arguments: Namespace) -> Outcome:
-    """Load, into a database that is as the mapping says; rejected items need a person."""
+    """Load into a database that is as the mapping says; rejected items need a person."""
     (mapping,) = session.mappings([arguments.name])
     margin = snapshots.margin(arguments)
     snapshots.check(arguments)
@@ -87,21 +87,21 @@ def _load(session: Session, mapping: TableMapping, arguments: Namespace, margin:
 def _lines(report: LoadReport) -> list[str]:
     if report.led_elsewhere:
         return [
-            f"{report.table}: loaded by the other run that led it: {report.items} items of {report.files} files,"
+            f"{report.table}: loaded by the other run that led it: {report.items} items in {report.files} files,"
             f" snapshot of {report.snapshot_time:%Y-%m-%d %H:%M:%S} UTC; this run did not load again"
         ]
     if report.already_loaded:
-        return [f"{report.table}: this export is loaded already ({report.items} items of {report.files} files)"]
+        return [f"{report.table}: this export is already loaded ({report.items} items in {report.files} files)"]
     resumed = f", {report.files_resumed} of them by an earlier run" if report.files_resumed else ""
     lines = [
-        f"{report.table}: {report.items} items of {report.files} files in {report.seconds:.1f} s{resumed}",
-        f"  {report.applied} rows taken, {report.stale} set aside because Aurora already had something newer",
-        f"  snapshot of {report.snapshot_time:%Y-%m-%d %H:%M:%S} UTC, counted as {report.as_of:%H:%M:%S}",
+        f"{report.table}: {report.items} items in {report.files} files in {report.seconds:.1f} s{resumed}",
+        f"  {report.applied} rows applied, {report.stale} stale because Aurora already had something newer",
+        f"  snapshot of {report.snapshot_time:%Y-%m-%d %H:%M:%S} UTC, counts as of {report.as_of:%H:%M:%S}",
     ]
     if report.merged_because:
-        lines.append(f"  merged, and not built aside and swapped in: {'; '.join(report.merged_because)}")
+        lines.append(f"  merged instead of built aside and swapped in: {'; '.join(report.merged_because)}")
     if report.ignored:
-        lines.append(f"  {report.ignored} items left out, because they match no target and the mapping ignores those")
+        lines.append(f"  {report.ignored} items ignored because they match no target")
     if report.rejected:
         lines.append(f"  ! {report.rejected} items rejected; see `dynaurora rejects list {report.table}`")
     return lines

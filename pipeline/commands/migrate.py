@@ -21,7 +21,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(session: Session, arguments: Namespace) -> Outcome:
-    """Apply the plan. What it did needs nobody any more; what it refused does."""
+    """Apply the plan. A person is needed only for what it refused."""
     mappings = session.mappings(arguments.names)
 
     def say(step: Step) -> None:
@@ -34,5 +34,5 @@ def run(session: Session, arguments: Namespace) -> Outcome:
         lines += [line.removeprefix("-- ").removeprefix("--") for line in cautioned(done.cautions)]
     lines += [line.removeprefix("-- ") for line in refused(done.refusals)]
     count = len(done.steps)
-    lines.append(f"{count} step{'' if count == 1 else 's'} done" if count else "nothing was to be done")
+    lines.append(f"{count} step{'' if count == 1 else 's'} done" if count else "nothing to do")
     return Outcome(plan_document(done), lines, needs_person=bool(done.refusals))

@@ -1,4 +1,4 @@
-"""`dynaurora plan`: the SQL that would bring the database to the mappings. For people it is a script for psql."""
+"""`dynaurora plan`: the SQL that would bring the database to the mappings. The text output is a script for psql."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _comment(step: Step) -> list[str]:
 
 
 def cautioned(cautions: tuple[Caution, ...]) -> list[str]:
-    """Lines for what those who follow this database need, as comments of a script."""
+    """Return what followers of this database need, as comments of a script."""
     return [
         line
         for caution in cautions
@@ -54,7 +54,7 @@ def cautioned(cautions: tuple[Caution, ...]) -> list[str]:
 
 
 def refused(refusals: tuple[Refusal, ...]) -> list[str]:
-    """Lines for what is not done by itself, as comments of a script."""
+    """Return what is not done automatically, as comments of a script."""
     return [
         line
         for refusal in refusals

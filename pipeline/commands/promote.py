@@ -1,4 +1,4 @@
-"""`dynaurora promote NAME`: fills columns that the mapping has gained from what has landed in the jsonb column."""
+"""`dynaurora promote NAME`: fills new columns of the mapping from the jsonb column."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 def add_arguments(parser: ArgumentParser) -> None:
     """Add this verb's arguments."""
     parser.add_argument("name", metavar="NAME", help="the mapping")
-    parser.add_argument("--attribute", metavar="ATTRIBUTE", help="promote this one (default: all that wait)")
+    parser.add_argument("--attribute", metavar="ATTRIBUTE", help="promote only this attribute (default: all that wait)")
 
 
 def run(session: Session, arguments: Namespace) -> Outcome:
-    """Promote; values that a column cannot hold, and rows that keep coming without it, need a person."""
+    """Promote; values that a column cannot hold, and rows that keep arriving without it, need a person."""
     from pipeline.jobs.promote import promote  # noqa: PLC0415 - `--help` does without
 
     (mapping,) = session.mappings([arguments.name])
@@ -55,7 +55,7 @@ def _lines(report: PromoteReport) -> list[str]:
         return [f"{report.table}: nothing waits in a jsonb column for a column of the mapping"]
     lines = [
         f"{report.table}: {sum(found.filled for found in report.attributes):,} rows filled in {report.seconds:.1f} s,"
-        f" none held longer than {report.longest_lock_seconds:.2f} s"
+        f" none locked longer than {report.longest_lock_seconds:.2f} s"
     ]
     for found in report.attributes:
         lines.append(f"  {found.attribute} → {found.target} ({', '.join(found.columns)}): {found.filled:,} rows filled")

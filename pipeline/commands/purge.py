@@ -1,4 +1,4 @@
-"""`dynaurora purge NAME`: removes old tombstones, and what else is left over after its time."""
+"""`dynaurora purge NAME`: removes old tombstones and leftovers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(session: Session, arguments: Namespace) -> Outcome:
-    """Purge; where no tombstone could go, a person must load first."""
+    """Purge; if no tombstone could be removed, a person must load first."""
     (mapping,) = session.mappings([arguments.name])
     retention = _span(arguments.retention)
     from pipeline.jobs.purge import purge_table  # noqa: PLC0415 - `--help` does without
@@ -49,25 +49,29 @@ def run(session: Session, arguments: Namespace) -> Outcome:
 def _span(text: str) -> timedelta:
     found = _SPAN.fullmatch(text)
     if found is None or not int(found[1]):
-        raise ConfigurationError(f'--retention "{text}" is not a span; write a number and h or d, such as 30d')
+        raise ConfigurationError(
+            f'--retention "{text}" is not a duration of at least 1h; write a number and h or d, such as 30d'
+        )
     return timedelta(**{{"h": "hours", "d": "days"}[found[2]]: int(found[1])})
 
 
 def _lines(report: PurgeReport) -> list[str]:
     others = (
-        f"  {report.writers_folded:,} watermarks of writers that are gone folded into one; {report.reconciliations:,}"
-        f" reconciliations and {report.exports:,} loads forgotten"
+        f"  {report.writers_folded:,} watermarks of writers that are gone merged into one; {report.reconciliations:,}"
+        f" reconciliations and {report.exports:,} loads removed"
     )
     if report.through is None:
         return [
             f"{report.table}: no tombstone removed, because no full snapshot was loaded whole",
             others,
-            f"  ! run `dynaurora load {report.table}` first: a change that comes late is only then known to be old",
+            f"  ! run `dynaurora load {report.table}` first: only then is a late change known to be old",
         ]
-    why = {"retention": "by its retention", "snapshot": "by the newest snapshot that was loaded whole"}[report.bound]
+    why = {"retention": "limited by the retention", "snapshot": "limited by the newest snapshot that was loaded whole"}[
+        report.bound
+    ]
     return [
         f"{report.table}: {report.tombstones:,} tombstones removed in {report.seconds:.1f} s, through"
-        f" {report.through:%Y-%m-%d %H:%M:%S} UTC, bounded {why}",
+        f" {report.through:%Y-%m-%d %H:%M:%S} UTC, {why}",
         others,
         *(f"  ! {count:,} tombstones kept: {reason}" for reason, count in report.kept.items()),
         *([f"  ! {report.next_step}"] if report.kept else []),

@@ -1,4 +1,4 @@
-"""`dynaurora reconcile NAME`: compares the targets with a snapshot, reports the drift, and mends it when asked.
+"""`dynaurora reconcile NAME`: compares the targets with a snapshot, reports the drift, and repairs it on request.
 
 With `--key`, it explains one item instead.
 """
@@ -23,10 +23,8 @@ if TYPE_CHECKING:
 def add_arguments(parser: ArgumentParser) -> None:
     """Add this verb's arguments."""
     snapshots.add_arguments(parser)
-    parser.add_argument("--repair", action="store_true", help="mend what drifted, under the ordering rule")
-    parser.add_argument(
-        "--show-keys", action="store_true", help="name drifted rows by their keys, not by digests alone"
-    )
+    parser.add_argument("--repair", action="store_true", help="repair the drift, under the ordering rule")
+    parser.add_argument("--show-keys", action="store_true", help="show the keys of drifted rows, not only digests")
     parser.add_argument(
         "--chunk-seconds", type=float, default=2.0, metavar="S", help="how long one statement should take (default: 2)"
     )
@@ -35,7 +33,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         type=float,
         default=1.0,
         metavar="F",
-        help="work Aurora with one connection, for this share of the time (default: 1, --workers connections)",
+        help="use one connection, for this share of the time (default: 1, which uses --workers connections)",
     )
     parser.add_argument(
         "--max-lag-seconds",
@@ -49,7 +47,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         type=float,
         default=900.0,
         metavar="S",
-        help="how long to wait for replication, before giving up or leaving rows undecided (default: 900)",
+        help="how long to wait for replication, before failing or leaving rows undecided (default: 900)",
     )
     explain_key.add_arguments(parser)
 
@@ -89,7 +87,7 @@ def run(session: Session, arguments: Namespace) -> Outcome:
 
 
 def _lines(report: ReconcileReport) -> list[str]:
-    resumed = ", going on with an earlier run" if report.resumed else ""
+    resumed = ", resuming an earlier run" if report.resumed else ""
     lines = [
         f"{report.table}: {report.compared} keys compared with the snapshot of {report.snapshot_time:%Y-%m-%d %H:%M:%S}"
         f" UTC in {report.seconds:.1f} s{resumed} ({report.items_per_second:,.0f}/s), {report.in_flight} in flight",
@@ -116,5 +114,5 @@ def _lines(report: ReconcileReport) -> list[str]:
         for sample in report.samples
     ]
     if report.repaired < report.drift:
-        lines.append(f"  ! run `dynaurora reconcile {report.table} --repair` to mend it")
+        lines.append(f"  ! run `dynaurora reconcile {report.table} --repair` to repair it")
     return lines

@@ -1,4 +1,4 @@
-"""`dynaurora redrive NAME`: applies the batches that the event source mapping gave up, and marks them as done."""
+"""`dynaurora redrive NAME`: applies the batches that Lambda discarded, and marks them as done."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 def add_arguments(parser: ArgumentParser) -> None:
     """Add this verb's arguments."""
     parser.add_argument("name", metavar="NAME", help="the mapping whose batches to apply")
-    parser.add_argument("--object", metavar="LOCATION", help="redrive this one alone, as a line `left:` names it")
+    parser.add_argument("--object", metavar="LOCATION", help="redrive only this one, as a line `left:` names it")
     parser.add_argument(
         "--accept-partial",
         action="store_true",
-        help="with --object: apply the records that can be read of a damaged batch, and mark it as done",
+        help="with --object: apply the records of a damaged batch that can be read, and mark it as done",
     )
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
-        "--prefix", metavar="LOCATION", help="where S3 keeps them, s3://BUCKET/PREFIX (default: DYNAURORA_ON_FAILURE)"
+        "--prefix", metavar="LOCATION", help="where they are in S3, s3://BUCKET/PREFIX (default: DYNAURORA_ON_FAILURE)"
     )
-    source.add_argument("--queue", metavar="URL", help="the SQS queue that keeps what names them")
+    source.add_argument("--queue", metavar="URL", help="the SQS queue whose messages name them")
 
 
 def run(session: Session, arguments: Namespace) -> Outcome:
@@ -60,7 +60,7 @@ def _lines(report: RedriveReport) -> list[str | Text]:
     if report.read_again:
         lines.append(f"  {report.read_again:,} of them were read from the stream again")
     if report.of_other_tables:
-        lines.append(f"  {report.of_other_tables:,} batches of other tables were left alone")
+        lines.append(f"  {report.of_other_tables:,} batches of other tables were left in place")
     if report.rejected:
         lines.append(f"  ! records were rejected; see `dynaurora rejects list {name}`")
     for word, batches in (("left", report.left), ("in part", report.partial)):

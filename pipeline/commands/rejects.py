@@ -1,4 +1,4 @@
-"""`dynaurora rejects list | show | replay`: works off the records that could not be converted.
+"""`dynaurora rejects list | show | replay`: works through the records that could not be converted.
 
 Invariant: no attribute value is printed unless `--show-values` asks for it.
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pipeline.core.model.mapping import TableMapping
     from pipeline.jobs.replay import ReplayReport
 
-_SEE = "look at one with `dynaurora rejects show ID`; mend the mapping, then `dynaurora rejects replay NAME`"
+_SEE = "look at one with `dynaurora rejects show ID`; correct the mapping, then `dynaurora rejects replay NAME`"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,13 +32,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="list | show | replay", required=True)
     listed = actions.add_parser("list", help="how many wait, by reason")
     add_names(listed)
-    listed.add_argument("--all", action="store_true", help="those that were replayed, too")
-    shown = actions.add_parser("show", help="one of them, without its values")
-    shown.add_argument("id", metavar="ID", type=int, help="its number in the list")
+    listed.add_argument("--all", action="store_true", help="include those that were replayed")
+    shown = actions.add_parser("show", help="show one of them, without its values")
+    shown.add_argument("id", metavar="ID", type=int, help="the reject's number in the list")
     shown.add_argument("--show-values", action="store_true", help="print the whole record; it may hold personal data")
-    replayed = actions.add_parser("replay", help="decode them again under today's mapping, and apply them")
+    replayed = actions.add_parser("replay", help="convert them again under today's mapping, and apply them")
     replayed.add_argument("name", metavar="NAME", help="the mapping whose rejects to replay")
-    replayed.add_argument("--limit", metavar="N", type=_count, help="the N oldest, to try a mended mapping on a few")
+    replayed.add_argument(
+        "--limit", metavar="N", type=_count, help="replay only the N oldest, to try a corrected mapping on a few"
+    )
     for action in (listed, shown, replayed):
         action.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON document")
 
@@ -63,8 +65,8 @@ def _list(session: Session, names: Sequence[str] | None, *, replayed_too: bool) 
     lines: list[str | Text] = [line for group in shown for line in _group_lines(group)]
     lines.append(f"{waiting:,} waiting; {_SEE}" if waiting else "no rejects wait")
     lines += [
-        f'{s.table}  {s.target}  column "{s.column}": {s.settled:,} values settled by its on_error,'
-        f" the last at {s.last_at:%Y-%m-%d %H:%M:%S} UTC"
+        f'{s.table}  {s.target}  column "{s.column}": {s.settled:,} values changed by its on_error, the last at'
+        f" {s.last_at:%Y-%m-%d %H:%M:%S} UTC"
         for s in bent
     ]
     document = {
@@ -111,7 +113,7 @@ _ITEMS = frozenset({"Keys", "NewImage", "OldImage", "Item"})
 
 
 def outline(record: dict[str, Any]) -> dict[str, Any]:
-    """Return a record with each attribute's type in place of its value; what is not an item stays as it is."""
+    """Return a record with each attribute's type instead of its value; what is not an item stays as it is."""
     if isinstance(record.get("dynamodb"), dict):
         return {**record, "dynamodb": outline(record["dynamodb"])}
     return {name: _item_outline(part) if name in _ITEMS else part for name, part in record.items()}

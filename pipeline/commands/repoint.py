@@ -1,4 +1,4 @@
-"""`dynaurora repoint NAME`: makes the table that the mapping file names the source of record, in place of another."""
+"""`dynaurora repoint NAME`: makes the table that the mapping file names the source of record, instead of another."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add this verb's arguments."""
-    parser.add_argument("name", metavar="NAME", help="the mapping, whose file names the new table already")
-    parser.add_argument("--dry-run", action="store_true", help="check and show what would happen, switch nothing")
+    parser.add_argument("name", metavar="NAME", help="the mapping, whose file already names the new table")
+    parser.add_argument("--dry-run", action="store_true", help="only check, and show what would happen")
 
 
 def run(session: Session, arguments: Namespace) -> Outcome:
-    """Switch; a switch that is still to do needs a person."""
+    """Switch; with --dry-run, a switch that is still to be done needs a person."""
     (mapping,) = session.mappings([arguments.name])
     from pipeline.jobs.repoint import repoint  # noqa: PLC0415 - `--help` does without
 
@@ -35,7 +35,7 @@ def run(session: Session, arguments: Namespace) -> Outcome:
 
 def _lines(report: RepointReport) -> list[str]:
     if not report.effects:
-        return [f"{report.table}: nothing to do, {report.new_arn} is the source of record already"]
+        return [f"{report.table}: nothing to do, {report.new_arn} is already the source of record"]
     steps = [f"  {number}. {step}" for number, step in enumerate(report.next_steps, 1)]
     if report.since is None:
         return [

@@ -1,7 +1,7 @@
 """What every verb works with: the settings, the mappings, a connection; and the outcome that it returns.
 
 Invariant: a verb prints nothing itself. It returns what it found, once for machines and once for people, so that
-`--json` always holds everything.
+`--json` always has everything.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 class Outcome:
     """What a verb found. `document` is all of it as JSON values; `lines` is the same for people.
 
-    `needs_person` is the exit code: 1 where someone must look (drift, rejects, a plan with changes), else 0.
+    `needs_person` decides the exit code: 1 if somebody must look (drift, rejects, a plan with changes), else 0.
     """
 
     document: dict[str, Any]
@@ -44,12 +44,12 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Session:
-    """One run of the command line. `progress` is where a verb may show how far it is: standard error."""
+    """One run of the command line. `progress` is where a verb shows its progress: standard error."""
 
     environment: Mapping[str, str] = field(repr=False)
     progress: Console
     broken: list[Problem] = field(default_factory=list[Problem])
-    """What is wrong with mapping files that the verb was asked for and left out: the exit code is 2."""
+    """Problems of mapping files that the verb was asked for and skipped: the exit code is then 2."""
 
     @cached_property
     def settings(self) -> Settings:
@@ -58,17 +58,17 @@ class Session:
 
     @cached_property
     def services(self) -> Services:
-        """The database, DynamoDB and S3, each connected when it is asked for."""
+        """The database, DynamoDB and S3, each connected when it is first used."""
         from pipeline.jobs.services import Services  # noqa: PLC0415 - the AWS SDK costs half a second; `--help` has none
 
         return Services(self.settings)
 
     def mappings(self, names: Sequence[str] = ()) -> tuple[TableMapping, ...]:
-        """Read the mappings: all, or those of the names; those that can be used.
+        """Read the mappings that can be used: all, or those named.
 
-        A file that cannot be used stops no other: when it was asked for, its problems are in `broken`, and when it was
-        not, a warning is shown. Raises MappingError when nothing that was asked for can be used, ConfigurationError
-        for a name that no file has.
+        A file that cannot be used does not stop the others. If it was asked for, its problems go into `broken`; if not,
+        a warning is shown. Raises MappingError if nothing that was asked for can be used, and ConfigurationError for a
+        name that no file has.
         """
         folder = read_folder(self.settings.tables_folder)
         usable = {mapping.name: mapping for mapping in folder.mappings if mapping.name not in folder.contested}
@@ -84,7 +84,7 @@ class Session:
         self.broken.extend(broken)
         for problem in folder.problems:
             if problem not in broken:
-                self.progress.print(f"warning: left out: {problem}", highlight=False, markup=False)
+                self.progress.print(f"warning: skipped: {problem}", highlight=False, markup=False)
         return tuple(usable[name] for name in wanted)
 
     def _unknown(self, name: str, usable: Mapping[str, TableMapping], folder: Folder) -> NoReturn:
@@ -96,7 +96,7 @@ class Session:
 
     @contextmanager
     def showing(self, name: str, what: str) -> Generator[Callable[[str], None]]:
-        """Show what is being done: as one line that changes on a terminal, and as lines where there is none."""
+        """Show what is being done: on a terminal as one line that changes, otherwise as lines."""
         if self.progress.is_terminal:
             with self.progress.status(f"{name}: {what}") as shown:
                 yield lambda text: shown.update(f"{name}: {text}")
@@ -104,7 +104,7 @@ class Session:
             yield lambda text: self.progress.print(f"{name}: {text}", highlight=False, markup=False)
 
     def notice(self, text: str) -> None:
-        """Show a line that stays in sight, whatever is shown as progress meanwhile."""
+        """Show a line that stays visible, whatever progress is shown meanwhile."""
         self.progress.print(f"note: {text}", highlight=False, markup=False)
 
     def connect(self, verb: str) -> Connection:
@@ -113,5 +113,5 @@ class Session:
 
 
 def add_names(parser: ArgumentParser) -> None:
-    """Add the argument of verbs that work on some mappings or all."""
+    """Add the argument of verbs that work on some or all mappings."""
     parser.add_argument("names", metavar="NAME", nargs="*", help="the mappings to look at (default: all)")

@@ -21,16 +21,16 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Add NAME, the snapshot's source and the margin."""
     parser.add_argument("name", metavar="NAME", help="the mapping")
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--export-arn", metavar="ARN", help="take this export (default: request a new one)")
+    source.add_argument("--export-arn", metavar="ARN", help="use this export (default: request a new one)")
     source.add_argument(
         "--manifest",
         metavar="LOCATION",
-        help="take the export whose manifest-summary.json lies here (s3://bucket/… or file:///…)",
+        help="use the export whose manifest-summary.json is here (s3://bucket/… or file:///…)",
     )
     source.add_argument(
         "--scan",
         action="store_true",
-        help="scan the table, for one that cannot be exported (no point-in-time recovery)",
+        help="scan the table, if it cannot be exported (no point-in-time recovery)",
     )
     parser.add_argument(
         "--read-capacity",
@@ -38,11 +38,13 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="UNITS",
         help="read capacity units a second that a scan may use (default: 100)",
     )
-    parser.add_argument("--segments", type=int, metavar="N", help="parts a scan reads side by side (default: 4)")
+    parser.add_argument(
+        "--segments", type=int, metavar="N", help="parts that a scan reads at the same time (default: 4)"
+    )
     parser.add_argument(
         "--new-export",
         action="store_true",
-        help="request a new export, also where one that an earlier run requested is under way (default: resume it)",
+        help="request a new export, even if one that an earlier run requested is under way (default: resume it)",
     )
     add_export_wait(parser)
     add_accept_other_table(parser)
@@ -50,54 +52,56 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def add_export_wait(parser: ArgumentParser) -> None:
-    """Add how long an export is waited for."""
+    """Add how long to wait for an export."""
     parser.add_argument(
         "--export-wait",
         metavar="SPAN",
-        help="how long to wait for an export, such as 90m or 6h (default: DYNAURORA_EXPORT_WAIT, else 6h); it runs on,"
-        " and the next run resumes it",
+        help="how long to wait for an export, such as 90m or 6h (default: DYNAURORA_EXPORT_WAIT, else 6h); the export"
+        " continues after that, and the next run resumes it",
     )
 
 
 def export_wait(arguments: Namespace) -> timedelta | None:
-    """Return the wait asked for. Raises ConfigurationError when it is not a span."""
+    """Return the wait that was asked for. Raises ConfigurationError if it is not a duration."""
     if arguments.export_wait is None:
         return None
     span = parse_span(arguments.export_wait)
     if span is None:
-        raise ConfigurationError(f'--export-wait "{arguments.export_wait}" is not a span', hint=HOW_TO_WRITE)
+        raise ConfigurationError(f'--export-wait "{arguments.export_wait}" is not a duration', hint=HOW_TO_WRITE)
     return span
 
 
 def add_accept_other_table(parser: ArgumentParser) -> None:
-    """Add the way out for an export that is not of the mapped table."""
+    """Add the option that accepts an export of another table."""
     parser.add_argument(
         "--accept-other-table",
         action="store_true",
-        help="take the export given even if it is of another account, Region, table name or table id: one that was"
-        " restored, copied or made again",
+        help="accept the given export even if it is of another account, Region, table name or table id, because the"
+        " table was restored, copied or recreated",
     )
 
 
 def refuse_stray_acceptance(arguments: Namespace) -> None:
-    """Raise ConfigurationError where another table is accepted, and no export is given."""
+    """Raise ConfigurationError if another table is accepted but no export is given."""
     if arguments.accept_other_table and not (arguments.export_arn or arguments.manifest):
-        raise ConfigurationError("--accept-other-table goes with --export-arn or --manifest")
+        raise ConfigurationError("--accept-other-table needs --export-arn or --manifest")
 
 
 def add_margin_and_workers(parser: ArgumentParser) -> None:
-    """Add the margin, and how many files are worked on at once."""
+    """Add the margin, and how many files are handled at the same time."""
     parser.add_argument(
         "--margin-seconds",
         type=float,
         metavar="S",
         help="how much older than its time a snapshot counts, to cover clocks that disagree (default: the mapping's)",
     )
-    parser.add_argument("--workers", type=int, default=2, metavar="N", help="files worked on side by side (default: 2)")
+    parser.add_argument(
+        "--workers", type=int, default=2, metavar="N", help="files handled at the same time (default: 2)"
+    )
 
 
 def margin(arguments: Namespace) -> timedelta | None:
-    """Return the margin asked for. Raises ConfigurationError when it is too small, or the workers are too few."""
+    """Return the margin that was asked for. Raises ConfigurationError if it, or the number of workers, is too small."""
     if arguments.workers < 1:
         raise ConfigurationError("--workers must be at least 1")
     if arguments.margin_seconds is None:
@@ -114,15 +118,15 @@ def margin(arguments: Namespace) -> timedelta | None:
 def check(arguments: Namespace) -> None:
     """Raise ConfigurationError for arguments that contradict each other."""
     if _of_scan(arguments) and not arguments.scan:
-        raise ConfigurationError("--read-capacity and --segments go with --scan: an export reads no capacity")
+        raise ConfigurationError("--read-capacity and --segments need --scan: an export uses no read capacity")
     refuse_stray_acceptance(arguments)
     if arguments.new_export and (arguments.export_arn or arguments.manifest or arguments.scan):
-        raise ConfigurationError("--new-export goes without --export-arn, --manifest and --scan")
+        raise ConfigurationError("--new-export cannot be combined with --export-arn, --manifest or --scan")
     export_wait(arguments)
 
 
 def names_one(arguments: Namespace) -> bool:
-    """Whether the arguments ask for one snapshot and no other: that a load of another runs is then no answer."""
+    """Whether the arguments ask for one particular snapshot. A running load of another one is then no answer."""
     return bool(arguments.export_arn or arguments.manifest or arguments.scan or arguments.new_export)
 
 
@@ -132,7 +136,7 @@ def _of_scan(arguments: Namespace) -> dict[str, Any]:
 
 
 def take(session: Session, mapping: TableMapping, arguments: Namespace) -> Snapshot:
-    """Take the snapshot that the arguments ask for, telling how far it is."""
+    """Take the snapshot that the arguments ask for, and show progress."""
     from pipeline.jobs.snapshots.snapshot import ScanChoice, take_snapshot  # noqa: PLC0415 - the AWS SDK costs half a second
 
     check(arguments)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pipeline.core.model.mapping import TableMapping
     from pipeline.core.past.losses import Loss
 
-_LATE = timedelta(minutes=5)  # where the mapping's `freshness` does not say
+_LATE = timedelta(minutes=5)  # if the mapping has no `freshness`
 _NOT_MIGRATED = "not in the database yet; run `dynaurora migrate`"
 
 
@@ -38,7 +38,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--probe",
         action="store_true",
-        help="read the tables' streams first, and ask Aurora for what has arrived: the lag of this moment",
+        help="first read the tables' streams and ask Aurora what has arrived: the lag at this moment",
     )
 
 
@@ -70,7 +70,7 @@ def run(session: Session, arguments: Namespace) -> Outcome:
 
 
 def _probe(session: Session, mappings: Sequence[TableMapping]) -> dict[str, tuple[str]]:
-    """Probe the tables; returns why some could not be, by name. Raises UnreachableError."""
+    """Probe the tables; return, by name, why some could not be probed. Raises UnreachableError."""
     from pipeline.jobs.probe.probe import probe  # noqa: PLC0415 - without --probe there is no need of the AWS SDK
 
     problems: dict[str, tuple[str]] = {}
@@ -85,7 +85,7 @@ def _probe(session: Session, mappings: Sequence[TableMapping]) -> dict[str, tupl
 
 
 def _seen(connection: Connection, mapping: TableMapping) -> tuple[Tick | None, list[Loss], tuple[str, ...]]:
-    """Return what the probe found last, what may be lost, and that in words."""
+    """Return what the probe last found, what may be lost, and the latter in words."""
     losses = open_losses(connection, mapping.name)
     snapshots = loads.snapshot_times(connection, mapping.name) if losses else []
     findings = [told(loss, Means(mapping.name, mapping.margin, snapshots=snapshots)) for loss in losses]
@@ -180,7 +180,7 @@ def _clock(tick: Tick | None) -> list[str]:
     ahead = timedelta(seconds=(tick and tick.clock_ahead_seconds) or 0)
     if abs(ahead) < NOTABLE:
         return []
-    return [f"clock           of the host that probed: {how_far(ahead)} DynamoDB's; the lag goes by the latter"]
+    return [f"clock           of the host that probed: {how_far(ahead)} DynamoDB's; the lag is measured by DynamoDB's"]
 
 
 def _rejects(status: TableStatus) -> str:

@@ -20,7 +20,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(session: Session, arguments: Namespace) -> Outcome:
-    """Report; attributes nobody mapped are for information, those that wait to be promoted need a person."""
+    """Report; attributes without a column are for information, those that wait to be promoted need a person."""
     from pipeline.jobs.unmapped import State, unmapped_of  # noqa: PLC0415 - `--help` does without
 
     mappings = session.mappings(arguments.names)
@@ -35,7 +35,7 @@ def run(session: Session, arguments: Namespace) -> Outcome:
                 lines += _lines(mapping.name, report)
             if any(found.state is State.WAITING for report in reports for found in report.attributes):
                 waiting = True
-                lines.append(f"  ! run `dynaurora promote {mapping.name}` to fill the columns from what waits")
+                lines.append(f"  ! run `dynaurora promote {mapping.name}` to fill the columns from what is waiting")
     return Outcome({"tables": documents}, lines, needs_person=waiting)
 
 

@@ -309,7 +309,9 @@ def test_a_file_is_never_overwritten_unless_told(
     path = tmp_path / f"{mapping_name(table)}.yaml"
     path.write_text("mine")
     assert main(["discover", table], environment(aws, tmp_path)) == 2
-    assert f"{path} exists; write elsewhere with --output, or overwrite it with --force" in capsys.readouterr().err
+    assert (
+        f"{path} exists; write to another file with --output, or overwrite it with --force" in capsys.readouterr().err
+    )
     assert path.read_text() == "mine"
     assert main(["discover", table, "--force", "--items", "30"], environment(aws, tmp_path)) == 0
     told = capsys.readouterr().out
@@ -380,7 +382,7 @@ def test_a_file_that_is_another_tables_is_not_written_with_output_either(
     before = path.read_text()
     found = discover_table("Things", "--output", str(path), "--force")
     assert found["code"] == 2
-    assert f"{path} is the mapping of table Orders; write the one of this table elsewhere" in found["said"]
+    assert f"{path} is the mapping of table Orders; write this table's mapping to another file" in found["said"]
     assert path.read_text() == before
 
 

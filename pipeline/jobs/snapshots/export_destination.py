@@ -94,6 +94,7 @@ def export_wait(settings: Settings, asked: timedelta | None) -> timedelta:
     span = parse_span(settings.export_wait)
     if span is None:
         raise ConfigurationError(
-            f'waiting for an export: DYNAURORA_EXPORT_WAIT, "{settings.export_wait}", is not a span', hint=HOW_TO_WRITE
+            f'waiting for an export: DYNAURORA_EXPORT_WAIT, "{settings.export_wait}", is not a duration',
+            hint=HOW_TO_WRITE,
         )
     return span

@@ -134,8 +134,8 @@ def run_until_free(environment: dict[str, str], *words: str) -> dict[str, Any]:
 def test_wrong_use_is_said_with_exit_code_2(environment: dict[str, str], services: Services) -> None:
     assert services  # migrated
     for words, said in (
-        (["--from", "2026-05-01"], "is not a time with its offset"),
-        (["--last", "3 weeks"], "is not a span"),
+        (["--from", "2026-05-01"], "is not a time with an offset"),
+        (["--last", "3 weeks"], "is not a duration"),
         (["--export-arn", "arn", "--to", "2026-05-01T00:00:00Z"], "an export has a window of its own"),
     ):
         process = command(environment, "catch-up", "employees", *words)

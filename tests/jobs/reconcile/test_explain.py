@@ -87,10 +87,10 @@ def test_absent_items_and_tombstones(source: Source) -> None:
     ("texts", "message"),
     [
         (["Name=7"], "does not name a key attribute"),
-        (['{"Id": {"S": "7"}}'], "of another type than the table's"),
-        (['{"Id": {"N": "x"}}'], "of another type than the table's"),
+        (['{"Id": {"S": "7"}}'], "of a different type than the table's"),
+        (['{"Id": {"N": "x"}}'], "of a different type than the table's"),
         (['{"Id"'], "is not JSON"),
-        (['{"Id": {"N": "7"}, "x": {"S": "y"}}'], "all of them and no other"),
+        (['{"Id": {"N": "7"}, "x": {"S": "y"}}'], "exactly the table's key attributes"),
     ],
 )
 def test_a_key_that_is_none_says_how_to_give_it(employees: TableMapping, texts: list[str], message: str) -> None:

@@ -179,8 +179,8 @@ def test_a_wait_that_runs_out_names_the_export_and_is_one_setting(source: Source
         assert f"waiting for the export {export['ExportArn']}: it is not done after 0 s" in err
         assert f"it resumes export {export['ExportArn']}" in err
     for words, variables, said in (
-        (["load", "employees", "--export-wait", "soon"], {}, '--export-wait "soon" is not a span; write a number'),
-        (["load", "employees"], {"DYNAURORA_EXPORT_WAIT": "soon"}, 'DYNAURORA_EXPORT_WAIT, "soon", is not a span'),
+        (["load", "employees", "--export-wait", "soon"], {}, '--export-wait "soon" is not a duration; write a number'),
+        (["load", "employees"], {"DYNAURORA_EXPORT_WAIT": "soon"}, 'DYNAURORA_EXPORT_WAIT, "soon", is not a duration'),
     ):
         code, _, err = source.run(*words, **variables)
         assert code == 2
@@ -407,7 +407,7 @@ def test_a_bucket_given_as_a_location_is_wrong_use_for_load_and_scan(source: Sou
     ("words", "message"),
     [
         (["--from", "2026-05-02T00:00:00Z", "--to", "2026-05-01T00:00:00Z"], "is not before --to"),
-        (["--from", "2999-05-02T00:00:00Z"], "--from 2999-05-02T00:00:00Z lies in the future"),
+        (["--from", "2999-05-02T00:00:00Z"], "--from 2999-05-02T00:00:00Z is in the future"),
         (["--from", "2026-05-02T00:00:00Z", "--to", "2999-05-01T00:00:00Z"], "--to 2999-05-01T00:00:00Z lies in the"),
     ],
 )

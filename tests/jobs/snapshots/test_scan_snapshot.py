@@ -103,7 +103,7 @@ def test_a_table_that_cannot_be_exported_is_loaded_and_proven_by_the_command(
     found = json.loads(capsys.readouterr().out)
     assert (found["missing"], found["extra"], found["different"]) == (1, 0, 0)
     assert main(["load", "employees", "--read-capacity", "5"], environment) == 2
-    assert "go with --scan" in capsys.readouterr().err
+    assert "need --scan" in capsys.readouterr().err
 
 
 def test_the_snapshot_is_of_the_start_of_the_scan(
