@@ -63,12 +63,13 @@ def accepts(candidate: Position, stored: Position | None, purged_through: dateti
 
 
 def comes_too_late(candidate: Position, *, deleted: bool, shown: bool, proven: bool) -> bool:
-    """Whether a change is left out although it would be taken: it would show an item that is known to be gone.
+    """Whether a change is left out although the rule would take it.
 
-    `proven`: every change made when it was is in Aurora, as a catch-up or a reconciliation shows. If none of its key is
-    `shown`, the item was deleted since, and the record of that may never come. A delete shows nothing, so it is taken.
+    `proven`: every change made when it was is in Aurora, as a catch-up or a reconciliation shows. So what is `shown` of
+    its key, or not, is right, and the change could only take that back, for good where a later record of the key is
+    lost. Where nothing is shown, a delete is taken: changes that are older, and not proven, must lose against it.
     """
-    return candidate.streamed and proven and not deleted and not shown
+    return candidate.streamed and proven and (shown or not deleted)
 
 
 def snapshot_position(snapshot_time: datetime, margin: timedelta = DEFAULT_MARGIN) -> Position:

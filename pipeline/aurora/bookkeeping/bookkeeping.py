@@ -482,12 +482,12 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
         """,
     ),
     (
-        "0011 what is proven makes no row again",
+        "0011 what is proven is not taken back",
         """
         ALTER TABLE replication.tables ADD COLUMN proven tstzmultirange;
         COMMENT ON COLUMN replication.tables.proven IS
-            'changes made in these times are proven to be in Aurora, by catch-ups or a clean reconciliation: where such'
-            ' a change has no row, its item was deleted since, and the stream may not make it again';
+            'changes made in these times are proven to be in Aurora, by catch-ups or a clean reconciliation:'
+            ' the stream may bring them late, and takes nothing back by it';
         """,
     ),
 )

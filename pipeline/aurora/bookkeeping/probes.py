@@ -91,7 +91,8 @@ class ProbeState:
     """What was caught up since the earliest change or loss that it could matter for, and reconciled."""
     loaded: datetime | None = None
     """Time of the newest snapshot that was loaded whole."""
-    parallelization: int = 1
+    parallelization: int | None = None
+    """Of the event source mapping; None: not known."""
     batching_window: timedelta = timedelta(0)
     record: SourceOfRecord | None = None
     """The source of record; None where the mapping is not registered."""
@@ -160,7 +161,7 @@ def read_state(connection: Connection, table_name: str) -> ProbeState:
         applied_through=as_of,
         proof=Proof.of(zip(since or (), until or (), strict=True), reconciled),
         loaded=loaded,
-        parallelization=parallelization or 1,
+        parallelization=parallelization,
         batching_window=timedelta(seconds=window or 0),
         record=SourceOfRecord(record[0] or "", *record[1:]) if record[0] else None,
     )

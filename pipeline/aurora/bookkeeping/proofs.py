@@ -1,8 +1,8 @@
 """What is proven to be in Aurora, by the creation times of changes: `replication.tables.proven`.
 
 Invariant: a time is in it only once every change made then is in Aurora, was overtaken there, or was set aside. The
-statement that applies what the stream brings asks for it (`pipeline.aurora.rows.ordering_sql.takes_streamed`), so a
-change that comes late makes no row where its item was deleted since.
+statement that applies what the stream brings asks for it (`pipeline.aurora.rows.upsert.admitted_late`), so a change
+that comes late takes nothing back.
 """
 
 from __future__ import annotations

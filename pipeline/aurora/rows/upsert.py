@@ -56,13 +56,12 @@ def admitted(target: Target, mapping_name: str) -> sql.Composed:
 def admitted_late(target: Target, mapping_name: str) -> sql.Composed:
     """Compose the condition that row `c`, a change of the stream, may be stored, however late it comes.
 
-    One that is proven to be in Aurora makes no row, neither where none is stored nor out of a tombstone: its item was
-    deleted since, and the record of that may never come. Deletes make no row; older changes must lose against them.
-    Changes newer than all that was purged or proven, which in a quiet week are all, cost one comparison.
+    It is `pipeline.core.ordering.comes_too_late` in SQL. Changes newer than all that was purged or proven, which in a
+    quiet week are all, cost one comparison.
     """
     return sql.SQL(
-        "(c.{as_of} > {newest_closed} OR CASE WHEN NOT c.{deleted} AND c.{version} IS NOT NULL AND {proven}"
-        " THEN EXISTS {live} ELSE {admitted} END)"
+        "(c.{as_of} > {newest_closed} OR {admitted} AND CASE WHEN c.{version} IS NOT NULL AND {proven}"
+        " THEN c.{deleted} AND NOT EXISTS {live} ELSE true END)"
     ).format(
         as_of=sql.Identifier(AS_OF),
         deleted=sql.Identifier(DELETED),

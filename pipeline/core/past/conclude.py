@@ -50,10 +50,13 @@ class Rules:
     margin: timedelta
     warn: timedelta = timedelta(minutes=5)
     """Lag that the mapping's `freshness` warns of: what is stuck for longer is a finding."""
-    parallelization: int = 1
-    """Batches of a shard that the replicator works on at once: above 1 they overtake each other."""
+    parallelization: int | None = 1
+    """Batches of a shard that the replicator works on at once: above 1 they overtake each other. None: not known, which
+    counts as above 1, so that no change is called lost while it is on its way."""
     batching_window: timedelta = timedelta(0)
     """How long the replicator may wait before it takes a batch."""
+    most_lost: int = MOST_LOST
+    """So many lost changes are kept by their keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,13 +224,16 @@ def _shards(memory: Memory, sight: Sight, now: datetime, rules: Rules) -> dict[s
             moved[name] |= moved[first]
             ended[name] &= ended[first]
     shards: dict[str, ShardProgress] = {}
+    paused = memory.ticked_at is not None and now - memory.ticked_at > STILL_AFTER
     for name, one in seen.items():
         new = moved[name] or applied[name] != before[name].applied
+        # Of a time without ticks nobody knows: the database may have been away, and the replicator with it.
+        begins = new or (paused and not before[name].still_ticks)
         shards[name] = replace(
             one.progress,
             read_through=_read_through(one, before[name]),
             applied=applied[name],
-            moved_at=now if new else before[name].moved_at,
+            moved_at=now if begins else before[name].moved_at,
             still_ticks=0 if new else before[name].still_ticks + ended[name],
             unread=_unread(before[name].unread, one.passed, applied[name], now, rules),
         )
@@ -354,7 +360,7 @@ def _losses(
     """Return the losses that are open, and what waits without the lost keys that are too many to keep."""
     lost = [change for change in waiting if change.state.lost]
     stuck = [change for change in waiting if change.state is State.STUCK and change.since <= now - rules.warn]
-    kept = len(lost) <= MOST_LOST
+    kept = len(lost) <= rules.most_lost
     by_key = [Loss(change.state.loss, change.since, change.as_of, keys_kept=kept) for change in lost]
     by_key += [Loss(Kind.STUCK, change.since, change.as_of, keys_kept=True) for change in stuck]
     before = {loss.kind: loss.found_at for loss in memory.losses}

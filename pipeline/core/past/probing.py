@@ -83,7 +83,7 @@ class ShardProgress:
     applied: Applied | None = None
     """Newest record of the shard seen applied."""
     moved_at: datetime | None = None
-    """When a tick last found something new in it, read or applied."""
+    """When a tick last found something new in it, read or applied; or the first tick since, after a pause."""
     still_ticks: int = 0
     """Ticks since that reached its end and found nothing new."""
     unread: Unread | None = None

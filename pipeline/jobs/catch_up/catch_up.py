@@ -180,7 +180,7 @@ def apply_export(
 def _close(
     services: Services, mapping: TableMapping, healed: Window, margin: timedelta, say: Callable[[str], None]
 ) -> None:
-    """Let no change of the range make a row from now on: what the stream still brings of it is older.
+    """Let no change of the range take anything back from now on: what the stream still brings of it is stale.
 
     Batches that began before are waited for, so that reading again meets the rows that they make. Who holds the tables
     for longer is none of ours, which have their own limits.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 
 import pytest
 
 from pipeline.aurora.rows import purge
 from pipeline.aurora.sessions.connection import Connection
 from pipeline.core.model.mapping import TableMapping
+from pipeline.core.past.conclude import Rules
 from pipeline.core.past.losses import Kind, Loss
 from pipeline.jobs.replicate import ReplicationReport
 from pipeline.jobs.services import Services
@@ -25,6 +27,9 @@ def world(services: Services, employees: TableMapping, connection: Connection) -
     """Twenty rows are applied, and the probe has seen them."""
     stream = ScriptedStream()
     stream.shards = {"a": ScriptedShard(), "b": ScriptedShard()}
+    connection.execute(
+        "INSERT INTO replication.source_states (table_name, seen_at, parallelization) VALUES ('employees', now(), 1)"
+    )
     return World(ScriptedServices(services.settings, stream), employees, connection, stream)
 
 
@@ -186,10 +191,12 @@ def test_a_shard_that_was_split_is_passed_once_its_successor_is_applied(begun: W
     assert (tick.waiting, tick.lost, begun.kinds) == (0, 1, [Kind.PASSED])
 
 
-def test_where_batches_of_a_shard_overtake_each_other_it_takes_a_margin(begun: World, apply: Apply) -> None:
-    begun.connection.execute(
-        "INSERT INTO replication.source_states (table_name, seen_at, parallelization) VALUES ('employees', now(), 2)"
-    )
+@pytest.mark.parametrize("factor", [2, None], ids=["2", "not known"])
+def test_where_batches_of_a_shard_may_overtake_each_other_it_takes_a_margin(
+    begun: World, apply: Apply, factor: int | None
+) -> None:
+    """A factor that no one could look at may be above 1, and a false alarm is worse than a later one."""
+    begun.connection.execute("UPDATE replication.source_states SET parallelization = %s", [factor])
     late = begun.write("a", 1)
     apply(begun.write("a", 2))
     assert begun.tick().lost == 0
@@ -201,10 +208,7 @@ def test_where_batches_of_a_shard_overtake_each_other_it_takes_a_margin(begun: W
 
 
 def test_a_batching_window_is_not_taken_for_a_standstill(begun: World) -> None:
-    begun.connection.execute(
-        "INSERT INTO replication.source_states (table_name, seen_at, batching_window_seconds)"
-        " VALUES ('employees', now(), 300)"
-    )
+    begun.connection.execute("UPDATE replication.source_states SET batching_window_seconds = 300")
     begun.write("a", 1)
     for _ in range(10):
         assert begun.tick().stuck == 0
@@ -263,7 +267,7 @@ def test_so_much_waiting_in_a_shard_where_nothing_moves_holds_no_decision_up(
 def test_more_lost_than_is_kept_is_a_span_that_only_something_over_all_of_it_closes(
     begun: World, apply: Apply, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.core.past.conclude.MOST_LOST", 5)
+    monkeypatch.setattr("pipeline.jobs.probe.probe.Rules", partial(Rules, most_lost=5))
     lost = [begun.write("a", number, ago=60 - number) for number in range(8)]
     apply(begun.write("a", 50))
     tick = begun.tick()
@@ -423,9 +427,7 @@ def test_a_stream_seen_before_its_first_shard_and_read_days_later_has_a_gap(begu
 
 
 def test_a_change_applied_out_of_turn_is_movement(begun: World, apply: Apply) -> None:
-    begun.connection.execute(
-        "INSERT INTO replication.source_states (table_name, seen_at, parallelization) VALUES ('employees', now(), 2)"
-    )
+    begun.connection.execute("UPDATE replication.source_states SET parallelization = 2")
     first, second = begun.write("a", 1), begun.write("a", 2)
     apply(begun.write("a", 3))
     begun.write("a", 4)

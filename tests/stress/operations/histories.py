@@ -82,6 +82,7 @@ class History:
         self.product = Product(self.world)
         if not self.healthy and random.random() < 0.2:  # more waits, or is lost, than is kept
             self.product.most_waiting, self.product.most_lost = random.choice([(1, 10_000), (2, 2), (10_000, 1)])
+        self.product.knows_mapping = self.world.settings["window_seconds"] > 1 or random.random() < 0.8
         self.commands = Commands(self.world, self.product, self.meanwhile, self.tick)
         self.oracle = Oracle(self.world, self.product, healthy=self.healthy)
         self.quiet = False

@@ -122,7 +122,8 @@ class Oracle:
     def _prompt(self) -> None:
         """What a shard has passed by is in a loss at the first tick that sees it, unless its key has a newer change."""
         world, stream, replicator = self.world, self.world.table.stream, self.world.replicator
-        if stream is None or replicator is None or replicator.factor > 1 or not self.product.reads_all:
+        overtaking = self.product.rules().parallelization != 1
+        if stream is None or replicator is None or overtaking or not self.product.reads_all:
             return
         newer = {waiting.key[0]: waiting.version for waiting in self.product.memory.waiting}
         losses, left = self.product.losses(), dict[str | None, "list[Record]"]()

@@ -11,8 +11,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from pipeline.aurora.bookkeeping.applied_through import AppliedThrough
-from pipeline.core.past import conclude as core
-from pipeline.core.past.conclude import Memory, Rules, ShardSight, Sight
+from pipeline.core.past.conclude import Memory, Rules, ShardSight, Sight, conclude
 from pipeline.core.past.loss_remedies import Means, remedy
 from pipeline.core.past.losses import Kind, Loss
 from pipeline.core.past.probing import SETTLE, ShardProgress, State, Stored, Unread, Waiting
@@ -42,6 +41,8 @@ class Product:
         """Read of a shard in a tick."""
         self.passes_by = False
         """Whether shards too busy for a tick are passed by."""
+        self.knows_mapping = True
+        """Whether it may look at event source mappings."""
         self.most_waiting = self.most_lost = 10_000
         self.error = 0
         """Seconds by which the corrected clock is off: the Date header has whole seconds."""
@@ -116,8 +117,7 @@ class Product:
             proof=database.proof,
             loaded=max((export.time for export in database.exports if export.by_load), default=None),
         )
-        core.MOST_WAITING, core.MOST_LOST = self.most_waiting, self.most_lost
-        concluded = core.conclude(memory, sight, now, self.rules())
+        concluded = conclude(memory, sight, now, replace(self.rules(), most_lost=self.most_lost))
         database.memory = concluded.memory
         if database.source_id != world.table.table_id:  # `pipeline.aurora.bookkeeping.sources.note_seen`
             database.source_id, database.first_label = world.table.table_id, stream.label
@@ -126,8 +126,8 @@ class Product:
 
     def rules(self) -> Rules:
         replicator = self.world.replicator
-        if replicator is None:
-            return Rules(MARGIN)
+        if replicator is None or not self.knows_mapping:
+            return Rules(MARGIN, parallelization=None)
         return Rules(
             MARGIN, parallelization=replicator.factor, batching_window=timedelta(seconds=replicator.window_seconds)
         )
