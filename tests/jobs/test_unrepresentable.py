@@ -269,5 +269,5 @@ def test_a_key_that_text_cannot_hold_is_rejected_whatever_the_policies_are(
     assert sorted(stored(connection)) == ["item 0", "item 2"]
     assert settled.read(connection) == []
     (row,) = connection.execute("SELECT reason, record::text FROM replication.rejects").fetchall()
-    assert row[0] == 'column "sk": holds the character U+0000, which PostgreSQL text cannot hold'
+    assert row[0] == 'column "sk": contains the character U+0000, which PostgreSQL text cannot hold'
     assert "a\\u0000b" in row[1]

@@ -1,7 +1,7 @@
 """The rules for a child target: the elements of a list or map of its parent's items, as rows of their own.
 
-Invariant: a child's key is its parent's key and the element's place, so that a parent's rows are found by its key
-alone. A child has no `match` and no tombstones: its rows come and go with its parent's row.
+Invariant: a child's key is its parent's key and the element's place, so the parent's key alone finds all its rows. A
+child has no `match` and no tombstones: its rows come and go with its parent's row.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _CHILD = {
     "element": "element: {line: integer}",
     "columns": COLUMN_EXAMPLE,
 }
-# A list's elements are counted from 0, as paths count them; a map's are known by their names.
+# A list's elements are counted from 0, as in paths; a map's elements are known by their names.
 _PLACES = {"integer": "L", "text": "M"}
 
 
@@ -50,11 +50,13 @@ def read_child(
     head = (*(replace(column, on_error=OnError.REJECT) for column in parent.key_columns), place)
     taken = {column.name for column in head}
     if place.name in parent.primary_key:
-        fields["element"].problem(f'"{place.name}" is a column of the parent\'s key already; rename it')
+        fields["element"].problem(f'"{place.name}" is already a column of the parent\'s key; rename it')
     columns: list[Column] = []
     for name, member in members.items():
         if name in taken:
-            member.problem(f'"{name}" is a column of the child already, by its parent\'s key and its place; rename it')
+            member.problem(
+                f'"{name}" is already a column of the child, through its parent\'s key and its place; rename it'
+            )
         elif problem := name_problem(name, column=True):
             member.problem(f'"{name}" {problem}')
         column = read_column(name, member, ColumnSources({}, {}))
@@ -66,14 +68,14 @@ def read_child(
 
 
 def _read_parent(field: Field, parents: dict[str, Target]) -> Target | None:
-    name = field.text("name the target whose items hold the elements")
+    name = field.text("name the target whose items contain the elements")
     if name is None:
         return None
     found = parents.get(name) or parents.get(f"public.{name}")
     if found is None:
         names = [view.removeprefix("public.") for view in parents]
         remedy = suggestion(name, names, "the targets are") if names else "add it"
-        field.problem(f'"{name}" is no target of this file that can have children; {remedy}')
+        field.problem(f'"{name}" is not a target of this file that can have children; {remedy}')
     return found
 
 
@@ -104,7 +106,9 @@ def _read_element(field: Field, path: tuple[PathPart, ...] | None) -> Column | N
     if problem := name_problem(name, column=True):
         member.problem(f'"{name}" {problem}')
     if kind is not None and kind not in _PLACES:
-        member.problem(f'"{kind}" is no place; write integer for the elements of a list, text for those of a map')
+        member.problem(
+            f'"{kind}" is not a type for a place; write integer for the elements of a list, text for those of a map'
+        )
         return None
     where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path or ()).lstrip(".")
     return None if kind is None else Column(name, where, (), SqlType(kind))

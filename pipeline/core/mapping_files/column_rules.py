@@ -1,4 +1,4 @@
-"""The rules for a column of a mapping file: its name, attribute, type, default and what becomes of wrong values.
+"""The rules for a column of a mapping file: its name, attribute, type, default, and what happens to wrong values.
 
 Invariant: a column that was read can be created in PostgreSQL, and its default is a value that it can hold.
 """
@@ -38,14 +38,14 @@ _COLUMN_OPTIONAL = {
 
 
 def name_problem(name: str, *, column: bool = False) -> str | None:
-    """Say why PostgreSQL, or we, cannot take the name, with the remedy; None when it is fit."""
+    """Say why PostgreSQL or we cannot use the name, with the remedy; None if it can be used."""
     if not name:
         return "is empty; give it a name"
-    # The driver takes "%" in a statement for a parameter, and a line end would end the comments of a plan.
+    # The driver takes "%" in a statement for a parameter, and a line break would end a plan's comments.
     if "%" in name or any(character < " " or character == "\x7f" for character in name):
-        return 'holds "%" or a control character, which names cannot hold; rename it'
+        return 'contains "%" or a control character, which names cannot contain; rename it'
     if (size := len(name.encode("utf-8", "surrogatepass"))) > LONGEST_NAME_BYTES:
-        return f"takes {size} bytes and PostgreSQL keeps {LONGEST_NAME_BYTES} of a name; shorten it"
+        return f"has {size} bytes and PostgreSQL keeps {LONGEST_NAME_BYTES} of a name; shorten it"
     if column and (name in BOOKKEEPING_COLUMNS or name.startswith(CARRIED_PREFIX)):
         return "is the name of one of Dynaurora's own columns; rename it"
     if column and name in _SYSTEM_COLUMNS:
@@ -55,16 +55,16 @@ def name_problem(name: str, *, column: bool = False) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class ColumnSources:
-    """What a column can be filled from, beside attributes of any name."""
+    """What a column can be filled from, besides any attribute."""
 
     key: dict[str, str] | None
-    """The key attributes and their types; None when they could not be read."""
+    """The key attributes and their types; None if they could not be read."""
     captures: dict[str, tuple[str, str]]
     """The captured parts: each one's key attribute and its type."""
 
 
 def read_column(name: str, field: Field, sources: ColumnSources) -> Column | None:
-    """Read one column. Notes problems; None when it cannot be used."""
+    """Read one column. Notes problems; returns None if it cannot be used."""
     key = sources.key
     if field.has("capture"):
         return _read_captured_column(name, field, sources)
@@ -91,7 +91,7 @@ def _read_captured_column(name: str, field: Field, sources: ColumnSources) -> Co
     if fields is None:
         return None
     if "attribute" in fields:
-        fields["attribute"].problem("stands beside capture, and a column has one source; remove one of them")
+        fields["attribute"].problem("is given together with capture, and a column has one source; remove one of them")
     if "default" in fields:
         fields["default"].problem("is never used, because a captured part is never missing; remove it")
     capture = fields["capture"].text("name a part that the target's match captures") if "capture" in fields else None
@@ -171,8 +171,8 @@ def _check_key_attribute(
 
 
 def read_on_error(field: Field, sql_type: SqlType | None) -> OnError:
-    """Read what becomes of values that a column of the type cannot hold; notes problems."""
-    # `on_error: null` is YAML's null; what was meant is clear.
+    """Read what happens to values that a column of the type cannot hold; notes problems."""
+    # `on_error: null` is YAML's null, but the meaning is clear.
     text = "null" if field.tag == "null" and field.written else field.text("write reject, null or truncate")
     if text is None:
         return OnError.REJECT
@@ -185,7 +185,7 @@ def read_on_error(field: Field, sql_type: SqlType | None) -> OnError:
 
 
 def _read_options(fields: dict[str, Field], sql_type: SqlType | None) -> dict[str, str | None]:
-    """Read the options that are for columns of one type, by their names."""
+    """Read the options that apply to columns of one type, by name."""
     return {name: _read_option(fields[name], option, sql_type) for name, option in OPTIONS.items() if name in fields}
 
 
@@ -200,7 +200,7 @@ def _read_option(field: Field, option: Option, sql_type: SqlType | None) -> str 
 
 def _read_default(field: Field, sql_type: SqlType) -> str | None:
     if field.tag == "null" and "NULL" not in sql_type.codec.tags:
-        field.problem("is null; remove it, a column without a default is NULL where the attribute is missing")
+        field.problem("is null; remove it: a column without a default is NULL if the attribute is missing")
         return None
     try:
         attribute = sql_type.codec.default(field)

@@ -1,8 +1,8 @@
-"""Reads a mapping file: YAML text to a TableMapping that is valid by construction.
+"""Reads a mapping file: from YAML text to a TableMapping that is valid by construction.
 
-Invariant: a TableMapping that comes from here can be created in PostgreSQL and written to without further checks,
-and two items never share a row. Everything wrong with a file is reported at once, each problem with file, line,
-field and remedy. docs/mapping.md is the reference, docs/mapping.schema.json the same for editors.
+Invariant: a TableMapping from here can be created in PostgreSQL and written to without further checks, and two items
+never share a row. Everything wrong with a file is reported at once, each problem with file, line, field and remedy.
+docs/mapping.md is the reference; docs/mapping.schema.json is the same for editors.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _DURATION = re.compile(r"(\d{1,6}) *([smhd])", re.ASCII)
 _DURATION_UNIT = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _CRON = re.compile(r"@(?:hourly|daily|weekly|monthly|yearly)|[0-9A-Za-z*/,\-#?]+(?: +[0-9A-Za-z*/,\-#?]+){4}", re.ASCII)
 _TIMEZONE = re.compile(r"[A-Za-z_]+(?:/[A-Za-z0-9_+\-]+)*", re.ASCII)
-# What Dagster takes for an owner.
+# What Dagster accepts as an owner.
 _OWNER = re.compile(r"[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,7}|team:[A-Za-z0-9_.-]+", re.ASCII)
 _SCHEDULE = {"reconcile": 'reconcile: "0 3 * * *"', "catch_up": 'catch_up: "0 * * * *"', "timezone": "timezone: UTC"}
 
@@ -170,9 +170,11 @@ def _read_targets(field: Field, key: dict[str, str] | None) -> tuple[Target, ...
 def _with_children(
     targets: dict[str, Target], children: dict[str, Field], key: dict[str, str] | None, members: dict[str, Field]
 ) -> tuple[Target, ...]:
-    """Read the child targets and hang each on its parent."""
+    """Read the child targets, and attach each to its parent."""
     parents = {target.view_name: target for target in targets.values()}
-    readable = len(targets) + len(children) == len(members)  # else a parent may be missing for its own faults
+    readable = len(targets) + len(children) == len(
+        members
+    )  # otherwise a parent may be missing because of its own problems
     taken = set(targets)
     found: dict[str, list[Target]] = {view: [] for view in parents}
     for name, member in children.items():
@@ -192,7 +194,7 @@ def _with_children(
 def _read_margin(field: Field) -> timedelta | None:
     margin = _read_duration(field)
     if margin is not None and margin < SMALLEST_MARGIN:
-        field.problem("must be at least 1s, the grain of a stream record's time; the default is 5m")
+        field.problem("must be at least 1s, the resolution of a stream record's time; the default is 5m")
         return None
     return margin
 
@@ -214,7 +216,7 @@ def _read_freshness(field: Field) -> dict[str, timedelta]:
         return {}
     found = {name: duration for name, member in fields.items() if (duration := _read_duration(member)) is not None}
     for name in [name for name, duration in found.items() if duration < SMALLEST_MARGIN]:
-        fields[name].problem("must be at least 1s, the grain of a stream record's time")
+        fields[name].problem("must be at least 1s, the resolution of a stream record's time")
     if "warn" in found and "fail" in found and found["warn"] >= found["fail"]:
         fields["warn"].problem(f"must be below fail, which is {fields['fail'].written}; warn earlier or fail later")
     return found
@@ -225,7 +227,9 @@ def _read_owners(field: Field) -> tuple[str, ...]:
     for member in field.elements("[team:people, ama@example.com]") or []:
         owner = member.text()
         if owner is not None and not _OWNER.fullmatch(owner):
-            member.problem(f'"{owner}" is no owner; write an e-mail address, or team: and a name, such as team:people')
+            member.problem(
+                f'"{owner}" is not an owner; write an e-mail address, or team: and a name, such as team:people'
+            )
         found.append(owner or "")
     return tuple(found)
 

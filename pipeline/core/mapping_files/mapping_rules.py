@@ -1,8 +1,8 @@
 """The rules for a target of a mapping file: its name, its columns, its primary key.
 
-Invariant: only key attributes, or the parts that `match` captures from them, form a primary key, each of them once
-and under a type that keeps different keys different. So two items never share a row, and a REMOVE, which carries the
-keys alone, finds its row.
+Invariant: only key attributes, or the parts that `match` captures from them, form a primary key, each of them once and
+with a type that keeps different keys different. So two items never share a row, and a REMOVE, which carries only the
+keys, finds its row.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 TARGET_EXAMPLE = "{Employees: {primary_key: [Id], columns: {Id: {attribute: Id, type: bigint}}}}"
 UNMAPPED_DEFAULT = "attributes"
 UNMAPPED_IGNORE = "ignore"
-# Rows of more columns than this cannot be relied on to fit: 500 values that are stored out of line already fail
-# with "row is too big" (54000), for 8,160 bytes must hold a pointer to each.
+# Rows with more columns than this may not fit: 500 values that are stored out of line already fail with "row is too
+# big" (54000), because 8,160 bytes must hold a pointer to each.
 MOST_COLUMNS = 500
-# Tables that loads and reconciliations make beside the storage tables, and drop.
+# Tables that loads and reconciliations create beside the storage tables, and drop.
 _OWN_TABLE = "_(load|reconcile)_[0-9].*"
 
 _TARGET = {"primary_key": "primary_key: [Id]", "columns": COLUMN_EXAMPLE}
@@ -45,7 +45,7 @@ _TARGET_OPTIONAL = {
 
 
 def read_target(name: str, field: Field, key: dict[str, str] | None) -> Target | None:
-    """Read one target; `key` is None when it could not be read itself. Notes problems; None when it cannot be used."""
+    """Read one target; `key` is None if it could not be read. Notes problems; returns None if it cannot be used."""
     schema, view = read_target_name(name, field)
     fields = field.known(_TARGET, _TARGET_OPTIONAL)
     if fields is None:
@@ -68,7 +68,7 @@ def read_target(name: str, field: Field, key: dict[str, str] | None) -> Target |
 
 
 def read_target_name(name: str, field: Field) -> tuple[str, str]:
-    """Return the schema and the view that a target's name stands for; notes problems."""
+    """Return the schema and the view that a target's name means; notes problems."""
     schema, dot, view = name.rpartition(".")
     if not dot:
         schema = "public"
@@ -78,23 +78,21 @@ def read_target_name(name: str, field: Field) -> tuple[str, str]:
     elif problem:
         field.problem(f'"{name}" {problem}')
     elif re.fullmatch(_OWN_TABLE, view):
-        field.problem(f'"{name}" is the name of a table that loads and reconciliations make and drop; choose another')
+        field.problem(f'"{name}" is the name of a table that loads and reconciliations create and drop; choose another')
     elif schema in {STORAGE_SCHEMA, BOOKKEEPING_SCHEMA}:
         field.problem(f'schema "{schema}" is Dynaurora\'s own; put the view into another schema')
     elif schema.startswith("pg_") or schema == "information_schema":
         field.problem(f'schema "{schema}" is reserved by PostgreSQL; put the view into another schema')
     elif dot and schema != "public" and len(name.encode()) > 63:
-        field.problem(f'"{name}" takes {len(name.encode())} bytes with its schema and PostgreSQL keeps 63; shorten it')
+        field.problem(f'"{name}" has {len(name.encode())} bytes with its schema and PostgreSQL keeps 63; shorten it')
     return schema, view
 
 
 def _read_unmapped(field: Field) -> str | None:
     if field.tag == "bool":
-        field.problem(
-            f"is {field.written}; write `ignore` to drop attributes not mapped, or the name of a jsonb column"
-        )
+        field.problem(f"is {field.written}; write `ignore` to drop unmapped attributes, or the name of a jsonb column")
         return None
-    name = field.text("write `ignore` to drop attributes not mapped, or the name of a jsonb column")
+    name = field.text("write `ignore` to drop unmapped attributes, or the name of a jsonb column")
     if name is None or name == UNMAPPED_IGNORE:
         return None
     if problem := name_problem(name, column=True):
@@ -105,7 +103,7 @@ def _read_unmapped(field: Field) -> str | None:
 def _read_unmapped_on_error(field: Field, unmapped: str | None) -> OnError:
     policy = read_on_error(field, SqlType("jsonb"))
     if unmapped is None:
-        field.problem("has nothing to settle where unmapped attributes are ignored; remove it")
+        field.problem("has no effect if unmapped attributes are ignored; remove it")
     return policy
 
 
@@ -113,10 +111,10 @@ def _read_columns(
     field: Field, members: dict[str, Field], sources: ColumnSources, unmapped: str | None
 ) -> dict[str, Column]:
     if not members:
-        field.problem("has no column; add the key's at least, such as {Id: {attribute: Id, type: bigint}}")
+        field.problem("has no column; add at least the key's, such as {Id: {attribute: Id, type: bigint}}")
     if len(members) > MOST_COLUMNS:
         field.problem(
-            f"has {len(members)} columns and rows of more than {MOST_COLUMNS} do not fit PostgreSQL's 8 kB page once"
+            f"has {len(members)} columns, and rows of more than {MOST_COLUMNS} do not fit PostgreSQL's 8 kB page if"
             " their values are long; leave the rest to the jsonb column, or split them over two targets"
         )
     columns: dict[str, Column] = {}
@@ -152,7 +150,7 @@ def _read_primary_key(
             element.problem(f'"{name}" is not a column of this target; {suggestion(name, members, "the columns are")}')
         names.append(name)
     if key is None or set(names) - set(columns):
-        return tuple(names)  # reported: what the key should be is not known yet
+        return tuple(names)  # reported: it is not known yet what the key should be
     filled: dict[str, str] = {}
     for name in dict.fromkeys(names):
         _check_key_column(members[name], columns[name], key, filled)
@@ -165,18 +163,18 @@ def _check_key_column(field: Field, column: Column, key: dict[str, str], filled:
     tag = key.get(str(attribute)) if len(column.path) == 1 else None
     if tag is None:
         field.problem(
-            f'is in the primary key and its attribute "{column.attribute}" is not a key attribute, so that a delete'
-            f" could not find its row; form the key of the columns of {' and '.join(key)}"
+            f'is in the primary key, but its attribute "{column.attribute}" is not a key attribute, so a delete could'
+            f" not find its row; build the key from the columns of {' and '.join(key)}"
         )
         return
     source = f"capture {column.capture}" if column.capture else str(attribute)
     if source in filled:
         what = "captured part" if column.capture else "attribute"
-        field.problem(f'is in the primary key beside "{filled[source]}" of the same {what}; keep one of them')
+        field.problem(f'is in the primary key together with "{filled[source]}" of the same {what}; keep one of them')
     filled[source] = column.name
     _check_key_type(field, column, tag)
     if column.default is not None:
-        field.problem("is in the primary key and has a default; remove it, every item has its key")
+        field.problem("is in the primary key and has a default; remove it, because every item has its key")
     if column.on_error is not OnError.REJECT:
         field.problem("is in the primary key and must reject what it cannot hold; remove on_error")
 
@@ -187,6 +185,6 @@ def _check_key_type(field: Field, column: Column, tag: str) -> None:
     if column.type.name not in fitting:
         kind = "captured parts" if captured_text else f"keys of type {tag}"
         field.problem(
-            f"is in the primary key, and {column.type.sql} does not keep every two {kind} apart;"
-            f" use {' or '.join(sorted(fitting))}"
+            f"is in the primary key, and {column.type.sql} does not keep all {kind} distinct; use"
+            f" {' or '.join(sorted(fitting))}"
         )

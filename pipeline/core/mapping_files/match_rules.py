@@ -1,7 +1,7 @@
-"""The rules for `match`: which items are a target's, by patterns over the key attributes.
+"""The rules for `match`: which items belong to a target, by patterns over the key attributes.
 
-Invariant: an item is at most one target's, and a target's primary key determines its item: every key attribute is
-fixed by its pattern, or is in the primary key itself or by all its captured parts.
+Invariant: an item belongs to at most one target, and a target's primary key identifies its item: every key attribute is
+fixed by its pattern, or is in the primary key itself or with all its captured parts.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ MATCH_EXAMPLE = 'match: {PK: "CUSTOMER#{customer_id}", SK: "ORDER#{order_id}"}'
 
 
 def read_match(field: Field, key: dict[str, str] | None) -> tuple[tuple[str, Pattern], ...] | None:
-    """Read a target's patterns. Notes problems; None when any cannot be used."""
+    """Read a target's patterns. Notes problems; returns None if any cannot be used."""
     members = field.members(MATCH_EXAMPLE.removeprefix("match: "))
     if members is None:
         return None
     if not members:
-        field.problem(f"has no pattern; add one, such as {MATCH_EXAMPLE}, or remove it to take every item")
+        field.problem(f"has no pattern; add one, such as {MATCH_EXAMPLE}, or remove it to accept every item")
         return None
     patterns: list[tuple[str, Pattern]] = []
     for attribute, member in members.items():
@@ -37,7 +37,7 @@ def read_match(field: Field, key: dict[str, str] | None) -> tuple[tuple[str, Pat
         for name in pattern.captures:
             first = next((other for other, earlier in patterns if name in earlier.captures), None)
             if first is not None:
-                member.problem(f'captures "{name}", as the pattern of {first} does; give the parts names of their own')
+                member.problem(f'captures "{name}", as the pattern of {first} does; give the parts different names')
         patterns.append((attribute, pattern))
     return tuple(patterns) if len(patterns) == len(members) else None
 
@@ -47,8 +47,8 @@ def _read_pattern(attribute: str, field: Field, key: dict[str, str] | None) -> P
         return None
     if attribute not in key:
         field.problem(
-            f'"{attribute}" is not a key attribute, and the record of a delete carries no other, so that it could not'
-            f" be routed; {suggestion(attribute, key, 'the key attributes are')}"
+            f'"{attribute}" is not a key attribute, and the record of a delete carries only those, so it could not be'
+            f" routed; {suggestion(attribute, key, 'the key attributes are')}"
         )
         return None
     is_number = key[attribute] == "N" and field.tag in {"int", "float"}
@@ -63,7 +63,7 @@ def _read_pattern(attribute: str, field: Field, key: dict[str, str] | None) -> P
 
 
 def read_unmatched(field: Field) -> Unmatched:
-    """Read what becomes of items that no target matches."""
+    """Read what happens to items that no target matches."""
     text = field.text("write reject or ignore")
     if text is not None and text not in set(Unmatched):
         field.problem(f'"{text}" is not a policy; {suggestion(text, list(Unmatched), "the policies are")}')
@@ -82,7 +82,7 @@ def missing_of_key(
     key: Mapping[str, str],
     match: Sequence[tuple[str, Pattern]],
 ) -> None:
-    """Note what the primary key lacks to determine its item."""
+    """Note what the primary key needs to identify its item."""
     in_key = [columns[name] for name in dict.fromkeys(names)]
     whole = {column.path[0] for column in in_key if column.capture is None and len(column.path) == 1}
     captured = {column.capture for column in in_key}
@@ -124,7 +124,7 @@ def _add_capture_remedy(capture: str, columns: Mapping[str, Column]) -> str:
 def check_overlaps(fields: Sequence[tuple[Field, Target]], key: Mapping[str, str]) -> None:
     """Note every pair of targets that have an item in common, with such an item's key.
 
-    Targets without `match` take every item on purpose: several of them are several views of one kind of item.
+    Targets without `match` accept every item on purpose: several of them are several views of one kind of item.
     """
     for index, (field, target) in enumerate(fields):
         for _, earlier in fields[:index]:
@@ -134,11 +134,11 @@ def check_overlaps(fields: Sequence[tuple[Field, Target]], key: Mapping[str, str
             if shared is None:
                 continue
             if target.match and earlier.match:
-                remedy = "make the patterns tell them apart"
+                remedy = "change the patterns so that they don't overlap"
             else:
                 plain = target if not target.match else earlier
                 remedy = f"give {plain.view_name} a match of its own"
-            field.problem(f"takes items that {earlier.view_name} takes too, such as {shared}; {remedy}")
+            field.problem(f"accepts items that {earlier.view_name} accepts too, such as {shared}; {remedy}")
 
 
 def _shared_key(one: Target, other: Target, key: Mapping[str, str]) -> str | None:

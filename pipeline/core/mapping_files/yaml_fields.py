@@ -1,10 +1,10 @@
-"""YAML read as fields that know where they stand, so that every problem names its file, line and field.
+"""YAML read as fields that know their place, so that every problem names its file, line and field.
 
-Invariant: reading never stops at the first problem. A field that cannot be used reports itself and reads as None,
-and whoever reads on goes on; the file is taken only when nothing was reported.
+Invariant: reading never stops at the first problem. A field that cannot be used reports itself and reads as None, and
+reading continues. The file is accepted only if nothing was reported.
 
 YAML 1.1 turns words without quotes into other things (`NO` is false, `20` a number, `2026-01-31` a date). Nodes are
-composed and never constructed, so that the text as written is at hand to say which word to quote.
+composed and never constructed, so the text as written is available to say which word to quote.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
     from pipeline.core.model.attributes import AttributeValue
 
-# libyaml's parser where PyYAML was built with it (every wheel is): ten times faster, and it marks lines the same.
+# libyaml's parser, if PyYAML was built with it (every wheel is): ten times faster, with the same line numbers.
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _TAG = "tag:yaml.org,2002:"
-_DEEPEST = 32  # DynamoDB's own limit of nesting
+_DEEPEST = 32  # DynamoDB's own nesting limit
 _READS_AS = {"bool": "true or false", "int": "a number", "float": "a number", "timestamp": "a date"}
 
 
@@ -57,7 +57,7 @@ class MappingError(ConfigurationError):
 
 @dataclass(slots=True)
 class Document:
-    """One file being read: what is wrong with it so far, and the line of every field that was looked at."""
+    """One file that is being read: what is wrong with it so far, and the line of every field that was looked at."""
 
     file: str
     problems: list[Problem] = field(default_factory=list[Problem])
@@ -68,7 +68,7 @@ class Document:
         self.problems.append(Problem(self.file, line, path, what))
 
     def compose(self, text: str) -> Field | None:
-        """Parse YAML text and return its root; notes the problem and returns None when it is no YAML."""
+        """Parse YAML text and return its root; notes the problem and returns None if it is not YAML."""
         try:
             root: yaml.Node | None = yaml.compose(text, Loader=_LOADER)
         except yaml.MarkedYAMLError as error:
@@ -77,7 +77,7 @@ class Document:
             self.problem(mark.line + 1 if mark else 1, "", f"is not YAML: {', '.join(parts)}")
             return None
         except (yaml.YAMLError, RecursionError):
-            self.problem(1, "", "is not YAML: it holds a character that YAML forbids, or is nested too deeply")
+            self.problem(1, "", "is not YAML: it contains a character that YAML forbids, or is nested too deeply")
             return None
         if root is None:
             self.problem(1, "", "is empty; a mapping file starts with name, source and targets")
@@ -87,7 +87,7 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A value in the file. `path` is spelled as in `targets.Employees.columns.Name`; `line` is that of its key."""
+    """A value in the file. `path` is spelled as in `targets.Employees.columns.Name`; `line` is its key's line."""
 
     document: Document
     node: yaml.Node
@@ -100,7 +100,7 @@ class Field:
 
     @property
     def tag(self) -> str:
-        """What YAML takes the value for: str, bool, int, float, timestamp, null, map, seq."""
+        """The type that YAML gives the value: str, bool, int, float, timestamp, null, map, seq."""
         return self.node.tag.removeprefix(_TAG)
 
     @property
@@ -109,7 +109,7 @@ class Field:
         return self.node.value if isinstance(self.node, yaml.ScalarNode) else ""
 
     def text(self, remedy: str = "") -> str | None:
-        """Return the value as text, or note why it is none. `remedy` is added when the value is missing."""
+        """Return the value as text, or note why it is not text. `remedy` is added if the value is missing."""
         return _text(self, self.node, remedy)
 
     @property
@@ -123,9 +123,9 @@ class Field:
         return _is_true(self.written)
 
     def number(self) -> AttributeValue | None:
-        """Return the number as DynamoDB would hold it, with its digits as written, or note that it is none.
+        """Return the number as DynamoDB would store it, with its digits as written, or note that it is not a number.
 
-        Raises UnrepresentableError for a number, or a text, that is none in plain notation.
+        Raises UnrepresentableError for a number or text that is not in plain notation.
         """
         if self.tag in {"int", "float", "str"}:
             return {"N": _plain_number(self.written)}
@@ -133,11 +133,11 @@ class Field:
         return None
 
     def anything(self) -> AttributeValue:
-        """Return the value, whatever it is, as DynamoDB would hold it. Raises UnrepresentableError."""
+        """Return the value, whatever it is, as DynamoDB would store it. Raises UnrepresentableError."""
         return _anything(self.node)
 
     def elements(self, example: str) -> list[Field] | None:
-        """Return the elements of a list, or note that it is none."""
+        """Return the elements of a list, or note that it is not a list."""
         if not isinstance(self.node, yaml.SequenceNode):
             self.problem(f"must be a list, such as {example}")
             return None
@@ -150,7 +150,7 @@ class Field:
         return any(isinstance(key, yaml.ScalarNode) and key.value == name for key, _ in self.node.value)
 
     def members(self, example: str) -> dict[str, Field] | None:
-        """Return the fields of a mapping by their names, or note that it is none. Any name is taken, once."""
+        """Return the fields of a mapping by name, or note that it is not a mapping. Any name is accepted, once."""
         if not isinstance(self.node, yaml.MappingNode):
             self.problem(f"must be a mapping, such as {example}")
             return None
@@ -168,7 +168,7 @@ class Field:
         return found
 
     def known(self, required: Mapping[str, str], optional: Mapping[str, str]) -> dict[str, Field] | None:
-        """Like `members`, for a mapping of fixed keys; each comes with an example of it."""
+        """Like `members`, for a mapping with fixed keys; each comes with an example."""
         found = self.members("{" + ", ".join((required or optional).values()) + "}")
         if found is None:
             return None
@@ -188,7 +188,7 @@ class Field:
 
 
 def suggestion(name: str, allowed: Collection[str], introduction: str) -> str:
-    """Return the remedy for a misspelled name: the nearest one, or all there are."""
+    """Return the remedy for a misspelled name: the nearest one, or all names."""
     from difflib import get_close_matches  # noqa: PLC0415 - needed for wrong files alone, and the Lambda starts without
 
     by_lower = {candidate.lower(): candidate for candidate in allowed}
@@ -208,7 +208,7 @@ def _text(where: Field, node: yaml.Node, remedy: str = "") -> str | None:
     elif kind in _READS_AS:
         where.problem(f'{node.value} without quotes is {_READS_AS[kind]} in YAML; write "{node.value}"')
     elif kind == "merge":
-        where.problem("merge keys are not taken; write the keys out")
+        where.problem("merge keys are not supported; write the keys out")
     else:
         where.problem(f"has the YAML tag {node.tag}; write it as plain text")
     return None
@@ -240,7 +240,7 @@ def _is_true(text: str) -> bool:
 
 
 def _plain_number(text: str) -> str:
-    # YAML 1.1 has octal 017, hexadecimal 0x1F and sexagesimal 1:30; a reader would guess, so they are refused.
+    # YAML 1.1 has octal 017, hexadecimal 0x1F and sexagesimal 1:30. A reader would have to guess, so they are refused.
     if not re.fullmatch(r"[-+]?(?:0|[1-9]\d*)(?:\.\d*)?(?:[eE][-+]?\d{1,3})?", text):
         raise UnrepresentableError("is not a number in plain notation")
     return text.removeprefix("+")

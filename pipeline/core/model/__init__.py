@@ -1,1 +1,1 @@
-"""What everything else speaks of: attribute values, mappings, changes. Plain values, valid by construction."""
+"""What everything else is about: attribute values, mappings, changes. Plain values, valid by construction."""

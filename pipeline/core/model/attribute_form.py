@@ -1,19 +1,19 @@
-"""Whether attribute values have DynamoDB's form: one type tag of ten, and a value of its kind.
+"""Whether attribute values have DynamoDB's form: one of ten type tags, and a value of its kind.
 
-Invariant: asked only when converting went wrong, so that well-formed values, nearly all, cost nothing.
+Invariant: this is only asked after a conversion failed, so well-formed values, which nearly all are, cost nothing.
 """
 
 from __future__ import annotations
 
 from typing import Any, cast
 
-# What code written for well-formed values raises when it meets others.
+# What code for well-formed values raises when it meets others.
 MALFORMED = (AttributeError, KeyError, RecursionError, TypeError, ValueError)
-NOT_OF_THE_FORM = "an attribute value is not of DynamoDB's form"
+NOT_OF_THE_FORM = "an attribute value is not in DynamoDB's form"
 
 
 def is_item(value: object) -> bool:
-    """Whether every attribute value inside has DynamoDB's form; one nested beyond all measure has not."""
+    """Whether every attribute value inside has DynamoDB's form. One that is nested too deeply to check has not."""
     try:
         return _is_item(value)
     except RecursionError:

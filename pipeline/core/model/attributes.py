@@ -1,7 +1,7 @@
 """Attribute values as DynamoDB writes them (`{"N": "42"}`), found by path and written as exact JSON.
 
-Invariant: nothing goes through a float, and nothing is bent. Numbers are copied digit by digit, sets come out
-sorted (DynamoDB keeps no order for them), binary as base64, and a value that JSON in PostgreSQL cannot hold raises.
+Invariant: nothing passes through a float, and nothing is changed. Numbers are copied digit by digit, sets are sorted
+(DynamoDB keeps no order for them), binary is base64, and a value that JSON in PostgreSQL cannot hold raises.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ Item = dict[str, AttributeValue]
 _T = TypeVar("_T")
 _is_json_number = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?", re.ASCII).fullmatch
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,6})?", re.ASCII)
-# Digits that numeric, and a number in jsonb, hold before and after the point (PostgreSQL manual, numeric types).
-# DynamoDB's own numbers have 126 and 167 at most; a string that is read as a number may have any.
+# Digits that numeric, and a number in jsonb, can hold before and after the point (PostgreSQL manual, numeric types).
+# DynamoDB's own numbers have at most 126 and 167; a string that is read as a number may have any number.
 _WHOLE_DIGITS, _FRACTION_DIGITS = 131_072, 16_383
 _PATH_PART = re.compile(r'(?:(?:^|(?<!^)\.)(?:"(?P<quoted>(?:[^"\\]|\\.)+)"|(?P<bare>[^."\[\]]+)))|\[(?P<index>\d+)\]')
 
@@ -33,22 +33,22 @@ NOT_ONE_TAG = "is not an attribute value: expected one type tag and its value"
 
 
 class UnrepresentableError(ValueError):
-    """A value that PostgreSQL cannot hold as asked. The text gives the reason and never the value."""
+    """A value that PostgreSQL cannot hold as asked. The text gives the reason, never the value."""
 
 
 def number(text: str) -> str:
-    """Return a DynamoDB number, or a string that holds one, in plain notation, every digit kept.
+    """Return a DynamoDB number, or a string that holds one, in plain notation with every digit.
 
-    Raises UnrepresentableError when the text is no number, or one of more digits than `numeric` has.
+    Raises UnrepresentableError if the text is not a number, or has more digits than `numeric` can hold.
     """
     if len(text) <= _FRACTION_DIGITS and _is_json_number(text):
         return text
     if not _NUMBER.fullmatch(text):
         raise UnrepresentableError("is not a number")
     value = Decimal(text)
-    # Before it is written out: `1e999999` is eight characters, and a million.
+    # Checked before it is written out: `1e999999` is eight characters, and then a million.
     if value.adjusted() >= _WHOLE_DIGITS or -int(value.as_tuple().exponent) > _FRACTION_DIGITS:
-        raise UnrepresentableError("has more digits than numeric holds")
+        raise UnrepresentableError("has more digits than numeric can hold")
     return f"{value:f}"
 
 
@@ -61,14 +61,14 @@ def canonical_number(text: str) -> str:
 
 
 def text(value: str) -> str:
-    """Return `value` when PostgreSQL text can hold it; raises for U+0000 and lone surrogates."""
+    """Return `value` if PostgreSQL text can hold it; raises for U+0000 and lone surrogates."""
     if "\x00" in value:
-        raise UnrepresentableError("holds the character U+0000, which PostgreSQL text cannot hold")
+        raise UnrepresentableError("contains the character U+0000, which PostgreSQL text cannot hold")
     if not value.isascii():
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise UnrepresentableError("holds a lone surrogate, which is no Unicode text") from None
+            raise UnrepresentableError("contains a lone surrogate, which is not Unicode text") from None
     return value
 
 
@@ -88,7 +88,7 @@ def to_json(attribute: AttributeValue) -> str:
 
 
 def _json_text(value: str) -> str:
-    # `text` takes it as it is; most are so, and a call costs more than this look.
+    # `text` would return it unchanged. Most are like this, and a call costs more than this look.
     return encode_basestring(value if value.isascii() and "\x00" not in value else text(value))
 
 
@@ -112,7 +112,7 @@ def _json_number_set(values: list[str]) -> str:
     return f"[{','.join(sort_numbers(values))}]"
 
 
-# Lists and maps mostly hold texts and numbers, which are written without the way round by their tag.
+# Lists and maps mostly hold texts and numbers, which are written directly instead of by their tag.
 
 
 def _json_list(elements: list[AttributeValue]) -> str:
@@ -168,21 +168,21 @@ _JSON_WRITERS: dict[str, Callable[[Any], str]] = {
 
 
 def sort_numbers(values: list[str]) -> list[str]:
-    """Return a number set in the order of its values."""
+    """Return a number set sorted by value."""
     if values.__class__ is not list:
         a_list(values)  # which refuses it
     return sorted(map(number, values), key=Decimal)
 
 
 def a_list(values: list[_T]) -> list[_T]:
-    """Return a set's or list's values. Raises UnrepresentableError for a text, which could be taken for its letters."""
+    """Return a set's or list's values. Raises UnrepresentableError for a text, which would pass as its letters."""
     if type(values) is not list:
         raise UnrepresentableError("is a set or list whose value is not a list")
     return values
 
 
 def parse_path(path: str) -> tuple[PathPart, ...]:
-    """Parse `address.city`, `lines[0].sku` or `"a.b".c` into its parts. Raises ValueError when it is no path."""
+    """Parse `address.city`, `lines[0].sku` or `"a.b".c` into its parts. Raises ValueError if it is not a path."""
     parts: list[PathPart] = []
     position = 0
     for match in _PATH_PART.finditer(path):
@@ -199,7 +199,7 @@ def parse_path(path: str) -> tuple[PathPart, ...]:
 
 
 def find(item: Mapping[str, AttributeValue], path: tuple[PathPart, ...]) -> AttributeValue | None:
-    """Return the attribute value at `path`, or None where any part of the path is missing."""
+    """Return the attribute value at `path`, or None if any part of the path is missing."""
     found = item.get(cast("str", path[0]))
     for part in path[1:]:
         if found is None:

@@ -1,7 +1,7 @@
-"""A change: one row-level change bound for one target, and where it stands in time.
+"""A change: one row-level change for one target, and its position in time.
 
-Invariant: a change is a whole state of its row, never a difference, so that taking the newest one loses nothing.
-Values are text as PostgreSQL reads it (`None` is NULL): exact for every type, the same for arrays, COPY and jsonb.
+Invariant: a change is a whole state of its row, never a difference, so taking the newest one loses nothing. Values are
+text as PostgreSQL reads it (`None` is NULL): exact for every type, and the same for arrays, COPY and jsonb.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ rows of each child target, as a JSON array of arrays of texts."""
 
 
 class Change(NamedTuple):
-    """`row` None is a delete. `key` holds the primary key's texts, in primary-key order, as they are in `row`."""
+    """`row` None is a delete. `key` has the primary key's texts in primary-key order, as they are in `row`."""
 
     key: tuple[str, ...]
     row: Row | None
@@ -29,10 +29,10 @@ class Change(NamedTuple):
     expired: bool = False
     """A delete that DynamoDB's time to live made, not a user."""
     origin: int = 0
-    """Index of the record in its batch, so that a refused change can be traced to its whole record."""
+    """Index of the record in its batch, to trace a refused change to its whole record."""
 
     def texts(self, target: Target) -> Row:
-        """Return the texts of its row for `target`; of a delete, the key alone."""
+        """Return the texts of its row for `target`; for a delete, only the key."""
         if self.row is not None:
             return self.row
         texts = dict(zip(target.primary_key, self.key, strict=True))
@@ -40,7 +40,7 @@ class Change(NamedTuple):
 
 
 def coalesce(changes: Iterable[Change]) -> list[Change]:
-    """Return the newest change of each key, sorted by key's texts; one change a key is what `ON CONFLICT` requires."""
+    """Return the newest change of each key, sorted by the key's texts. `ON CONFLICT` needs one change for each key."""
     newest: dict[tuple[str, ...], Change] = {}
     for change in changes:
         known = newest.get(change.key)

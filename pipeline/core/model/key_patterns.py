@@ -1,8 +1,8 @@
-"""Patterns over key attributes: `ORDER#{order_id}` matches a key, and its captured parts are columns' sources.
+"""Patterns over key attributes: `ORDER#{order_id}` matches a key, and columns take the captured parts.
 
-Invariant: a key has at most one match, and the key can be put together again from the captured parts alone. A
-captured part is not empty and does not contain the character that follows it in the pattern, so that there is one
-way to read a key; whether two patterns have a key in common is decided exactly, by walking both at once.
+Invariant: a key has at most one match, and the captured parts alone are enough to rebuild the key. A captured part is
+never empty and never contains the character that follows it in the pattern, so there is one way to read a key. Whether
+two patterns have a key in common is decided exactly, by walking both at once.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Pattern:
         return None if found is None else {n: {self.tag: v} for n, v in zip(self.captures, found.groups(), strict=True)}
 
     def build(self, parts: Mapping[str, str]) -> str:
-        """Return the key that has these captured parts: the inverse of `match`."""
+        """Return the key with these captured parts: the inverse of `match`."""
         between = [parts[name] for name in self.captures] + [""]
         return "".join([piece for pair in zip(self.texts, between, strict=True) for piece in pair])
 
@@ -78,9 +78,7 @@ def parse_pattern(text: str, tag: str) -> Pattern:
     if tag == "N" and not captures:
         texts = [_literal_number(text, texts[0])]
     if tag != "S" and captures and any(texts):
-        raise PatternError(
-            f'"{text}" takes apart an attribute of type {tag}; write {{{captures[0]}}} alone, for all of it'
-        )
+        raise PatternError(f'"{text}" splits an attribute of type {tag}; write {{{captures[0]}}} alone, for all of it')
     if tag == "B" and not captures:
         raise PatternError(f'"{text}" is text and the attribute is of type B; write {{value}} alone, or leave it out')
     return Pattern(tag, tuple(texts), tuple(captures))
@@ -93,11 +91,11 @@ def _check_capture(text: str, name: str, texts: list[str], captures: list[str]) 
             " and write {{ for the character {"
         )
     if name in captures:
-        raise PatternError(f'"{text}" captures "{name}" twice; give the parts names of their own')
+        raise PatternError(f'"{text}" captures "{name}" twice; give the parts different names')
     if captures and not texts[-1]:
         raise PatternError(
-            f'"{text}" has nothing between {{{captures[-1]}}} and {{{name}}}, so that no one can tell where the first'
-            " ends; put the character that parts them between"
+            f'"{text}" has nothing between {{{captures[-1]}}} and {{{name}}}, so nobody can tell where the first ends;'
+            " put the character that separates them between them"
         )
 
 
@@ -106,7 +104,7 @@ def _literal_number(text: str, literal: str) -> str:
         return canonical_number(literal)
     except UnrepresentableError:
         raise PatternError(
-            f'"{text}" is no number and the attribute is of type N; write a number, or {{value}} alone'
+            f'"{text}" is not a number, and the attribute is of type N; write a number, or {{value}} alone'
         ) from None
 
 
@@ -118,7 +116,7 @@ def _canonical(number: str) -> str:
 
 
 def common_key(one: Pattern | None, other: Pattern | None, tag: str) -> str | None:
-    """Return a shortest value that both patterns match, None when there is none; a pattern None matches every value."""
+    """Return a shortest value that both patterns match, None if there is none. A pattern None matches every value."""
     present = [pattern for pattern in (one, other) if pattern is not None]
     if tag != "S":
         literals = {pattern.texts[0] for pattern in present if not pattern.captures}
@@ -128,7 +126,7 @@ def common_key(one: Pattern | None, other: Pattern | None, tag: str) -> str | No
 
 
 _Step = tuple[str, bool]
-"""A character to be there, or (with True) any run of characters but it; an empty one excludes nothing."""
+"""One character, or (with True) any run of characters other than it; an empty one excludes nothing."""
 
 
 def _steps(pattern: Pattern) -> list[_Step]:
@@ -140,7 +138,7 @@ def _steps(pattern: Pattern) -> list[_Step]:
 
 
 def _shortest(one: list[_Step], other: list[_Step]) -> str | None:
-    """Walk both patterns at once, breadth first. All characters that neither names are alike: one stands for them."""
+    """Walk both patterns at once, breadth first. Characters that neither names are equivalent: one represents them."""
     named = {character for character, _ in (*one, *other)} - {""}
     alphabet = [next(c for c in _characters() if c not in named), *sorted(named)]
     start, end = ((0, False), (0, False)), (len(one), len(other))
@@ -158,11 +156,11 @@ def _shortest(one: list[_Step], other: list[_Step]) -> str | None:
 
 
 _State = tuple[int, bool]
-"""A step, and whether it is a run that has begun and may go on or end."""
+"""A step, and whether it is a run that has begun and may continue or end."""
 
 
 def _open(state: _State) -> tuple[int, ...]:
-    """Where a state stands: a run that has begun may end as well."""
+    """Return where a state is: a run that has begun may also end."""
     position, begun = state
     return (position, position + 1) if begun else (position,)
 
@@ -190,6 +188,6 @@ def _characters() -> Iterable[str]:
 
 
 def captured_number(attribute: AttributeValue) -> str | None:
-    """Return a captured text that is a whole number in its one spelling, else None: `007` and `7` are two keys."""
+    """Return a captured text that is a whole number in its usual spelling, else None: `007` and `7` are two keys."""
     value = cast("str", attribute.get("S", ""))
     return value if re.fullmatch(r"0|[1-9]\d*", value, re.ASCII) else None

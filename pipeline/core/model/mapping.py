@@ -1,6 +1,6 @@
 """The mapping: how one DynamoDB table becomes typed SQL tables. Plain values, valid by construction.
 
-`pipeline.core.mapping_files.mapping_file` reads it from YAML and is where every rule about it is checked.
+`pipeline.core.mapping_files.mapping_file` reads it from YAML, and checks every rule about it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CARRIED_PREFIX = "_children_"
 
 
 class OnError(StrEnum):
-    """What becomes of a value that its column cannot hold."""
+    """What happens to a value that its column cannot hold."""
 
     REJECT = "reject"
     """The whole record goes to `replication.rejects`."""
@@ -38,12 +38,12 @@ class OnError(StrEnum):
 
 
 class Unmatched(StrEnum):
-    """What becomes of an item whose key matches no target."""
+    """What happens to an item whose key matches no target."""
 
     REJECT = "reject"
     """The whole record goes to `replication.rejects`."""
     IGNORE = "ignore"
-    """It is counted and left out."""
+    """It is counted and ignored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +56,12 @@ class Column:
     path: tuple[PathPart, ...]
     type: SqlType
     default: str | None = None
-    """Text for an item that lacks the attribute (one that holds NULL becomes NULL)."""
+    """Text for an item that does not have the attribute (NULL becomes NULL)."""
     on_error: OnError = OnError.REJECT
     epoch: str | None = None
     """For a timestamptz from N: `seconds` or `milliseconds`."""
     json: str | None = None
-    """For a jsonb from S: `parse` when the string holds JSON; else it becomes a JSON string."""
+    """For a jsonb from S: `parse` if the string holds JSON; otherwise it becomes a JSON string."""
     description: str | None = None
     capture: str | None = None
     """The part of the key attribute that the target's pattern captures; None for the attribute itself."""
@@ -76,13 +76,13 @@ class Target:
     primary_key: tuple[str, ...]
     columns: tuple[Column, ...]
     unmapped: str | None = None
-    """The jsonb column for every attribute not mapped, or None to drop them."""
+    """The jsonb column for unmapped attributes, or None to drop them."""
     unmapped_on_error: OnError = OnError.REJECT
-    """What becomes of an attribute that this column cannot hold: NULL puts JSON's null in its place."""
+    """What happens to an attribute that this column cannot hold: NULL puts JSON's null in its place."""
     match: tuple[tuple[str, Pattern], ...] = ()
-    """Patterns by key attribute: the items that are this target's. Empty: every item is."""
+    """Patterns by key attribute: the items that belong to this target. Empty: every item."""
     parent: str | None = None
-    """For a child target, the view of its parent. Its columns begin with the parent's key and the element's place."""
+    """For a child target, its parent's view. Its columns begin with the parent's key and the element's place."""
     explode: tuple[PathPart, ...] = ()
     """For a child target, the path to the list or map whose elements are its rows."""
     children: tuple[Target, ...] = ()
@@ -106,18 +106,18 @@ class Target:
 
     @property
     def stored_columns(self) -> tuple[str, ...]:
-        """Names of a row's values in order: the columns, then the jsonb column where there is one."""
+        """Names of a row's values in order: the columns, then the jsonb column if there is one."""
         names = tuple(column.name for column in self.columns)
         return (*names, self.unmapped) if self.unmapped else names
 
     @property
     def carried(self) -> tuple[str, ...]:
-        """Names of what a row carries beside its stored columns: the rows of each child target, as JSON."""
+        """Names of what a row carries besides its stored columns: the rows of each child target, as JSON."""
         return tuple(f"{CARRIED_PREFIX}{number}" for number in range(len(self.children)))
 
     @property
     def own_columns(self) -> tuple[Column, ...]:
-        """Of a child target, the columns that are filled from an element."""
+        """For a child target, the columns that are filled from an element."""
         return self.columns[len(self.primary_key) :]
 
 
@@ -140,9 +140,9 @@ class TableMapping:
     freshness: dict[str, timedelta] = field(default_factory=dict[str, timedelta])
     """`warn` and `fail`: how far behind is late."""
     unmatched: Unmatched = Unmatched.REJECT
-    """What becomes of an item that no target matches."""
+    """What happens to an item that no target matches."""
     owners: tuple[str, ...] = ()
-    """Who answers for the table: e-mail addresses and `team:NAME`."""
+    """Who owns the table: e-mail addresses and `team:NAME`."""
 
     @property
     def tables(self) -> tuple[Target, ...]:

@@ -1,8 +1,9 @@
-"""A mapping's digest: it stands for all that decides which row an item becomes.
+"""A mapping's digest: it identifies everything that decides which row an item becomes.
 
-Invariant: mappings with one digest make the same rows of the same items, so files loaded under one count as loaded
-under the other. Descriptions, schedules and the like do not matter. A new field of Column or Target changes no stored
-digest: a field that has its default is left out. Digests that older versions stored are still recognised.
+Invariant: mappings with the same digest make the same rows from the same items, so files that were loaded under one
+count as loaded under the other. Descriptions, schedules and so on do not matter. A new field of Column or Target
+changes no stored digest, because a field with its default value is left out. Digests that older versions stored are
+still recognised.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
 
     from pipeline.core.model.mapping import TableMapping
 
-# Raise it when a field is renamed, or its default comes to mean something else; then keep recognising this version too.
+# Increase it if a field is renamed, or its default gets another meaning; then keep recognising this version too.
 _VERSION = 2
-# What does not decide about a row.
+# What does not affect rows.
 _WORDS = frozenset({"description"})
 # Version 1 hashed the `repr` of these classes, with the fields that they had then.
 _FIRST_FIELDS = {
@@ -33,7 +34,7 @@ _FIRST_FIELDS = {
 
 
 def digests(mapping: TableMapping) -> list[str]:
-    """Return the digest to store, and behind it those under which older versions stored the same mapping."""
+    """Return the digest to store, followed by those that older versions stored for the same mapping."""
     targets = sorted(json.dumps(_form(target), sort_keys=True) for target in mapping.targets)
     found = [f"{_VERSION}:{_hash(json.dumps(list(mapping.key.items())), *targets)}"]
     try:
@@ -47,7 +48,7 @@ def _hash(*lines: str) -> str:
 
 
 def _form(value: object) -> object:
-    """Return what is hashed of a value: of an object, the fields that are not their defaults, by name."""
+    """Return what is hashed for a value: for an object, the fields that differ from their defaults, by name."""
     if is_dataclass(value):
         return {each.name: _form(found) for each, found in _set_fields(value) if each.name not in _WORDS}
     if isinstance(value, tuple):
@@ -56,7 +57,7 @@ def _form(value: object) -> object:
 
 
 def _set_fields(value: Any) -> Iterator[tuple[Field[Any], object]]:  # noqa: ANN401  any dataclass
-    """Yield the fields that are not their defaults."""
+    """Yield the fields that differ from their defaults."""
     for each in fields(value):
         default = each.default_factory() if each.default_factory is not MISSING else each.default
         if each.compare and getattr(value, each.name) != default:
@@ -64,7 +65,7 @@ def _set_fields(value: Any) -> Iterator[tuple[Field[Any], object]]:  # noqa: ANN
 
 
 class _NewerError(Exception):
-    """The mapping uses what version 1 did not know."""
+    """The mapping uses something that version 1 did not know."""
 
 
 def _first_form(target: Target) -> str:
@@ -73,7 +74,7 @@ def _first_form(target: Target) -> str:
 
 
 def _first_repr(value: object) -> str:
-    """Write what `repr` wrote in version 1. Raises _NewerError."""
+    """Return what `repr` returned in version 1. Raises _NewerError."""
     if isinstance(value, tuple):
         elements = [_first_repr(element) for element in cast("tuple[object, ...]", value)]
         return f"({', '.join(elements)}{',' if len(elements) == 1 else ''})"

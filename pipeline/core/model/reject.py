@@ -1,6 +1,6 @@
-"""A reject: what could not be converted, whichever door it came by, kept whole with the reason.
+"""A reject: something that could not be converted, from any source, kept whole with the reason.
 
-Invariant: the reason quotes no attribute value; the record does, and goes to `replication.rejects` alone.
+Invariant: the reason quotes no attribute value. The record does, and is only stored in `replication.rejects`.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ def test_a_malformed_line_is_named_by_its_number_in_the_file(shop: TableMapping)
     bad = {**ORDER, "email": {"S": 5, "N": "1"}}
     routed = route_block(block(CUSTOMER, ORDER, CUSTOMER, {**ORDER, "x": 5}), Router(shop), file="f", first_line=11)
     decoder = RowDecoder(shop.targets[1])
-    with pytest.raises(TerminalError, match="line 14: an attribute value is not of DynamoDB's form"):
+    with pytest.raises(TerminalError, match="line 14: an attribute value is not in DynamoDB's form"):
         routed.parts[shop.targets[1]].decode(partial(decode_full, decoder=decoder, file="f"))
     with pytest.raises(TerminalError, match="line 12: a key attribute is not of DynamoDB's form"):
         route_block(block(bad, {**ORDER, "PK": 5}), Router(shop), file="f", first_line=11)

@@ -82,9 +82,9 @@ GOOD = full_lines([item(1)])[0]
         (b"[]", "it is not a line of such an export"),
         (b'{"Keys":{"Id":{"N":"1"}}}', "it is not a line of such an export"),
         (b'{"Item":[]}', "its Item is not an object"),
-        (b'{"Item":{"Id":5}}', "an attribute value is not of DynamoDB's form"),
-        (b'{"Item":{"Id":{"N":5}}}', "an attribute value is not of DynamoDB's form"),
-        (b'{"Item":{"Id":{"N":"1"},"x":{"L":[{"S":7}]}}}', "an attribute value is not of DynamoDB's form"),
+        (b'{"Item":{"Id":5}}', "an attribute value is not in DynamoDB's form"),
+        (b'{"Item":{"Id":{"N":5}}}', "an attribute value is not in DynamoDB's form"),
+        (b'{"Item":{"Id":{"N":"1"},"x":{"L":[{"S":7}]}}}', "an attribute value is not in DynamoDB's form"),
     ],
 )
 def test_a_full_line_that_is_not_of_the_form(line: bytes, reason: str) -> None:
@@ -164,7 +164,7 @@ def test_failures_of_incremental_lines_keep_the_others_origins() -> None:
             "its WriteTimestampMicros is not a number",
         ),
         (b'{"Metadata":{"WriteTimestampMicros":Infinity},"Keys":{"Id":{"N":"1"}}}', "its WriteTimestampMicros is not"),
-        (b'{"Keys":{"Id":{"N":1}}}', "an attribute value is not of DynamoDB's form"),
+        (b'{"Keys":{"Id":{"N":1}}}', "an attribute value is not in DynamoDB's form"),
     ],
 )
 def test_an_incremental_line_that_is_not_of_the_form(line: bytes, reason: str) -> None:

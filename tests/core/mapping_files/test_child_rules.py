@@ -42,9 +42,9 @@ LINES = "targets.Lines"
 @pytest.mark.parametrize(
     ("old", "new", "messages", "structural"),
     [
-        ("parent: Orders", "parent: Order", (f'9: {LINES}.parent: "Order" is no target of this file that can have'
+        ("parent: Orders", "parent: Order", (f'9: {LINES}.parent: "Order" is not a target of this file that can have'
          " children; did you mean Orders?",), False),
-        ("parent: Orders", "parent: Lines", (f'9: {LINES}.parent: "Lines" is no target of this file that can have'
+        ("parent: Orders", "parent: Lines", (f'9: {LINES}.parent: "Lines" is not a target of this file that can have'
          " children; the targets are Orders",), False),
         ("    parent: Orders\n", "", (f"8: {LINES}.parent: is missing; add it, such as parent: Orders",), True),
         ("    explode: lines\n", "", (f"8: {LINES}.explode: is missing; add it, such as explode: lines",), True),
@@ -54,13 +54,13 @@ LINES = "targets.Lines"
          " or a map",), False),
         ("explode: lines", 'explode: "a..b"', (f'10: {LINES}.explode: "a..b" is not an attribute path such as name,'
          ' address.city, lines[0].sku or "a.b".c',), False),
-        ("{line: integer}", "{line: bigint}", (f'11: {LINES}.element.line: "bigint" is no place; write integer for the'
-         " elements of a list, text for those of a map",), True),
+        ("{line: integer}", "{line: bigint}", (f'11: {LINES}.element.line: "bigint" is not a type for a place; write'
+         " integer for the elements of a list, text for those of a map",), True),
         ("{line: integer}", "{}", (f"11: {LINES}.element: names one column for an element's place: {{line: integer}} in"
          " a list, {name: text} in a map",), True),
-        ("{line: integer}", "{order: integer}", (f'11: {LINES}.element: "order" is a column of the parent\'s key'
-         " already; rename it",), False),
-        ("      sku:", "      line:", (f'13: {LINES}.columns.line: "line" is a column of the child already, by its'
+        ("{line: integer}", "{order: integer}", (f"11: {LINES}.element: \"order\" is already a column of the parent's"
+         " key; rename it",), False),
+        ("      sku:", "      line:", (f'13: {LINES}.columns.line: "line" is already a column of the child, through its'
          " parent's key and its place; rename it",), False),
         ("      sku:", "      _children_0:", (f'13: {LINES}.columns._children_0: "_children_0" is the name of one of'
          " Dynaurora's own columns; rename it",), False),
@@ -87,7 +87,7 @@ def test_children_without_a_parent_target_are_refused() -> None:
     text = RIGHT[: RIGHT.index("  Orders:")] + RIGHT[RIGHT.index("  Lines:") : RIGHT.index("  sales")]
     with pytest.raises(MappingError) as raised:
         read_mapping(text, "shop.yaml")
-    assert '"Orders" is no target of this file that can have children' in str(raised.value)
+    assert '"Orders" is not a target of this file that can have children' in str(raised.value)
 
 
 @pytest.fixture

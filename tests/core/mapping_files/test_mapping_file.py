@@ -67,7 +67,7 @@ WRONG = (
         f'8: {COLUMN}.defualt: "defualt" is not a key here; did you mean default?',
     ), structural=True),
     Wrong("merge key", *name_column("{<<: {type: text}, attribute: empName, type: text}"), (
-        f"8: {COLUMN}.<<: merge keys are not taken; write the keys out",
+        f"8: {COLUMN}.<<: merge keys are not supported; write the keys out",
     )),
     Wrong("no attribute", *name_column("{type: text}"), (
         f"8: {COLUMN}.attribute: is missing; add it, such as attribute: empName",
@@ -107,12 +107,12 @@ WRONG = (
     Wrong("type of a key that cannot take it", "Id, type: bigint", "Id, type: uuid", (
         "7: targets.Employees.columns.Id.type: uuid cannot hold the key attribute Id, which is of type N;"
         " use smallint, integer, bigint, numeric, double precision, timestamptz, jsonb",
-        "7: targets.Employees.columns.Id: is in the primary key, and uuid does not keep every two keys of type N apart;"
+        "7: targets.Employees.columns.Id: is in the primary key, and uuid does not keep all keys of type N distinct;"
         " use bigint or integer or numeric or smallint",
     )),
     Wrong("type that makes different keys equal", "Id, type: bigint", "Id, type: double precision", (
-        "7: targets.Employees.columns.Id: is in the primary key, and double precision does not keep every two keys of"
-        " type N apart; use bigint or integer or numeric or smallint",
+        "7: targets.Employees.columns.Id: is in the primary key, and double precision does not keep all keys of type N"
+        " distinct; use bigint or integer or numeric or smallint",
     )),
     Wrong("two columns of one name", "Department:", "Name:      ", (
         '9: targets.Employees.columns.Name: "Name" is written twice, first on line 8; remove or rename one',
@@ -126,11 +126,11 @@ WRONG = (
         " remove or rename one",
     )),
     Wrong("column name over 63 bytes", "Department:", f"{LONG}:", (
-        f'9: targets.Employees.columns.{LONG}: "{LONG}" takes 64 bytes and PostgreSQL keeps 63 of a name; shorten it',
+        f'9: targets.Employees.columns.{LONG}: "{LONG}" has 64 bytes and PostgreSQL keeps 63 of a name; shorten it',
     ), structural=True),
     Wrong("column name over 63 bytes in fewer characters", "Department:", f"{'é' * 32}:", (
-        f'9: targets.Employees.columns.{"é" * 32}: "{"é" * 32}" takes 64 bytes and PostgreSQL keeps 63 of a name;'
-        " shorten it",
+        f'9: targets.Employees.columns.{"é" * 32}: "{"é" * 32}" has 64 bytes and PostgreSQL keeps 63 of a name; shorten'
+        " it",
     )),
     Wrong("column of ours", "Department:", "_version:", (
         '9: targets.Employees.columns._version: "_version" is the name of one of Dynaurora\'s own columns; rename it',
@@ -139,10 +139,11 @@ WRONG = (
         '9: targets.Employees.columns.ctid: "ctid" is the name of a system column of PostgreSQL; rename it',
     ), structural=True),
     Wrong("percent sign", "Department:", '"%":', (
-        '9: targets.Employees.columns.%: "%" holds "%" or a control character, which names cannot hold; rename it',
+        '9: targets.Employees.columns.%: "%" contains "%" or a control character, which names cannot contain; rename'
+        " it",
     ), structural=True),
     Wrong("line end in a column name", "Department:", '"a\\nb":', (
-        '9: targets.Employees.columns.a\nb: "a\nb" holds "%" or a control character, which names cannot hold;'
+        '9: targets.Employees.columns.a\nb: "a\nb" contains "%" or a control character, which names cannot contain;'
         " rename it",
     ), structural=True),
     Wrong("empty column name", "Department:", '"":', (
@@ -166,8 +167,8 @@ WRONG = (
         '5: targets.Employees.primary_key: "Id" is named twice; remove one',
     ), structural=True),
     Wrong("unmapped key attribute", "Id:         {attribute: Id,", "Id:         {attribute: id,", (
-        '7: targets.Employees.columns.Id: is in the primary key and its attribute "id" is not a key attribute, so that'
-        " a delete could not find its row; form the key of the columns of Id",
+        '7: targets.Employees.columns.Id: is in the primary key, but its attribute "id" is not a key attribute, so a'
+        " delete could not find its row; build the key from the columns of Id",
         '5: targets.Employees.primary_key: lacks the key attribute "Id", without which two items could share a row;'
         " add a column with that attribute to columns and here",
     )),
@@ -176,7 +177,8 @@ WRONG = (
         " row; add its column Name",
     )),
     Wrong("default of a key", "type: bigint}", "type: bigint, default: 0}", (
-        "7: targets.Employees.columns.Id: is in the primary key and has a default; remove it, every item has its key",
+        "7: targets.Employees.columns.Id: is in the primary key and has a default; remove it, because every item has"
+        " its key",
     )),
     Wrong("lenient key", "type: bigint}", "type: bigint, on_error: null}", (
         "7: targets.Employees.columns.Id: is in the primary key and must reject what it cannot hold; remove on_error",
@@ -203,7 +205,7 @@ WRONG = (
         f'8: {COLUMN}.default: "maybe" is not true or false; give a value that boolean can hold',
     )),
     Wrong("null default", *name_column("{attribute: n, type: text, default: null}"), (
-        f"8: {COLUMN}.default: is null; remove it, a column without a default is NULL where the attribute is missing",
+        f"8: {COLUMN}.default: is null; remove it: a column without a default is NULL if the attribute is missing",
     )),
     Wrong("Norway as a default", *name_column("{attribute: country, type: text, default: NO}"), (
         f'8: {COLUMN}.default: NO without quotes is true or false in YAML; write "NO"',
@@ -239,14 +241,14 @@ WRONG = (
         f"8: {COLUMN}.json: text holds no JSON; remove json, or make the column a jsonb",
     )),
     Wrong("nothing to settle", "unmapped: attributes", "unmapped: ignore\n    unmapped_on_error: null", (
-        "11: targets.Employees.unmapped_on_error: has nothing to settle where unmapped attributes are ignored;"
+        "11: targets.Employees.unmapped_on_error: has no effect if unmapped attributes are ignored;"
         " remove it",
     )),
     Wrong("unmapped cut", "unmapped: attributes", "unmapped: rest\n    unmapped_on_error: truncate", (
         "11: targets.Employees.unmapped_on_error: jsonb has no length to cut to; use null, or reject",
     ), structural=True),
     Wrong("unmapped: no", "unmapped: attributes", "unmapped: no", (
-        "10: targets.Employees.unmapped: is no; write `ignore` to drop attributes not mapped, or the name of a jsonb"
+        "10: targets.Employees.unmapped: is no; write `ignore` to drop unmapped attributes, or the name of a jsonb"
         " column",
     ), structural=True),
     Wrong("name of no identifier", "name: employees", "name: Employees-2", (
@@ -265,7 +267,7 @@ WRONG = (
         '2: source.key.Id: "BOOL" is not a key attribute type; the types are S (string), N (number) and B (binary)',
     ), structural=True),
     Wrong("table of a load", "Employees:", "_load_3_0:", (
-        '4: targets._load_3_0: "_load_3_0" is the name of a table that loads and reconciliations make and drop;'
+        '4: targets._load_3_0: "_load_3_0" is the name of a table that loads and reconciliations create and drop;'
         " choose another",
     )),
     Wrong("our own schema", "  Employees:", "  replica.Employees:", (
@@ -279,7 +281,7 @@ WRONG = (
         '4: targets.a.b.c: "a.b.c" has more than one "."; write Name, or schema.Name',
     ), structural=True),
     Wrong("target too long with its schema", "  Employees:", f"  hr.{'e' * 61}:", (
-        f'4: targets.hr.{"e" * 61}: "hr.{"e" * 61}" takes 64 bytes with its schema and PostgreSQL keeps 63; shorten it',
+        f'4: targets.hr.{"e" * 61}: "hr.{"e" * 61}" has 64 bytes with its schema and PostgreSQL keeps 63; shorten it',
     )),
     Wrong("no target", RIGHT[RIGHT.index("targets:"):], "targets: {}", (
         "3: targets: has no target; add one, such as"
@@ -289,13 +291,13 @@ WRONG = (
         '3: margin: "300" is not a duration; write a number and its unit, such as 90s, 5m, 2h or 1d',
     ), structural=True),
     Wrong("no margin", "targets:", "margin: 0s\ntargets:", (
-        "3: margin: must be at least 1s, the grain of a stream record's time; the default is 5m",
+        "3: margin: must be at least 1s, the resolution of a stream record's time; the default is 5m",
     ), structural=True),
     Wrong("warning after failure", "targets:", "freshness: {warn: 1h, fail: 30m}\ntargets:", (
         "3: freshness.warn: must be below fail, which is 30m; warn earlier or fail later",
     )),
     Wrong("an owner that is none", "targets:", "owners: [team:people, Ama]\ntargets:", (
-        '3: owners: "Ama" is no owner; write an e-mail address, or team: and a name, such as team:people',
+        '3: owners: "Ama" is not an owner; write an e-mail address, or team: and a name, such as team:people',
     ), structural=True),
     Wrong("owners that are no list", "targets:", "owners: team:people\ntargets:", (
         "3: owners: must be a list, such as [team:people, ama@example.com]",
@@ -320,7 +322,7 @@ WRONG = (
         "1: is empty; a mapping file starts with name, source and targets",
     )),
     Wrong("control character", "Department:", "\x07:", (
-        "1: is not YAML: it holds a character that YAML forbids, or is nested too deeply",
+        "1: is not YAML: it contains a character that YAML forbids, or is nested too deeply",
     )),
     Wrong("endless default", *name_column("{attribute: a, type: jsonb, default: &a [*a]}"), (
         f"8: {COLUMN}.default: the value is nested deeper than 32 levels; give a value that jsonb can hold",
@@ -367,7 +369,7 @@ def test_more_columns_than_a_row_can_hold_are_refused() -> None:
     many = "".join(f"      c{n}: {{attribute: a{n}, type: text}}\n" for n in range(497))
     read_mapping(RIGHT.replace("    unmapped", many + "    unmapped"), "e.yaml")
     one_more = RIGHT.replace("    unmapped", many + "      c: {attribute: a, type: text}\n    unmapped")
-    with pytest.raises(MappingError, match="has 501 columns and rows of more than 500 do not fit PostgreSQL's 8 kB"):
+    with pytest.raises(MappingError, match="has 501 columns, and rows of more than 500 do not fit PostgreSQL's 8 kB"):
         read_mapping(one_more, "e.yaml")
     assert schema_errors(one_more)
 

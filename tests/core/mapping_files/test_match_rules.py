@@ -49,17 +49,16 @@ class Wrong:
 
 WRONG = (
     Wrong("pattern over another attribute", "SK: PROFILE", "type: PROFILE", (
-        f'5: {CUSTOMERS}.match.type: "type" is not a key attribute, and the record of a delete carries no'
-        ' other, so that'
+        f'5: {CUSTOMERS}.match.type: "type" is not a key attribute, and the record of a delete carries only those, so'
         " it could not be routed; the key attributes are PK, SK",
     )),
     Wrong("misspelled key attribute", "SK: PROFILE", "Sk: PROFILE", (
-        f'5: {CUSTOMERS}.match.Sk: "Sk" is not a key attribute, and the record of a delete carries no other, so that it'
+        f'5: {CUSTOMERS}.match.Sk: "Sk" is not a key attribute, and the record of a delete carries only those, so it'
         " could not be routed; did you mean SK?",
     )),
     Wrong("no pattern", '{PK: "CUSTOMER#{customer}", SK: PROFILE}', "{}", (
         f'5: {CUSTOMERS}.match: has no pattern; add one, such as match: {{PK: "CUSTOMER#{{customer_id}}", SK:'
-        ' "ORDER#{order_id}"}, or remove it to take every item',
+        ' "ORDER#{order_id}"}, or remove it to accept every item',
     ), structural=True),
     Wrong("match that is text", '{PK: "CUSTOMER#{customer}", SK: PROFILE}', "CUSTOMER", (
         f'5: {CUSTOMERS}.match: must be a mapping, such as {{PK: "CUSTOMER#{{customer_id}}", SK:'
@@ -79,21 +78,21 @@ WRONG = (
         " {order_id}, and write {{ for the character {",
     )),
     Wrong("parts side by side", "ORDER#{day}#{order}", "ORDER#{day}{order}", (
-        f'11: {ORDERS}.match.SK: "ORDER#{{day}}{{order}}" has nothing between {{day}} and {{order}}, so that no one can'
-        " tell where the first ends; put the character that parts them between",
+        f'11: {ORDERS}.match.SK: "ORDER#{{day}}{{order}}" has nothing between {{day}} and {{order}}, so nobody can tell'
+        " where the first ends; put the character that separates them between them",
     )),
     Wrong("a part twice in a pattern", "ORDER#{day}#{order}", "ORDER#{day}#{day}", (
-        f'11: {ORDERS}.match.SK: "ORDER#{{day}}#{{day}}" captures "day" twice; give the parts names of their own',
+        f'11: {ORDERS}.match.SK: "ORDER#{{day}}#{{day}}" captures "day" twice; give the parts different names',
     )),
     Wrong("a part twice in a target", "ORDER#{day}#{order}", "ORDER#{day}#{customer}", (
-        f'11: {ORDERS}.match.SK: captures "customer", as the pattern of PK does; give the parts names of their own',
+        f'11: {ORDERS}.match.SK: captures "customer", as the pattern of PK does; give the parts different names',
         f'16: {ORDERS}.columns.order.capture: "order" is not captured by the target\'s match; it captures'
         ' customer, day',
     )),
     Wrong("text for a number key", "key: {PK: S, SK: S}", "key: {PK: S, SK: N}", (
-        f'5: {CUSTOMERS}.match.SK: "PROFILE" is no number and the attribute is of type N; write a number, or {{value}}'
-        " alone",
-        f'11: {ORDERS}.match.SK: "ORDER#{{day}}#{{order}}" takes apart an attribute of type N; write {{day}} alone, for'
+        f'5: {CUSTOMERS}.match.SK: "PROFILE" is not a number, and the attribute is of type N; write a number, or'
+        f" {{value}} alone",
+        f'11: {ORDERS}.match.SK: "ORDER#{{day}}#{{order}}" splits an attribute of type N; write {{day}} alone, for'
         " all of it",
     )),
     Wrong("capture that is none", "{capture: day,", "{capture: dya,", (
@@ -102,11 +101,12 @@ WRONG = (
     Wrong("capture without match", '    match: {PK: "CUSTOMER#{customer}", SK: PROFILE}\n', "", (
         f'7: {CUSTOMERS}.columns.customer.capture: "customer" is not captured by the target\'s match; add a pattern to'
         ' the target, such as match: {PK: "CUSTOMER#{customer}"}',
-        f"9: {ORDERS}: takes items that public.Customers takes too, such as PK \"CUSTOMER#x\", SK \"ORDER#x#x\"; give"
+        f'9: {ORDERS}: accepts items that public.Customers accepts too, such as PK "CUSTOMER#x", SK "ORDER#x#x"; give'
         " public.Customers a match of its own",
     )),
     Wrong("two sources", "{capture: day,", "{capture: day, attribute: day,", (
-        f"15: {ORDERS}.columns.day.attribute: stands beside capture, and a column has one source; remove one of them",
+        f"15: {ORDERS}.columns.day.attribute: is given together with capture, and a column has one source; remove one"
+        " of them",
     ), structural=True),
     Wrong("default of a captured part", "{capture: order, type: text}", "{capture: order, type: text, default: x}", (
         f"16: {ORDERS}.columns.order.default: is never used, because a captured part is never missing; remove it",
@@ -114,13 +114,11 @@ WRONG = (
     Wrong("captured part as jsonb", "{capture: order, type: text}", "{capture: order, type: jsonb}", (
         f"16: {ORDERS}.columns.order.type: jsonb cannot hold a captured part, which is text; use bigint, date, integer,"
         " numeric, smallint, text, timestamptz, uuid, varchar",
-        f"16: {ORDERS}.columns.order: is in the primary key, and jsonb does not keep every two captured parts"
-        " apart; use"
+        f"16: {ORDERS}.columns.order: is in the primary key, and jsonb does not keep all captured parts distinct; use"
         " bigint or date or integer or numeric or smallint or text or uuid or varchar",
     )),
     Wrong("captured time in the key", "{capture: day, type: date}", "{capture: day, type: timestamptz}", (
-        f"15: {ORDERS}.columns.day: is in the primary key, and timestamptz does not keep every two captured"
-        " parts apart;"
+        f"15: {ORDERS}.columns.day: is in the primary key, and timestamptz does not keep all captured parts distinct;"
         " use bigint or date or integer or numeric or smallint or text or uuid or varchar",
     )),
     Wrong("epoch of a captured part", "      key: {attribute: SK, type: text}",
@@ -141,15 +139,16 @@ WRONG = (
     Wrong("key attribute without a pattern", ', SK: "ORDER#{day}#{order}"', "", (
         f'15: {ORDERS}.columns.day.capture: "day" is not captured by the target\'s match; it captures customer',
         f'16: {ORDERS}.columns.order.capture: "order" is not captured by the target\'s match; it captures customer',
-        f'10: {ORDERS}: takes items that public.Customers takes too, such as PK "CUSTOMER#x", SK "PROFILE"; make the'
-        " patterns tell them apart",
+        f'10: {ORDERS}: accepts items that public.Customers accepts too, such as PK "CUSTOMER#x", SK "PROFILE"; change'
+        " the patterns so that they don't overlap",
     )),
     Wrong("part twice in the key", "[customer, day, order]", "[customer, day, order, key2]", (
         f'12: {ORDERS}.primary_key: "key2" is not a column of this target; did you mean key?',
     )),
     Wrong("a part in two columns of the key", "[customer, day, order]\n    columns:",
         "[customer, day, order, again]\n    columns:\n      again: {capture: order, type: text}", (
-        f'14: {ORDERS}.columns.again: is in the primary key beside "order" of the same captured part; keep one of them',
+        f'14: {ORDERS}.columns.again: is in the primary key together with "order" of the same captured part; keep one'
+        " of them",
     )),
     Wrong("primary key without a column", "primary_key: [customer]", "primary_key: []", (
         f'6: {CUSTOMERS}.primary_key: lacks "customer", captured from the key attribute "PK", without which two items'
@@ -168,12 +167,12 @@ WRONG = (
         " share a row; add a column with that capture to columns and here",
         f'6: {CUSTOMERS}.primary_key: lacks "rest", captured from the key attribute "SK", without which two items could'
         " share a row; add a column with that capture to columns and here",
-        f'10: {ORDERS}: takes items that public.Customers takes too, such as PK "CUSTOMER#x", SK "ORDER#x#x"; make the'
-        " patterns tell them apart",
+        f'10: {ORDERS}: accepts items that public.Customers accepts too, such as PK "CUSTOMER#x", SK "ORDER#x#x";'
+        " change the patterns so that they don't overlap",
     )),
     Wrong("a literal that another pattern takes", "SK: PROFILE", 'SK: "ORDER#x#1"', (
-        f'10: {ORDERS}: takes items that public.Customers takes too, such as PK "CUSTOMER#x", SK "ORDER#x#1"; make the'
-        " patterns tell them apart",
+        f'10: {ORDERS}: accepts items that public.Customers accepts too, such as PK "CUSTOMER#x", SK "ORDER#x#1";'
+        " change the patterns so that they don't overlap",
     )),
     Wrong("unknown policy for unmatched items", "targets:", "unmatched: drop\ntargets:", (
         '3: unmatched: "drop" is not a policy; the policies are reject, ignore',

@@ -76,9 +76,9 @@ def test_numbers_match_by_value_and_binary_whole() -> None:
         ("A{order-id}", "S", 'names a part "order-id"'),
         ("{a}{b}", "S", "has nothing between {a} and {b}"),
         ("{a}#{a}", "S", 'captures "a" twice'),
-        ("A", "N", "is no number and the attribute is of type N"),
-        ("1{n}", "N", "takes apart an attribute of type N; write {n} alone"),
-        ("x{n}", "B", "takes apart an attribute of type B; write {n} alone"),
+        ("A", "N", "is not a number, and the attribute is of type N"),
+        ("1{n}", "N", "splits an attribute of type N; write {n} alone"),
+        ("x{n}", "B", "splits an attribute of type B; write {n} alone"),
         ("AP8=", "B", "is text and the attribute is of type B"),
     ],
 )
