@@ -79,15 +79,16 @@ test-ui: setup $(LOCAL_ZIP)  ## a headless Chromium through Dagster's UI over th
 stress: setup  ## thousands of generated histories, of the ordering contract and of operations that go wrong, and every mutation of both
 	$(BIN)/python -m tests.stress $(STRESS)
 
-exam: setup .venv-local/.ready  ## does reconciliation find every fault and call nothing else one? (QUIET=1: half an hour without any)
-	$(BIN)/python -m tests.exam $(if $(QUIET),--quiet) $(EXAM)
+exam: setup .venv-local/.ready  ## does reconciliation find every fault and call nothing else one? (QUIET=1: half an hour without any; OPERATIONS=1: does what is printed repair restores, streams, clocks?)
+	@$(if $(OPERATIONS),$(MAKE) --no-print-directory .venv-exam/.ready)
+	$(BIN)/python -m tests.exam $(if $(QUIET),--quiet) $(if $(OPERATIONS),--operations) $(EXAM)
 
 bench: setup .venv-rie/.ready  ## how fast it is, beside others: docs/benchmarks.md, some 20 minutes (QUICK=1: two; BENCH="--only apply")
 	@$(MAKE) --no-print-directory .venv-bench/.ready || echo "the rivals' environment could not be set up: the benchmark goes on without them, and says so"
 	$(BIN)/python -m tests.bench $(if $(QUICK),--quick) $(BENCH)
 
 lock: setup  ## lock requirements again: hashes, no addresses
-	@for name in main local rie bench; do $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+	@for name in main local rie bench exam; do $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	  requirements/$$name.in -o requirements/$$name.txt; done
 	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -c requirements/main.txt \
 	  requirements/lambda.in -o requirements/lambda.txt

@@ -8,6 +8,7 @@ import asyncio
 import http.client
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -32,8 +33,9 @@ class ExportServer:
         delay_seconds: float = 0.0,
         minimum_window_seconds: float = 900.0,
         recovery_reach_seconds: float = 0.0,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
-        """`port=None` takes a free one. See `exports` for the times."""
+        """`port=None` takes a free one. See `exports` for the times. `environment`: more variables for the server."""
         self._log_path = run_dir.absolute() / "exports.log"
         self._upstream_port = upstream_port
         self._fixed = port is not None
@@ -41,6 +43,7 @@ class ExportServer:
         self._delay_seconds = delay_seconds
         self._minimum_window_seconds = minimum_window_seconds
         self._recovery_reach_seconds = recovery_reach_seconds
+        self._more_environment = environment or {}
         self._process: ServerProcess | None = None
 
     def __enter__(self) -> Self:
@@ -75,7 +78,8 @@ class ExportServer:
             "the export service",
             [sys.executable, "-m", MODULE, *arguments],
             log_path=self._log_path,
-            env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8", "TZ": "UTC"},
+            env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8", "TZ": "UTC"}
+            | dict(self._more_environment),
         )
         self._process.wait_ready(self._answers, timeout_seconds=30.0)
 

@@ -12,7 +12,8 @@ ExportTime comes after a scan, where the stream carries no old images, since the
 
 Departures from AWS, all of them: exports take seconds; the shortest window is a setting; KMS keys are
 recorded, not used; Ion is refused, and of a FilterSpecification all but a projection to whole attributes;
-the stream's 24 hours, not 35 days, bound what can be exported of the past.
+what the stream has recorded, not 35 days, bounds what can be exported of the past (or what a Kinesis destination
+has, see `change_log`).
 """
 
 import asyncio
@@ -28,6 +29,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
+from pipeline.local.change_log import ChangeLogTail, change_log_arn
 from pipeline.local.export_files import Destination, Written, write_full, write_incremental, write_started
 from pipeline.local.export_projection import project, projected_attributes
 from pipeline.local.history import PastChange, UnprovableError, changes_between, state_at
@@ -65,7 +67,7 @@ class Export:
 class PastOfTable:
     """The records of one stream read so far, for exports that look back."""
 
-    tail: StreamTail
+    tail: StreamTail | ChangeLogTail
     changes: list[PastChange] = field(default_factory=list[PastChange])
 
 
@@ -278,17 +280,26 @@ class ExportService:
         return _provable(lambda: state_at(cut.items, (c for c in history if c.at_ms < cut.at_ms), at_ms))
 
     def _history(self, aws: RawAws, table: Table) -> list[PastChange]:
-        """Every record the table's stream has had since we first looked back, in order."""
+        """Every change since we first looked back, in order: from a Kinesis destination, else from the stream."""
+        log_arn = change_log_arn(aws, table.name)
+        if log_arn is not None:
+            return self._read_on(table, log_arn, lambda: ChangeLogTail(aws, log_arn))
         if table.stream_arn is None or not table.has_new_images:
             raise AwsError(
                 "InvalidExportTimeException",
                 "Without a stream of new images the past cannot be exported locally",
             )
-        past = self._pasts.get(table.stream_arn)
+        stream_arn = table.stream_arn
+        return self._read_on(table, stream_arn, lambda: StreamTail(aws, stream_arn, "TRIM_HORIZON"))
+
+    def _read_on(
+        self, table: Table, stream_arn: str, opened: Callable[[], StreamTail | ChangeLogTail]
+    ) -> list[PastChange]:
+        past = self._pasts.get(stream_arn)
         if past is None:
-            past = PastOfTable(StreamTail(aws, table.stream_arn, "TRIM_HORIZON"))
+            past = PastOfTable(opened())
             past.tail.open()
-            self._pasts[table.stream_arn] = past
+            self._pasts[stream_arn] = past
         past.changes += past_changes(table, past.tail.read())
         return past.changes
 

@@ -29,6 +29,7 @@ source mappings):
 import http.client
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -52,14 +53,16 @@ class Ministack:
         *,
         endpoint_url: str | None = None,
         environment_dir: Path = ENVIRONMENT_DIR,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
-        """`port=None` takes a free one. The log is `<run_dir>/ministack.log`."""
+        """`port=None` takes a free one. The log is `<run_dir>/ministack.log`. `environment`: more variables for it."""
         self._run_dir = run_dir.absolute()
         self._scratch = self._run_dir / "ministack"
         self._fixed_port = port
         self._port = port
         self._endpoint_url = endpoint_url
         self._python = environment_dir.absolute() / "bin" / "python"
+        self._more_environment = environment or {}
         self._process: ServerProcess | None = None
 
     def __enter__(self) -> Self:
@@ -148,4 +151,5 @@ class Ministack:
             "AWS_ACCESS_KEY_ID": "test",
             "AWS_SECRET_ACCESS_KEY": "test",
             "AWS_ENDPOINT_URL": self._endpoint_url or f"http://{LOOPBACK}:{port}",
+            **self._more_environment,
         }

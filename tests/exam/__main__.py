@@ -3,22 +3,20 @@
 `make exam QUIET=1`: the same without a fault, for half an hour, with the replicator halted now and then for longer
 than the margin: nothing may be called drift. Either run leaves its figures in `build/exam.json`. Exit 0 only if all
 was found, nothing else was, and the copy is equal in the end.
+
+`make exam OPERATIONS=1`: see `tests.exam.operations`; it leaves `build/exam-operations.json` and `.txt`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import signal
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Generator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from datetime import timedelta
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,9 +25,10 @@ from pipeline.jobs.reconcile.reconcile import Bounds, reconcile
 from pipeline.jobs.snapshots.snapshot import take_snapshot
 from pipeline.local.interrupts import unwind_on_signals
 from pipeline.local.screen import Screen
+from tests.exam import operations
 from tests.exam.faults import Fault, Injection
 from tests.exam.proof import prove
-from tests.exam.source import Source
+from tests.exam.source import Source, halted
 
 if TYPE_CHECKING:
     from pipeline.jobs.reconcile.reconcile import ReconcileReport
@@ -47,7 +46,7 @@ PATIENCE = timedelta(seconds=60)
 def exam(screen: Screen, source: Source, options: argparse.Namespace) -> dict[str, Any]:
     """Inject, reconcile with repair, compare what was said with what was done."""
     with source.replicating(), source.probing():
-        with source.writing(options.rows, options.rate) as written:
+        with source.writing(options.rows, options.rate) as writing:
             _load(screen, source)
             screen.step(f"injecting {options.faults:,} faults")
             injection = Injection(source, options.rows, options.faults)
@@ -56,9 +55,9 @@ def exam(screen: Screen, source: Source, options: argparse.Namespace) -> dict[st
                 source.wait_until_applied()
                 injection.inject(connection)
             time.sleep(MARGIN.total_seconds() + 1)
-            started, before = time.monotonic(), written.value
+            started, before = time.monotonic(), writing.count
             report = _reconcile(screen, source, repair=True)
-            rate = (written.value - before) / (time.monotonic() - started)
+            rate = (writing.count - before) / (time.monotonic() - started)
         screen.step("the writer has stopped; comparing by a plain scan against a plain SELECT")
         source.wait_until_applied()
     proof = prove(source)
@@ -134,19 +133,19 @@ def quiet(screen: Screen, source: Source, options: argparse.Namespace) -> dict[s
     reports: list[ReconcileReport] = []
     halts = 0
     with source.replicating() as replicator, source.probing():
-        with source.writing(options.rows, options.rate) as written:
+        with source.writing(options.rows, options.rate) as writing:
             _load(screen, source)
-            started, before = time.monotonic(), written.value
+            started, before = time.monotonic(), writing.count
             while time.monotonic() - started < options.minutes * 60:
                 if len(reports) % 2:
                     halts += 1
-                    with _halted(replicator):
+                    with halted(replicator):
                         screen.step(f"the replicator is halted for {HALT_SECONDS:.0f} s and a reconciliation")
                         time.sleep(HALT_SECONDS)
                         reports.append(_reconcile(screen, source, repair=False))
                 else:
                     reports.append(_reconcile(screen, source, repair=False))
-            seconds, writes = time.monotonic() - started, written.value - before
+            seconds, writes = time.monotonic() - started, writing.count - before
         screen.step("the writer has stopped; comparing by a plain scan against a plain SELECT")
         source.wait_until_applied()
     proof = prove(source)
@@ -169,43 +168,43 @@ def quiet(screen: Screen, source: Source, options: argparse.Namespace) -> dict[s
     }
 
 
-@contextmanager
-def _halted(process: BaseProcess) -> Generator[None]:
-    pid = process.pid
-    if pid is None:
-        raise RuntimeError("the replicator is not running")
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
-
-
 def main() -> int:
     """Run the exam, or the quiet run."""
     parser = argparse.ArgumentParser(prog="make exam", description=__doc__)
     parser.add_argument("--quiet", action="store_true", help="no faults: half an hour of writes, no alarm")
-    parser.add_argument("--rows", type=int, help="default 1,000,000; 200,000 in the quiet run")
+    parser.add_argument(
+        "--operations", action="store_true", help="a restore, a recreated stream, a dead Lambda, a clock"
+    )
+    parser.add_argument("--rows", type=int, help="default 1,000,000; 200,000 in the other two runs")
     parser.add_argument("--faults", type=int, default=10_000)
-    parser.add_argument("--rate", type=float, default=RATE, help="writes a second")
+    parser.add_argument("--rate", type=float, help="writes a second")
     parser.add_argument("--minutes", type=float, default=30.0, help="how long the quiet run takes")
     options = parser.parse_args()
-    options.rows = options.rows or (200_000 if options.quiet else 1_000_000)
+    options.rows = options.rows or (200_000 if options.quiet or options.operations else 1_000_000)
+    options.rate = options.rate or (operations.RATE if options.operations else RATE)
     unwind_on_signals()
     screen = Screen()
     with tempfile.TemporaryDirectory(prefix="dynaurora-exam-") as name:
         Path(name).chmod(0o711)
+        if options.operations:
+            figures = operations.run(screen, Path(name), options)
+            return _done(screen, options, figures, operations.FIGURES, passed=operations.passed(figures))
         screen.step("starting PostgreSQL 17 and the local AWS stack")
         with Source(Path(name) / "stack") as source:
             screen.step(f"putting {options.rows:,} items into DynamoDB")
             source.fill(options.rows)
             figures = (quiet if options.quiet else exam)(screen, source, options)
-    figures = {"quiet": options.quiet, "rows_at_start": options.rows, **figures, "seconds": round(screen.seconds, 1)}
-    FIGURES.parent.mkdir(exist_ok=True)
-    FIGURES.write_text(json.dumps(figures, indent=2) + "\n")
-    screen.console.print_json(json.dumps(figures))
     exact = figures["found"] == figures["injected"] and not figures["false_alarms"] and not figures.get("misnamed")
-    return 0 if exact and figures["equal_after_repair"] else 1
+    passed = exact and figures["equal_after_repair"]
+    return _done(screen, options, {"quiet": options.quiet, **figures}, FIGURES, passed=passed)
+
+
+def _done(screen: Screen, options: argparse.Namespace, figures: dict[str, Any], path: Path, *, passed: bool) -> int:
+    figures = {"rows_at_start": options.rows, **figures, "seconds": round(screen.seconds, 1)}
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(figures, indent=2) + "\n")
+    screen.console.print_json(json.dumps(figures))
+    return 0 if passed else 1
 
 
 if __name__ == "__main__":

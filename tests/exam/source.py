@@ -13,8 +13,9 @@ import os
 import random
 import signal
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from itertools import count, islice
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
@@ -51,20 +52,52 @@ def is_hot(identifier: int) -> bool:
     return identifier % HOT_EVERY == 0 or identifier >= FIRST_NEW_ID
 
 
+@dataclass(frozen=True)
+class Writing:
+    """A writer at work."""
+
+    process: BaseProcess
+    written: Any
+    """The number of its writes so far, shared with it."""
+
+    @property
+    def count(self) -> int:
+        """How many writes it has made."""
+        return self.written.value
+
+
+@contextmanager
+def halted(process: BaseProcess) -> Generator[None]:
+    """Hold a process still."""
+    pid = process.pid
+    if pid is None:
+        raise RuntimeError("the process is not running")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
 class Source:
     """A running stack with the table in it and the database migrated. Use as a context manager."""
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(
+        self, run_dir: Path, *, environment: Mapping[str, str] | None = None, recovery_reach_seconds: float = 0.0
+    ) -> None:
+        """`environment`: more variables for the servers; `recovery_reach_seconds`: see `LocalStack`."""
         self.folder = run_dir / "tables"
-        self.stack = LocalStack(run_dir, fresh=True, durable=False)
+        self.stack = LocalStack(
+            run_dir, fresh=True, durable=False, environment=environment, recovery_reach_seconds=recovery_reach_seconds
+        )
 
     def __enter__(self) -> Self:
         self.stack.start()
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "ledger.yaml").write_text(ledger.MAPPING)
         (self.mapping,) = load_mappings(self.folder)
-        self.services = Services(Settings.from_environment(self._environment()))
-        os.environ.update(self._environment())
+        self.services = Services(Settings.from_environment(self.environment()))
+        os.environ.update(self.environment())
         self.aws = RawAws(int(self.stack.ministack.port), "test", REGION)
         self.front = RawAws(int(self.stack.endpoint_url.rpartition(":")[2]), "test", REGION)
         with closing(self.services.connect("exam migrate")) as connection:
@@ -74,8 +107,11 @@ class Source:
     def __exit__(self, *_: object) -> None:
         self.stack.stop()
 
-    def fill(self, rows: int) -> None:
-        """Create the table with `rows` items, then its stream and point-in-time recovery."""
+    def fill(self, rows: int, *, change_log: bool = False) -> None:
+        """Create the table with `rows` items, then its stream and point-in-time recovery.
+
+        `change_log`: exports tell the past from a Kinesis destination of the table, and not from its stream.
+        """
         self.aws.dynamodb(
             "CreateTable",
             {
@@ -96,14 +132,27 @@ class Source:
             filler.join()
             if filler.exitcode:
                 raise RuntimeError(f"filling the table failed with {filler.exitcode}")
-        stream = {"StreamEnabled": True, "StreamViewType": "NEW_AND_OLD_IMAGES"}
-        self.aws.dynamodb("UpdateTable", {"TableName": ledger.TABLE, "StreamSpecification": stream})
+        if change_log:
+            self.aws.kinesis("CreateStream", {"StreamName": ledger.TABLE, "ShardCount": 1})
+            described = self.aws.kinesis("DescribeStreamSummary", {"StreamName": ledger.TABLE})
+            log = {"StreamName": ledger.TABLE, "RetentionPeriodHours": 8_760}
+            self.aws.kinesis("IncreaseStreamRetentionPeriod", log)
+            arn = described["StreamDescriptionSummary"]["StreamARN"]
+            self.aws.dynamodb("EnableKinesisStreamingDestination", {"TableName": ledger.TABLE, "StreamArn": arn})
+        self.enable_stream()
         recovery = {"PointInTimeRecoveryEnabled": True}
         self.front.dynamodb(
             "UpdateContinuousBackups",
             {"TableName": ledger.TABLE, "PointInTimeRecoverySpecification": recovery},
         )
         client("s3", endpoint_url=self.stack.endpoint_url).create_bucket(Bucket=BUCKET)
+
+    def enable_stream(self, *, enabled: bool = True) -> None:
+        """Enable the table's stream, or disable it."""
+        stream = (
+            {"StreamEnabled": True, "StreamViewType": "NEW_AND_OLD_IMAGES"} if enabled else {"StreamEnabled": False}
+        )
+        self.aws.dynamodb("UpdateTable", {"TableName": ledger.TABLE, "StreamSpecification": stream})
 
     @contextmanager
     def replicating(self) -> Generator[BaseProcess]:
@@ -119,11 +168,11 @@ class Source:
             yield process
 
     @contextmanager
-    def writing(self, rows: int, rate: float) -> Generator[Any]:
-        """A writer at work; yields the shared number of its writes so far."""
+    def writing(self, rows: int, rate: float) -> Generator[Writing]:
+        """A writer at work."""
         written = multiprocessing.get_context("spawn").Value("q", 0)
-        with _process(_write, (self.aws.port, rows, rate, written)):
-            yield written
+        with _process(_write, (self.aws.port, rows, rate, written)) as process:
+            yield Writing(process, written)
 
     def wait_until_applied(self, limit_seconds: float = 120.0) -> None:
         """Return when an item written now is in the view: the local stream has one shard."""
@@ -144,7 +193,8 @@ class Source:
         """Delete items."""
         _send(self.aws.port, ({"DeleteRequest": {"Key": {"Id": {"N": str(i)}}}} for i in identifiers))
 
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
+        """Variables with which the product reaches this stack."""
         return {
             **self.stack.environment(),
             "DYNAURORA_TABLES": str(self.folder.absolute()),
@@ -161,7 +211,8 @@ def _process(work: Any, arguments: tuple[Any, ...]) -> Generator[BaseProcess]:  
     try:
         yield process
     finally:
-        stop.set()
+        if process.is_alive():  # of one that was killed as it waited for the event, setting it would wait for ever
+            stop.set()
         process.join(60)
         if process.is_alive():
             process.kill()
