@@ -490,6 +490,14 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
             ' the stream may bring them late, and takes nothing back by it';
         """,
     ),
+    (
+        "0012 storage tables of mappings",
+        """
+        ALTER TABLE replication.tables ADD COLUMN storage_tables text[] NOT NULL DEFAULT '{}';
+        COMMENT ON COLUMN replication.tables.storage_tables IS
+            'tables of schema replica that the mapping writes: no other mapping is migrated onto one of them';
+        """,
+    ),
 )
 
 

@@ -132,16 +132,10 @@ def _take_load_lock(
         time.sleep(_LOOK_AGAIN_SECONDS)
 
 
-def lock_scan(connection: Connection, table_name: str) -> None:
-    """Keep two scans of the table apart for as long as the connection lives. Raises TerminalError when one runs."""
+def try_lock_scan(connection: Connection, table_name: str) -> bool:
+    """Keep other scans of the table out for as long as the connection lives; False while one runs."""
     with translating("taking the scan lock", table=table_name):
-        taken = advisory_locks.scan(table_name).try_take(connection)
-    if not taken:
-        raise TerminalError(
-            "scanning: another scan of this table is running",
-            table=table_name,
-            hint="wait for it, or end it, then run this again; what it has scanned is not scanned again",
-        )
+        return advisory_locks.scan(table_name).try_take(connection)
 
 
 @contextmanager

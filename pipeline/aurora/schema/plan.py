@@ -19,7 +19,7 @@ from pipeline.core.types.sql_types import SqlType, parse_sql_type
 from pipeline.core.types.widening import TypeChange, type_change
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from pipeline.aurora.schema.catalog import ExistingRelation, StoredTable
     from pipeline.aurora.schema.followers import Caution
@@ -88,6 +88,14 @@ class _TargetPlan:
         self.refusals.append(Refusal(self.mapping, what, way_out))
 
 
+@dataclass(frozen=True, slots=True)
+class _Registered:
+    """What is recorded of a mapping; `storage` are the names of its storage tables."""
+
+    source_table: str
+    storage: frozenset[str] = frozenset()
+
+
 def plan(connection: Connection, mappings: Iterable[TableMapping], *, repointing: bool = False) -> Plan:
     """Compare the database with the mappings; `repointing`, whatever their sources of record are. Reads only."""
     steps = _bookkeeping_steps(connection)
@@ -99,13 +107,15 @@ def plan(connection: Connection, mappings: Iterable[TableMapping], *, repointing
         if refusal:
             refusals.append(refusal)
             continue
-        if mapping.name not in registered:
-            steps.append(_register(connection, mapping))
-        for target in mapping.tables:
-            target_plan = _TargetPlan(mapping.name, target)
-            _plan_target(connection, target_plan)
+        planned = [_TargetPlan(mapping.name, target) for target in mapping.tables]
+        for target_plan in planned:
+            if not _is_of_another(connection, target_plan, registered):
+                _plan_target(connection, target_plan)
             refusals += target_plan.refusals
-            steps += [] if target_plan.refusals else [step for step in target_plan.steps if step not in steps]
+        taken = [target_plan for target_plan in planned if not target_plan.refusals]
+        steps += _register(connection, mapping, registered, {one.target.storage_name for one in taken})
+        for target_plan in taken:
+            steps += [step for step in target_plan.steps if step not in steps]
     altered = {step.alters for step in steps if step.alters}
     return Plan(tuple(steps), tuple(refusals), followers.cautions(connection, mappings, altered))
 
@@ -118,23 +128,58 @@ def _bookkeeping_steps(connection: Connection) -> list[Step]:
     return [Step("", what, bookkeeping.script(pending))]
 
 
-def _registered(connection: Connection) -> dict[str, str]:
+def _registered(connection: Connection) -> dict[str, _Registered]:
     if not bookkeeping.installed(connection):
         return {}
-    return dict(connection.execute("SELECT name, source_table FROM replication.tables").fetchall())
+    rows = connection.execute(  # the column may not be there yet
+        "SELECT name, source_table, COALESCE(to_jsonb(t) -> 'storage_tables', '[]') FROM replication.tables AS t"
+    ).fetchall()
+    return {name: _Registered(source_table, frozenset(storage)) for name, source_table, storage in rows}
 
 
-def _source_refusal(mapping: TableMapping, registered: dict[str, str]) -> Refusal | None:
-    record = SourceOfRecord(registered.get(mapping.name, mapping.table))
+def _is_of_another(connection: Connection, made: _TargetPlan, registered: Mapping[str, _Registered]) -> bool:
+    """Refuse a target whose rows another mapping writes, or may: each would take the other's rows for its own."""
+    storage = made.target.storage_name
+    owners = sorted(name for name, known in registered.items() if storage in known.storage and name != made.mapping)
+    if not owners:
+        unknown = made.mapping not in registered and catalog.stored_table(connection, STORAGE_SCHEMA, storage)
+        if not unknown or not set(BOOKKEEPING_COLUMNS) <= set(unknown.columns):
+            return False
+    whose = f"mapping {', '.join(owners)}" if owners else "a mapping of another name"
+    made.refuse(
+        f"{made.storage}, which view {made.target.view_name} shows, belongs to {whose}: {made.mapping} would mix its"
+        " rows with those",
+        f"give the target another name than {made.target.name}; if the mapping was renamed, give it its old name again"
+        f" (registered: {', '.join(sorted(registered)) or 'none'})",
+    )
+    return True
+
+
+def _source_refusal(mapping: TableMapping, registered: Mapping[str, _Registered]) -> Refusal | None:
+    known = registered.get(mapping.name)
+    record = SourceOfRecord(known.source_table if known else mapping.table)
     found = record.differences(mapping.table, None)
     return Refusal(mapping.name, *not_of_record(mapping.name, record, found)) if found else None
 
 
-def _register(connection: Connection, mapping: TableMapping) -> Step:
-    statement = sql.SQL("INSERT INTO replication.tables (name, source_table) VALUES ({}, {});").format(
-        sql.Literal(mapping.name), sql.Literal(mapping.table)
-    )
-    return Step(mapping.name, f"register table {mapping.table} as {mapping.name}", statement.as_string(connection))
+def _register(
+    connection: Connection, mapping: TableMapping, registered: Mapping[str, _Registered], storage: set[str]
+) -> list[Step]:
+    """Register a mapping with the names of its storage tables, or record those that it gains."""
+    known = registered.get(mapping.name)
+    values = {"name": sql.Literal(mapping.name), "source": sql.Literal(mapping.table)}
+    if known is None:
+        what = f"register table {mapping.table} as {mapping.name}"
+        statement = sql.SQL(
+            "INSERT INTO replication.tables (name, source_table, storage_tables) VALUES ({name}, {source}, {storage});"
+        )
+    elif storage <= known.storage:
+        return []
+    else:
+        what = f"record that {mapping.name} writes {', '.join(sorted(storage - known.storage))}"
+        statement = sql.SQL("UPDATE replication.tables SET storage_tables = {storage} WHERE name = {name};")
+    values["storage"] = sql.Literal(sorted(storage | (known.storage if known else frozenset())))
+    return [Step(mapping.name, what, statement.format(**values).as_string(connection))]
 
 
 def _plan_target(connection: Connection, made: _TargetPlan) -> None:

@@ -354,3 +354,51 @@ def test_a_reader_that_never_ends_is_named_and_what_was_done_stays(
             migrate(connection, [mapping(ID, NAME, CITY)], sleep=lambda _: None)
     assert view_columns(connection) == ["Id", "Name"]
     assert len(migrate(connection, [mapping(ID, NAME, CITY)]).steps) == 2
+
+
+def named(name: str, *targets: str, table: str) -> TableMapping:
+    body = "".join(
+        f"  {target}:\n    primary_key: [Id]\n    columns: {{Id: {{attribute: Id, type: bigint}}}}\n"
+        for target in targets
+    )
+    source = f"name: {name}\nsource: {{table: {table}, key: {{Id: N}}}}\n"
+    return read_mapping(f"{source}targets:\n{body}", f"{name}.yaml")
+
+
+@pytest.mark.parametrize("recorded", [True, False], ids=["recorded", "from before it was recorded"])
+def test_a_mapping_under_another_name_is_not_migrated_onto_rows_of_a_mapping(
+    connection: Connection, *, recorded: bool
+) -> None:
+    """Both would have written into one table, each taking the other's rows for its own, without a word."""
+    migrate(connection, [mapping()])
+    if not recorded:
+        connection.execute("UPDATE replication.tables SET storage_tables = '{}'")
+    done = migrate(connection, [named("staff", "Employees", "Wages", table="Staff")])
+    assert [refusal.what.partition(", which")[0] for refusal in done.refusals] == ["replica.Employees"]
+    whose = "mapping employees" if recorded else "a mapping of another name"
+    assert f"belongs to {whose}: staff would mix its rows with those" in done.refusals[0].what
+    assert "(registered: employees)" in done.refusals[0].way_out
+    assert rows(connection, "SELECT storage_tables FROM replication.tables WHERE name = 'staff'") == [["Wages"]]
+    assert plan(connection, [mapping()]).empty is recorded
+
+
+def test_a_target_that_a_mapping_gains_is_not_one_of_another_mapping(connection: Connection) -> None:
+    migrate(connection, [mapping(), named("staff", "Wages", table="Staff")])
+    done = migrate(connection, [named("staff", "Wages", "Employees", table="Staff")])
+    assert (done.steps, len(done.refusals)) == ((), 1)
+    assert "belongs to mapping employees" in done.refusals[0].what
+
+
+def test_a_target_that_a_mapping_lost_is_its_own_when_it_is_back(connection: Connection) -> None:
+    both, one = named("staff", "Wages", "Bonuses", table="Staff"), named("staff", "Wages", table="Staff")
+    for wanted in (both, one, both):
+        assert migrate(connection, [wanted]).refusals == ()
+    assert plan(connection, [both]).empty
+
+
+def test_which_tables_a_mapping_of_an_earlier_version_writes_is_recorded(connection: Connection) -> None:
+    migrate(connection, [mapping()])
+    connection.execute("ALTER TABLE replication.tables DROP COLUMN storage_tables")
+    connection.execute("DELETE FROM replication.migrations WHERE name LIKE '0012 %'")
+    assert whats(migrate(connection, [mapping()]))[1:] == ["record that employees writes Employees"]
+    assert plan(connection, [mapping()]).empty
