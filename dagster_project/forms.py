@@ -178,6 +178,12 @@ class PurgeChoice(dg.Config):
     )
 
 
+class RepointChoice(dg.Config):
+    """Make the table that the mapping file names the source of record."""
+
+    dry_run: bool = Field(default=False, description="true: check, and show what would happen; switch nothing.")
+
+
 class RedriveChoice(dg.Config):
     """Apply the batches that Lambda discarded."""
 

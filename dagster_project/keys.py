@@ -102,6 +102,16 @@ class TableKeys:
         return f"{self.name}__replay_rejects"
 
     @property
+    def repoint_job(self) -> str:
+        """Job that makes another table the source of record."""
+        return f"{self.name}_repoint"
+
+    @property
+    def repoint_op(self) -> str:
+        """Step of it, as it stands in run configuration."""
+        return f"{self.name}__repoint"
+
+    @property
     def load_pool(self) -> str:
         """Pool of the jobs that need the table for themselves, because they rewrite or compare all of it. They take
         turns.

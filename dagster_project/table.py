@@ -20,6 +20,7 @@ from dagster_project.purge import purge_job, purge_schedule
 from dagster_project.reconciliation import reconciliation_asset
 from dagster_project.replay import replay_job
 from dagster_project.replication_checks import replication_checks
+from dagster_project.repointing import repoint_job
 from dagster_project.run_workers import LOAD_MAX_SECONDS, load_files_job
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def table_definitions(mapping: TableMapping) -> dg.Definitions:
             purge,
             promote_job(mapping),
             replay_job(mapping),
+            repoint_job(mapping),
         ],
         schedules=[schedule for schedule in schedules if schedule is not None],
     )

@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from dagster_project.forms import full_load_form, reconcile_form
+from dagster_project.forms import RepointChoice, full_load_form, reconcile_form
 from dagster_project.promotion import promote_form
 from dagster_project.replay import ReplayChoice
 from tests.dagster_project.conftest import Code
@@ -32,6 +32,8 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("employees_promote", {"attribute": "empNmae"}, "did you mean empName?"),
     ("employees_promote", {"attribute": "Id"}, "no column can be filled from Id"),
     ("employees_replay_rejects", {"limit": -1}, "limit: input should be greater than or equal to 0"),
+    ("employees_repoint", {"dry_run": "perhaps"}, "dry_run"),
+    ("employees_repoint", {"table": "Staff"}, "table"),
     ("redrive", {"prefix": "bucket/prefix"}, "prefix is not s3://"),
     ("redrive", {"prefix": "s3://b/p", "queue": "https://q"}, "are both given"),
     ("employees_reconcile", {"margin_seconds": 0}, "margin_seconds"),
@@ -85,5 +87,7 @@ def test_every_field_has_a_default_and_a_description(code: Code) -> None:
     promote, replay = promote_form(code.mapping).to_fields_dict(), ReplayChoice.to_fields_dict()
     assert {name: field.default_value for name, field in promote.items()} == {"attribute": ""}
     assert {name: field.default_value for name, field in replay.items()} == {"limit": 0}
-    fields = [*load.values(), *reconcile.values(), *promote.values(), *replay.values()]
+    repoint = RepointChoice.to_fields_dict()
+    assert {name: field.default_value for name, field in repoint.items()} == {"dry_run": False}
+    fields = [*load.values(), *reconcile.values(), *promote.values(), *replay.values(), *repoint.values()]
     assert all(field.description for field in fields)

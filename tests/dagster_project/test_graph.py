@@ -100,6 +100,7 @@ def test_the_graph_of_a_table_is_pinned(folder: Path) -> None:
         "employees_purge",
         "employees_reconcile",
         "employees_replay_rejects",
+        "employees_repoint",
         "purge_events",
         "redrive",
     }
@@ -126,7 +127,7 @@ def test_the_graph_of_a_table_is_pinned(folder: Path) -> None:
 
 def test_what_takes_a_table_for_itself_waits_in_one_pool(folder: Path) -> None:
     definitions = build(folder)
-    for verb in ("full_load", "catch_up", "promote", "purge", "reconcile", "replay_rejects"):
+    for verb in ("full_load", "catch_up", "promote", "purge", "reconcile", "replay_rejects", "repoint"):
         node = definitions.resolve_job_def(f"employees_{verb}").get_node_named(f"employees__{verb}")
         assert node.definition.pools == {"employees_load"}, verb
     sharing = definitions.resolve_job_def("employees_load_files").get_node_named("employees__load_files")
