@@ -9,6 +9,9 @@ goes back to an earlier change of that time as the stream applies it, and forwar
 It reads consistently, the whole table once, within a budget of read capacity units a second, which is kept whatever
 the number of segments: one unit for each 4 KB, so 10 GB take 2.6 million units, and 100 a second seven hours.
 
+A run that finds another one scanning the table waits for it and takes its snapshot; where that one dies, it goes on in
+its place.
+
 Invariant: what was scanned is not scanned again. A file is written, then the place behind it is kept beside the files;
 a scan that was killed goes on from there, with the start, the segments and the folder that it had. The manifest comes
 last, so that what can be loaded is whole.
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
+    from pipeline.aurora.sessions.connection import Connection
     from pipeline.core.model.attributes import Item
     from pipeline.core.model.mapping import TableMapping
     from pipeline.dynamodb.clock import SourceClock
@@ -52,6 +56,8 @@ SEGMENTS = 4
 # A file is written when a segment has this much, uncompressed: what is read again after a kill is less than it.
 FILE_BYTES = 8 << 20
 _TELL_SECONDS = 1.0
+# How often it is looked whether a scan of another run has ended.
+_LOOK_SECONDS = 2.0
 
 
 def scan_snapshot(
@@ -65,8 +71,8 @@ def scan_snapshot(
 ) -> str:
     """Scan the table into files, and return the location of their manifest-summary.json; goes on with one not done.
 
-    `read_capacity` is in units a second. Raises ConfigurationError when there is no bucket, TerminalError when the
-    table is not fit or another scan of it is running, TransientError when it may be run again.
+    `read_capacity` is in units a second; that of a scan that another run has begun stands. Raises ConfigurationError
+    when there is no bucket or the table is not fit, TransientError when it may be run again.
     """
     destination = export_destination(services.settings, "scanning", table=mapping.name)
     bucket = destination.bucket
@@ -80,20 +86,32 @@ def scan_snapshot(
         sources.require(
             connection, mapping.name, mapping.table, doing="scanning", arn=source.arn, table_id=source.table_id
         )
-        loads.lock_scan(connection, mapping.name)
-        refuse_wrong_clock(services, mapping, mapping.margin, "scanning", connection, on_progress)
         prefix = services.settings.export_prefix.strip("/")
-        store = services.store(f"s3://{bucket}")
-        scan = _Scan.resumed_or_new(
-            store,
-            destination,
-            f"{prefix}/AWSDynamoDB" if prefix else "AWSDynamoDB",
-            source,
-            segments,
-            services.clock,
-        )
+        base = f"{prefix}/AWSDynamoDB" if prefix else "AWSDynamoDB"
+        place = _Place(services.store(f"s3://{bucket}"), destination, base, source)
+        if (other := _of_another_run(connection, mapping, place, on_progress)) is not None:
+            return other
+        refuse_wrong_clock(services, mapping, mapping.margin, "scanning", connection, on_progress)
+        scan = _Scan.resumed_or_new(place, segments, services.clock)
         scan.run(services, read_capacity, file_bytes, on_progress)
         return scan.finish()
+
+
+def _of_another_run(
+    connection: Connection, mapping: TableMapping, place: _Place, on_progress: Callable[[str], None] | None
+) -> str | None:
+    """Take the scan lock; while another run has it, wait, and return its snapshot. None: this run has to scan."""
+    if loads.try_lock_scan(connection, mapping.name):
+        return None
+    before = place.progress()
+    if on_progress:
+        on_progress("another run scans the table: waiting for its snapshot, which this run takes too")
+    while not loads.try_lock_scan(connection, mapping.name):
+        time.sleep(_LOOK_SECONDS)
+    now = place.progress()
+    if now is None or not now.finished or (before is not None and before.finished and before.id == now.id):
+        return None  # it died, or gave up
+    return place.summary(now)
 
 
 @dataclass
@@ -115,38 +133,52 @@ class _Progress:
         return sum(entry["itemCount"] for entry in self.files)
 
 
-@dataclass
-class _Scan:
+@dataclass(frozen=True)
+class _Place:
+    """Where scans of a table are kept."""
+
     store: ObjectStore
     destination: ExportDestination
     base: str
-    progress_key: str
+    source: SourceTable
+
+    @property
+    def progress_key(self) -> str:
+        return f"{self.base}/_scans/{self.source.name}.json"
+
+    def progress(self) -> _Progress | None:
+        """Return what is kept of the newest scan of this table; None where that is nothing, or of another table."""
+        try:
+            found = _Progress(**json.loads(self.store.read(self.destination.bucket, self.progress_key)))
+        except (MissingObjectError, ValueError):
+            return None
+        same = (found.table_arn, found.table_id) == (self.source.arn, self.source.table_id)
+        return found if same else None
+
+    def folder(self, progress: _Progress) -> str:
+        return f"{self.base}/{progress.id}"
+
+    def summary(self, progress: _Progress) -> str:
+        """Return the location of a finished scan's manifest."""
+        return join_location(self.destination.bucket, f"{self.folder(progress)}/{SUMMARY_NAME}")
+
+
+@dataclass
+class _Scan:
+    place: _Place
     progress: _Progress
     clock: SourceClock
     waiting_bytes: dict[int, int] = field(default_factory=dict[int, int])
     lines: dict[int, list[bytes]] = field(default_factory=dict[int, "list[bytes]"])
 
     @classmethod
-    def resumed_or_new(
-        cls,
-        store: ObjectStore,
-        destination: ExportDestination,
-        base: str,
-        source: SourceTable,
-        segments: int,
-        clock: SourceClock,
-    ) -> _Scan:
-        key = f"{base}/_scans/{source.name}.json"
-        try:
-            found: dict[str, Any] | None = json.loads(store.read(destination.bucket, key))
-        except (MissingObjectError, ValueError):
-            found = None
-        if found and not found["finished"] and (found["table_arn"], found["table_id"]) == (source.arn, source.table_id):
-            return cls(store, destination, base, key, _Progress(**found), clock)
+    def resumed_or_new(cls, place: _Place, segments: int, clock: SourceClock) -> _Scan:
+        found = place.progress()
+        if found and not found.finished:
+            return cls(place, found, clock)
         now = clock.now()
         name = f"{int(now.timestamp() * 1000):014d}-{uuid.uuid4().hex[:8]}"
-        progress = _Progress(name, _iso(now), source.arn, source.table_id, segments)
-        scan = cls(store, destination, base, key, progress, clock)
+        scan = cls(place, _Progress(name, _iso(now), place.source.arn, place.source.table_id, segments), clock)
         scan._keep()  # the start is kept before the first page is read: a scan that goes on claims no later one
         return scan
 
@@ -187,7 +219,7 @@ class _Scan:
         number = sum(1 for entry in self.progress.files if f"/{segment:05d}-" in entry["dataFileS3Key"])
         key = f"{self._folder}/data/{segment:05d}-{number:06d}.json.gz"
         content = gzip.compress(b"".join(lines), compresslevel=1)
-        self.store.write(self.bucket, key, content)
+        self.place.store.write(self.bucket, key, content)
         digest = hashlib.md5(content, usedforsecurity=False).digest()
         self.progress.files.append(
             {
@@ -213,9 +245,9 @@ class _Scan:
             "tableId": self.progress.table_id,
             "exportTime": self.progress.started_at,
             "s3Bucket": self.bucket,
-            "s3Prefix": self.base.rpartition("/")[0] or None,
-            "s3SseAlgorithm": self.destination.sse_algorithm or "AES256",
-            "s3SseKmsKeyId": self.destination.kms_key,
+            "s3Prefix": self.place.base.rpartition("/")[0] or None,
+            "s3SseAlgorithm": self.place.destination.sse_algorithm or "AES256",
+            "s3SseKmsKeyId": self.place.destination.kms_key,
             "manifestFilesS3Key": f"{self._folder}/manifest-files.json",
             "billedSizeBytes": self.progress.size_bytes,
             "itemCount": self.progress.items,
@@ -225,22 +257,22 @@ class _Scan:
         }
         for name, content in (("manifest-files", files), ("manifest-summary", _json(summary).encode())):
             digest = hashlib.md5(content, usedforsecurity=False).digest()
-            self.store.write(self.bucket, f"{self._folder}/{name}.md5", base64.b64encode(digest))
-            self.store.write(self.bucket, f"{self._folder}/{name}.json", content)
+            self.place.store.write(self.bucket, f"{self._folder}/{name}.md5", base64.b64encode(digest))
+            self.place.store.write(self.bucket, f"{self._folder}/{name}.json", content)
         self.progress.finished = True
         self._keep()
-        return join_location(self.bucket, f"{self._folder}/{SUMMARY_NAME}")
+        return self.place.summary(self.progress)
 
     @property
     def bucket(self) -> str:
-        return self.destination.bucket
+        return self.place.destination.bucket
 
     @property
     def _folder(self) -> str:
-        return f"{self.base}/{self.progress.id}"
+        return self.place.folder(self.progress)
 
     def _keep(self) -> None:
-        self.store.write(self.bucket, self.progress_key, _json(vars(self.progress)).encode())
+        self.place.store.write(self.bucket, self.place.progress_key, _json(vars(self.progress)).encode())
 
 
 def _line(item: Item) -> bytes:

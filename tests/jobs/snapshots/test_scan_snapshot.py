@@ -9,10 +9,11 @@ import json
 import multiprocessing
 import os
 import random
+import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -139,11 +140,11 @@ CHILDREN = multiprocessing.get_context("forkserver")
 CHILDREN.set_forkserver_preload([__name__])
 
 
-def scan_to_be_killed(begun: Any, environment: dict[str, str], mapping: TableMapping) -> None:  # noqa: ANN401 - an event
+def scan_to_be_killed(begun: Event, environment: dict[str, str], mapping: TableMapping, capacity: float = 60) -> None:
     os.environ.update(environment)
     services = Services(Settings.from_environment(environment))
     begun.set()
-    scan_snapshot(services, mapping, read_capacity=60, segments=3, file_bytes=500)
+    scan_snapshot(services, mapping, read_capacity=capacity, segments=3, file_bytes=500)
 
 
 @pytest.mark.timeout(300)
@@ -169,7 +170,7 @@ def test_a_scan_that_is_killed_goes_on_where_it_was(
         if not progress["finished"]:
             started.add(progress["started_at"])
             files.append(len(progress["files"]))
-    location = until_free(lambda: scan_snapshot(real, source, read_capacity=5000, file_bytes=500))
+    location = scan_snapshot(real, source, read_capacity=5000, file_bytes=500)
     manifest = read_manifest(real.store(location), location, expected_table=source.table)
     assert len(started) <= 1
     assert files == sorted(files)
@@ -180,16 +181,64 @@ def test_a_scan_that_is_killed_goes_on_where_it_was(
     assert other != location  # a scan that is done is not taken for another
 
 
-def until_free(scan: Callable[[], str]) -> str:
-    """Scan; the server takes a moment to notice that a killed one is gone."""
-    for _ in range(100):
-        try:
-            return scan()
-        except TerminalError as error:
-            if "another scan" not in str(error):
-                raise
-            time.sleep(0.1)
-    raise AssertionError("the killed scan kept its lock")
+def test_a_second_scan_waits_for_the_first_and_takes_its_snapshot(
+    real: Services, source: TableMapping, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was refused."""
+    monkeypatch.setattr("pipeline.jobs.snapshots.scan_snapshot._TELL_SECONDS", 0.0)
+    scan_snapshot(real, source, read_capacity=5000)  # one that is done already is not taken
+    waits, told, others = threading.Event(), list[str](), list[str]()
+
+    def tell(text: str) -> None:
+        told.append(text)
+        waits.set()
+
+    def join() -> None:
+        others.append(scan_snapshot(real, source, read_capacity=5000, on_progress=tell))
+
+    def halfway(_: str) -> None:
+        if second.ident is None:
+            second.start()
+            assert waits.wait(60)
+
+    second = threading.Thread(target=join)
+    first = scan_snapshot(real, source, read_capacity=5000, on_progress=halfway)
+    second.join(60)
+    assert others == [first]
+    assert told == ["another run scans the table: waiting for its snapshot, which this run takes too"]
+
+
+def at_work(real: Services, bucket: str, source: TableMapping) -> bool:
+    try:
+        kept = real.store(f"s3://{bucket}").read(bucket, f"dynaurora/AWSDynamoDB/_scans/{source.table}.json")
+    except TerminalError:
+        return False
+    return not json.loads(kept)["finished"]
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("finished_one_before", [True, False])
+def test_a_second_scan_goes_on_in_the_place_of_a_first_that_dies(
+    environment: dict[str, str], real: Services, source: TableMapping, *, finished_one_before: bool
+) -> None:
+    before = scan_snapshot(real, source, read_capacity=5000) if finished_one_before else None
+    begun, told = CHILDREN.Event(), list[str]()
+    process = CHILDREN.Process(target=scan_to_be_killed, args=(begun, environment, source, 1))
+    process.start()
+    assert begun.wait(60)
+    while not at_work(real, environment["DYNAURORA_EXPORT_BUCKET"], source):
+        time.sleep(0.1)
+
+    def tell(text: str) -> None:
+        told.append(text)
+        if text.startswith("another run"):
+            process.kill()
+
+    location = scan_snapshot(real, source, read_capacity=5000, file_bytes=500, on_progress=tell)
+    process.join()
+    assert told[0].startswith("another run scans the table")
+    assert location != before
+    assert read_manifest(real.store(location), location, expected_table=source.table).item_count == ITEMS
 
 
 def test_wrong_use_is_refused(real: Services, source: TableMapping, database: str) -> None:
