@@ -27,6 +27,7 @@ from pipeline.core.mapping_files.yaml_fields import Problem
 from pipeline.core.model.mapping import TableMapping
 from pipeline.jobs.probe.probe import TICK_SECONDS
 from pipeline.jobs.probe.probe_shards import Limits
+from pipeline.jobs.probe.probe_tables import TABLES_AT_ONCE
 from pipeline.jobs.status import status
 
 PROGRESS = "replication_progress"
@@ -35,8 +36,6 @@ INTERVAL_SECONDS = 30
 SHORTEST_INTERVAL_SECONDS = 4
 # Dagster gives a tick 60 s (DAGSTER_SENSOR_GRPC_TIMEOUT_SECONDS).
 LOOKING_SECONDS = 40.0
-# A tick of the probe takes a second or more, and mostly waits.
-TABLES_AT_ONCE = 4
 
 
 def progress_sensor(mappings: Sequence[TableMapping], problems: Sequence[Problem]) -> dg.SensorDefinition:

@@ -157,6 +157,30 @@ INSERT INTO replication.reconciliations (table_name, snapshot, snapshot_time, as
 """
 
 
+@pytest.mark.parametrize(("ahead", "needs_person"), [(60, False), (-372, True)])
+def test_status_tells_of_a_clock_that_is_off_what_it_does_and_what_to_do(
+    environment: dict[str, str], capsys: pytest.CaptureFixture[str], *, ahead: int, needs_person: bool
+) -> None:
+    main(["migrate"], environment)
+    with psycopg.connect(environment["DATABASE_URL"], autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO replication.probes (table_name, ticked_at, read_whole, waiting, shards, calls, records,"
+            " stream_label, clock_ahead_seconds) VALUES ('employees', now(), true, 0, 1, 4, 0, '', %s)",
+            [ahead],
+        )
+    capsys.readouterr()
+    assert main(["status"], environment) == int(needs_person)
+    told = capsys.readouterr().out
+    how_far = "60 s ahead of" if ahead > 0 else "372 s behind"
+    assert (
+        f"  clock           of the host that probed: {how_far} DynamoDB's; the lag is measured by DynamoDB's\n" in told
+    )
+    assert ("`chronyc makestep`" in told) is needs_person
+    assert (f"  ! the clock of the host that probed is {how_far} DynamoDB's: `--repair`, `--scan` and" in told) is (
+        needs_person
+    )
+
+
 def test_a_load_into_a_database_that_is_not_as_the_mapping_says_starts_nothing(
     environment: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,11 +12,11 @@ from pipeline.aurora.bookkeeping import loads
 from pipeline.aurora.bookkeeping.losses import open_losses
 from pipeline.aurora.bookkeeping.probes import Tick, read_tick
 from pipeline.aurora.bookkeeping.status import TableStatus, read_status
-from pipeline.aurora.sessions.clock import database_now
+from pipeline.aurora.sessions.clock import database_now, host_ahead
 from pipeline.commands.session import Outcome, add_names
-from pipeline.core.errors import ConfigurationError, ReplicationError, UnreachableError
+from pipeline.core.errors import ReplicationError
 from pipeline.core.past.loss_remedies import Means, told
-from pipeline.dynamodb.clock import NOTABLE, how_far
+from pipeline.dynamodb.clock import NOTABLE, SET_IT, how_far, in_doubt
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -48,22 +48,21 @@ def run(session: Session, arguments: Namespace) -> Outcome:
     problems = _probe(session, mappings) if arguments.probe else {}
     with session.connect("status") as connection:
         found, now = read_status(connection, mappings), database_now(connection)
+        ahead = host_ahead(connection)
         seen = {mapping.name: _seen(connection, mapping) for mapping in mappings if mapping.name in found}
     lines: list[str | Text] = []
     documents: list[dict[str, Any]] = []
     for mapping in mappings:
         status = found.get(mapping.name)
         tick, losses, lost = seen.get(mapping.name, (None, [], ()))
-        waiting = _late(mapping, tick, now)
-        attention = (
-            (*problems.get(mapping.name, ()), *lost, *waiting, *status.attention) if status else (_NOT_MIGRATED,)
-        )
+        more = (*_late(mapping, tick, now), *_doubtful(mapping, tick, ahead, probed=arguments.probe))
+        attention = (*problems.get(mapping.name, ()), *lost, *more, *status.attention) if status else (_NOT_MIGRATED,)
         documents.append(_document(mapping, status, tick, losses, attention))
         lines.append(Text.assemble((mapping.name, "bold"), f"  {mapping.table} → {_views(mapping)}"))
-        lines += [f"  {line}" for line in (_lines(status, tick) if status else ())]
+        lines += [f"  {line}" for line in (_lines(status, tick, _clocks(tick, ahead)) if status else ())]
         lines += [Text(f"  ! {what}", style="yellow") for what in attention]
     lines += [Text(f"! {problem}", style="yellow") for problem in session.broken]
-    document: dict[str, Any] = {"tables": documents}
+    document: dict[str, Any] = {"tables": documents, "host_ahead_of_database_seconds": ahead.total_seconds()}
     if session.broken:
         document["broken"] = [asdict(problem) for problem in session.broken]
     return Outcome(document, lines, needs_person=any(document["attention"] for document in documents))
@@ -71,17 +70,15 @@ def run(session: Session, arguments: Namespace) -> Outcome:
 
 def _probe(session: Session, mappings: Sequence[TableMapping]) -> dict[str, tuple[str]]:
     """Probe the tables; return, by name, why some could not be probed. Raises UnreachableError."""
-    from pipeline.jobs.probe.probe import probe  # noqa: PLC0415 - without --probe there is no need of the AWS SDK
+    # Without --probe there is no need of the AWS SDK.
+    from pipeline.jobs.probe.probe_tables import probe_tables  # noqa: PLC0415
 
-    problems: dict[str, tuple[str]] = {}
-    for mapping in mappings:
-        try:
-            probe(session.services, mapping)
-        except (UnreachableError, ConfigurationError):
-            raise
-        except ReplicationError as error:
-            problems[mapping.name] = (f"the lag could not be measured: {error}",)
-    return problems
+    found = zip(mappings, probe_tables(session.services, mappings), strict=True)
+    return {
+        mapping.name: (f"the lag could not be measured: {error}",)
+        for mapping, error in found
+        if isinstance(error, ReplicationError)
+    }
 
 
 def _seen(connection: Connection, mapping: TableMapping) -> tuple[Tick | None, list[Loss], tuple[str, ...]]:
@@ -127,7 +124,7 @@ def _document(
     }
 
 
-def _lines(status: TableStatus, tick: Tick | None) -> list[str]:
+def _lines(status: TableStatus, tick: Tick | None, clocks: list[str]) -> list[str]:
     caught_up = [f"catch-up        through {_time(status.caught_up_through)}"] if status.caught_up_through else []
     purged = [f"purged          through {_time(status.purged_through)}"] if status.purged_through else []
     return [
@@ -135,7 +132,7 @@ def _lines(status: TableStatus, tick: Tick | None) -> list[str]:
         *caught_up,
         f"replication     {_replication(status)}",
         f"lag             {_lag(tick)}",
-        *_clock(tick),
+        *clocks,
         f"rejects         {_rejects(status)}",
         f"reconciliation  {_reconciliation(status)}",
         *purged,
@@ -176,11 +173,35 @@ def _lag(tick: Tick | None) -> str:
     return f"{known} at {_time(tick.ticked_at)}{waiting}{stuck}{lost}{proven}"
 
 
-def _clock(tick: Tick | None) -> list[str]:
-    ahead = timedelta(seconds=(tick and tick.clock_ahead_seconds) or 0)
-    if abs(ahead) < NOTABLE:
-        return []
-    return [f"clock           of the host that probed: {how_far(ahead)} DynamoDB's; the lag is measured by DynamoDB's"]
+def _probed_ahead(tick: Tick | None) -> timedelta:
+    return timedelta(seconds=(tick and tick.clock_ahead_seconds) or 0)
+
+
+def _clocks(tick: Tick | None, of_database: timedelta) -> list[str]:
+    """Say which clocks disagree by more than a person would expect, and what uses which."""
+    told: list[str] = []
+    if abs(ahead := _probed_ahead(tick)) >= NOTABLE:
+        told.append(f"of the host that probed: {how_far(ahead)} DynamoDB's; the lag is measured by DynamoDB's")
+    if abs(of_database) >= NOTABLE:
+        told.append(
+            f"of this host: {how_far(of_database)} the database's; purge, and the check for snapshots from the future,"
+            " use the database's"
+        )
+    return [f"clock           {what}" for what in told]
+
+
+def _doubtful(mapping: TableMapping, tick: Tick | None, of_database: timedelta, *, probed: bool) -> tuple[str, ...]:
+    """Report a clock that is so far off that repairs are refused."""
+    host, ahead, whose = "this host's clock", of_database, "the database's"
+    if tick is not None and tick.clock_ahead_seconds is not None:
+        ahead, whose = _probed_ahead(tick), "DynamoDB's"
+        host = host if probed else "the clock of the host that probed"
+    if not in_doubt(ahead, mapping.margin):
+        return ()
+    return (
+        f"{host} is {how_far(ahead)} {whose}: `--repair`, `--scan` and catch-ups are refused there, because what they"
+        f" write could count as newer than later changes; {SET_IT}",
+    )
 
 
 def _rejects(status: TableStatus) -> str:

@@ -25,6 +25,8 @@ Answer = TypeVar("Answer")
 _GRAIN = timedelta(seconds=1)
 # A clock that is off by less is not worth telling: the grain, and what a call takes.
 NOTABLE = timedelta(seconds=2)
+# What the measurement may be wrong by, and what creation times are rounded by.
+_UNSURE = timedelta(seconds=2)
 SET_IT = "set this host's clock by NTP (`chronyc tracking` shows how far it is off, `chronyc makestep` sets it)"
 
 _LATELY_SECONDS = 60.0
@@ -93,6 +95,11 @@ def how_far(ahead: timedelta) -> str:
     """Say by how much this host's clock is off, to be followed by whose clock: `372 s ahead of`."""
     seconds = ahead.total_seconds()
     return f"{abs(seconds):.0f} s {'ahead of' if seconds > 0 else 'behind'}"
+
+
+def in_doubt(ahead: timedelta | None, margin: timedelta) -> bool:
+    """Whether a host whose clock is ahead by so much may write no positions: the margin would not cover it."""
+    return ahead is not None and abs(ahead) >= NOTABLE and abs(ahead) + _UNSURE >= margin
 
 
 def said_at(headers: Mapping[str, str]) -> datetime | None:

@@ -7,32 +7,25 @@ for a second that creation times are rounded by and a second that the measuremen
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from pipeline.aurora.sessions.clock import host_ahead
 from pipeline.core.errors import ConfigurationError
-from pipeline.dynamodb.clock import NOTABLE, SET_IT, how_far
+from pipeline.dynamodb.clock import SET_IT, how_far, in_doubt
 from pipeline.dynamodb.tables import identify
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
     from pipeline.aurora.sessions.connection import Connection
     from pipeline.core.model.mapping import TableMapping
     from pipeline.jobs.services import Services
 
-_UNSURE = timedelta(seconds=2)
 NOT_KNOWN = (
     "the source's clock is not known: its answers carry no usable Date header (a stand-in for AWS, or a proxy); times"
     " are taken from this host's clock"
 )
-
-
-def notable(ahead: timedelta | None) -> bool:
-    """Whether a person should know of it."""
-    return ahead is not None and abs(ahead) >= NOTABLE
 
 
 def source_now(services: Services, mapping: TableMapping) -> datetime:
@@ -61,7 +54,7 @@ def refuse_wrong_clock(
         if say:
             say(NOT_KNOWN)
         ahead, whose = host_ahead(connection), "the database's"
-    if not notable(ahead) or abs(ahead) + _UNSURE < margin:
+    if not in_doubt(ahead, margin):
         return
     raise ConfigurationError(
         f"{doing}: this host's clock is {how_far(ahead)} {whose}, and the margin that covers clocks that disagree is"

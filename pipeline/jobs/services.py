@@ -36,6 +36,8 @@ class Services:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.clock = SourceClock()
+        """The source's clock, as far as the calls made so far tell: one, whichever thread asks first."""
 
     def __reduce__(self) -> tuple[type[Services], tuple[Settings]]:
         """Pickle as the settings alone: clients and what they hold are each process's own."""
@@ -65,11 +67,6 @@ class Services:
                     raise
             time.sleep(wait)
             wait = min(wait * 2, _LONGEST_WAIT_SECONDS)
-
-    @cached_property
-    def clock(self) -> SourceClock:
-        """The source's clock, as far as the calls made so far tell."""
-        return SourceClock()
 
     @cached_property
     def dynamodb(self) -> DynamoDBClient:

@@ -326,6 +326,27 @@ def test_a_tick_costs_as_many_calls_and_statements_as_stated(
     statements.clear()
     world.tick()
     assert len(statements) == idle + 1
+    late = world.write("s2", 2)
+    statements.clear()
+    world.tick()
+    assert len(statements) == idle + 3, "1 for the target, 1 for rejects, 1 that keeps what waits"
+    statements.clear()
+    world.tick()
+    assert len(statements) == idle + 2, "what waits is looked up, and has not changed"
+    apply(world.write("s2", 3))
+    statements.clear()
+    world.tick()
+    assert len(statements) == idle + 4, "1 for the loss"
+    assert world.kinds == [Kind.PASSED]
+    apply(late)
+    statements.clear()
+    world.tick()
+    assert len(statements) == idle + 3, "1 for the target, 1 that forgets what waited, 1 that closes the loss"
+    assert world.kinds == []
+    world.stream.calls.clear()
+    world.write("s3", 4)
+    world.tick()
+    assert Counter(world.stream.calls)["GetRecords"] == 501, "a page more where something was read"
 
 
 def test_two_ticks_at_once_keep_what_one_of_them_found(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

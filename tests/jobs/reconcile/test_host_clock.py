@@ -94,3 +94,22 @@ def test_a_catch_up_up_to_now_is_refused_by_a_host_that_is_ahead(source: Source,
     refused = host.run("+10m", "catch-up", "employees", "--last", "1m")
     assert refused.returncode == 2, refused.stderr
     assert "s ahead of DynamoDB's" in refused.stderr
+
+
+@pytest.mark.timeout(180)
+def test_status_holds_the_host_s_clock_against_the_database_s_too(source: Source, host: Host) -> None:
+    """Where nothing was probed, or DynamoDB's answers do not say the time, it said nothing of a clock."""
+    assert source.mapping.margin == timedelta(minutes=5)
+    right = host.run("+0", "status", "employees")
+    assert "clock" not in right.stdout, right.stdout
+    off = host.run("-10m", "status", "employees")
+    assert "clock           of this host: 600 s behind the database's; purge, and the check for" in _rounded(off.stdout)
+    assert "! this host's clock is 600 s behind the database's: `--repair`" in _rounded(off.stdout)
+    assert off.returncode == 1
+    little = host.run("+1m", "status", "employees", "--json")
+    assert abs(json.loads(little.stdout)["host_ahead_of_database_seconds"] - 60) < 10
+    assert "clock" not in str(json.loads(little.stdout)["tables"][0]["attention"])
+
+
+def _rounded(text: str) -> str:
+    return text.replace("599 s", "600 s").replace("601 s", "600 s")
