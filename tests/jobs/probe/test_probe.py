@@ -240,9 +240,17 @@ def test_after_a_pause_beyond_retention_it_begins_at_the_oldest_record(world: Wo
     assert "GetShardIterator TRIM_HORIZON" in world.stream.calls
 
 
+def one_batch_at_a_time(world: World) -> None:
+    """The event source mapping was seen, with a parallelization factor of 1."""
+    world.connection.execute(
+        "INSERT INTO replication.source_states (table_name, seen_at, parallelization) VALUES ('employees', now(), 1)"
+    )
+
+
 def test_a_shard_too_busy_to_read_is_passed_by_and_that_is_said_until_something_covers_it(
     world: World, apply: Apply
 ) -> None:
+    one_batch_at_a_time(world)
     world.tick()
     world.limits, world.clock = {"pages": 3}, world.clock + 6000
     for number in range(500):
@@ -305,6 +313,7 @@ def test_throttling_leaves_a_shard_for_the_next_tick_and_holds_the_claim(world: 
 def test_a_tick_costs_as_many_calls_and_statements_as_stated(
     world: World, apply: Apply, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    one_batch_at_a_time(world)
     world.stream.shards = {f"s{number}": ScriptedShard() for number in range(250)}
     world.tick()
     world.stream.calls.clear()
