@@ -68,7 +68,7 @@ def test_a_value_that_does_not_fit_fails_the_run_and_the_others_are_filled(code:
     assert not result.success
     assert description == "1 rows were filled, and 1 values do not fit their column and stay in the jsonb column"
     assert "launch employees_promote again" in str(found["next step"])
-    assert "Room: takes S and the attribute is of type N" in str(found["attributes"])
+    assert "Room: accepts S, and the attribute is of type N" in str(found["attributes"])
     assert code.query('SELECT "Id", "Room" FROM "Employees" ORDER BY 1') == [(1, "A1"), (2, None)]
 
 

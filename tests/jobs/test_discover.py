@@ -146,7 +146,7 @@ def test_the_file_names_what_it_saw_and_never_a_value() -> None:
     for value in ("Akua", "Mensah", "5321", "71993", "seventeen"):
         assert value not in text
     assert "# in 100 % of the items, S, up to 14 characters, usually 14" in text
-    assert "mixed types (N in 75, S in 25): jsonb takes them all" in text.replace("\n      #", "")
+    assert "mixed types (N in 75, S in 25): jsonb accepts them all" in text.replace("\n      #", "")
     assert "      # in 3.0 % of the items, N, up to 5 digits before the point and 2 after\n" in text
     assert "      # salary: {attribute: salary, type: numeric}\n" in text
     assert list(types_of(mapping)) == ["Id", "mixed", "secret"]

@@ -365,7 +365,7 @@ def test_the_verb(
     assert told[0].startswith("employees: 1 rows filled in ")
     assert told[1:] == [
         "  city → public.Employees (City): 1 rows filled",
-        "  ! 1 values stay in the jsonb column: City: takes S and the attribute is of type N",
+        "  ! 1 values stay in the jsonb column: City: accepts S, and the attribute is of type N",
     ]
     assert main(["promote", "employees", "--json"], environment) == 1
     document = json.loads(capsys.readouterr().out)

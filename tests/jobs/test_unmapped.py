@@ -44,7 +44,7 @@ def test_what_has_landed_is_counted_dated_and_given_its_line(
         "badge": (9, {"number": 5, "string": 4}, "badge: {attribute: badge, type: jsonb}"),
         "skills": (9, {"array": 9}, "skills: {attribute: skills, type: jsonb}"),
     }
-    assert seen["badge"].remarks == ("mixed types (N in 5, S in 4): jsonb takes them all",)
+    assert seen["badge"].remarks == ("mixed types (N in 5, S in 4): jsonb accepts them all",)
     assert seen["badge"].evidence == (
         "in 31.0 % of the items, N and S, up to 27 characters, up to 7 digits before the point and 2 after"
     )

@@ -1,7 +1,7 @@
-"""Kinds of items told apart by their keys: `ORDER#2026#4` is of the pattern `ORDER#{}#{}`.
+"""Kinds of items that differ in their keys: `ORDER#2026#4` has the pattern `ORDER#{}#{}`.
 
-Invariant: every item has exactly one kind, and a kind is a pattern for each string of the key. A pattern holds words
-that look like names of things, never what follows them, so that it tells nothing about an item's identity.
+Invariant: every item has exactly one kind, and a kind is a pattern for each string of the key. A pattern contains words
+that look like names of things, never what follows them, so it reveals nothing about an item's identity.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 SEPARATOR = "#"
 PART = "{}"
-# More kinds than this in one table and the words are values, such as names of cities.
+# With more kinds than this in one table, the words are values, such as names of cities.
 MOST_KINDS = 30
 _CONSTANT = re.compile(r"[A-Z][A-Z_]{1,30}", re.ASCII)
 _PREFIX = re.compile(r"[A-Za-z][A-Za-z_-]{0,30}", re.ASCII)
 
 Kind = tuple[str, ...]
-"""One pattern a key attribute, in the order of the key."""
+"""One pattern for each key attribute, in the order of the key."""
 
 
 @dataclass(frozen=True, slots=True)
 class ItemKind:
-    """A kind of items, and how many of the sample are of it."""
+    """A kind of items, and how many items of the sample belong to it."""
 
     patterns: dict[str, str]
     """Pattern by key attribute: `{"PK": "CUSTOMER#{}", "SK": "PROFILE"}`."""
@@ -37,7 +37,7 @@ class ItemKind:
 
 
 def kinds(items: Sequence[Item], key: Mapping[str, str]) -> tuple[list[Kind], list[ItemKind]]:
-    """Return each item's kind and the kinds by count; one kind of `{}` alone where the keys tell nothing apart."""
+    """Return each item's kind, and the kinds by count; only the kind `{}` if the keys show no difference."""
     for constants in (True, False):
         each = [tuple(_pattern(item, name, tag, constants=constants) for name, tag in key.items()) for item in items]
         counted = Counter(each)
@@ -51,7 +51,7 @@ def kinds(items: Sequence[Item], key: Mapping[str, str]) -> tuple[list[Kind], li
 
 
 def told_apart(found: Sequence[ItemKind]) -> bool:
-    """Whether the keys tell kinds of items apart, or at least name the one that there is."""
+    """Whether the keys distinguish kinds of items, or at least name the only one."""
     return any(pattern.replace(PART, "").strip(SEPARATOR) for kind in found for pattern in kind.patterns.values())
 
 

@@ -1,6 +1,6 @@
-"""A mapping file written from profiles: what a person would write who had looked at the table, and the evidence.
+"""A mapping file written from profiles: what a person would write after looking at the table, with the evidence.
 
-Invariant: what is written can be read as a mapping, and takes every item that was seen. No comment holds a value.
+Invariant: the file can be read as a mapping, and accepts every item that was seen. No comment contains a value.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     from pipeline.core.discover.key_kinds import ItemKind
 
-# An attribute that fewer of the items have stays in the jsonb column; its line is there as a comment.
+# An attribute that fewer of the items have stays in the jsonb column; its line becomes a comment.
 COLUMN_PRESENCE = 0.25
-# A map with more members than this is a collection under changing names, not a record.
+# A map with more members than this is a collection with changing names, not a record.
 MOST_MEMBERS = 30
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*", re.ASCII)
 _YAML_WORDS = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null"})
@@ -34,7 +34,7 @@ _WIDTH = 110
 
 @dataclass(frozen=True, slots=True)
 class Discovered:
-    """What a sample of a table told."""
+    """What a sample of a table showed."""
 
     table: str
     key: Mapping[str, str]
@@ -49,7 +49,7 @@ class Discovered:
 def mapping_name(table: str, *, distinct: bool = False) -> str:
     """Return the identifier for a table's mapping: `Shop.Orders-v2` → `shop_orders_v2`.
 
-    `distinct` adds a digest of the table's name, for tables whose names differ only in what is replaced.
+    `distinct` adds a digest of the table's name, for tables whose names differ only in characters that are replaced.
     """
     snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", table)
     name = re.sub(r"[^a-z0-9]+", "_", snake.lower()).strip("_").lstrip("0123456789_") or "table_1"
@@ -65,11 +65,11 @@ def view_name(table: str, *, distinct: bool = False) -> str:
 def draft(
     found: Discovered, *, presence: float = COLUMN_PRESENCE, schema: str | None = None, distinct: bool = False
 ) -> str:
-    """Write the mapping file. `schema` is where the JSON Schema lies, for editors; `distinct`: see `mapping_name`."""
+    """Return the mapping file's text. `schema` is where editors find the JSON Schema. `distinct`: `mapping_name`."""
     lines = [f"# yaml-language-server: $schema={schema}"] if schema else []
     lines += [
         f"# From {found.sample}: what was seen is beside each column.",
-        "# Read it through: name the columns as people should see them, and remove what nobody needs.",
+        "# Read it, name the columns as people should see them, and remove what nobody needs.",
         f"name: {mapping_name(found.table, distinct=distinct)}",
         f"source: {{table: {_scalar(found.table)}, key: {_flow(found.key)}}}",
         "targets:",
@@ -91,7 +91,7 @@ def draft(
 
 
 def column_line(profile: AttributeProfile, *, key_tag: str | None = None) -> str | None:
-    """Return the line of a column for an attribute, `name: {attribute: …, type: …}`; None where none can be written."""
+    """Return an attribute's column line, `name: {attribute: …, type: …}`; None if it cannot be written."""
     proposal = propose(profile, key_tag=key_tag)
     name = column_name(profile.path)
     if proposal.type is None or name is None:
@@ -101,13 +101,13 @@ def column_line(profile: AttributeProfile, *, key_tag: str | None = None) -> str
 
 
 def column_name(path: str) -> str | None:
-    """Name a column after its attribute; a path's parts are joined. None where PostgreSQL cannot take the name."""
+    """Return a column name for an attribute; a path's parts are joined. None if PostgreSQL cannot use the name."""
     name = "_".join(map(str, parse_path(path)))
     return None if name_problem(name, column=True) else name
 
 
 def _key_columns(key: Mapping[str, str]) -> list[str]:
-    # A key attribute whose name cannot be a column's still needs its column.
+    # A key attribute whose name cannot be a column name still needs a column.
     return [column_name(spell(name)) or f"key_{index}" for index, name in enumerate(key, 1)]
 
 
@@ -153,12 +153,12 @@ def _unmapped(profiles: Sequence[AttributeProfile]) -> str:
 
 
 def _kinds(found: Discovered) -> list[str]:
-    """Describe each kind of item as a target of its own, in comments: the person decides."""
+    """Describe each kind of item as a target of its own, in comments, so that the person decides."""
     if not told_apart(found.kinds):
         return []
     total = sum(kind.items for kind in found.kinds)
     count = len(found.kinds)
-    lines = ["", f"# The keys tell {count} kind{'' if count == 1 else 's'} of items apart. As targets of their own:"]
+    lines = ["", f"# The keys show {count} kind{'' if count == 1 else 's'} of items. As targets of their own:"]
     for index, kind in enumerate(found.kinds):
         patterns = with_captures(kind)
         lines += [f"#   # {share(kind.items, total)} of the items", f"#   {_scalar(_kind_name(kind))}:"]

@@ -1,6 +1,6 @@
-"""What is seen of one attribute value: its type, how long it is, how many digits it has, what form its text has.
+"""What one look at an attribute value records: its type, its length, its digits, the form of its text.
 
-Invariant: an observation holds no text of an item. Numbers are seen with every digit, never through a float.
+Invariant: an observation contains no text of an item. Numbers are seen with every digit, never through a float.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _EPOCH_FROM, _EPOCH_TO = Decimal(946_684_800), Decimal(4_102_444_800)
 
 
 class Observation(NamedTuple):
-    """One attribute value seen in one item."""
+    """One attribute value in one item."""
 
     attribute: str
     """The path as a mapping spells it; a member of a map is `address.city`."""
@@ -47,7 +47,7 @@ class Observation(NamedTuple):
 
 
 def observe(item: Item) -> Iterator[Observation]:
-    """Yield what is seen of an item's attributes, and of the members of its maps, one level deep."""
+    """Yield the observations of an item's attributes, and of the members of its maps, one level deep."""
     for name, value in item.items():
         path = spell(name)
         yield _observe(path, value)
@@ -57,7 +57,7 @@ def observe(item: Item) -> Iterator[Observation]:
 
 
 def spell(name: str) -> str:
-    """Write an attribute's name as a part of a path: in double quotes where it has a character that paths use."""
+    """Return an attribute's name as a part of a path: in double quotes if it has a character that paths use."""
     if name and not re.search(r'[."\[\]\\]', name):
         return name
     return '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
@@ -91,7 +91,7 @@ def _number(path: str, value: str) -> Observation:
 
 
 def _text_form(value: str) -> str:
-    """Say what a text could be stored as; the product's own converters decide, so that a proposal always holds."""
+    """Return what a text could be stored as. The product's own converters decide, so a proposal always holds."""
     if not value:
         return EMPTY
     if value[0] in "{[" and value[-1] in "}]":
@@ -111,7 +111,7 @@ def _text_form(value: str) -> str:
 
 def _is_number(value: str) -> bool:
     try:
-        return canonical_number(value) == value  # else the number would not tell the text: 1.50, -0
+        return canonical_number(value) == value  # otherwise the number would not show the text: 1.50, -0
     except UnrepresentableError:  # pragma: no cover - the pattern is narrower
         return False
 

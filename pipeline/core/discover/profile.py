@@ -1,7 +1,7 @@
-"""An attribute's profile over a sample of items, and the column that the evidence speaks for.
+"""An attribute's profile over a sample of items, and the column that the evidence suggests.
 
-Invariant: a proposed column takes every value that was seen, exactly. Where the evidence is thin or mixed the wider
-type is proposed, because a value that a column cannot hold sets its whole record aside.
+Invariant: a proposed column accepts every value that was seen, exactly. If the evidence is thin or mixed, the wider
+type is proposed, because a value that a column cannot hold makes its whole record a reject.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _TIME_WORDS = ("at", "time", "date", "timestamp", "ts", "ttl", "expires", "expir
 
 @dataclass(frozen=True, slots=True)
 class AttributeProfile:
-    """What was seen of one attribute. Counts are of items."""
+    """What was seen of one attribute. Counts are counts of items."""
 
     path: str
     items: int
@@ -63,13 +63,13 @@ class AttributeProfile:
 
     @property
     def valued_tags(self) -> dict[str, int]:
-        """The types but NULL, which every column takes."""
+        """The types except NULL, which every column accepts."""
         return {tag: count for tag, count in self.tags.items() if tag != "NULL"}
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A column type, None where there is no evidence for any, and what is worth knowing about it."""
+    """A column type, or None if there is no evidence for any, and what is worth knowing about it."""
 
     type: str | None
     epoch: str | None = None
@@ -77,15 +77,15 @@ class Proposal:
 
 
 def propose(profile: AttributeProfile, *, key_tag: str | None = None) -> Proposal:
-    """Propose a column for an attribute; `key_tag` is its declared type when it is one of the key."""
+    """Propose a column for an attribute; `key_tag` is its declared type if it belongs to the key."""
     if key_tag is not None:
         return _propose_key(profile, key_tag)
     tags = profile.valued_tags
     if not tags:
-        return Proposal(None, remarks=("always NULL: nothing tells its type",))
+        return Proposal(None, remarks=("always NULL: nothing shows its type",))
     if len(tags) > 1:
         shares = ", ".join(f"{tag} in {count:,}" for tag, count in tags.items())
-        return Proposal("jsonb", remarks=(f"mixed types ({shares}): jsonb takes them all",))
+        return Proposal("jsonb", remarks=(f"mixed types ({shares}): jsonb accepts them all",))
     (tag,) = tags
     if tag == "N":
         return _propose_number(profile)
@@ -93,7 +93,7 @@ def propose(profile: AttributeProfile, *, key_tag: str | None = None) -> Proposa
 
 
 def evidence(profile: AttributeProfile) -> str:
-    """Say in words what was seen, without any value: for a comment in a file that people share."""
+    """Return in words what was seen, without any value: a comment for a file that people share."""
     parts = [f"in {share(profile.present, profile.items)} of the items", " and ".join(profile.tags)]
     if "S" in profile.tags:
         usually = f", usually {profile.usual_length:,}" if profile.usual_length else ""
@@ -110,7 +110,7 @@ def evidence(profile: AttributeProfile) -> str:
 
 
 def share(part: int, whole: int) -> str:
-    """Write a share for people; never 100 % for what is not all, nor 0 % for what is there."""
+    """Return a share for people; never 100 % if it is not all, nor 0 % if there is some."""
     if part in {0, whole}:
         return "0 %" if not part else "100 %"
     percent = 100 * part / whole
@@ -128,7 +128,7 @@ def _digits(profile: AttributeProfile) -> str:
 def _propose_key(profile: AttributeProfile, tag: str) -> Proposal:
     if tag == "N":
         return Proposal(_whole_or_numeric(profile))
-    # A key's text is kept as it is: as a uuid or date it would be refused the day one is of another form.
+    # A key's text is kept as it is: a uuid or date column would refuse it as soon as one has another form.
     remark = _all_of(profile, seen.UUID, seen.DATE) if tag == "S" else None
     return Proposal("text" if tag == "S" else "bytea", remarks=(f"every value is a {remark}",) if remark else ())
 
@@ -139,7 +139,7 @@ def _propose_number(profile: AttributeProfile) -> Proposal:
         return Proposal(_whole_or_numeric(profile), remarks=_thin(profile))
     unit = form.removeprefix("epoch ")
     if _sounds_like_time(profile.path) and profile.present >= ENOUGH_VALUES:
-        return Proposal("timestamptz", unit, (f"every value is a time of 2000 to 2100 in {unit} since 1970",))
+        return Proposal("timestamptz", unit, (f"every value is a time from 2000 to 2100 in {unit} since 1970",))
     remark = f"could be {form}: {{type: timestamptz, epoch: {unit}}}"
     return Proposal(_whole_or_numeric(profile), remarks=(remark, *_thin(profile)))
 
@@ -158,10 +158,10 @@ def _propose_text(profile: AttributeProfile) -> Proposal:
     types = {seen.UUID: "uuid", seen.DATE: "date", seen.TIME: "timestamptz"}
     form = _all_of(profile, *types)
     if form:
-        return Proposal(types[form], remarks=("kept as the moment, shown in UTC",) if form == seen.TIME else ())
+        return Proposal(types[form], remarks=("kept as a moment, shown in UTC",) if form == seen.TIME else ())
     remarks = {
-        seen.LOCAL_TIME: "times without their offset: no timestamptz can be told from them",
-        seen.NUMBER: "every value is a number in text: {type: numeric} takes them",
+        seen.LOCAL_TIME: "times without an offset: they cannot become timestamptz",
+        seen.NUMBER: "every value is a number in text: {type: numeric} accepts them",
         seen.UUID_UPPER: "UUIDs in upper case, which a uuid column would show in lower case",
         seen.JSON: "every value looks like JSON in text",
     }

@@ -1,4 +1,5 @@
-"""The SQL types a column may have, a file each: all that is said of a type stands in its codec.
+"""The SQL types that a column may have, one file each: a type's codec contains everything about it.
 
-`codec` is the contract, `fast_form` what fast decoding may know of a type. `pipeline.core.types.sql_types` lists them.
+`codec` is the contract, `fast_form` is what fast decoding may know about a type, and `pipeline.core.types.sql_types`
+lists them.
 """

@@ -1,4 +1,4 @@
-"""text[], numeric[], bytea[]: DynamoDB's sets, sorted, because it keeps no order for them."""
+"""text[], numeric[], bytea[]: DynamoDB's sets, sorted because DynamoDB keeps no order for them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def array_literal(values: list[str]) -> str:
         return "{}"
     joined = '","'.join(values)
     if "\\" in joined or joined.count('"') != 2 * (len(values) - 1):
-        # All at once: U+0000 is in no text that PostgreSQL takes, and so parts them.
+        # All at once: PostgreSQL accepts no text with U+0000, so it can separate them.
         joined = "\x00".join(values)
         if joined.count("\x00") == len(values) - 1:
             joined = joined.replace("\\", "\\\\").replace('"', '\\"').replace("\x00", '","')
@@ -72,7 +72,7 @@ def _numbers(values: Values, missing: bytes, _: bool) -> Values:  # noqa: FBT001
 
 
 def _form(tag: str, element: str, writer: Writer, function: str = "") -> FastForm:
-    """Return the form of sets, by the pattern of an element and the function that the code calls, if there is one."""
+    """Return the form of sets, from the pattern of an element and the function that the code calls, if there is one."""
     return FastForm(
         tag=tag,
         code=(lambda code: [f"{code.value} = {function}(a[{tag!r}])"]) if function else None,
@@ -94,7 +94,7 @@ def _array(
         return None if None in texts else {tag: texts}
 
     def from_json(value: object) -> AttributeValue | None:
-        """Take an array for a set where its elements are what we make of one: of one type, sorted, each once."""
+        """Read an array as a set if its elements are what we make of one: of one type, sorted, each once."""
         found: list[Any] = cast("list[Any]", value) if isinstance(value, list) else []
         if not found or not all(type(each) is (Digits if numbers else str) for each in found):
             return None

@@ -1,4 +1,4 @@
-"""bytea, from DynamoDB's binary, which both JSON and exports hold as base64."""
+"""bytea, from DynamoDB's binary, which is base64 in both JSON and exports."""
 
 from __future__ import annotations
 

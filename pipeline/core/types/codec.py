@@ -1,7 +1,7 @@
-"""The contract of a SQL type: what a codec says of it. What one leaves unsaid is as the defaults here have it.
+"""The contract of a SQL type: what a codec defines. What it leaves out has the defaults given here.
 
-Invariant: nothing outside a type's file asks for its name to know how it behaves. A codec without a fast form costs
-speed alone: each of its values is then converted one by one, whatever way it comes.
+Invariant: nothing outside a type's file asks for its name to know how it behaves. A codec without a fast form only
+costs speed: each of its values is then converted one by one, on every path.
 """
 
 from __future__ import annotations
@@ -35,25 +35,25 @@ class Use(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """A key of a column in a mapping file that is for columns of one type; the field of Column has its name."""
+    """A key of a column in a mapping file that applies to columns of one type. The field of Column has its name."""
 
     name: str
     values: tuple[str, ...]
     remedy: str
-    """What to write, where it is empty."""
+    """What to write if it is empty."""
     refusal: str
-    """What a wrong value is not."""
+    """What a wrong value is not: the end of the message."""
     introduction: str
-    """What stands before the right ones."""
+    """The words before the list of right values."""
     elsewhere: str
     """What is wrong with it in a column of another type, and the remedy."""
     description: str
-    """For editors, by the JSON Schema."""
+    """For editors, through the JSON Schema."""
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """Attribute values that docs/types.md shows for a column, with what the codec answers."""
+    """Attribute values that docs/types.md shows for a column, with the codec's answer."""
 
     values: tuple[AttributeValue, ...]
     params: Params = ()
@@ -71,41 +71,45 @@ class Codec:
 
     name: str
     aliases: tuple[str, ...] = ()
-    """Other names PostgreSQL has for it."""
+    """PostgreSQL's other names for it."""
     tags: frozenset[str]
-    """Attribute types (AttributeValue tags) that it takes. NULL is taken by all: as NULL, unless it is one of these."""
+    """Attribute types (AttributeValue tags) that it accepts. All accept NULL: as NULL, unless NULL is one of these."""
     key_of: frozenset[str] = frozenset()
-    """Types of key attributes of which it keeps two different values different."""
+    """Types of key attributes whose different values it keeps different."""
     takes_captures: bool = False
-    """Whether a part captured from a text key may fill it; as a number where it is a key of numbers."""
+    """Whether a part captured from a text key may fill it; as a number if it can be a key of numbers."""
     is_text: bool = False
     """Whether PostgreSQL orders it by a collation, so that its keys need "C"."""
     cuts_to_length: bool = False
     """Whether `on_error: truncate` cuts its texts."""
     parameters: tuple[int, int] = (0, 0)
-    """How many it needs in brackets, and how many it takes."""
+    """How many parameters it needs in brackets, and how many it accepts."""
     check_params: Callable[[Params], None] = lambda _: None
-    """Raises ValueError, with the remedy, for parameters that it does not take."""
+    """Raises ValueError, with the remedy, for parameters that it does not accept."""
     full_params: Callable[[Params], Params] = lambda params: params
-    """Returns the parameters with those that are implied."""
+    """Returns the parameters, including implied ones."""
     input_name: str = ""
-    """Type to send values as, where it is another: an explicit cast to varchar(n) cuts silently, an assignment raises
-    (PostgreSQL manual, character types)."""
+    """The type to send values as, if it is another: an explicit cast to varchar(n) cuts silently, an assignment raises
+    (PostgreSQL manual, character types).
+    """
     convert: Callable[[Use], Callable[[Any], str]]
-    """Returns what turns an attribute value, bare, into the text that PostgreSQL reads, and raises UnrepresentableError
-    for one that the column cannot hold. A key's text is canonical, so that equal keys are equal texts."""
+    """Returns a function that turns a bare attribute value into the text that PostgreSQL reads, and raises
+    UnrepresentableError for one that the column cannot hold. A key's text is canonical, so equal keys have equal texts.
+    """
     fast_form: Callable[[Column, bool], FastForm | None] = lambda _column, _is_key: None
-    """Returns the form of values that need no conversion, or little. For `fast_form.fast_forms` alone to call."""
+    """Returns the form of values that need little or no conversion. Only `fast_form.fast_forms` may call it."""
     default: Callable[[Field], AttributeValue | None] = _text_default
-    """Reads a default from a mapping file, as DynamoDB would hold it; None when a problem was noted with it. Raises
-    UnrepresentableError."""
+    """Reads a default from a mapping file, as DynamoDB would store it; None if a problem was noted with it. Raises
+    UnrepresentableError.
+    """
     from_json: Callable[[object], AttributeValue | None] = lambda _: None
-    """Takes a value parsed from jsonb for an attribute value where JSON does not tell its type; None: it does."""
+    """Returns the attribute value for a value parsed from jsonb, if JSON alone does not show its type; None if it does.
+    """
     widened: Callable[[Params, SqlType], TypeChange] = lambda _params, _wanted: TypeChange.REFUSED
-    """Returns what it takes to turn a column with these parameters into another type."""
+    """Returns what is needed to turn a column with these parameters into another type."""
     most_key_bytes: Callable[[Params], int] = lambda _: 0
-    """Returns the bytes a key may take in an index; 0 for few, whatever it holds."""
+    """Returns the bytes that a key may have in an index; 0 if they are always few."""
     key_bytes: Callable[[str], int] = lambda _: 0
-    """Returns the bytes that a key takes of those."""
+    """Returns how many of those bytes a key has."""
     options: tuple[Option, ...] = ()
     examples: tuple[Example, ...] = ()

@@ -1,8 +1,8 @@
-"""From an attribute value to the text that PostgreSQL reads for one column: the codec.
+"""From an attribute value to the text that PostgreSQL reads for one column.
 
-Invariant: a value comes out exact or not at all. What a type cannot hold raises ConversionError with a reason
-that never quotes the value; the column's `on_error` then decides. The same converters serve the stream, both
-kinds of export and re-reads, so that one item is one row whichever door it came through.
+Invariant: a value arrives exactly or not at all. What a type cannot hold raises ConversionError with a reason that
+never quotes the value; the column's `on_error` then decides. The same converters serve the stream, both kinds of export
+and re-reads, so one item becomes the same row on every path.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _TAGS = frozenset({"S", "N", "B", "BOOL", "NULL", "SS", "NS", "BS", "L", "M"})
 
 
 def converter(column: Column, *, is_key: bool = False, settled: Counter[str] | None = None) -> Converter:
-    """Return the function that turns an item's attribute value (None when missing) into the column's text.
+    """Return the function that turns an item's attribute value (None if it is missing) into the column's text.
 
-    A key's text is canonical, so that equal keys are equal texts. Raises ConversionError when called with a value
-    that the column cannot hold and that its `on_error` does not settle; what it settles is counted in `settled`.
+    A key's text is canonical, so equal keys have equal texts. The function raises ConversionError for a value that the
+    column cannot hold, unless its `on_error` accepts the loss; such values are counted in `settled`.
     """
     codec = column.type.codec
     accepted = codec.tags
@@ -44,7 +44,7 @@ def converter(column: Column, *, is_key: bool = False, settled: Counter[str] | N
             if convert_value is None:
                 if tag == "NULL" and not is_key and len(attribute) == 1:
                     return None
-                return on_error(f"takes {' or '.join(sorted(accepted))} and the attribute is of {_type(tag)}")
+                return on_error(f"accepts {' or '.join(sorted(accepted))}, and the attribute is of {_type(tag)}")
             try:
                 return convert_value(value) if len(attribute) == 1 else on_error(NOT_ONE_TAG)
             except UnrepresentableError as error:
@@ -55,12 +55,12 @@ def converter(column: Column, *, is_key: bool = False, settled: Counter[str] | N
 
 
 def _type(tag: str) -> str:
-    """Name a type. What stands where a tag should can be data."""
+    """Return the name of a type. What is in place of a tag may be data."""
     return f"type {tag}" if tag in _TAGS else "an unknown type tag"
 
 
 def _policy(column: Column, settled: Counter[str] | None, *, is_key: bool) -> Callable[[str], None]:
-    """Return what a value that the column cannot hold goes to, with the reason."""
+    """Return the function that handles a value which the column cannot hold, given the reason."""
 
     def refuse(reason: str) -> None:
         raise ConversionError(column.name, reason)
@@ -78,10 +78,10 @@ def unmapped_json(
     on_error: OnError = OnError.REJECT,
     settled: Counter[str] | None = None,
 ) -> str:
-    """Write the attributes that no column takes as one JSON object.
+    """Return the attributes that no column takes as one JSON object.
 
-    Raises ConversionError for what jsonb cannot hold; under `OnError.NULL` each such attribute is null instead, and
-    one whose very name cannot be held is left out.
+    Raises ConversionError for what jsonb cannot hold. Under `OnError.NULL`, each such attribute is null instead, and
+    one whose name cannot be held is left out.
     """
     try:
         return to_json({"M": rest}) if rest else "{}"

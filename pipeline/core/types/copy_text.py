@@ -1,6 +1,6 @@
 r"""Rows as COPY text: tab-separated fields, `\N` for NULL, backslash escapes (PostgreSQL manual, COPY).
 
-Invariant: what PostgreSQL reads back is the row's texts, character by character.
+Invariant: PostgreSQL reads back the row's texts, character by character.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 
 
 def copy_text(rows: Iterable[Row]) -> bytes:
-    """Write rows as one block of COPY text, in UTF-8."""
+    """Return rows as one block of COPY text, in UTF-8."""
     lines = ["\t".join([r"\N" if value is None else escape(value) for value in row]) for row in rows]
     lines.append("")
     return "\n".join(lines).encode()
 
 
 def field(value: str | None) -> str:
-    """Write one field."""
+    """Return one field."""
     return r"\N" if value is None else escape(value)
 
 
 def escape(value: str) -> str:
-    """Write one text that is not NULL."""
+    """Return one text that is not NULL, escaped."""
     if "\\" in value:
         value = value.replace("\\", "\\\\")
     if "\n" in value:

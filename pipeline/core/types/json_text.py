@@ -1,7 +1,7 @@
 """Strings that hold JSON, checked before they are sent to PostgreSQL as jsonb.
 
-Invariant: what passes is taken by PostgreSQL, and is sent as it was written, so that every digit of its numbers
-arrives. The check is of the text alone, hence the same on every machine.
+Invariant: PostgreSQL accepts what passes, and it is sent as written, so every digit of its numbers arrives. The check
+only depends on the text, so it is the same on every machine.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from typing import Any, cast
 
 from pipeline.core.model.attributes import UnrepresentableError, number, text
 
-# PostgreSQL's limit is its stack, Python's is its own; this is below both, and far above what people write.
+# PostgreSQL's limit is its stack, and Python has its own. This is below both, and far above what people write.
 DEEPEST_JSON = 200
 
 
 class _Members(list[tuple[str, Any]]):
-    """An object's members, also those that a later one of the same name would hide: PostgreSQL reads them all."""
+    """An object's members, including those that a later one with the same name hides: PostgreSQL reads them all."""
 
 
 def checked_json(value: str) -> str:
-    """Return `value` when it is JSON that jsonb can hold. Raises UnrepresentableError."""
+    """Return `value` if it is JSON that jsonb can hold. Raises UnrepresentableError."""
     try:
         parsed = _DECODER.decode(value)
     except UnrepresentableError:
@@ -28,17 +28,17 @@ def checked_json(value: str) -> str:
     except RecursionError:
         raise UnrepresentableError(_TOO_DEEP) from None
     except ValueError:
-        raise UnrepresentableError("is a string that holds no JSON") from None
+        raise UnrepresentableError("is a string that is not JSON") from None
     _check(parsed, 0)
     return value
 
 
-_TOO_DEEP = f"holds JSON nested deeper than {DEEPEST_JSON} levels"
+_TOO_DEEP = f"contains JSON nested deeper than {DEEPEST_JSON} levels"
 
 
 def _no_constant(_: str) -> None:
-    """NaN and the infinities, which Python takes and JSON does not have."""
-    raise UnrepresentableError("is a string that holds no JSON")
+    """Reject NaN and the infinities, which Python accepts and JSON does not have."""
+    raise UnrepresentableError("is a string that is not JSON")
 
 
 _DECODER = json.JSONDecoder(

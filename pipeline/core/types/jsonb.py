@@ -45,12 +45,11 @@ JSONB = Codec(
             "json",
             ("parse", "text"),
             remedy="write parse for strings that hold JSON, or text for strings that stay strings",
-            refusal="is not a way to take a string",
+            refusal="is not a way to read a string",
             introduction="the ways are",
-            elsewhere="holds no JSON; remove json, or make the column a jsonb",
+            elsewhere="does not hold JSON; remove json, or make the column a jsonb",
             description=(
-                "For a jsonb from strings: `parse` when they hold JSON;"
-                " `text` (the default) keeps them as JSON strings."
+                "For a jsonb from strings: `parse` if they hold JSON; `text` (the default) keeps them as JSON strings."
             ),
         ),
     ),

@@ -1,4 +1,4 @@
-"""Numbers: smallint, integer, bigint; numeric with every digit it came with; double precision."""
+"""Numbers: smallint, integer, bigint; numeric with every digit it arrived with; double precision."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LARGEST = {"smallint": 2**15 - 1, "integer": 2**31 - 1, "bigint": 2**63 - 1}
 
 def _integer(name: str, aliases: tuple[str, ...], plain: str, *examples: str) -> Codec:
     high = _LARGEST[name]
-    # A digit less than the bound has fits whatever it is; the others are compared.
+    # A number with fewer digits than the bound always fits; the others are compared.
     fits = re.compile(rf"-?[1-9]\d{{0,{len(str(high)) - 2}}}|0", re.ASCII).fullmatch
 
     def convert(value: str) -> str:
@@ -73,7 +73,7 @@ def _full(params: Params) -> Params:
 def _check_numeric(params: Params) -> None:
     precision, scale = _full(params) or (1, 0)
     if not (1 <= precision <= 1000 and 0 <= scale <= precision):
-        raise ValueError("numeric takes a precision from 1 to 1000 and a scale not above it")
+        raise ValueError("numeric needs a precision from 1 to 1000 and a scale not above it")
 
 
 def _numeric(use: Use) -> Callable[[str], str]:
@@ -108,7 +108,7 @@ def _widened_numeric(params: Params, wanted: SqlType) -> TypeChange:
     """PostgreSQL rewrites no table when a numeric only loses or raises its precision (manual, ALTER TABLE)."""
     stored, limits = _full(params), _full(wanted.params)
     if wanted.name == "numeric" and not limits:
-        # With a scale, 1.5 is stored as 1.50 and equal to it; without one nothing is added. Equal all the same.
+        # With a scale, 1.5 is stored as 1.50 and equal to it; without one nothing is added. Both are equal.
         return TypeChange.CATALOG
     if wanted.name != "numeric" or not stored:
         return TypeChange.REFUSED
@@ -126,8 +126,8 @@ def _double_default(field: Field) -> AttributeValue | None:
     return attribute
 
 
-# Digits that fit whatever their value, and what first digit one more may have; the converter compares the others.
-# Most numbers are short, and none is tried twice: that order and these repeats spare a fifth of a narrow pattern.
+# The number of digits that always fit, and the first digits that one more may have; the converter compares the others.
+# Most numbers are short, and none is tried twice: this order and these repeats save a fifth of a narrow pattern.
 INTEGERS = (
     _integer("smallint", ("int2",), r"-?+[1-9]\d{0,3}+|-?[12]\d{4}|0", "32767", "32768", "1.5"),
     _integer("integer", ("int", "int4"), r"-?+[1-9]\d{0,8}+|-?1\d{9}|0", "-2147483648", "2147483648"),

@@ -1,6 +1,6 @@
-"""The SQL types a mapping may name, parsed once: `varchar(20)` → SqlType("varchar", (20,)).
+"""The SQL types that a mapping may name, parsed once: `varchar(20)` → SqlType("varchar", (20,)).
 
-Invariant: a type is one of TYPES. What is said of it stands in its codec (`pipeline.core.types`), and nowhere else.
+Invariant: a type is one of TYPES. Its codec (`pipeline.core.types`) contains everything about it.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ TYPES: dict[str, Codec] = {
                   *ARRAYS)
 }  # fmt: skip
 
-# Types that keep two different keys different, by the key's attribute type.
+# Types that keep different keys different, by the key's attribute type.
 KEY_TYPES = {tag: frozenset(name for name, codec in TYPES.items() if tag in codec.key_of) for tag in ("N", "S", "B")}
-# Types for a part captured from a text key, and of these the ones that keep different parts different. Numbers take it
-# in its one spelling alone: `007` is refused, so that it never shares a row with `7`.
+# Types for a part captured from a text key, and those of them that keep different parts different. Number types only
+# accept the usual spelling: `007` is refused, so it never shares a row with `7`.
 CAPTURE_TYPES = frozenset(name for name, codec in TYPES.items() if codec.takes_captures)
 CAPTURE_KEY_TYPES = frozenset(name for name in CAPTURE_TYPES if TYPES[name].key_of)
 
@@ -45,27 +45,27 @@ class SqlType:
 
     @property
     def codec(self) -> Codec:
-        """All that is known of the type."""
+        """Everything about the type."""
         return TYPES[self.name]
 
     @property
     def sql(self) -> str:
-        """Spelling for a column definition. Safe to embed: only known names and integers."""
+        """The spelling for a column definition. Safe to embed: only known names and integers."""
         return f"{self.name}({','.join(map(str, self.params))})" if self.params else self.name
 
     @property
     def is_array(self) -> bool:
-        """Whether it is an array type, as its name tells."""
+        """Whether it is an array type, according to its name."""
         return self.name.endswith("[]")
 
     @property
     def input_sql(self) -> str:
-        """Type to send values as: without length, so that PostgreSQL checks it at assignment."""
+        """The type to send values as: without length, so that PostgreSQL checks the length at assignment."""
         return self.codec.input_name or self.name
 
     @property
     def sent_sql(self) -> str:
-        """Type to send a column of values as, in an array: arrays go as texts, for unnest would flatten them."""
+        """The type to send a column of values as, in an array. Arrays go as texts: unnest would flatten them."""
         return "text" if self.is_array else self.input_sql
 
 
@@ -80,6 +80,6 @@ def parse_sql_type(text: str) -> SqlType:
         raise ValueError(f'"{text}" is not one of the column types: {", ".join(TYPES)}')
     params = tuple(int(p) for p in match["params"].split(",")) if match["params"] else ()
     if params and not TYPES[name].parameters[1]:
-        raise ValueError(f"{name} takes no length")
+        raise ValueError(f"{name} has no length")
     TYPES[name].check_params(params)
     return SqlType(name, params)

@@ -1,11 +1,11 @@
-"""From the jsonb column back to attribute values, for the codec to convert as if the item had just arrived.
+"""From the jsonb column back to attribute values, to convert them as if the item had just arrived.
 
-Invariant: every digit is kept, and what JSON tells apart stays apart. What it cannot tell apart, the column decides:
-a string is taken for B where the column is bytea and for S elsewhere; an array is taken for a set where the column is
-an array of that kind and its elements are what our writer makes of a set (of one type, sorted, each once), and for L
-elsewhere. So three refusals of the replicator cannot be repeated here: B for a text column is taken as its base64
-text, S that happens to be base64 for a bytea column as those bytes, L of sorted different elements for an array column
-as a set. Whether a number is an epoch time is the column's to say, as everywhere.
+Invariant: every digit is kept, and what JSON distinguishes stays different. Where JSON does not distinguish, the column
+decides: a string is read as B if the column is bytea, and otherwise as S; an array is read as a set if the column is an
+array of that kind and the elements are what our writer makes of a set (of one type, sorted, each once), and otherwise
+as L. So three refusals of the replicator cannot be repeated here: B for a text column is accepted as its base64 text, S
+that happens to be base64 for a bytea column as those bytes, L of sorted distinct elements for an array column as a set.
+Whether a number is an epoch time is up to the column, as everywhere.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ class Digits(str):
 
 
 def parse(text: str) -> object:
-    """Parse JSON text of the jsonb column; numbers keep their digits. What it returns is for `attribute_value`."""
+    """Parse JSON text of the jsonb column; numbers keep their digits. The result is for `attribute_value`."""
     return json.loads(text, parse_int=Digits, parse_float=Digits)
 
 
 def attribute_value(root: object, column: Column) -> AttributeValue | None:
-    """Return what the column's path reaches in a parsed attribute (its first part is the attribute); None: missing."""
+    """Return what the column's path leads to in a parsed attribute (the path's first part); None if it is missing."""
     value = root
     for part in column.path[1:]:
         found = _step(value, part)
@@ -41,7 +41,7 @@ def attribute_value(root: object, column: Column) -> AttributeValue | None:
 
 
 def _step(value: object, part: PathPart) -> tuple[object] | None:
-    """Return the member in a tuple, because a member can be None itself; None where there is none."""
+    """Return the member in a tuple, because a member can be None itself; None if there is none."""
     if isinstance(part, int):
         elements = cast("list[object]", value) if isinstance(value, list) else []
         return (elements[part],) if part < len(elements) else None

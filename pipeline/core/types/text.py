@@ -41,7 +41,7 @@ def _check_varchar(params: Params) -> None:
     if not params:
         raise ValueError('"varchar" needs a length, such as varchar(20); use text for any length')
     if len(params) != 1 or not 1 <= params[0] <= 10_485_760:
-        raise ValueError("varchar takes one length from 1 to 10485760")
+        raise ValueError("varchar needs one length from 1 to 10485760")
 
 
 def _widened_varchar(params: Params, wanted: SqlType) -> TypeChange:
@@ -65,7 +65,7 @@ def _fast_form(column: Column, _is_key: bool) -> FastForm:  # noqa: FBT001  a co
         times = repeated(least, most)
         if most is None:
             return f'[^"]{times}'
-        # Characters are counted one by one only where the bytes, the first and fast alternative, are too many.
+        # Characters are counted one by one only if there are too many bytes, which is the first and fast alternative.
         return rf'(?:[^"]{times}(?=")|(?:[^"\x80-\xbf][\x80-\xbf]*+){times.rstrip("+")}(?="))'
 
     def line(empties: bool, longest_bytes: int | None) -> str:  # noqa: FBT001  a fast form's

@@ -1,4 +1,4 @@
-"""date, and timestamptz from texts with their offset or from epoch times."""
+"""date, and timestamptz from texts with an offset or from epoch times."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from pipeline.core.mapping_files.yaml_fields import Field
 
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
-# Hour 24, which some versions of Python read, is left out: one text must mean one thing on every machine.
+# Hour 24, which some versions of Python read, is refused: a text must mean the same on every machine.
 _TIMESTAMP = re.compile(
     r"\d{4}-\d{2}-\d{2}[T ](?:[01]\d|2[0-3]):\d{2}(?::\d{2}(?:\.(\d{1,9}))?)?(?:Z|[+-]\d{2}(?::?\d{2})?)", re.ASCII
 )
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# Digits by which the point of an epoch time moves to make it microseconds.
+# How many digits the point of an epoch time moves to give microseconds.
 _EPOCH_DIGITS = {"seconds": 6, "milliseconds": 3}
-# Digits of the largest epoch time before the year 10000, in milliseconds, and some to spare.
+# Digits of the largest epoch time before the year 10000, in milliseconds, and a few more.
 _MOST_EPOCH_DIGITS = 20
 _DAY = r"(?:(?:0[13578]|1[02])-(?:0[1-9]|[12]\d|3[01])|(?:0[469]|11)-(?:0[1-9]|[12]\d|30)|02-(?:0[1-9]|1\d|2[0-8]))"
 _FAST_DATE = rf"(?!0000)\d{{4}}-{_DAY}"
@@ -45,18 +45,18 @@ def _timestamp(value: str) -> str:
             return datetime.fromisoformat(value).astimezone(UTC).isoformat()
         except (ValueError, OverflowError):
             pass
-    raise UnrepresentableError("is not a time with its offset, to the microsecond, in the form 2026-01-31T12:00:00Z")
+    raise UnrepresentableError("is not a time with an offset, to the microsecond, in the form 2026-01-31T12:00:00Z")
 
 
 def _epoch(unit: str) -> Callable[[str], str]:
     digits = _EPOCH_DIGITS[unit]
 
     def convert(value: str) -> str:
-        # By digits: arithmetic on Decimal rounds to 28 of them, and would take a finer time for a whole one.
+        # By digits, because arithmetic on Decimal rounds to 28 of them, and would accept a time with a finer fraction.
         whole, _, fraction = canonical_number(value).partition(".")
         if len(fraction) > digits:
             raise UnrepresentableError("is an epoch time finer than a microsecond")
-        # Cut where it is out of every range already: int() refuses texts of thousands of digits.
+        # Cut, because it is already out of every range: int() refuses texts of thousands of digits.
         microseconds = int(whole[:_MOST_EPOCH_DIGITS] + fraction.ljust(digits, "0"))
         try:
             return (_EPOCH + timedelta(microseconds=microseconds)).isoformat()
@@ -67,7 +67,7 @@ def _epoch(unit: str) -> Callable[[str], str]:
 
 
 def _default(field: Field) -> AttributeValue | None:
-    # A date without quotes is a timestamp to YAML; its text as written is what is meant.
+    # A date without quotes is a timestamp to YAML; its text as written is what was meant.
     text = field.written if field.tag == "timestamp" else field.text()
     return None if text is None else {"S": text}
 
@@ -98,7 +98,7 @@ TIMESTAMPTZ = Codec(
             refusal="is not a unit of epoch times",
             introduction="the units are",
             elsewhere="is not read from an epoch time; remove epoch, or make the column a timestamptz",
-            description="The unit of numbers that a timestamptz is read from (default seconds).",
+            description="The unit of the numbers that a timestamptz is read from (default seconds).",
         ),
     ),
     examples=(

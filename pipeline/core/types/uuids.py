@@ -19,7 +19,7 @@ def _convert(value: str) -> str:
 
 
 def _convert_key(value: str) -> str:
-    # Two keys that differ in case alone are two items, and would be one UUID.
+    # Two keys that differ only in case are two items, but would be one UUID.
     if value != _convert(value):
         raise UnrepresentableError("is a UUID in upper case, which a key column cannot tell from lower case")
     return value

@@ -1,7 +1,7 @@
-"""Which change of a column's type keeps every value it holds as the mapping would write it today.
+"""Which changes of a column's type keep every stored value as the mapping would write it today.
 
-Invariant: after a widening the stored rows equal what a fresh load would store. So `uuid` to `text` is none,
-although PostgreSQL would cast it: a load would now keep the letters' case.
+Invariant: after a widening, the stored rows equal what a new load would store. So `uuid` to `text` is not a widening,
+although PostgreSQL would cast it: a load would now keep the case of the letters.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class TypeChange(Enum):
-    """What it takes to turn a stored column into the wanted type."""
+    """What is needed to turn a stored column into the wanted type."""
 
     NONE = "none"
     CATALOG = "a change of the catalog alone"

@@ -132,7 +132,7 @@ def test_elements_become_rows(shop: TableMapping) -> None:
     [
         ({"M": {}}, 'column "public.Lines.line": what holds the elements is not a list'),
         ({"L": [{"S": "secret"}]}, 'column "public.Lines.line": an element is not a map'),
-        ({"L": [{"M": {"sku": {"N": "1"}}}]}, 'column "public.Lines.sku": takes S and the attribute is of type N'),
+        ({"L": [{"M": {"sku": {"N": "1"}}}]}, 'column "public.Lines.sku": accepts S, and the attribute is of type N'),
     ],
 )
 def test_an_element_that_cannot_be_held_fails_its_whole_item(

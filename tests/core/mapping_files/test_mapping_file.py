@@ -102,7 +102,7 @@ WRONG = (
         " json, description",
     ), structural=True),
     Wrong("length of none", *name_column("{attribute: empName, type: varchar(0)}"), (
-        f"8: {COLUMN}.type: varchar takes one length from 1 to 10485760",
+        f"8: {COLUMN}.type: varchar needs one length from 1 to 10485760",
     )),
     Wrong("type of a key that cannot take it", "Id, type: bigint", "Id, type: uuid", (
         "7: targets.Employees.columns.Id.type: uuid cannot hold the key attribute Id, which is of type N;"
@@ -235,10 +235,10 @@ WRONG = (
         f"8: {COLUMN}.epoch: text is not read from an epoch time; remove epoch, or make the column a timestamptz",
     )),
     Wrong("unknown way to take a string", *name_column("{attribute: at, type: jsonb, json: yaml}"), (
-        f'8: {COLUMN}.json: "yaml" is not a way to take a string; the ways are parse, text',
+        f'8: {COLUMN}.json: "yaml" is not a way to read a string; the ways are parse, text',
     ), structural=True),
     Wrong("text parsed as JSON", *name_column("{attribute: at, type: text, json: parse}"), (
-        f"8: {COLUMN}.json: text holds no JSON; remove json, or make the column a jsonb",
+        f"8: {COLUMN}.json: text does not hold JSON; remove json, or make the column a jsonb",
     )),
     Wrong("nothing to settle", "unmapped: attributes", "unmapped: ignore\n    unmapped_on_error: null", (
         "11: targets.Employees.unmapped_on_error: has no effect if unmapped attributes are ignored;"

@@ -111,7 +111,7 @@ def test_times_with_their_offset(text: str, moment: str) -> None:
      "2026-02-29T12:00:00Z", "2026-01-31T12:00:00.0000001Z", "20260131T120000Z", "2026-W05-6T12:00:00Z", "now"],
 )  # fmt: skip
 def test_what_is_no_moment_is_refused(text: str) -> None:
-    with pytest.raises(ConversionError, match="is not a time with its offset"):
+    with pytest.raises(ConversionError, match="is not a time with an offset"):
         convert("timestamptz", {"S": text})
 
 
@@ -132,14 +132,14 @@ def test_json_is_sent_as_it_was_written(value: Any, ascii_only: bool) -> None:  
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "holds no JSON"),
-        ("{", "holds no JSON"),
-        ("NaN", "holds no JSON"),
-        ("[-Infinity]", "holds no JSON"),
-        ("'a'", "holds no JSON"),
-        ('"\t"', "holds no JSON"),
-        ('{"a": 1} x', "holds no JSON"),
-        ("\ufeff1", "holds no JSON"),
+        ("", "is not JSON"),
+        ("{", "is not JSON"),
+        ("NaN", "is not JSON"),
+        ("[-Infinity]", "is not JSON"),
+        ("'a'", "is not JSON"),
+        ('"\t"', "is not JSON"),
+        ('{"a": 1} x', "is not JSON"),
+        ("\ufeff1", "is not JSON"),
         ("1e999999", "more digits than numeric"),
         (r'["\u0000"]', "U+0000"),
         (r'{"\u0000": 1}', "U+0000"),
