@@ -7,8 +7,10 @@ exports as the loads and catch-ups before it allow.
 # No `from __future__ import annotations`: Dagster reads the annotations of what is defined in a function.
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
 import dagster as dg
+from croniter import croniter
 
 from dagster_project.failures import explained
 from dagster_project.forms import CatchUpChoice, catch_up_form
@@ -114,10 +116,7 @@ def hour_of(name: str) -> datetime:
 
 
 def _due_before(cron: str, zone: str, at: datetime) -> datetime:
-    from dagster._utils.schedules import reverse_cron_string_iterator  # noqa: PLC0415 - only a tick needs it
-
-    earlier = reverse_cron_string_iterator(at.timestamp() - 1, cron, zone)
-    return next(earlier)
+    return croniter(cron, at.astimezone(ZoneInfo(zone))).get_prev(datetime)
 
 
 def _metadata(report: CatchUpReport) -> dict[str, dg.MetadataValue]:

@@ -8,10 +8,10 @@ Invariant: a look that failed is due again at the next tick, because a look is r
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import Any
 
-from dagster._utils.schedules import cron_string_iterator, is_valid_cron_string, reverse_cron_string_iterator
+from croniter import croniter
 
 from pipeline.core.errors import ConfigurationError
 
@@ -29,13 +29,14 @@ def not_due(
     cron = environment.get(VARIABLE, "").strip()
     if not cron:
         return None
-    if not is_valid_cron_string(cron):
+    if not croniter.is_valid(cron):
         raise ConfigurationError(
             f"looking at replication: {VARIABLE} is not a cron expression",
             hint="write minute, hour, day, month and weekday, such as `0 * * * *`, or unset it to look all the time",
         )
     looked_at = min((memories.get(name, {}).get("looked_at", 0.0) for name in names), default=0.0)
-    if next(reverse_cron_string_iterator(now, cron, "UTC")).timestamp() > looked_at:
+    at = datetime.fromtimestamp(now, UTC)
+    if croniter(cron, at).get_prev(float) > looked_at:
         return None
-    due = next(cron_string_iterator(now, cron, "UTC")).astimezone(UTC)
+    due = croniter(cron, at).get_next(datetime)
     return f"the next look is at {due:%Y-%m-%d %H:%M} UTC, as {VARIABLE} says; until then Aurora may pause"

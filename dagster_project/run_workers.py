@@ -13,8 +13,6 @@ from types import TracebackType
 from typing import Any, Self, cast
 
 import dagster as dg
-from dagster._core.origin import JobPythonOrigin
-from dagster._core.remote_origin import RemoteJobOrigin
 
 from dagster_project.failures import explained
 from dagster_project.forms import LoadFilesChoice, job_form
@@ -115,8 +113,8 @@ class RunWorkers:
             job,
             run_config={"export_id": lead.export_id, "ticket": lead.ticket, "workers": self._workers},
             tags={**job.run_tags, **shared, LOAD_RUN_TAG: run.run_id},
-            remote_job_origin=remote and RemoteJobOrigin(remote.repository_origin, name),
-            job_code_origin=code and JobPythonOrigin(name, code.repository_origin),
+            remote_job_origin=remote and type(remote)(remote.repository_origin, name),
+            job_code_origin=code and type(code)(name, code.repository_origin),
         )
         # The queue needs no workspace: the daemon, which takes runs from it, has its own.
         return instance.submit_run(made.run_id, workspace=cast("Any", None)).run_id
