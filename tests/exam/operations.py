@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from tests.exam.clocks import Clocks
 from tests.exam.faults import Injection
-from tests.exam.person import Person
+from tests.exam.person import Person, printed
 from tests.exam.proof import prove
 from tests.exam.source import Source, Writing, halted
 
@@ -182,9 +182,10 @@ def _begin(drill: Drill) -> int:
     drill.screen.step("loading from an export, under live writes")
     drill.person.run(f"dynaurora load {drill.source.mapping.name}")
     drill.pass_time(30 * MINUTE)
-    repair = drill.person.put_right()
-    drill.screen.note(f"nothing has been done to it: {len(repair.followed)} commands printed")
-    return len(repair.followed) + (not repair.proven)
+    looked = drill.person.look()
+    told = printed(looked)
+    drill.screen.note(f"nothing has been done to it: {len(told)} commands printed")
+    return len(told) + bool(looked.code)
 
 
 def _carry_out(drill: Drill, operation: Callable[[Drill], None]) -> dict[str, Any]:

@@ -291,8 +291,14 @@ def _call(connection: http.client.HTTPConnection, operation: str, request: dict[
         "Authorization": f"AWS4-HMAC-SHA256 Credential=test/20200101/{REGION}/dynamodb/aws4_request,"
         " SignedHeaders=host, Signature=local",
     }
-    connection.request("POST", "/", json.dumps(request).encode(), headers)
-    response = connection.getresponse()
+    body = json.dumps(request).encode()
+    try:
+        connection.request("POST", "/", body, headers)
+        response = connection.getresponse()
+    except (ConnectionError, http.client.HTTPException):
+        connection.close()  # the server has: this process was halted for longer than it keeps a connection
+        connection.request("POST", "/", body, headers)
+        response = connection.getresponse()
     body = response.read()
     if response.status != http.HTTPStatus.OK:
         raise RuntimeError(f"{operation} answered {response.status}")
