@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from pipeline.aurora.bookkeeping.load_lead import take_lead
 from pipeline.aurora.bookkeeping.status import TableStatus
 from pipeline.aurora.schema.migrate import migrate
 from pipeline.aurora.sessions.connection import Connection, connect
@@ -99,3 +101,23 @@ def test_the_load_and_the_reconciliation_begun_last(database: str, services: Ser
 def test_a_table_that_was_never_migrated_has_none_and_the_error_says_how(services: Services) -> None:
     assert status(services, MAPPINGS) == [None]
     assert "run `dynaurora migrate employees`" in str(not_migrated(MAPPINGS[0]))
+
+
+def test_a_load_that_broke_off_is_reported_and_one_that_a_run_leads_is_not(database: str, services: Services) -> None:
+    """It said "loading" for ever, and exited 0."""
+    with migrated(database) as connection:
+        row = connection.execute(
+            "INSERT INTO replication.exports (table_name, kind, location, snapshot_time, as_of, item_count, file_count,"
+            " size_bytes, status, started_at) VALUES ('employees', 'scan', 'file:///a', now(), now(), 30, 3, 100,"
+            " 'loading', now() - interval '5 minutes') RETURNING id"
+        ).fetchone()
+        assert row is not None
+        assert one_status(services).load_broken_off
+        take_lead(connection, row[0])
+        led = one_status(services)
+        assert (led.load_broken_off, led.attention) == (False, ())
+    while not one_status(services).load_broken_off:
+        time.sleep(0.05)  # the server takes a moment to notice that the session is gone
+    assert one_status(services).attention == (
+        "the last load broke off; run `dynaurora load employees --scan`, which resumes it",
+    )

@@ -74,6 +74,8 @@ class TableStatus:
     caught_up_at: datetime | None = None
     undecided: int | None = None
     """Rows that the last reconciliation could not decide."""
+    load_broken_off: bool | None = None
+    """Whether the last load has not ended, and no session leads it."""
 
     @property
     def attention(self) -> tuple[str, ...]:
@@ -85,6 +87,8 @@ class TableStatus:
             for what, so in (
                 (f"the last load failed: {self.load_reason}; run `dynaurora load {self.name}`",
                  self.load_status == "failed"),
+                (f"the last load broke off; run `dynaurora load {self.name}{' --scan' * (self.load_kind == 'scan')}`,"
+                 " which resumes it", bool(self.load_broken_off)),
                 (f"{self.rejects_waiting} rejects wait; see `dynaurora rejects list {self.name}`",
                  self.rejects_waiting > 0),
                 (f"the last reconciliation failed; run `dynaurora reconcile {self.name}`",
@@ -115,6 +119,9 @@ def read_status(connection: Connection, mappings: Sequence[TableMapping]) -> dic
 _STATUS = """
 SELECT t.name, l.kind AS load_kind, l.status AS load_status, l.reason AS load_reason,
        l.snapshot_time AS load_snapshot_time, l.finished_at AS load_finished_at, l.item_count AS load_items,
+       l.status = 'loading' AND l.started_at < now() - interval '1 minute' AND NOT EXISTS (
+         SELECT FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND granted
+            AND classid::bigint = l.lead >> 32 AND objid::bigint = l.lead & 4294967295) AS load_broken_off,
        f.items AS load_items_done, l.file_count AS load_files, f.files AS load_files_done,
        z.rows_estimate, w.writers, w.batches, w.applied_at, w.newest_change, w.lag_seconds,
        w.records, w.applied, w.stale, w.deleted, w.expired, w.rejected, j.rejects_waiting, j.oldest_reject,
