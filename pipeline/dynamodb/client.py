@@ -1,7 +1,7 @@
-"""AWS clients, all set up one way.
+"""AWS clients, all set up in the same way.
 
-Region, credentials and profile come from the AWS SDK's own variables. Throttling and lost connections are retried
-by the SDK (standard mode, with backoff and jitter) before an error reaches us.
+Region, credentials and profile come from the AWS SDK's own variables. The SDK retries throttling and lost connections
+(standard mode, with backoff and jitter) before an error reaches us.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from types_boto3_secretsmanager.client import SecretsManagerClient
     from types_boto3_sqs.client import SQSClient
 
-# Kept open to one service, where they are needed: so many threads may share a client.
+# Connections kept open to one service, if needed: this many threads may share a client.
 CONNECTIONS = 128
 _ATTEMPTS = 6
 
@@ -43,13 +43,13 @@ def client(service: Literal["sqs"], endpoint_url: str | None = None) -> SQSClien
 def client(
     service: Service, endpoint_url: str | None = None, *, attempts: int = _ATTEMPTS
 ) -> DynamoDBClient | DynamoDBStreamsClient | LambdaClient | S3Client | SecretsManagerClient | SQSClient:
-    """Make a client, which `CONNECTIONS` threads may share.
+    """Make a client that `CONNECTIONS` threads may share.
 
-    `attempts` is how often the SDK makes a call before its error reaches us. Raises ConfigurationError where the SDK
-    finds no Region.
+    `attempts` is how often the SDK makes a call before its error reaches us. Raises ConfigurationError if the SDK finds
+    no Region.
     """
     driver_logs.hold()
-    # Here and not above: the SDK costs half a second, which a load's workers that read a folder need not wait for.
+    # Imported here and not above: the SDK costs half a second, which a load's workers that read a folder do not need.
     import boto3.session  # noqa: PLC0415
     from botocore.config import Config  # noqa: PLC0415
 
@@ -63,7 +63,7 @@ def client(
         # A stand-in for AWS answers under one host name, so the bucket goes into the path.
         s3={"addressing_style": "path"} if endpoint_url else None,
     )
-    # A session of its own: boto3's default one is not safe to share between threads that make clients.
+    # A session of its own: boto3's default session is not safe to share between threads that make clients.
     with translating(f"making a client for {service}"):
         session: Any = boto3.session.Session()  # typed for every AWS service at once, of which we have five
         return session.client(service, endpoint_url=endpoint_url, config=config)

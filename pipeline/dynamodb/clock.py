@@ -1,11 +1,11 @@
 """The source's clock, read from its answers, beside this host's clock, which may be wrong.
 
 AWS's answers carry a `Date`: when the answer was made, in whole seconds, rounded down (RFC 9110, 6.6.1). It is made
-between the request and the answer's arrival, so each call bounds what this host's clock is ahead by; the bounds of
-several calls together are narrower than those of one.
+between the request and the answer's arrival, so each call limits how far this host's clock can be ahead; several calls
+together give narrower limits than one.
 
-Invariant: a time of the source is this host's time less what the host is known to be ahead, and no correction is made
-that the answers do not prove. Where answers carry no usable Date (a stand-in for AWS, a proxy), the host's time stands.
+Invariant: a time of the source is this host's time less what the host is known to be ahead, and nothing is corrected
+that the answers do not prove. If answers carry no usable Date (a stand-in for AWS, a proxy), the host's time is used.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ P = ParamSpec("P")
 Answer = TypeVar("Answer")
 
 _GRAIN = timedelta(seconds=1)
-# A clock that is off by less is not worth telling: the grain, and what a call takes.
+# A clock that is off by less than this is not reported: the resolution, and the duration of a call.
 NOTABLE = timedelta(seconds=2)
-# What the measurement may be wrong by, and what creation times are rounded by.
+# How wrong the measurement may be, and how far creation times are rounded.
 _UNSURE = timedelta(seconds=2)
 SET_IT = "set this host's clock by NTP (`chronyc tracking` shows how far it is off, `chronyc makestep` sets it)"
 
@@ -38,7 +38,7 @@ def host_now() -> datetime:
 
 
 class SourceClock:
-    """What time it is at the source. Threads may share it."""
+    """The time at the source. Threads may share it."""
 
     def __init__(
         self, host: Callable[[], datetime] = host_now, monotonic: Callable[[], float] = time.monotonic
@@ -49,23 +49,23 @@ class SourceClock:
         self._lock = Lock()
 
     def ask(self, call: Callable[P, Answer], *args: P.args, **kwargs: P.kwargs) -> tuple[Answer, datetime]:
-        """Make a call of AWS; return its answer, and the source's time just before the request."""
+        """Make an AWS call; return its answer, and the source's time just before the request."""
         began, started = self._host(), self._monotonic()
         answer = call(*args, **kwargs)
         self._learn(_date(answer), began, timedelta(seconds=self._monotonic() - started))
         return answer, self.source_time(began)
 
     def now(self) -> datetime:
-        """Return the source's time; the host's where the source's is not known."""
+        """Return the source's time, or the host's if the source's is not known."""
         return self.source_time(self._host())
 
     def source_time(self, host_time: datetime) -> datetime:
-        """Return what the source's clock showed at a recent time of this host's."""
+        """Return what the source's clock showed at a recent time of this host."""
         return host_time - (self.ahead or timedelta(0))
 
     @property
     def ahead(self) -> timedelta | None:
-        """How far this host's clock is ahead of the source's; None: not known; nothing: within a second of it."""
+        """How far this host's clock is ahead of the source's: None if not known, 0 if within a second."""
         with self._lock:
             bounds = self._bounds
         if bounds is None:
@@ -75,7 +75,7 @@ class SourceClock:
 
     @property
     def asked_lately(self) -> bool:
-        """Whether a call was made within the last minute: if it told the time, that is known."""
+        """Whether a call was made within the last minute. If it told the time, the time is known."""
         return self._asked_at is not None and self._monotonic() - self._asked_at < _LATELY_SECONDS
 
     def _learn(self, date: datetime | None, began: datetime, took: timedelta) -> None:
@@ -88,22 +88,22 @@ class SourceClock:
                 narrow = max(low, self._bounds[0]), min(high, self._bounds[1])
                 if narrow[0] <= narrow[1]:
                     low, high = narrow
-            self._bounds = low, high  # where they do not meet, one of the clocks was set since
+            self._bounds = low, high  # if they do not meet, one of the clocks was set meanwhile
 
 
 def how_far(ahead: timedelta) -> str:
-    """Say by how much this host's clock is off, to be followed by whose clock: `372 s ahead of`."""
+    """Return how far this host's clock is off, to be followed by whose clock: `372 s ahead of`."""
     seconds = ahead.total_seconds()
     return f"{abs(seconds):.0f} s {'ahead of' if seconds > 0 else 'behind'}"
 
 
 def in_doubt(ahead: timedelta | None, margin: timedelta) -> bool:
-    """Whether a host whose clock is ahead by so much may write no positions: the margin would not cover it."""
+    """Whether a host whose clock is ahead by this much may not write positions: the margin would not cover it."""
     return ahead is not None and abs(ahead) >= NOTABLE and abs(ahead) + _UNSURE >= margin
 
 
 def said_at(headers: Mapping[str, str]) -> datetime | None:
-    """Return the time that an answer's headers (lower case, as the SDK has them) say it was made; None: not usable."""
+    """Return when an answer was made, by its headers (lower case, as the SDK has them); None if not usable."""
     try:
         date = parsedate_to_datetime(headers["date"])
     except (KeyError, ValueError, TypeError):

@@ -1,8 +1,8 @@
 """AWS errors, translated once: transient (try again), unreachable, or terminal (a person must act).
 
-Invariant: no translated error quotes what may hold an attribute value. It names the operation and AWS's error
-code; AWS's own sentence is quoted only for codes whose sentence speaks of permissions, windows and buckets. The
-SDK's error is not chained, because its text quotes parameters.
+Invariant: no translated error quotes what may contain an attribute value. It names the operation and AWS's error code.
+AWS's own sentence is quoted only for codes whose sentence is about permissions, windows and buckets. The SDK's error is
+not chained, because its text quotes parameters.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ _KEY = (
     "the table or the bucket is encrypted with a customer managed key: check that the key is enabled, and grant this"
     " process's role kms:Decrypt on it (kms:GenerateDataKey too, to write), in the role's policy and in the key's"
 )
-# AWS takes no request signed at a time that is further off than some minutes (Signature Version 4).
+# AWS refuses a request whose signature is more than a few minutes off (Signature Version 4).
 _SIGNED_TOO_FAR_OFF = timedelta(minutes=4)
 _TRY_AGAIN = "try again; it usually passes"
 
@@ -123,7 +123,7 @@ def _from_answer(error: sdk.ClientError, doing: str, table: str | None) -> Repli
 
 
 def _wrong_clock(error: sdk.ClientError) -> str | None:
-    """Say that this host's clock is what keeps a signed request from being taken; None where it is right."""
+    """Say that this host's clock is why a signed request is refused; None if the clock is right."""
     date = said_at(error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}))
     if date is None or abs(ahead := host_now() - date) < _SIGNED_TOO_FAR_OFF:
         return None

@@ -1,10 +1,10 @@
 """Items re-read by key, with consistent reads: what the source holds now.
 
-Invariant: `read_at` is never later than the moment the state was read. A snapshot's position claims that every
-change older than it is in the state, so the safe side is early: a time that is too early lets a change from the
-stream win that would have told the same, one that is too late would let an older state undo a newer change. The
-clock is read before each request goes out, and corrected by what the source's answers say of it
-(`pipeline.dynamodb.clock`); what is still wrong then is for the margin.
+Invariant: `read_at` is never later than the moment when the state was read. A snapshot's position claims that every
+older change is in the state, so early is the safe side: a time that is too early lets a change from the stream win that
+would have said the same; one that is too late would let an older state undo a newer change. The clock is read before
+each request is sent, and corrected by what the source's answers say about it (`pipeline.dynamodb.clock`). The margin
+covers what is still wrong then.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _Identity = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, slots=True)
 class ItemRead:
-    """`item` None: there was none with this key."""
+    """`item` is None if there was none with this key."""
 
     key: Item
     item: Item | None
@@ -48,10 +48,10 @@ class ItemRead:
 def read_items(
     client: DynamoDBClient, table_name: str, keys: Sequence[Item], clock: SourceClock | None = None
 ) -> Iterator[ItemRead]:
-    """Read the items of `keys` (wire form, key attributes alone), each key once, in no order.
+    """Read the items of `keys` (wire form, only key attributes), each key once, in no order.
 
-    `clock` is what is known of the source's clock so far; each answer adds to it.
-    Raises TransientError when DynamoDB leaves keys unprocessed several times in a row.
+    `clock` is what is known about the source's clock so far; each answer adds to it. Raises TransientError if DynamoDB
+    leaves keys unprocessed several times in a row.
     """
     remaining = iter({_identity(key, list(key)): key for key in keys}.values())
     clock = clock or SourceClock()
@@ -68,7 +68,7 @@ def _read_batch(client: DynamoDBClient, table_name: str, batch: list[Item], cloc
         request: Any = {"Keys": [from_wire(key) for key in waiting.values()], "ConsistentRead": True}
         with translating(doing):
             answer, read_at = clock.ask(client.batch_get_item, RequestItems={table_name: request})
-        # One table was asked for, so there is one entry at most, under the table's name or ARN.
+        # One table was asked for, so there is at most one entry, under the table's name or ARN.
         unprocessed = [key for part in answer.get("UnprocessedKeys", {}).values() for key in part["Keys"]]
         items = [to_wire(item) for part in answer["Responses"].values() for item in part]
         left = {_identity(to_wire(key), names) for key in unprocessed}
@@ -92,7 +92,7 @@ def _pause(doing: str, attempts: int) -> None:
 
 
 def _identity(item: Item, names: list[str]) -> _Identity:
-    """Return what tells keys apart: DynamoDB answers `{"N": "1"}` where `{"N": "1.0"}` was asked for."""
+    """Return a key's identity: DynamoDB answers `{"N": "1"}` if `{"N": "1.0"}` was asked for."""
     return tuple(sorted((name, _plain(item[name])) for name in names))
 
 

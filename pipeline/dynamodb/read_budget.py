@@ -1,8 +1,8 @@
 """A budget of read capacity units a second, shared by the threads of a scan.
 
-Invariant: over any stretch of time, what is consumed stays within rate × time plus one second's worth, plus what
-the pages then under way cost more than was thought. A page's cost is known only afterwards: it is set aside by what
-the items of the pages before cost, and put right after; a page that cost more leaves a debt that the next wait for.
+Invariant: over any period, consumption stays within rate × time plus one second's worth, plus what the pages then under
+way cost beyond their estimate. A page's cost is only known afterwards: it is reserved by what the items of the pages
+before cost, and corrected after. A page that cost more leaves a debt that the next pages wait for.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _LOOK_AGAIN_SECONDS = 0.1  # another thread may have put right a page that cost 
 
 
 class ReadBudget:
-    """A token bucket that holds at most one second's worth."""
+    """A token bucket with at most one second's worth."""
 
     def __init__(self, units_per_second: float) -> None:
         if units_per_second <= 0:
@@ -23,13 +23,13 @@ class ReadBudget:
         self._rate = units_per_second
         self._balance = units_per_second
         self._at = time.monotonic()
-        self._units_per_item = 100.0  # an item of 400 KB, the largest there is, until the first page tells
+        self._units_per_item = 100.0  # an item of 400 KB, the largest possible, until the first page shows
         self._lock = Lock()
 
     def reserve(self, stop: Event) -> tuple[float, int]:
-        """Wait until there is budget, or until `stop`; return the units set aside and how many items to ask for.
+        """Wait until there is budget, or until `stop`; return the units reserved and how many items to ask for.
 
-        A page is kept to about half a second's worth, so that a small budget is not spent in bursts of a megabyte.
+        A page is limited to about half a second's worth, so that a small budget is not spent in bursts of a megabyte.
         """
         page = self._rate * _PAGE_SECONDS
         while True:
@@ -46,7 +46,7 @@ class ReadBudget:
             stop.wait(min(max(seconds, 0.001), _LOOK_AGAIN_SECONDS))
 
     def settle(self, reserved: float, consumed: float, items: int) -> None:
-        """Put right what `reserve` set aside by what the page cost and how many items it read."""
+        """Correct what `reserve` reserved, by what the page cost and how many items it read."""
         with self._lock:
             self._balance += reserved - consumed
             if items:

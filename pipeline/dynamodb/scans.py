@@ -1,8 +1,8 @@
 """A whole table read by a parallel scan, within a budget of read capacity, resumable.
 
-Invariant: a page's `read_at` is never later than the moment any of its items was read (why early is the safe side:
-`pipeline.dynamodb.items`), and `resume_from` of a page that has been kept continues right behind it. A scan is no
-snapshot of the whole table: each page is one of its own items, as of its own time.
+Invariant: a page's `read_at` is never later than the moment when any of its items was read (`pipeline.dynamodb.items`
+says why early is the safe side), and `resume_from` of a page that was kept continues right after it. A scan is not a
+snapshot of the whole table: each page is a snapshot of its own items, as of its own time.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ScanPage:
-    """`resume_from` is the key to continue behind, None when the segment is done."""
+    """`resume_from` is the key to continue after, or None if the segment is done."""
 
     segment: int
     items: list[Item]
@@ -48,9 +48,9 @@ def scan_segments(
     resume: Mapping[int, Item | None] | None = None,
     clock: SourceClock | None = None,
 ) -> Iterator[ScanPage]:
-    """Yield the pages of every segment, each segment's in order, the segments side by side.
+    """Yield the pages of every segment: each segment's in order, the segments in parallel.
 
-    One request a segment is under way or waiting to be taken, at most. `resume` holds each segment's last kept
+    At most one request for each segment is under way or waiting to be taken. `resume` has each segment's last kept
     `resume_from` (None: it was done); with it, `segments` must be the number of the scan that is resumed.
     """
     resume = resume or {}
@@ -88,7 +88,7 @@ class _Scan:
     clock: SourceClock
 
     def page(self, segment: int, start: Item | None) -> ScanPage | None:
-        """Read one page; None when the scan was given up while waiting for the budget."""
+        """Read one page; None if the scan was stopped while waiting for the budget."""
         request: dict[str, Any] = {"ExclusiveStartKey": from_wire(start)} if start else {}
         reserved = 0.0
         if self.budget:

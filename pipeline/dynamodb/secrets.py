@@ -1,6 +1,6 @@
-"""Reading the database secret from Secrets Manager: what may go wrong, with one meaning for every front end.
+"""Reading the database secret from Secrets Manager: each error with one meaning for every front end.
 
-Invariant: what trying again cannot help is wrong configuration, and its hint speaks of the secret.
+Invariant: whatever a retry cannot help is wrong configuration, and its hint is about the secret.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 _DOING = "reading the database secret"
 _HINTS = {
     "AccessDeniedException": "grant this process secretsmanager:GetSecretValue on the secret",
-    "DecryptionFailure": "grant this process kms:Decrypt on the secret's key, and see that the key is enabled",
+    "DecryptionFailure": "grant this process kms:Decrypt on the secret's key, and check that the key is enabled",
     "InvalidRequestException": "the secret is scheduled for deletion or has no value: restore it, or name another in"
     " DATABASE_SECRET_ID",
     "ResourceNotFoundException": "check the name or ARN in DATABASE_SECRET_ID, the account and AWS_REGION",
-    "ValidationException": "DATABASE_SECRET_ID takes the name or the ARN of a secret",
+    "ValidationException": "DATABASE_SECRET_ID must be the name or the ARN of a secret",
 }
 
 
 def read_secret(secrets: SecretsManagerClient, secret_id: str) -> str:
-    """Return the secret's text; empty where it is bytes. Raises ConfigurationError, TransientError."""
+    """Return the secret's text; empty if it is bytes. Raises ConfigurationError, TransientError."""
     try:
         return secrets.get_secret_value(SecretId=secret_id).get("SecretString", "")
     except (sdk.BotoCoreError, sdk.ClientError) as error:

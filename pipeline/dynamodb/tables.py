@@ -1,6 +1,7 @@
-"""A source table as it is now, and whether it is fit to be replicated.
+"""A source table as it is now, and whether it can be replicated.
 
-Invariant: what is wrong with a table is said before anything is copied from it, each with the command that mends it.
+Invariant: whatever is wrong with a table is reported before anything is copied from it, each with the command that
+repairs it.
 """
 
 from __future__ import annotations
@@ -42,15 +43,15 @@ class SourceTable:
     earliest_restorable: datetime | None
     latest_restorable: datetime | None
     replicated: bool = False
-    """It is a global table, with replicas in other Regions."""
+    """Whether it is a global table, with replicas in other Regions."""
     kms_key: str = ""
-    """ARN of the customer managed key that it is encrypted with; empty: a key of AWS's."""
+    """ARN of the customer managed key that it is encrypted with; empty for a key owned by AWS."""
     key_unusable_since: datetime | None = None
     """Since when DynamoDB cannot use that key."""
 
 
 def describe(client: DynamoDBClient, table_name: str, clock: SourceClock | None = None) -> SourceTable:
-    """Describe a table by name or ARN; `clock` learns the source's time. Raises TerminalError when there is none."""
+    """Describe a table by name or ARN; `clock` learns the source's time. Raises TerminalError if there is none."""
     with translating(f"describing the table {table_name}"):
         answer, _ = (clock or SourceClock()).ask(client.describe_table, TableName=table_name)
         table: Any = answer["Table"]  # the stubs take every member for optional
@@ -80,7 +81,7 @@ def describe(client: DynamoDBClient, table_name: str, clock: SourceClock | None 
 
 
 def identify(client: DynamoDBClient, table_name: str, clock: SourceClock | None = None) -> tuple[str, str | None]:
-    """Return a table's ARN, and the id that tells it from another that had its name. Raises as `describe` does."""
+    """Return a table's ARN, and its id, which a later table of that name does not share. Raises as `describe` does."""
     with translating(f"describing the table {table_name}"):
         answer, _ = (clock or SourceClock()).ask(client.describe_table, TableName=table_name)
     table = answer["Table"]
@@ -88,7 +89,7 @@ def identify(client: DynamoDBClient, table_name: str, clock: SourceClock | None 
 
 
 def check_source(table: SourceTable, mapping: TableMapping, *, exported: bool = True) -> list[str]:
-    """Return what keeps the table from being replicated under the mapping, each with its remedy; empty when fit.
+    """Return what prevents the table from being replicated under the mapping, each with its remedy; empty if nothing.
 
     `exported`: whether it is to be exported, which needs point-in-time recovery.
     """
@@ -104,7 +105,7 @@ def check_source(table: SourceTable, mapping: TableMapping, *, exported: bool = 
     elif table.stream_view_type not in _VIEWS_WITH_NEW_IMAGES:
         problems.append(
             f"the stream of {table.name} has the view type {table.stream_view_type}, without new images, and a view"
-            f" type cannot be altered; {change_view_type(table.name, replicated=table.replicated)}, then load or catch"
+            f" type cannot be changed; {change_view_type(table.name, replicated=table.replicated)}, then load or catch"
             " up over the gap"
         )
     recovery = check_recovery(table) if exported else None
@@ -112,7 +113,7 @@ def check_source(table: SourceTable, mapping: TableMapping, *, exported: bool = 
 
 
 def check_recovery(table: SourceTable) -> str | None:
-    """Return what keeps the table from being exported, with its remedy; None when it can be."""
+    """Return what prevents the table from being exported, with its remedy; None if nothing does."""
     if table.pitr_enabled:
         return None
     return (

@@ -1,7 +1,7 @@
-"""Items as the SDK gives and takes them, and as everything else in Dynaurora holds them.
+"""Items as the SDK returns and accepts them, and as everything else in Dynaurora stores them.
 
-The two differ in one thing: binary is `bytes` in the SDK and base64 text on the wire, in exports and in Lambda's
-events. Invariant: wire form and back (or the other way) is the same item.
+They differ in one thing: binary is `bytes` in the SDK, and base64 text on the wire, in exports and in Lambda's events.
+Invariant: converting in either direction and back gives the same item.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def to_wire(item: Mapping[str, Any]) -> Item:
 
 
 def from_wire(item: Mapping[str, AttributeValue]) -> dict[str, Any]:
-    """Return an item for the SDK's low-level client, binary as bytes. Raises ValueError when it is not base64."""
+    """Return an item for the SDK's low-level client, binary as bytes. Raises ValueError if it is not base64."""
     return {name: _convert(value, _decode) for name, value in item.items()}
 
 

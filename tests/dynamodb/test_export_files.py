@@ -119,7 +119,7 @@ def test_a_damaged_file_is_told_by_its_md5(tmp_path: Path) -> None:
     "content", [TEXT[:5000], gzip.compress(TEXT) + b"garbage" * 3, gzip.compress(TEXT) + bytes(512)]
 )
 def test_what_is_not_gzip_or_has_garbage_behind_although_its_md5_matches(tmp_path: Path, content: bytes) -> None:
-    with pytest.raises(ExportFileError, match="its bytes are those of the manifest's MD5, and they are not gzip"):
+    with pytest.raises(ExportFileError, match="its bytes match the manifest's MD5, but are not gzip"):
         read(stored(tmp_path, content))
 
 
@@ -131,5 +131,5 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_the_count_is_held_against_the_manifest(tmp_path: Path) -> None:
     file = stored(tmp_path, gzip.compress(TEXT))
     check_count(file, "", len(LINES))
-    with pytest.raises(TerminalError, match="it holds 19999 lines, and the manifest states 20000 items"):
+    with pytest.raises(TerminalError, match="it has 19999 lines, and the manifest states 20000 items"):
         check_count(file, "", len(LINES) - 1)

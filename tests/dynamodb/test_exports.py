@@ -138,7 +138,7 @@ def test_a_failed_export_tells_why(stubbed: tuple[DynamoDBClient, Stubber]) -> N
     made, stubber = stubbed
     answer = description(ExportStatus="FAILED", FailureCode="S3AccessDenied", FailureMessage="no PutObject")
     stubber.add_response("describe_export", answer)
-    with pytest.raises(TerminalError, match=rf"{EXPORT_ARN}: it failed with S3AccessDenied: no PutObject; mend"):
+    with pytest.raises(TerminalError, match=rf"{EXPORT_ARN}: it failed with S3AccessDenied: no PutObject; repair"):
         wait_for_export(made, EXPORT_ARN, poll_seconds=0)
 
 
@@ -160,12 +160,12 @@ def test_waiting_outlasts_a_few_unanswered_polls_and_no_more(stubbed: tuple[Dyna
 def test_an_export_that_takes_too_long_runs_on(stubbed: tuple[DynamoDBClient, Stubber]) -> None:
     made, stubber = stubbed
     stubber.add_response("describe_export", description(ExportStatus="IN_PROGRESS"))
-    with pytest.raises(TransientError, match="not done after 0 s; it runs on; wait for it again"):
+    with pytest.raises(TransientError, match="not done after 0 s; the export continues; wait for it again"):
         wait_for_export(made, EXPORT_ARN, timeout_seconds=0)
 
 
 def test_an_export_that_is_done_without_a_manifest(stubbed: tuple[DynamoDBClient, Stubber]) -> None:
     made, stubber = stubbed
     stubber.add_response("describe_export", description(ExportStatus="COMPLETED"))
-    with pytest.raises(ConfigurationError, match=r"it is done, and names no manifest; .*check AWS_ENDPOINT_URL"):
+    with pytest.raises(ConfigurationError, match=r"it is done, but names no manifest; .*check AWS_ENDPOINT_URL"):
         wait_for_export(made, EXPORT_ARN)

@@ -111,12 +111,12 @@ def test_an_altered_manifest_is_refused(factory: ExportFactory, tmp_path: Path, 
         ({"outputFormat": "ION"}, r"in the format ION.*; request the export again with --export-format DYNAMODB_JSON"),
         ({"version": "2031-01-01"}, "its version is 2031-01-01; known are 2020-06-30, 2023-08-01"),
         ({"exportType": "SIDEWAYS"}, "its exportType SIDEWAYS is not known"),
-        ({"itemCount": 11}, "it states 11 items, and the files it names hold 10"),
-        ({"itemCount": -1}, "its itemCount is missing or of the wrong form"),
-        ({"itemCount": True}, "its itemCount is missing or of the wrong form"),
+        ({"itemCount": 11}, "it states 11 items, but the files that it names have 10"),
+        ({"itemCount": -1}, "its itemCount is missing or has the wrong form"),
+        ({"itemCount": True}, "its itemCount is missing or has the wrong form"),
         ({"tableArn": None}, "its tableArn is missing"),
-        ({"exportTime": "yesterday"}, "its exportTime is not a time with its offset"),
-        ({"exportTime": "2026-05-14T11:14:20.608"}, "its exportTime is not a time with its offset"),
+        ({"exportTime": "yesterday"}, "its exportTime is not a time with an offset"),
+        ({"exportTime": "2026-05-14T11:14:20.608"}, "its exportTime is not a time with an offset"),
         ({"exportType": "INCREMENTAL_EXPORT"}, "its exportToTime is missing"),
     ],
 )
@@ -164,7 +164,7 @@ def test_an_export_that_was_only_started(factory: ExportFactory, tmp_path: Path)
     export = factory.full(ITEMS)
     (tmp_path / export.summary_key).unlink()
     with pytest.raises(
-        TerminalError, match="started and has written no manifest, so it is still running, or it failed"
+        TerminalError, match="started but has written no manifest, so it is still running, or it failed"
     ):
         read(export)
 

@@ -68,7 +68,7 @@ def test_a_missing_bucket_and_an_unfinished_export(s3: S3Client, s3_exports: Exp
         read_manifest(S3Objects(s3), "s3://no-such-bucket-here/manifest-summary.json", expected_table=None)
     export = s3_exports.full(ITEMS)
     s3.delete_object(Bucket=s3_exports.bucket, Key=export.summary_key)
-    with pytest.raises(TerminalError, match="started and has written no manifest"):
+    with pytest.raises(TerminalError, match="started but has written no manifest"):
         read_manifest(S3Objects(s3), export.location, expected_table=None)
 
 

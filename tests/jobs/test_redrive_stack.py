@@ -149,6 +149,6 @@ def test_records_that_the_stream_has_lost_are_named_as_a_window(
     report = redrive(services, [mapping], queue_url=url)
     assert (report.batches, len(report.left)) == (0, 2)
     for left in report.left:
-        assert "does not hold them any more" in left.reason
+        assert "no longer holds them" in left.reason
         assert "--from 2026-05-14T09:55:00Z --to 2026-05-14T10:16:00Z" in (left.next_step or "")
     assert names(connection) == {}

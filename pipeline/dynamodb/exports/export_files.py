@@ -1,8 +1,8 @@
-"""An export's data files, streamed: inflated, checked and cut at line ends.
+"""An export's data files, streamed: inflated, checked, and cut at line ends.
 
-Invariant: memory stays bounded whatever the file's size, and whoever reads a file to its end without an error has
-read exactly the bytes that DynamoDB wrote: the MD5 of the compressed bytes is that of the manifest. Blocks come
-before the MD5 is known, so what is made of them must not be committed until the last one has been read.
+Invariant: memory is bounded whatever the file's size, and whoever reads a file to its end without an error has read
+exactly the bytes that DynamoDB wrote: the MD5 of the compressed bytes is the manifest's. Blocks arrive before the MD5
+is known, so what is made from them must not be committed before the last one was read.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ if not TYPE_CHECKING:
     except ImportError:
         import zlib
 
-# Measured beside a busy server: blocks of a quarter of it cost a tenth more, as both sides then take turns more often.
+# Measured beside a busy server: blocks of a quarter of this size cost a tenth more, because both sides take turns more
+# often.
 BLOCK_BYTES = 1 << 20
 _READ_BYTES = 1 << 18
 _GZIP = 31  # zlib's wbits for a gzip header and the largest window
@@ -36,7 +37,7 @@ LONGEST_LINE_BYTES = 64 << 20
 
 
 class ExportFileError(UnusableSnapshotError):
-    """A data file that is not what DynamoDB wrote; it is named, with the reason."""
+    """A data file that is not what DynamoDB wrote. The error names it, with the reason."""
 
     def __init__(self, location: str, reason: str) -> None:
         super().__init__(
@@ -46,10 +47,10 @@ class ExportFileError(UnusableSnapshotError):
 
 
 def read_lines(store: ObjectStore, bucket: str, file: ExportFile) -> Iterator[bytes]:
-    """Yield the file's lines in blocks of about 1 MiB, every block ending at a line end.
+    """Yield the file's lines in blocks of about 1 MiB, each ending at a line end.
 
-    Raises ExportFileError when the file is truncated, damaged or another one (at its end at the latest),
-    MissingObjectError when there is none, TransientError when the connection keeps breaking off.
+    Raises ExportFileError if the file is truncated, damaged or a different one (at its end at the latest),
+    MissingObjectError if there is none, TransientError if the connection keeps breaking.
     """
     location = join_location(bucket, file.key)
     body = store.open(bucket, file.key)
@@ -74,15 +75,15 @@ def read_lines(store: ObjectStore, bucket: str, file: ExportFile) -> Iterator[by
 
 
 def check_count(file: ExportFile, bucket: str, lines: int) -> None:
-    """Raise ExportFileError unless the lines read are as many as the manifest states."""
+    """Raise ExportFileError unless as many lines were read as the manifest states."""
     if lines != file.item_count:
         raise ExportFileError(
-            join_location(bucket, file.key), f"it holds {lines} lines, and the manifest states {file.item_count} items"
+            join_location(bucket, file.key), f"it has {lines} lines, and the manifest states {file.item_count} items"
         )
 
 
 def _inflate(body: ObjectBody, file: ExportFile, location: str) -> Iterator[bytes]:
-    """Yield the inflated bytes, at most a block at a time; the last thing it does is to compare the MD5."""
+    """Yield the inflated bytes, at most a block at a time; compare the MD5 at the end."""
     digest = hashlib.md5(usedforsecurity=False)
     inflate = zlib.decompressobj(_GZIP)
     started = False
@@ -102,7 +103,7 @@ def _inflate(body: ObjectBody, file: ExportFile, location: str) -> Iterator[byte
         while data := body.read(_READ_BYTES):
             digest.update(data)
         _check_md5(digest.digest(), file, location)
-        raise ExportFileError(location, "its bytes are those of the manifest's MD5, and they are not gzip") from None
+        raise ExportFileError(location, "its bytes match the manifest's MD5, but are not gzip") from None
     if started and not inflate.eof:
         raise ExportFileError(location, "it is truncated: it ends in the middle of its gzip data")
     _check_md5(digest.digest(), file, location)

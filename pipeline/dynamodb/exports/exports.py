@@ -1,7 +1,7 @@
 """Exports to S3: request one, wait for it, find its manifest.
 
-Invariant: asking twice with one client token is asking once, for 8 hours (DynamoDB API reference), so that a
-run that was killed after its request finds its own export again. An export reads no capacity of the table.
+Invariant: two requests with the same client token are one request, for 8 hours (DynamoDB API reference), so a run that
+was killed after its request finds its own export again. An export uses no read capacity of the table.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class ExportConflictError(TerminalError):
 
 
 class ExportNotFoundError(TerminalError):
-    """DynamoDB does not know the export, or has forgotten it after 90 days."""
+    """DynamoDB does not know the export, or no longer does after 90 days."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class ExportWindow:
 
 @dataclass(frozen=True, slots=True)
 class ExportStatus:
-    """An export as DynamoDB tells of it; counts are there once it is done."""
+    """An export as DynamoDB describes it; counts are there once it is done."""
 
     arn: str
     status: Literal["IN_PROGRESS", "COMPLETED", "FAILED"]
@@ -58,9 +58,9 @@ class ExportStatus:
     item_count: int | None
     billed_size_bytes: int | None
     failure: str | None
-    """DynamoDB's code and sentence when it failed."""
+    """DynamoDB's code and sentence if it failed."""
     filter_specification: dict[str, Any] = field(default_factory=dict[str, Any])
-    """Under its names what says that not everything is exported; empty when the export is whole."""
+    """The members, by name, that say that not everything was exported; empty if the export is whole."""
 
 
 def request_export(
@@ -76,11 +76,11 @@ def request_export(
     sse_algorithm: str | None = None,
     kms_key: str | None = None,
 ) -> str:
-    """Request an export and return its ARN: incremental over `window`, else full as of `export_time` (None: now).
+    """Request an export and return its ARN: incremental over `window`, or full as of `export_time` (None: now).
 
-    `bucket_owner` is the account of a bucket that is not ours, `sse_algorithm` AES256 or KMS. Raises TransientError
-    when too many exports run, ExportConflictError when the token was used for another request, TerminalError when the
-    table, its recovery window or the bucket does not allow it.
+    `bucket_owner` is the account of a bucket that is not ours; `sse_algorithm` is AES256 or KMS. Raises TransientError
+    if too many exports run, ExportConflictError if the token was used for another request, TerminalError if the table,
+    its recovery window or the bucket does not allow it.
     """
     request: dict[str, Any] = {
         "TableArn": table_arn,
@@ -123,7 +123,7 @@ def request_export(
 
 
 def describe_export(client: DynamoDBClient, export_arn: str) -> ExportStatus:
-    """Return an export's status. Raises ExportNotFoundError when DynamoDB does not know it (any more)."""
+    """Return an export's status. Raises ExportNotFoundError if DynamoDB does not know it, or no longer does."""
     doing = f"describing the export {export_arn}"
     with translating(doing):
         try:
@@ -148,7 +148,7 @@ def describe_export(client: DynamoDBClient, export_arn: str) -> ExportStatus:
 
 
 def table_of_export(export_arn: str) -> str:
-    """Return the ARN of an export's table. Raises ConfigurationError when it is not the ARN of an export."""
+    """Return the ARN of an export's table. Raises ConfigurationError if it is not an export's ARN."""
     found = _EXPORT_ARN.fullmatch(export_arn)
     if found is None:
         raise ConfigurationError(
@@ -166,12 +166,12 @@ def wait_for_export(
     poll_seconds: float = 10.0,
     timeout_seconds: float = 6 * 3600.0,
     on_poll: Callable[[ExportStatus], None] | None = None,
-    hint: str = "it runs on; wait for it again, giving its ARN",
+    hint: str = "the export continues; wait for it again with its ARN",
 ) -> str:
     """Wait until the export is done and return the location of its manifest; AWS promises no duration.
 
-    Raises TerminalError with DynamoDB's reason when it failed, TransientError when it takes longer than the
-    timeout (it runs on: `hint` says how to wait again) or DynamoDB does not answer several times in a row.
+    Raises TerminalError with DynamoDB's reason if it failed; TransientError if it takes longer than the timeout (it
+    continues: `hint` says how to wait again) or DynamoDB does not answer several times in a row.
     """
     deadline = time.monotonic() + timeout_seconds
     unanswered = 0
@@ -201,11 +201,11 @@ def _manifest_of(export: ExportStatus) -> str:
     if export.failure:
         raise TerminalError(
             f"waiting for the export {export.arn}: it failed with {export.failure}",
-            hint="mend what it names (often the bucket's policy or its KMS key) and request another export",
+            hint="repair what it names (often the bucket's policy or its KMS key) and request another export",
         )
     if export.manifest_location is None:
         raise ConfigurationError(
-            f"waiting for the export {export.arn}: it is done, and names no manifest",
-            hint="what answers for DynamoDB here writes no exports; check AWS_ENDPOINT_URL",
+            f"waiting for the export {export.arn}: it is done, but names no manifest",
+            hint="the service at this endpoint writes no exports; check AWS_ENDPOINT_URL",
         )
     return export.manifest_location

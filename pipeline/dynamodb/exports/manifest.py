@@ -1,17 +1,18 @@
 """An export's manifests: what was exported, from which table, as of when, and in which files.
 
-Invariant: a manifest that comes out of here adds up. Where the export wrote checksums of its two manifests they
-match; the files' item counts sum to the summary's; no file is named twice, and none lies outside of the export; the
-table is the one that was asked for; nothing says that the export was filtered or projected.
+Invariant: a manifest from here adds up. If the export wrote checksums of its two manifests, they match. The files' item
+counts sum to the summary's; no file is named twice, and none is outside of the export; the table is the one that was
+asked for; nothing says that the export was filtered or projected.
 
 Layout (DynamoDB guide, S3DataExport.Output; checked against genuine exports): `manifest-summary.json` names
-`manifest-files.json`, which has one JSON line a file. Genuine exports keep the base64 MD5 of each beside it as
-`.md5`, the guide calls it `.checksum`; both are read. An export copied without either still loads: the counts must
-agree, and every data file has its MD5 in the manifest (`checksummed` then says False, so that it can be shown).
+`manifest-files.json`, which has one JSON line for each file. Genuine exports have the base64 MD5 of each in a `.md5`
+file beside it; the guide calls it `.checksum`; both are read. An export that was copied without either still loads: the
+counts must agree, and every data file has its MD5 in the manifest (`checksummed` is then False, so that it can be
+shown).
 
-The keys in the manifests are relative to the root of the bucket that was exported to. An export may since have
-been copied elsewhere, so the bucket is that of the location given, never the summary's, and every key is taken
-relative to the export's own folder: same folder, same keys; another folder, the same layout under it.
+The keys in the manifests are relative to the root of the bucket that was exported to. An export may have been copied
+elsewhere since, so the bucket is that of the given location, never the summary's, and every key is relative to the
+export's own folder: in the same folder the same keys, in another folder the same layout under it.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 _Kind = TypeVar("_Kind", str, int)
 
 SUMMARY_NAME = "manifest-summary.json"
-# A member that no export of DynamoDB has: the files come of a scan of ours.
+# A member that no DynamoDB export has: the files come from a scan of ours.
 SCAN_MARK = "dynauroraScan"
 _VERSIONS = {"2020-06-30", "2023-08-01"}
 _KINDS: dict[str, Literal["full", "incremental"]] = {"FULL_EXPORT": "full", "INCREMENTAL_EXPORT": "incremental"}
@@ -53,7 +54,7 @@ class ExportFile:
     """One data file: gzip of JSON lines."""
 
     key: str
-    """Where it lies now, in the manifest's `bucket`."""
+    """Where it is now, in the manifest's `bucket`."""
     item_count: int
     md5: str
     """Base64 of the MD5 of the compressed bytes."""
@@ -72,7 +73,7 @@ class ExportManifest:
     table_arn: str
     table_name: str
     snapshot_time: datetime
-    """The time whose state the export holds: `exportTime`, or the end of an incremental window."""
+    """The time that the export's state is from: `exportTime`, or the end of an incremental window."""
     from_time: datetime | None
     view_type: str | None
     item_count: int
@@ -81,18 +82,19 @@ class ExportManifest:
     checksummed: bool
     """Whether the export had checksums of its manifests (they matched, or there would be no manifest)."""
     scanned: bool = False
-    """Whether the files come of a scan, whose start is the snapshot's time."""
+    """Whether the files come from a scan; the snapshot's time is then the scan's start."""
     table_id: str | None = None
-    """What tells a table from another that had its name."""
+    """The id that distinguishes a table from another one that had its name."""
     unknown_members: tuple[str, ...] = ()
-    """Names of members of the summary that no export known to us has: something new may be said there."""
+    """Names of members of the summary that no export known to us has: they may say something new."""
 
 
 def read_manifest(store: ObjectStore, location: str, *, expected_table: str | None) -> ExportManifest:
     """Read and verify the manifests at `s3://…/manifest-summary.json` or `file:///…/manifest-summary.json`.
 
-    `expected_table` is a table's name or ARN; an export of another one is refused; None takes any. Raises TerminalError
-    with the reason, MissingObjectError when there is nothing, ConfigurationError when the location cannot be one.
+    `expected_table` is a table's name or ARN, and an export of another table is refused; None accepts any. Raises
+    TerminalError with the reason, MissingObjectError if there is nothing, ConfigurationError if the location cannot be
+    a manifest's.
     """
     bucket, key = split_location(location)
     if posixpath.basename(key) != SUMMARY_NAME:
@@ -121,7 +123,8 @@ def parse_files(
 ) -> tuple[ExportFile, ...]:
     """Parse `manifest-files.json`; `moved` says from which folder to which the export was copied.
 
-    Raises TerminalError naming the line that cannot be read, or the file that is named twice or is not in `inside`.
+    Raises TerminalError, naming the line that cannot be read, or the file that is named twice or is not inside
+    `inside`.
     """
     files: dict[str, ExportFile] = {}
     for number, line in enumerate(content.splitlines(), 1):
@@ -142,7 +145,7 @@ def parse_files(
 
 
 def _moved_key(key: str, written_folder: str, folder: str) -> str:
-    """Return where a file lies whose export's folder was copied; incremental data lies beside that folder."""
+    """Return where a file is whose export's folder was copied; incremental data is beside that folder."""
     if written_folder == folder:
         return key
     return posixpath.normpath(posixpath.join(folder, posixpath.relpath("/" + key, "/" + written_folder)))
@@ -159,7 +162,7 @@ def _read_summary(store: ObjectStore, bucket: str, key: str) -> bytes:
             pass
         else:
             raise TerminalError(
-                f"reading the manifest {join_location(bucket, key)}: the export was started and has written no"
+                f"reading the manifest {join_location(bucket, key)}: the export was started but has written no"
                 " manifest, so it is still running, or it failed",
                 hint="see `aws dynamodb describe-export` for its status; wait for it, or request another",
             ) from None
@@ -167,7 +170,7 @@ def _read_summary(store: ObjectStore, bucket: str, key: str) -> bytes:
 
 
 def _verify_checksum(store: ObjectStore, bucket: str, key: str, content: bytes) -> bool:
-    """Compare an object with the checksum beside it; False when there is none."""
+    """Compare an object with the checksum beside it; False if there is none."""
     stem = posixpath.splitext(key)[0]
     for suffix in _CHECKSUM_SUFFIXES:
         try:
@@ -199,7 +202,7 @@ def _check_form(summary: dict[str, Any], location: str) -> None:
     if summary.get("version") not in _VERSIONS:
         raise TerminalError(
             f"{doing}: its version is {summary.get('version')}; known are {', '.join(sorted(_VERSIONS))}",
-            hint="take a newer Dynaurora, if there is one that knows this version",
+            hint="use a newer Dynaurora, if there is one that knows this version",
         )
     if summary.get("exportType", "FULL_EXPORT") not in _KINDS:
         raise TerminalError(f"{doing}: its exportType {summary['exportType']} is not known", hint=DAMAGED)
@@ -221,7 +224,8 @@ def _build(
     counted = sum(file.item_count for file in files)
     if counted != item_count:
         raise TerminalError(
-            f"reading the manifest {location}: it states {item_count} items, and the files it names hold {counted}",
+            f"reading the manifest {location}: it states {item_count} items, but the files that it names have"
+            f" {counted}",
             hint=DAMAGED,
         )
     kind = _kind(summary)
@@ -269,7 +273,7 @@ def _object(content: bytes, where: str) -> dict[str, Any]:
 def _field(entry: dict[str, Any], name: str, kind: type[_Kind], where: str) -> _Kind:
     value = entry.get(name)
     if not isinstance(value, kind) or isinstance(value, bool) or (isinstance(value, int) and value < 0):
-        raise TerminalError(f"reading {where}: its {name} is missing or of the wrong form", hint=DAMAGED)
+        raise TerminalError(f"reading {where}: its {name} is missing or has the wrong form", hint=DAMAGED)
     return value
 
 
@@ -279,5 +283,5 @@ def _time(summary: dict[str, Any], name: str, where: str) -> datetime:
     except ValueError:
         time = None
     if time is None or time.tzinfo is None:
-        raise TerminalError(f"reading {where}: its {name} is not a time with its offset", hint=DAMAGED)
+        raise TerminalError(f"reading {where}: its {name} is not a time with an offset", hint=DAMAGED)
     return time

@@ -1,6 +1,6 @@
-"""What a manifest says that a load must not pass over: a filter, times that cannot be, files of somebody else.
+"""What a manifest may say that a load must not ignore: a filter, impossible times, files of another export.
 
-Invariant: every refusal names the member of the manifest that is the reason, and no member's value but a time.
+Invariant: every refusal names the manifest's member that is the reason, and no member's value except a time.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 DAMAGED = "the manifest is damaged; copy the export again from where DynamoDB wrote it, or request another"
 NOT_WHOLE = (
-    "request an export of the whole table, without a filter or projection: a filtered one does not say what was left"
-    " out, so items and attributes would count as deleted"
+    "request an export of the whole table, without a filter or projection: a filtered one does not say what is missing,"
+    " so items and attributes would count as deleted"
 )
 
 # DynamoDB guide, S3DataExport.Output, and genuine exports.
@@ -34,7 +34,7 @@ _MOST_NAMED = 10
 
 
 def filter_members(members: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the names of the members, nested ones included, that say that not everything was exported."""
+    """Return the names of the members, including nested ones, that say that not everything was exported."""
     found: list[str] = []
     for name, value in members.items():
         letters = re.sub("[^a-z]", "", name.lower())
@@ -47,7 +47,7 @@ def filter_members(members: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _says_something(value: object) -> bool:
-    """Whether a member is more than empty: null, false, "", and what holds only such values say nothing."""
+    """Whether a member has content: null, false, "" and containers of only such values have none."""
     if isinstance(value, dict):
         return any(_says_something(inner) for inner in cast("dict[str, object]", value).values())
     if isinstance(value, list):
@@ -56,7 +56,7 @@ def _says_something(value: object) -> bool:
 
 
 def refuse_filtered(members: Mapping[str, Any], doing: str) -> None:
-    """Raise TerminalError when the members say that the export was filtered or projected."""
+    """Raise TerminalError if the members say that the export was filtered or projected."""
     named = filter_members(members)
     if named:
         raise TerminalError(
@@ -71,16 +71,16 @@ def unknown_members(summary: Mapping[str, Any], *, ours: str) -> tuple[str, ...]
 
 
 def listed(names: Iterable[str]) -> str:
-    """Return the names for a message, the first of them where there are many."""
+    """Return the names for a message; only the first ones if there are many."""
     all_names = list(names)
     more = len(all_names) - _MOST_NAMED
     return ", ".join(all_names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def check_times(times: Mapping[str, datetime | None], doing: str) -> None:
-    """Raise TerminalError when one of the manifest's times comes after another that it cannot come after.
+    """Raise TerminalError if one of the manifest's times comes after another that must be later.
 
-    An export begins before it ends, holds nothing of after its end, and has a window that is not empty.
+    An export begins before it ends, contains nothing from after its end, and has a window that is not empty.
     """
     for first, last, may_be_equal in (
         ("startTime", "endTime", True),
@@ -97,9 +97,9 @@ def check_times(times: Mapping[str, datetime | None], doing: str) -> None:
 
 
 def check_inside(key: str, folder: str, where: str) -> None:
-    """Raise TerminalError when a file's key does not lie in the folder of its export."""
+    """Raise TerminalError if a file's key is not in the folder of its export."""
     if ".." in key.split("/") or (folder and not posixpath.normpath(key).startswith(f"{folder}/")):
         raise TerminalError(
-            f"reading {where}: the file {key} lies outside of the export's own folder {folder}/",
-            hint="a manifest names files of its own export alone; " + DAMAGED,
+            f"reading {where}: the file {key} is outside the export's own folder {folder}/",
+            hint="a manifest only names files of its own export; " + DAMAGED,
         )

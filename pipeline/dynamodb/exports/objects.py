@@ -1,7 +1,7 @@
-"""Where objects lie, those of an export first: in S3, or in a folder that holds a copy of them.
+"""Stores of objects, first of all an export's: S3, or a folder with a copy.
 
-Invariant: `read` and `open` give the object's bytes exactly, from its first to its last, or raise. A connection
-that breaks off is taken up again where it broke; whoever reads sees no seam (the MD5 would tell of one).
+Invariant: `read` and `open` return the object's bytes exactly, from first to last, or raise. A connection that breaks
+is resumed where it broke; the reader does not notice (the MD5 would show it).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class MissingObjectError(TerminalError):
     def __init__(self, location: str) -> None:
         super().__init__(
             f"reading {location}: there is no such object",
-            hint="check the location; if the export's files were moved, copy all of them, its folder kept as it was",
+            hint="check the location; if the export's files were moved, copy all of them and keep the folder's layout",
         )
 
 
@@ -55,7 +55,7 @@ class ObjectBody(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of the connection or file."""
+        """Close the connection or file."""
         ...
 
 
@@ -75,18 +75,18 @@ class ObjectStore(Protocol):
         ...
 
     def write(self, bucket: str, key: str, content: bytes) -> None:
-        """Write an object whole, or not at all; one of that key is replaced."""
+        """Write an object whole, or not at all; an object with that key is replaced."""
         ...
 
     def move(self, bucket: str, key: str, to: str) -> None:
-        """Give an object another key. A move that is cut short leaves it under both."""
+        """Give an object another key. An interrupted move leaves it under both."""
         ...
 
 
 def split_location(location: str) -> tuple[str, str]:
     """Split `s3://bucket/key` or `file:///folder/file` into bucket and key (a folder's bucket is empty).
 
-    Raises ConfigurationError when it is neither.
+    Raises ConfigurationError if it is neither.
     """
     if location.startswith("s3://"):
         bucket, _, key = location.removeprefix("s3://").partition("/")
@@ -153,13 +153,13 @@ class FolderObjects:
 
 @dataclass(frozen=True, slots=True)
 class WriteOptions:
-    """How objects are written: what is left empty, the bucket's own defaults say."""
+    """How objects are written. For what is left empty, the bucket's own defaults apply."""
 
     sse: str | None = None
     """AES256 or aws:kms."""
     kms_key: str | None = None
     owners: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Accounts of the buckets that must belong to them."""
+    """Accounts that buckets must belong to, by bucket."""
 
     def members(self, bucket: str) -> dict[str, Any]:
         """Return the members of a PutObject or CopyObject."""
@@ -214,7 +214,7 @@ class S3Objects:
 
 
 class S3Body:
-    """One S3 object read from front to back, taken up with a range request when the connection breaks off."""
+    """One S3 object read from front to back, resumed with a range request when the connection breaks."""
 
     def __init__(self, client: S3Client, bucket: str, key: str) -> None:
         self._client, self._bucket, self._key = client, bucket, key
@@ -223,7 +223,7 @@ class S3Body:
         self._body = self._request()
 
     def read(self, size: int, /) -> bytes:
-        """Return up to `size` bytes, none only at the end. Raises TransientError when S3 keeps breaking off."""
+        """Return up to `size` bytes, none only at the end. Raises TransientError if the connection keeps breaking."""
         broken = 0
         while True:
             try:
@@ -244,7 +244,7 @@ class S3Body:
                 return part
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         self._body.close()
 
     @property

@@ -1,6 +1,6 @@
-"""The event source mappings that hand a stream to Lambda, and what waits where they put batches they gave up.
+"""The event source mappings that deliver a stream to Lambda, and the discarded batches that wait where they put them.
 
-Invariant: it reads only, and a permission that is missing is told (None), never taken for an empty answer.
+Invariant: it only reads, and a missing permission is reported (None), never taken for an empty answer.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class EventSourceMapping:
     """Creating, Enabling, Enabled, Disabling, Disabled, Updating, Deleting."""
     function_arn: str
     starting_position: str
-    """Where it began when it was made: TRIM_HORIZON, LATEST."""
+    """Where it began when it was created: TRIM_HORIZON, LATEST."""
     modified_at: datetime | None
-    """When it was made, or last altered, or changed its state."""
+    """When it was created, or last altered, or changed its state."""
     on_failure: str
-    """ARN of where batches go that it gave up; empty: they are lost."""
+    """ARN of the destination for discarded batches; empty: they are lost."""
     filtered: bool = False
     reports_failures: bool = True
     tumbling_seconds: int = 0
@@ -51,7 +51,7 @@ class EventSourceMapping:
 
     @property
     def function(self) -> str:
-        """Name of the function, with the alias or version that it names: `replicator`, `replicator:live`."""
+        """Name of the function, with its alias or version if it has one: `replicator`, `replicator:live`."""
         return self.function_arn.partition(":function:")[2] or self.function_arn
 
     @property
@@ -61,7 +61,7 @@ class EventSourceMapping:
         return qualifier if qualifier.isdigit() else ""
 
     def feeds(self, function: str) -> bool:
-        """Whether it feeds the function of this name or ARN; one without an alias or version stands for any."""
+        """Whether it feeds the function of this name or ARN; one without an alias or version matches any."""
         name = function.partition(":function:")[2] or function
         return name in {self.function, self.function.partition(":")[0]} and (
             ":function:" not in function or self.function_arn.startswith(function)
@@ -69,17 +69,17 @@ class EventSourceMapping:
 
     @property
     def enabled(self) -> bool:
-        """Whether it hands batches over, or is about to."""
+        """Whether it delivers batches, or is about to."""
         return self.state in {"Enabled", "Enabling", "Creating", "Updating"}
 
     @property
     def on_failure_bucket(self) -> str | None:
-        """The bucket they go to; None when they go elsewhere."""
+        """The bucket that discarded batches go to; None if they go elsewhere."""
         return self.on_failure.partition(_BUCKET_ARN)[2] or None
 
     @property
     def on_failure_prefix(self) -> str:
-        """What the keys of its objects begin with (Lambda guide, errors of DynamoDB event sources)."""
+        """The prefix of its objects' keys (Lambda guide, errors of DynamoDB event sources)."""
         return f"aws/lambda/{self.mapping_id}/"
 
 
@@ -93,7 +93,7 @@ class WaitingObjects:
 
 
 def event_source_mappings(client: LambdaClient, stream_arn: str) -> list[EventSourceMapping] | None:
-    """Return the mappings of a stream; None when this process may not list them."""
+    """Return the mappings of a stream; None if this process may not list them."""
     doing = f"listing the event source mappings of {stream_arn}"
     try:
         pages = client.get_paginator("list_event_source_mappings").paginate(EventSourceArn=stream_arn)
@@ -115,7 +115,7 @@ def _mapping(found: Any) -> EventSourceMapping:  # noqa: ANN401 - the stubs take
         starting_position=found.get("StartingPosition", ""),
         modified_at=modified if isinstance(modified, datetime) else None,
         on_failure=found.get("DestinationConfig", {}).get("OnFailure", {}).get("Destination", ""),
-        # Encrypted ones that this process may not read come as FilterCriteriaError.
+        # Encrypted criteria that this process may not read arrive as FilterCriteriaError.
         filtered=bool(found.get("FilterCriteria", {}).get("Filters")) or "FilterCriteriaError" in found,
         reports_failures="ReportBatchItemFailures" in found.get("FunctionResponseTypes", ()),
         tumbling_seconds=int(found.get("TumblingWindowInSeconds", 0)),
@@ -129,7 +129,7 @@ def _mapping(found: Any) -> EventSourceMapping:  # noqa: ANN401 - the stubs take
 
 
 def waiting_objects(client: S3Client, bucket: str, prefix: str) -> WaitingObjects | None:
-    """Count the objects below a prefix, of the first 10,000, that are not done; None when they may not be listed."""
+    """Count the objects below a prefix, among the first 10,000, that are not done; None if they may not be listed."""
     count, oldest, token = 0, None, ""
     for _ in range(_MOST_PAGES):
         more: dict[str, Any] = {"ContinuationToken": token} if token else {}

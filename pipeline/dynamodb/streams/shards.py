@@ -1,10 +1,10 @@
-"""A table's stream as a second reader beside the Lambda reads it: shards, their lineage, pages of records.
+"""A table's stream, as a second reader beside Lambda reads it: shards, their lineage, pages of records.
 
-Invariant: a page's records are in the order of the shard, and `following` goes on right behind them. AWS advises
-two readers a shard at most and allows 5 reads a second, of which Lambda's poller takes 4, so this one has to be slow.
+Invariant: a page's records are in the order of the shard, and `following` continues right after them. AWS advises at
+most two readers a shard and allows 5 reads a second, of which Lambda's poller takes 4, so this reader must be slow.
 
-An empty page does not say that the shard's end was reached: "it might take multiple calls to get to a portion of
-the shard that contains stream records" (API reference, GetRecords), and the answer has nothing else to tell by.
+An empty page does not mean that the shard's end was reached: "it might take multiple calls to get to a portion of the
+shard that contains stream records" (API reference, GetRecords), and nothing else in the answer says so.
 """
 
 from __future__ import annotations
@@ -39,23 +39,23 @@ class TableStream:
     enabled: bool
     view_type: str | None
     table_id: str | None = None
-    """Of the table: another one under the same name has another."""
+    """The table's id: another table under the same name has another."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A shard, the one it came from, and whether it takes no more records."""
+    """A shard, its parent, and whether it accepts no more records."""
 
     shard_id: str
     parent_id: str | None
     closed: bool
     ending: str | None = None
-    """Sequence number of its last record, where it is closed."""
+    """Sequence number of its last record, if it is closed."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
-    """What the probe needs of a record: which item changed, and where the change stands."""
+    """What the probe needs from a record: which item changed, and the change's position."""
 
     keys: Item
     sequence_number: str
@@ -65,7 +65,7 @@ class KeyRecord:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """`following` None: the shard is closed, and this was its last page."""
+    """`following` is None if the shard is closed and this was its last page."""
 
     records: list[KeyRecord]
     following: str | None
@@ -73,11 +73,11 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """Where to read a shard from. `iterator` None: the shard is gone."""
+    """Where to read a shard from. `iterator` is None if the shard is gone."""
 
     iterator: str | None
     trimmed: bool = False
-    """The place asked for is gone, and with it perhaps records behind it."""
+    """The place is gone, and perhaps records after it too."""
 
 
 class LostPlaceError(Exception):
@@ -85,7 +85,7 @@ class LostPlaceError(Exception):
 
 
 def latest_stream(client: DynamoDBClient, table_name: str, clock: SourceClock | None = None) -> TableStream:
-    """Return the table's latest stream; `clock` learns the time. Raises TerminalError when it never had one."""
+    """Return the table's latest stream; `clock` learns the time. Raises TerminalError if it never had one."""
     with translating(f"describing the table {table_name}"):
         answer, _ = (clock or SourceClock()).ask(client.describe_table, TableName=table_name)
     table: Any = answer["Table"]
@@ -108,7 +108,7 @@ def latest_stream(client: DynamoDBClient, table_name: str, clock: SourceClock | 
 class StreamReader:
     """Reads one stream, and counts its calls. Threads may share it.
 
-    Shards are read by `pages`, where that is another client: one whose reads are tried again by who paces them.
+    `pages`, if it is another client, reads the shards: its reads are retried by the caller, who paces them.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class StreamReader:
         self._lock = Lock()
 
     def shards(self) -> list[Shard]:
-        """Return all shards, of 100 a call. Those that ended stay listed for about 24 hours."""
+        """Return all shards, 100 in a call. Shards that ended stay listed for about 24 hours."""
         found: list[Shard] = []
         more: dict[str, str] = {}
         while True:
@@ -136,9 +136,9 @@ class StreamReader:
             more = {"ExclusiveStartShardId": description["LastEvaluatedShardId"]}
 
     def open(self, shard_id: str, *, after: str | None = None, latest: bool = False) -> Opened:
-        """Open a shard behind `after`, or at the end with `latest`, or else at the oldest record there is.
+        """Open a shard after `after`, or at the end with `latest`, or otherwise at the oldest record there is.
 
-        Where `after` was trimmed that is the oldest record too.
+        If `after` was trimmed, that is the oldest record too.
         """
         request: dict[str, str] = {"ShardIteratorType": "LATEST" if latest else "TRIM_HORIZON"}
         if after is not None:

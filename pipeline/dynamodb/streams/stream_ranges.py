@@ -1,7 +1,7 @@
-"""Records of a stream read again between two sequence numbers of a shard, as Lambda would hand them over.
+"""Records of a stream, read again between two sequence numbers of a shard, as Lambda would deliver them.
 
-Invariant: all of the range or nothing: where the stream has trimmed any of it, or the shard is gone, that is said and
-no record is given.
+Invariant: all of the range or nothing. If the stream has trimmed any of it, or the shard is gone, this is reported and
+no record is returned.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 _GONE = {"TrimmedDataAccessException", "ResourceNotFoundException"}
 _IMAGES = ("Keys", "NewImage", "OldImage")
-# A closed shard ends; an open one gives empty pages at its end, and a page may be empty before it.
+# A closed shard ends. An open one returns empty pages at its end, and a page may be empty before it.
 _MOST_EMPTY_PAGES = 100
 
 
 class TrimmedError(TerminalError):
-    """The stream does not hold the records any more."""
+    """The stream no longer holds the records."""
 
 
 def read_range(client: DynamoDBStreamsClient, batch: FailedBatch) -> list[StreamRecord]:
-    """Return the batch's records. Raises TrimmedError when they are not all there, TransientError, TerminalError."""
+    """Return the batch's records. Raises TrimmedError if they are not all there, TransientError, TerminalError."""
     doing = f"reading {batch.size} records of the stream of {batch.table} again"
     with translating(doing):
         try:
@@ -42,12 +42,12 @@ def read_range(client: DynamoDBStreamsClient, batch: FailedBatch) -> list[Stream
             records = []
     numbers = [int(record["dynamodb"]["SequenceNumber"]) for record in records]
     if not numbers or (numbers[0], numbers[-1]) != (int(batch.first_sequence_number), int(batch.last_sequence_number)):
-        raise TrimmedError(f"{doing}: the stream does not hold them any more")
+        raise TrimmedError(f"{doing}: the stream no longer holds them")
     return [event_record(record, batch.stream_arn) for record in records]
 
 
 def _read(client: DynamoDBStreamsClient, batch: FailedBatch) -> list[dict[str, Any]]:
-    """Read from the first record on, until the last one or the end of the shard."""
+    """Read from the first record until the last one or the end of the shard."""
     iterator: str | None = client.get_shard_iterator(
         StreamArn=batch.stream_arn,
         ShardId=batch.shard_id,
@@ -68,7 +68,7 @@ def _read(client: DynamoDBStreamsClient, batch: FailedBatch) -> list[dict[str, A
 
 
 def event_record(record: dict[str, Any], stream_arn: str) -> StreamRecord:
-    """Return a record of GetRecords as it stands in a Lambda event."""
+    """Return a GetRecords record in the form of a Lambda event."""
     change = dict(record["dynamodb"])
     created = change.get("ApproximateCreationDateTime")
     if created is not None:

@@ -256,11 +256,11 @@ def rewrite_keys(tmp_path: Path, export: WrittenExport, old: str, new: str) -> N
 def test_files_of_another_export_and_the_same_file_twice(exports: ExportFactory, tmp_path: Path) -> None:
     other, export = exports.full(ITEMS), exports.full(ITEMS)
     rewrite_keys(tmp_path, export, export.data_keys[0], other.data_keys[0])
-    with pytest.raises(TerminalError, match="lies outside of the export's own folder"):
+    with pytest.raises(TerminalError, match="is outside the export's own folder"):
         read_manifest(FolderObjects(), export.location, expected_table="Employees")
     climbing = exports.full(ITEMS)
     rewrite_keys(tmp_path, climbing, "/data/", "/data/../../../")
-    with pytest.raises(TerminalError, match="lies outside of the export's own folder"):
+    with pytest.raises(TerminalError, match="is outside the export's own folder"):
         read_manifest(FolderObjects(), climbing.location, expected_table="Employees")
     twice = exports.full(ITEMS)
     rewrite_keys(tmp_path, twice, twice.data_keys[0], twice.data_keys[1])
