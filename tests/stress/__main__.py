@@ -147,7 +147,6 @@ def _operations(pool: ProcessPoolExecutor, seed: int, histories: int) -> dict[st
         "operations_counts": asdict(total.counts),
         "operations_by_mutation": caught,
         "operations_equivalent": operations_mutations.EQUIVALENT,
-        "operations_not_reached": [mutation.name for mutation in operations_mutations.NOT_REACHED],
     }
 
 

@@ -224,17 +224,16 @@ def _shards(memory: Memory, sight: Sight, now: datetime, rules: Rules) -> dict[s
             moved[name] |= moved[first]
             ended[name] &= ended[first]
     shards: dict[str, ShardProgress] = {}
-    paused = memory.ticked_at is not None and now - memory.ticked_at > STILL_AFTER
+    paused = memory.ticked_at is not None and now - memory.ticked_at >= STILL_AFTER
     for name, one in seen.items():
-        new = moved[name] or applied[name] != before[name].applied
         # Of a time without ticks nobody knows: the database may have been away, and the replicator with it.
-        begins = new or (paused and not before[name].still_ticks)
+        begins = moved[name] or (paused and not before[name].still_ticks)
         shards[name] = replace(
             one.progress,
             read_through=_read_through(one, before[name]),
             applied=applied[name],
             moved_at=now if begins else before[name].moved_at,
-            still_ticks=0 if new else before[name].still_ticks + ended[name],
+            still_ticks=0 if moved[name] else before[name].still_ticks + ended[name],
             unread=_unread(before[name].unread, one.passed, applied[name], now, rules),
         )
     return shards

@@ -26,6 +26,7 @@ from pipeline.core.exports.windows import (
 )
 from pipeline.core.ordering import Position, snapshot_position, supersedes
 from pipeline.jobs.reconcile.verdict import SnapshotTime, Verdict, judge
+from tests.stress.operations.product import WrongClock
 from tests.stress.operations.source import SECOND
 from tests.stress.operations.world import MARGIN, Export, Reconciled
 
@@ -66,6 +67,14 @@ class Commands:
 
     def run(self, text: str) -> Outcome:
         """Carry out `dynaurora …`."""
+        if self.world.random.random() < 0.5:  # typed into a shell; else a run of a process that lives on
+            self.product.clock = self.product.new_clock()
+        try:
+            return self._run(text)
+        except WrongClock:
+            return Outcome(2, "the clock is too far off", hint="clock")
+
+    def _run(self, text: str) -> Outcome:
         verb, *words = text.split()
         options = dict(zip(words[1::1], [*words[2:], ""], strict=False))
         if self.world.table.name != self.world.database.source and verb != "repoint":
@@ -86,9 +95,8 @@ class Commands:
 
     # Catching up.
 
-    def _catch_up(self, start: datetime, end: datetime) -> Outcome:  # noqa: PLR0911 - each is a refusal
-        if not self.product.may_write_positions():
-            return Outcome(2, "the clock is too far off", hint="clock")
+    def _catch_up(self, start: datetime, end: datetime) -> Outcome:
+        self.product.refuse_wrong_clock()
         asked, table = Window(whole_seconds(start), whole_seconds(end)), self.world.table
         least = shortest_range(MARGIN, SHORTEST)
         if asked.end - asked.start < least:
@@ -150,13 +158,14 @@ class Commands:
             if row.state is None or not start <= at.as_of < end - MARGIN:
                 continue
             if at.version is not None or at.as_of not in by_snapshot:
-                database.apply(key, snapshot_position(self.product.now(), MARGIN), table.items.get(key))
+                read_at = self.product.ask()
+                self.product.refuse_wrong_clock()
+                database.apply(key, snapshot_position(read_at, MARGIN), table.items.get(key))
 
     # Loading.
 
     def _load(self) -> Outcome:
-        if not self.product.may_write_positions():
-            return Outcome(2, "the clock is too far off", hint="clock")
+        self.product.refuse_wrong_clock()
         table, time = self.world.table, self.world.now
         items = dict(table.items)
         self._wait(self.world.random.choice([60, 300, 900]))
@@ -186,8 +195,8 @@ class Commands:
     # Reconciling.
 
     def _reconcile(self, *, repair: bool) -> Outcome:
-        if repair and not self.product.may_write_positions():
-            return Outcome(2, "the clock is too far off", hint="clock")
+        if repair:
+            self.product.refuse_wrong_clock()
         run = Reconciliation(self.world, self.product, self._wait, self._tick, repair=repair)
         return run.carry_out()
 
@@ -267,7 +276,7 @@ class Reconciliation:
     def _look(self, key: int, *, last: bool = False) -> None:
         database, candidate = self.world.database, self.left[key]
         before = _mark(database.rows.get(key))
-        read_at, state = self.product.now(), self.table.items.get(key)
+        read_at, state = self.product.ask(), self.table.items.get(key)
         if self.world.random.random() < 0.2:
             self._wait(1)
         if state is not None and state.startswith("!"):
@@ -287,6 +296,8 @@ class Reconciliation:
     def _drifted(self, key: int, found: Compared, state: str | None, read_at: datetime, *, last: bool) -> None:
         database, candidate = self.world.database, self.left[key]
         position = snapshot_position(read_at, MARGIN)
+        if self._repair:
+            self.product.refuse_wrong_clock()
         if self._repair and (found.as_of is None or supersedes(position, Position(found.as_of, found.version))):
             database.apply(key, position, state)
         after = _compared(database.rows.get(key), state)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from tests.stress.operations.commands import Commands, printed
 from tests.stress.operations.oracle import Oracle, Wrong
 from tests.stress.operations.product import Product
+from tests.stress.operations.situations import first_tick_late, situation
 from tests.stress.operations.source import SECOND
 from tests.stress.operations.world import World
 
@@ -111,6 +112,9 @@ class History:
             self.clock,
             self.throttle,
             self.busy,
+            self.situation,
+            self.situation,
+            self.situation,
         ]
         return self.random.sample(every, self.random.randint(1, 4))
 
@@ -122,6 +126,8 @@ class History:
         assert self.commands.run("load orders").code == 0
         if self.random.random() < 0.9:
             self.tick()
+        elif not self.healthy and self.random.random() < 0.5:
+            first_tick_late(self)
         self.world.backup()
 
     # Living.
@@ -129,6 +135,9 @@ class History:
     def live(self) -> None:
         calm = [self.write, self.write, self.write, self.pause, self.pause, self.tick, self.tick, self.tick, self.split]
         rare = [self.purge, self.visit, self.reconcile, self.fix, self.fix]
+        if not self.healthy and self.random.random() < 0.3:
+            self.counts.faults["situation"] += 1
+            self.situation()
         for _ in range(self.random.randint(10, 30)):
             draw = self.random.random()
             if draw < 0.12 and self.faults:
@@ -157,12 +166,13 @@ class History:
         """What happens while a command waits."""
         if not self.quiet and self.random.random() < 0.2:
             self.write()
+        if not self.quiet and self.clock in self.faults and self.random.random() < 0.1:
+            self.clock()
         self.world.advance(seconds)
         if self.random.random() < 0.3:
             self.tick()
 
     def tick(self) -> None:
-        self.product.error = self.random.choice([-1, 0, 0, 1])
         before = self.product.memory
         if self.product.tick():
             self.say(f"{self.at()} tick: {told(self.product.memory)}")
@@ -191,6 +201,10 @@ class History:
             return 0
         self.end_earlier_streams()
         _, text = self.random.choice(remedies)
+        return self.follow_text(text)
+
+    def follow_text(self, text: str) -> int:
+        """Follow a remedy; returns how many commands that took."""
         return sum(self.follow(command) for command in printed(text))
 
     def follow(self, command: str) -> int:
@@ -300,6 +314,9 @@ class History:
         self.pause(TICK_SECONDS)
         self.tick()
 
+    def situation(self) -> None:
+        situation(self)
+
     def away_or_not(self) -> None:
         if self.random.random() < 0.5:
             self.away()
@@ -382,8 +399,8 @@ class History:
         self.pause(400)
         self.tick()
         self.check_settles()
-        if not self.product.may_write_positions():
-            return
+        self.world.host_ahead = timedelta(0)  # else nothing is repaired, and the refusal says why
+        self.product.clock = self.product.new_clock()
         outcome = self.commands.run("reconcile orders --repair")
         self.say(f"{self.at()} {outcome}")
         if outcome.undecided or outcome.code:

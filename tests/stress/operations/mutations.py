@@ -1,7 +1,7 @@
 """Mutations of what a tick may conclude, each one guard altered, that generated histories must find out.
 
-Invariant: a mutation replaces one piece of the source text of a module of `pipeline.core`, once; a piece that is not
-there any more fails loudly. The modules are as before once its context ends.
+Invariant: a mutation replaces one piece of the source text of a module of `pipeline`, once; a piece that is not there
+any more fails loudly. The modules are as before once its context ends.
 """
 
 from __future__ import annotations
@@ -62,6 +62,14 @@ def _probing(name: str, function: str, piece: str, altered: str) -> Mutation:
 
 def _losses(name: str, function: str, piece: str, altered: str) -> Mutation:
     return Mutation(name, "core.past.losses", function, piece, altered)
+
+
+def _late(name: str, altered: str) -> Mutation:
+    return Mutation(name, "core.ordering", "comes_too_late", "(shown or not deleted)", altered)
+
+
+def _clock(name: str, function: str, piece: str, altered: str) -> Mutation:
+    return Mutation(name, "dynamodb.clock", f"SourceClock.{function}", piece, altered)
 
 
 MUTATIONS: tuple[Mutation, ...] = (
@@ -205,6 +213,13 @@ MUTATIONS: tuple[Mutation, ...] = (
         "covered[-1] = (covered[-1][0], max(covered[-1][1], until))",
         "covered[-1] = (since, until)",
     ),
+    # What comes late.
+    _late("late: all is taken", "False"),
+    _late("late: all but new rows is taken", "not (shown or deleted)"),
+    _late("late: rows that are shown are kept, new ones made", "shown"),
+    # Clocks.
+    _clock("clock: the host's is taken for the source's", "source_time", " - (self.ahead or timedelta(0))", ""),
+    _clock("clock: the first measure stands", "_learn", "if narrow[0] <= narrow[1]:", "if True:"),
     # What has arrived.
     _probing(
         "arrived: nothing",
@@ -235,19 +250,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "if not shard.finished",
     ),
     _probing("lineage: parents alone", "lineages", "parent not in line:", "parent not in line and len(line) < 2:"),
-)
-
-EQUIVALENT: dict[str, str] = {
-    "settled: a closed shard that stands still counts as read through now": (
-        "its successors are listed seconds later, long before it stands still"
-    ),
-    "changed: places of the old stream are kept": "shards are named once: the new stream lists none of them",
-    "changed: a loss begins with what was proven, whatever waits": "what is proven never lies behind what waits",
-    "state: trimmed an hour early": "a function that was dead for 23 hours is told of as one that was for 24",
-}
-"""Alterations that cannot change an outcome, and why."""
-
-NOT_REACHED: tuple[Mutation, ...] = (
+    # What only a situation of `situations` leads up to.
     _conclude(
         "shards: what is applied is forgotten",
         "_shards",
@@ -305,12 +308,22 @@ NOT_REACHED: tuple[Mutation, ...] = (
         "Loss(Kind.GAP, known, begun)",
         "Loss(Kind.GAP, known, known)",
     ),
-    _conclude(
-        "still: what is applied does not move a shard", "_shards", " or applied[name] != before[name].applied", ""
-    ),
     _conclude("still: ticks that did not reach the end count", "_shards", "+ ended[name]", "+ 1"),
+    _conclude("still: a pause of the probe counts", "_shards", " or (paused and not before[name].still_ticks)", ""),
+    _conclude(
+        "overtaking: a factor that is not known counts as 1",
+        "_overtaking",
+        "rules.parallelization == 1",
+        "rules.parallelization in {1, None}",
+    ),
 )
-"""Mutations that some hundred histories did not find out: they need a situation that is drawn too rarely, or never.
 
-Not counted. Each is to be moved above once the histories reach it.
-"""
+EQUIVALENT: dict[str, str] = {
+    "settled: a closed shard that stands still counts as read through now": (
+        "its successors are listed seconds later, long before it stands still"
+    ),
+    "changed: places of the old stream are kept": "shards are named once: the new stream lists none of them",
+    "changed: a loss begins with what was proven, whatever waits": "what is proven never lies behind what waits",
+    "state: trimmed an hour early": "a function that was dead for 23 hours is told of as one that was for 24",
+}
+"""Alterations that cannot change an outcome, and why."""

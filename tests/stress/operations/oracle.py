@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 from pipeline.core.ordering import accepts
 from pipeline.core.past.losses import NOT_BY_CATCH_UP, Kind
 from pipeline.core.past.probing import State
+from tests.stress.operations.product import ITERATOR_LIFE
 from tests.stress.operations.source import SECOND
 from tests.stress.operations.world import MARGIN
 
 if TYPE_CHECKING:
     from pipeline.core.past.conclude import Memory
+    from pipeline.core.past.probing import ShardProgress
     from tests.stress.operations.product import Product
     from tests.stress.operations.source import Record
     from tests.stress.operations.world import World
@@ -43,9 +45,11 @@ class Oracle:
         self._claim()
         self._losses(before)
         self._stuck(before)
+        self._purged()
         if not self.rewound:
             self._decisions()
             self._prompt()
+            self._evidence(before)
         if self.healthy and self.product.remedies():
             raise Wrong(f"{self.product.remedies()} where nothing went wrong")
 
@@ -82,7 +86,8 @@ class Oracle:
                 moved.add(name := shard.parent)
         for name, shard in stream.shards.items():
             since, ticks = self.stood.get(name, (now, 0))
-            whole = name not in product.throttled and shard.listed <= self.world.now
+            ended = (place := before.shards.get(name)) is not None and place.finished
+            whole = (ended or name not in product.throttled) and shard.listed <= self.world.now
             self.stood[name] = (now, 0) if name in moved else (since, ticks + whole)
         least = timedelta(seconds=57) + product.rules().batching_window
         for waiting in memory.waiting:
@@ -139,6 +144,44 @@ class Oracle:
                         if not told and newer.get(str(lost.key), 0) <= lost.version and self._is_missing(lost):
                             raise Wrong(f"the change of {lost.key} of {lost.made} was passed by, and is in no loss")
                     passed.clear()
+
+    def _evidence(self, before: Memory) -> None:
+        """What was seen applied ends a stretch before it, and is the end of what waits before it."""
+        world, stream, product = self.world, self.world.table.stream, self.product
+        rows = world.database.rows
+        if stream is None or product.rules().parallelization != 1:
+            return
+        for name, place in product.memory.shards.items():
+            shard, earlier = stream.shards.get(name), before.shards.get(name)
+            if shard is None or earlier is None:
+                continue
+            applied = [
+                record
+                for record in shard.after(0, world.now)
+                if (row := rows.get(record.key)) is not None and row.position.version == record.version
+            ]
+            read = int(place.sequence_number or 0)
+            unread = place.unread
+            if unread and any(record.number <= read and record.position.as_of > unread.until for record in applied):
+                raise Wrong(f"{unread} of {name} is over: what is behind it is applied")
+            if place.scout is not None and shard.closed is None:
+                self._scouted(earlier, applied)
+
+    def _scouted(self, earlier: ShardProgress, applied: list[Record]) -> None:
+        at = earlier.scout_at
+        if earlier.scout is None or at is None or self.product.now() - at >= ITERATOR_LIFE:
+            return
+        newest = max((record.version for record in applied if record.number > int(earlier.scout)), default=0)
+        for waiting in self.product.memory.waiting:
+            if waiting.shard_id == earlier.shard_id and waiting.version < newest and not waiting.state.lost:
+                raise Wrong(f"{waiting} is passed by: a scout has seen what is behind it applied")
+
+    def _purged(self) -> None:
+        """A change without a row does not wait once a purge has passed it."""
+        purged, rows = self.world.database.purged_through, self.world.database.rows
+        for waiting in self.product.memory.waiting:
+            if purged is not None and waiting.as_of <= purged and int(waiting.key[0]) not in rows:
+                raise Wrong(f"{waiting} waits, and a purge has passed it")
 
     def _is_missing(self, record: Record) -> bool:
         database = self.world.database

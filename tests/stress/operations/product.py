@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from email.utils import format_datetime
+from typing import TYPE_CHECKING, Any
 
 from pipeline.aurora.bookkeeping.applied_through import AppliedThrough
 from pipeline.core.past.conclude import Memory, Rules, ShardSight, Sight, conclude
 from pipeline.core.past.loss_remedies import Means, remedy
 from pipeline.core.past.losses import Kind, Loss
 from pipeline.core.past.probing import SETTLE, ShardProgress, State, Stored, Unread, Waiting
+from pipeline.dynamodb.clock import SourceClock
+from pipeline.jobs.clocks import notable
 from tests.stress.operations.source import RETENTION, SECOND
-from tests.stress.operations.world import MARGIN
+from tests.stress.operations.world import MARGIN, START
 
 if TYPE_CHECKING:
     from tests.stress.operations.source import Record, Shard
@@ -26,6 +29,10 @@ VIEW = "public.Orders"
 ITERATOR_LIFE = timedelta(minutes=14)
 PROBE_STOPPED = timedelta(minutes=5)
 TOO_FAR_BEHIND = timedelta(minutes=5)
+
+
+class WrongClock(Exception):  # noqa: N818 - a refusal, as the command has it
+    """The host's clock is off by a margin: nothing is written that stands at its time."""
 
 
 class Product:
@@ -44,8 +51,9 @@ class Product:
         self.knows_mapping = True
         """Whether it may look at event source mappings."""
         self.most_waiting = self.most_lost = 10_000
-        self.error = 0
-        """Seconds by which the corrected clock is off: the Date header has whole seconds."""
+        self._called = 0.0
+        """Seconds that calls of the source took; the world stands still for them."""
+        self.clock = self.new_clock()
         self.scouted = False
         """Whether the last tick left places where they were."""
 
@@ -54,13 +62,39 @@ class Product:
         """Whether a tick reads whatever the stream shows."""
         return not self.throttled and self.most_records >= 1_000 and not self.scouted
 
-    # The clock.
+    # The clock: the product's own, beside a host's that may be wrong, and answers that say the time in whole seconds.
+
+    def new_clock(self) -> SourceClock:
+        """Return what a process begins with."""
+        return SourceClock(self.host_now, self._monotonic)
 
     def now(self) -> datetime:
-        return self.world.now + self.error * SECOND
+        """Return what the product takes for the source's time."""
+        return self.clock.now()
 
-    def may_write_positions(self) -> bool:
-        return abs(self.world.host_ahead) + 2 * SECOND < MARGIN
+    def ask(self) -> datetime:
+        """Call the source; return its time just before."""
+        return self.clock.ask(self._answer)[1]
+
+    def host_now(self) -> datetime:
+        return self.world.now + self.world.host_ahead
+
+    def refuse_wrong_clock(self) -> None:
+        """Raise WrongClock where `pipeline.jobs.clocks.refuse_wrong_clock` refuses to write positions."""
+        if not self.clock.asked_lately:
+            self.ask()
+        ahead = self.clock.ahead or timedelta(0)
+        if notable(ahead) and abs(ahead) + 2 * SECOND >= MARGIN:
+            raise WrongClock
+
+    def _monotonic(self) -> float:
+        return (self.world.now - START).total_seconds() + self._called
+
+    def _answer(self) -> dict[str, Any]:
+        took = self.world.random.choice([0.0, 0.0, 0.1, 1.5])
+        said = self.world.now + timedelta(seconds=took * self.world.random.random())
+        self._called += took
+        return {"ResponseMetadata": {"HTTPHeaders": {"date": format_datetime(said, usegmt=True)}}}
 
     # What is believed.
 
@@ -95,6 +129,7 @@ class Product:
         stream = world.table.stream
         if stream is None or world.table.name != database.source:
             return False
+        self.ask()
         now = self.now()
         same = memory.stream_label == stream.label
         full = sum(not waiting.state.lost for waiting in memory.waiting) >= self.most_waiting

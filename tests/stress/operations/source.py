@@ -124,7 +124,7 @@ class Stream:
         for shard in self.open_shards():
             shard.closed = now
 
-    def age(self, now: datetime, slack: timedelta) -> None:
+    def age(self, now: datetime, slack: timedelta, listed_longer: timedelta) -> None:
         """Roll old shards, and drop what is older than the stream keeps."""
         if self.enabled:
             for _ in range(2):
@@ -139,7 +139,7 @@ class Stream:
                 old = bisect_right(shard.records, horizon, key=lambda record: record.made)
                 shard.dropped = shard.records[old - 1].number
                 del shard.records[:old]
-            if shard.closed is not None and shard.closed <= horizon:
+            if shard.closed is not None and shard.closed <= horizon - listed_longer:
                 del self.shards[shard.name]
 
     def _open(self, parent: str | None, keys: set[int], now: datetime) -> None:

@@ -229,6 +229,8 @@ class World:
         self.random, self.now = random, START
         self.keys = range(keys)
         self.trim_slack = random.choice([0, 0, 10, 60]) * 60 * SECOND
+        self.listed_longer = random.choice([0, 0, 60]) * 60 * SECOND
+        """How much longer than its records a shard that was closed is listed."""
         self.host_ahead = timedelta(0)
         """By how much the clock of the host that runs the product is ahead."""
         self.writes = self._tables = self._mappings = 0
@@ -252,7 +254,7 @@ class World:
             for replicator in self.replicators:
                 replicator.run(self)
             for stream in self.streams:
-                stream.age(self.now, self.trim_slack)
+                stream.age(self.now, self.trim_slack, self.listed_longer)
 
     def backup(self) -> None:
         self.backups.append((self.now, self.database.copy()))
