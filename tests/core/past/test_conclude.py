@@ -93,3 +93,16 @@ def test_a_place_that_is_held_is_not_denied_its_end_because_something_newer_was_
             memory, looked(NOW + timedelta(minutes=minute)), NOW + timedelta(minutes=minute), RULES
         ).memory
     assert memory.settled_through == NOW + timedelta(minutes=3) - SETTLE
+
+
+def test_a_pause_of_the_probe_is_not_taken_for_a_shard_that_stands_still() -> None:
+    """The database was away, and the replicator with it: it tries again soon, and is not stuck after two ticks."""
+    at = NOW - timedelta(minutes=10)
+    late = Waiting("public.Orders", ("1",), 5, at, at, "s1")
+    memory = tick(before(at), at + SETTLE, shard(at, sightings=(late,)))
+    states: list[str] = []
+    for seconds in (0, 30, 50, 70):
+        now = NOW + timedelta(seconds=seconds)
+        memory = tick(memory, now, shard(now - SETTLE))
+        states.append(memory.waiting[0].state.value)
+    assert states == ["on_its_way", "on_its_way", "on_its_way", "stuck"]
