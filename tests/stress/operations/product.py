@@ -16,8 +16,7 @@ from pipeline.core.past.conclude import Memory, Rules, ShardSight, Sight, conclu
 from pipeline.core.past.loss_remedies import Means, remedy
 from pipeline.core.past.losses import Kind, Loss
 from pipeline.core.past.probing import SETTLE, ShardProgress, State, Stored, Unread, Waiting
-from pipeline.dynamodb.clock import SourceClock
-from pipeline.jobs.clocks import notable
+from pipeline.dynamodb.clock import SourceClock, in_doubt
 from tests.stress.operations.source import RETENTION, SECOND
 from tests.stress.operations.world import MARGIN, START
 
@@ -83,8 +82,7 @@ class Product:
         """Raise WrongClock where `pipeline.jobs.clocks.refuse_wrong_clock` refuses to write positions."""
         if not self.clock.asked_lately:
             self.ask()
-        ahead = self.clock.ahead or timedelta(0)
-        if notable(ahead) and abs(ahead) + 2 * SECOND >= MARGIN:
+        if in_doubt(self.clock.ahead, MARGIN):
             raise WrongClock
 
     def _monotonic(self) -> float:
