@@ -17,7 +17,7 @@ from pipeline.core.past.loss_remedies import Means, remedy
 from pipeline.core.past.losses import Kind, Loss
 from pipeline.core.past.probing import SETTLE, ShardProgress, State, Stored, Unread, Waiting
 from pipeline.dynamodb.clock import SourceClock, in_doubt
-from tests.stress.operations.source import RETENTION, SECOND
+from tests.stress.operations.source import RETENTION
 from tests.stress.operations.world import MARGIN, START
 
 if TYPE_CHECKING:
