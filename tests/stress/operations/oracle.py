@@ -164,7 +164,7 @@ class Oracle:
             unread = place.unread
             if unread and any(record.number <= read and record.position.as_of > unread.until for record in applied):
                 raise Wrong(f"{unread} of {name} is over: what is behind it is applied")
-            if place.scout is not None and shard.closed is None:
+            if place.scout is not None and shard.closed is None and name not in product.throttled:
                 self._scouted(earlier, applied)
 
     def _scouted(self, earlier: ShardProgress, applied: list[Record]) -> None:
