@@ -62,7 +62,7 @@ def test_the_plan_is_a_script_that_makes_the_database(
     add_column(environment)
     assert main(["plan", "employees"], environment) == 1
     assert (
-        "--   note: rows stored before hold no value there until `dynaurora promote employees` fills"
+        "--   note: existing rows have no value there until `dynaurora promote employees` fills"
         in capsys.readouterr().out
     )
 

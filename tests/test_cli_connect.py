@@ -155,10 +155,10 @@ def test_the_secrets_verify_full_holds_for_the_command(
         done = run(verb, secrets.environment)
         assert done.returncode == 0, done.stderr
         for fault, sentence in (
-            ({"sslrootcert": str(other.certificate)}, "is not signed by an authority of the given bundle"),
+            ({"sslrootcert": str(other.certificate)}, "is not signed by an authority in the given bundle"),
             ({"host": "127.0.0.1"}, "certificate is for another host name"),
             ({"sslrootcert": "/nosuch.pem"}, "root certificates does not exist or cannot be read"),
-            ({"sslmode": "verify-fully"}, "sslmode is none that PostgreSQL knows"),
+            ({"sslmode": "verify-fully"}, "PostgreSQL does not know this sslmode"),
         ):
             secrets.secret = good | fault
             assert_told(run(verb, secrets.environment), 2, sentence)

@@ -1,7 +1,7 @@
 """Driver errors, translated once: transient (try again) or terminal (a person must act).
 
-Invariant: no translated error quotes what PostgreSQL said, because its messages and details carry row values.
-It names the SQLSTATE, its condition, and the schema objects involved; the driver's error is not chained.
+Invariant: no translated error quotes what PostgreSQL said, because its messages and details contain row values. It
+names the SQLSTATE, its condition, and the schema objects involved; the driver's error is not chained.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from pipeline.core.model.mapping import BOOKKEEPING_SCHEMA
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-# aws-facts §6: what AWS's own driver wrapper retries, and what the PostgreSQL manual calls serialization failures.
+# What AWS's own driver wrapper retries, and what the PostgreSQL manual calls serialization failures.
 _TRANSIENT_CLASSES = {"08", "53", "57", "58"}
 _TRANSIENT_STATES = {"40001", "40P01", "55P03", "25006", "25P03", "25P04"}
-# Wrong values: the record is at fault, not the batch. 21000 would be a repeated key within a statement: ours.
+# Wrong values: the record is at fault, not the batch. 21000, a repeated key within a statement, would be our own fault.
 _DATA_CLASSES = {"22", "23"}
 _DATA_STATES = {"54000", "54001", "54011"}
 
@@ -48,7 +48,9 @@ def translate(error: psycopg.Error, doing: str, *, table: str | None = None) -> 
 
 
 def _translate_without_state(error: psycopg.Error, doing: str, table: str | None) -> ReplicationError:
-    """What was cut off from the server has no SQLSTATE. Why a session was never opened: see `connect_errors`."""
+    """Translate an error without SQLSTATE: the connection was lost. `connect_errors` explains sessions that never
+    opened.
+    """
     if isinstance(error, psycopg.OperationalError):
         return UnreachableError(
             f"{doing}: the database did not answer or closed the connection",

@@ -131,7 +131,7 @@ def assert_refused(function: Emulator, event: dict[str, Any], kind: str, sentenc
 @pytest.mark.parametrize(
     ("fault", "sentence"),
     [
-        ({"sslrootcert": "OTHER"}, "the server's certificate is not signed by an authority of the given bundle"),
+        ({"sslrootcert": "OTHER"}, "the server's certificate is not signed by an authority in the given bundle"),
         ({"host": "127.0.0.1"}, "the server's certificate is for another host name"),
         ({"sslrootcert": "/nosuch.pem"}, "the file of root certificates does not exist or cannot be read"),
     ],

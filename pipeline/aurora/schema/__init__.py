@@ -1,1 +1,1 @@
-"""Tables and views: what is there, what the mappings ask for, and the way from one to the other."""
+"""Tables and views: what exists, what the mappings ask for, and the steps between the two."""

@@ -1,7 +1,8 @@
-"""What belongs to a view or table besides its definition, as statements that give it to a new one of the same name.
+"""Everything that belongs to a view or table besides its definition, as statements that give it to a new one of the
+same name.
 
-Invariant: after them no role may do more with the new relation than it could with the old one, or less, whatever
-ALTER DEFAULT PRIVILEGES says. Reads only.
+Invariant: afterwards every role may do exactly as much with the new relation as with the old one, whatever ALTER
+DEFAULT PRIVILEGES says. Reads only.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ _ROLE = "CASE WHEN grantee <> 0 THEN pg_get_userbyid(grantee) END"  # role 0 is 
 
 
 def of_view(connection: Connection, oid: int, view: sql.Identifier, columns: Sequence[str]) -> tuple[str, ...]:
-    """Return the statements that give `view`, created anew with these columns, all that belonged to view `oid`.
+    """Return the statements that give `view`, recreated with these columns, everything that belonged to view `oid`.
 
-    They are for the user who is connected now: its default privileges are what the new view begins with.
+    They are for the user who is connected now, because the new view begins with that user's default privileges.
     """
     kept = list(columns)
     statements: list[sql.Composable] = [
@@ -46,7 +47,7 @@ def ownership(
 ) -> list[sql.Composable]:
     """Return the statements that give the new VIEW or TABLE `relation` the owner and privileges of `oid`.
 
-    `granted` is who was given something when it was created, None for PUBLIC.
+    `granted` are the roles that got privileges when it was created; None is PUBLIC.
     """
     row = connection.execute(
         "SELECT pg_get_userbyid(relowner), relacl IS NULL FROM pg_class WHERE oid = %s", [oid]
@@ -158,8 +159,8 @@ SELECT CASE objsubid WHEN 0 THEN 'VIEW' ELSE 'COLUMN' END, COALESCE(attname, '')
  ORDER BY objsubid
 """
 
-# What a view that the connected user creates in the same schema begins with (PostgreSQL manual, ALTER DEFAULT
-# PRIVILEGES: those of a schema add to those of all schemas).
+# The privileges that a view begins with if the connected user creates it in the same schema (PostgreSQL manual, ALTER
+# DEFAULT PRIVILEGES: those of a schema add to those of all schemas).
 _DEFAULT_PRIVILEGES = f"""
 SELECT DISTINCT {_ROLE}
   FROM pg_class c JOIN pg_default_acl ON defaclnamespace IN (0, c.relnamespace), aclexplode(defaclacl)

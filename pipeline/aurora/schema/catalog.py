@@ -1,4 +1,4 @@
-"""What the database has: storage tables, and the relations under the names of our views, from PostgreSQL's catalog.
+"""What the database has: storage tables, and the relations with the names of our views, from PostgreSQL's catalog.
 
 Invariant: reads only.
 """
@@ -30,7 +30,7 @@ class StoredTable:
 
 @dataclass(frozen=True, slots=True)
 class ExistingRelation:
-    """Whatever has the name of a view of ours. For anything but a view only `kind` is filled."""
+    """Whatever has the name of a view of ours. If it is not a view, only `kind` is filled."""
 
     kind: str
     columns: tuple[str, ...] = ()
@@ -39,19 +39,19 @@ class ExistingRelation:
     reads: frozenset[tuple[str, str]] = frozenset()
     """Schema and name of the relations the view reads."""
     dependents: tuple[str, ...] = ()
-    """What would fall with the view and cannot be created again with it, named for people."""
+    """What would be dropped with the view and cannot be created again with it, named for people."""
     oid: int = 0
     options: tuple[tuple[str, str], ...] = ()
-    """Such as security_invoker, with their values: what CREATE OR REPLACE VIEW resets unless it names them."""
+    """Options such as security_invoker, with their values. CREATE OR REPLACE VIEW resets them unless it names them."""
 
 
 def schema_exists(connection: Connection, name: str) -> bool:
-    """Whether the schema is there."""
+    """Whether the schema exists."""
     return connection.execute("SELECT FROM pg_namespace WHERE nspname = %s", [name]).fetchone() is not None
 
 
 def stored_table(connection: Connection, schema: str, name: str) -> StoredTable | None:
-    """Read a table, or None where there is none of the name."""
+    """Read a table, or None if there is none with this name."""
     with translating("reading the catalog"):
         found = connection.execute(
             "SELECT c.oid, pg_total_relation_size(c.oid) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
@@ -76,7 +76,7 @@ def stored_table(connection: Connection, schema: str, name: str) -> StoredTable 
 
 
 def existing_relation(connection: Connection, schema: str, name: str, storage_name: str) -> ExistingRelation | None:
-    """Read what has the name, or None where nothing has. `storage_name` is that of the view's storage table."""
+    """Read what has this name, or None if nothing has. `storage_name` is the name of the view's storage table."""
     with translating("reading the catalog"):
         found = connection.execute(
             "SELECT c.oid, c.relkind::text, c.reloptions FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
@@ -110,7 +110,7 @@ def existing_relation(connection: Connection, schema: str, name: str, storage_na
 def expected_definition(
     connection: Connection, columns: tuple[str, ...], schema: str, storage: str, deleted: str
 ) -> str:
-    """Write what `ExistingRelation.definition` is for a view of ours."""
+    """Return what `ExistingRelation.definition` is for a view of ours."""
     row = connection.execute(
         "SELECT format('SELECT %%s FROM %%I.%%I WHERE NOT %%I', string_agg(quote_ident(name), ',' ORDER BY position),"
         " %s::text, %s::text, %s::text) FROM unnest(%s::text[]) WITH ORDINALITY AS c(name, position)",
@@ -120,9 +120,9 @@ def expected_definition(
 
 
 def normal_definition(definition: str, storage_identifier: str) -> str:
-    """Reduce a view's text to what does not depend on how a version of PostgreSQL prints it.
+    """Reduce a view's text to what is the same in every version of PostgreSQL.
 
-    Up to version 15 every column is printed with its relation before it (`"Employees"."Id"`), since 16 none is.
+    Up to version 15 every column is printed with its relation before it (`"Employees"."Id"`); since 16 none is.
     """
     if storage_identifier:
         definition = definition.replace(f" {storage_identifier}.", " ")
@@ -130,22 +130,24 @@ def normal_definition(definition: str, storage_identifier: str) -> str:
 
 
 def dependents(connection: Connection, oid: int) -> tuple[str, ...]:
-    """Name what depends on a view or its row type and would fall with it; not the view's own rules and triggers."""
+    """Name what depends on a view or its row type and would be dropped with it, except the view's own rules and
+    triggers.
+    """
     return tuple(name for (name,) in connection.execute(_DEPENDENTS, {"oid": oid}))
 
 
 def bound_to_columns(connection: Connection, oid: int, columns: Sequence[str]) -> tuple[str, ...]:
-    """Name the rules and triggers of a view that read any of these columns of it."""
+    """Name the rules and triggers of a view that read any of these columns."""
     return tuple(name for (name,) in connection.execute(_BOUND, [oid, list(columns)]))
 
 
 def bars_widening(
     connection: Connection, schema: str, name: str, columns: Sequence[str], except_view: str
 ) -> list[str]:
-    """Name what keeps the type of these columns of a table from being altered, besides our view (schema.name).
+    """Name what prevents the type of these columns of a table from being changed, besides our view (schema.name).
 
-    Keys, indexes, constraints and statistics are rebuilt by PostgreSQL; what only depends on other columns does not
-    count (`RememberAllDependentForRebuilding` in its tablecmds.c).
+    PostgreSQL rebuilds keys, indexes, constraints and statistics. What only depends on other columns does not count
+    (`RememberAllDependentForRebuilding` in its tablecmds.c).
     """
     rows = connection.execute(_BARS, [schema, name, list(columns)])
     return [dependent for (dependent,) in rows if dependent != f"view {except_view}"]
@@ -160,7 +162,7 @@ _NAME = """CASE WHEN r.ev_class IS NOT NULL
   LEFT JOIN pg_class v ON v.oid = r.ev_class
   LEFT JOIN pg_namespace n ON n.oid = v.relnamespace"""
 
-# A view's dependents hang on its rewrite rule or on the relation itself; a rule stands for the view it belongs to.
+# A view's dependents depend on its rewrite rule or on the relation itself; a rule represents its view.
 _DEPENDENTS = f"""
 WITH row_type AS (SELECT unnest(ARRAY[oid, typarray]) AS oid FROM pg_type WHERE typrelid = %(oid)s)
 SELECT DISTINCT {_NAME}

@@ -1,7 +1,7 @@
-"""Who follows this database, logical subscribers and physical replicas; and what a change here does to them.
+"""Who follows this database: logical subscribers and physical replicas; and what a change here does to them.
 
-Invariant: reads only, and asks nothing that a role without special rights may not: what that role cannot see is not
-claimed to be absent (docs/replicas.md says what stays unseen).
+Invariant: it reads only, and only what a role without special rights may read. What such a role cannot see is not
+claimed to be absent (docs/replicas.md says what stays hidden).
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ _SCHEMAS_ARE_PUBLISHED_SINCE = 150000
 
 @dataclass(frozen=True, slots=True)
 class Caution:
-    """What someone who follows this database needs, before or after; `steps` in their order."""
+    """What a follower of this database needs, before or after; `steps` are in order."""
 
     what: str
     steps: tuple[str, ...]
 
 
 def cautions(connection: Connection, mappings: Iterable[TableMapping], altered: Collection[str]) -> tuple[Caution, ...]:
-    """Return what to mind, for these mappings; `altered` are the storage tables that a plan makes or alters."""
+    """Return the cautions for these mappings; `altered` are the storage tables that a plan creates or alters."""
     storage = [target.storage_name for mapping in mappings for target in mapping.tables]
-    with translating("looking who follows the database"):
+    with translating("looking for followers of the database"):
         names = {"schema": STORAGE_SCHEMA, "storage": storage}
         published = dict(connection.execute(_PUBLISHED, names).fetchall())
         whole = [name for (name,) in connection.execute(_OF_ALL_TABLES)]
@@ -41,7 +41,7 @@ def cautions(connection: Connection, mappings: Iterable[TableMapping], altered: 
         slots = connection.execute(_SLOTS).fetchall()
         subscriptions = [name for (name,) in connection.execute(_SUBSCRIPTIONS)]
         replicas = _replicas(connection)
-    if whole:  # tables that are yet to be made will be published too
+    if whole:  # tables that do not exist yet will be published too
         published |= {name: ", ".join(whole) for name in altered if name not in published}
     found = [
         *_altered(published, altered),
@@ -59,12 +59,12 @@ def _altered(published: dict[str, str], altered: Collection[str]) -> list[Cautio
         return []
     return [
         Caution(
-            f"{_tables(touched)} published ({_publications(published, touched)}). Logical replication carries rows and"
-            " no DDL: a subscriber stops at the first row with a column or for a table that it lacks",
+            f"{_tables(touched)} published ({_publications(published, touched)}). Logical replication carries rows but"
+            " no DDL: a subscriber stops at the first row with a column, or for a table, that it does not have",
             (
-                f"on each subscriber, run the statements of this plan that make or alter tables of {STORAGE_SCHEMA}",
+                f"on each subscriber, run the statements of this plan that create or alter tables of {STORAGE_SCHEMA}",
                 "here, run `dynaurora migrate`",
-                "where a table is new: on each subscriber, ALTER SUBSCRIPTION … REFRESH PUBLICATION",
+                "if a table is new: on each subscriber, ALTER SUBSCRIPTION … REFRESH PUBLICATION",
                 "a blue/green deployment has subscribers that must not be altered: switch over or delete it first",
             ),
         )
@@ -76,8 +76,8 @@ def _published(published: dict[str, str]) -> list[Caution]:
         return []
     return [
         Caution(
-            f"{_tables(published)} published ({_publications(published, published)}), so that a first load merges row"
-            " by row: subscribers would miss the rows of a table that is built aside and swapped in",
+            f"{_tables(published)} published ({_publications(published, published)}), so a first load merges row by"
+            " row: subscribers would miss the rows of a table that is built aside and swapped in",
             ("for a fast first load, publish the tables after it, and let the subscribers copy them",),
         )
     ]
@@ -90,15 +90,15 @@ def _slots(slots: list[tuple[str, bool]], published: dict[str, str]) -> list[Cau
         found.append(
             Caution(
                 f"logical replication slots read this database ({', '.join(name for name, _ in slots)}), without a"
-                " publication of these tables: a tool that reads them another way has to know new columns too",
+                " publication of these tables: a tool that reads them in another way must know new columns too",
                 ("find out what reads the slot before `dynaurora migrate`",),
             )
         )
     if idle:
         found.append(
             Caution(
-                f"nothing reads the logical replication slots {', '.join(idle)}: the server keeps all that is written"
-                " until they are read, and a load writes much",
+                f"nothing reads the logical replication slots {', '.join(idle)}: the server keeps everything that is"
+                " written until they are read, and a load writes a lot",
                 ("start the subscriber again, or drop the slot (pg_drop_replication_slot), before a load",),
             )
         )
@@ -110,9 +110,9 @@ def _subscribes(subscriptions: list[str]) -> list[Caution]:
         return []
     return [
         Caution(
-            f"this database is a subscriber itself ({', '.join(subscriptions)}): what is written here as well collides"
+            f"this database is a subscriber itself ({', '.join(subscriptions)}): what is also written here collides"
             " with what arrives; the green side of a blue/green deployment looks like this",
-            ("let Dynaurora work on the publishing side alone, and switch over first to move it here",),
+            ("let Dynaurora work only on the publishing side, and switch over before you move it here",),
         )
     ]
 
@@ -122,11 +122,11 @@ def _replicated(replicas: int) -> list[Caution]:
         return []
     return [
         Caution(
-            f"{replicas} replica{'s follow' if replicas > 1 else ' follows'} this database: there, a statement that"
-            " reads a table is cancelled (40001) when a load swaps it in or `migrate` alters it, and one that still"
-            " reads rows which `purge` or vacuum has removed",
+            f"{replicas} replica{'s follow' if replicas > 1 else ' follows'} this database: there, a statement is"
+            " cancelled (40001) if it reads a table when a load swaps it or `migrate` alters it, or if it still reads"
+            " rows that `purge` or vacuum has removed",
             (
-                "run loads, migrations and purges while no long report runs on a replica, and let reports try again",
+                "run loads, migrations and purges while no long report runs on a replica, and let reports retry",
                 "hot_standby_feedback = on keeps rows that a replica still reads; it does not help against a swap",
                 "max_standby_streaming_delay says how long a replica waits for its readers before it cancels them",
             ),
@@ -155,7 +155,7 @@ SELECT tablename, string_agg(DISTINCT pubname, ', ') FROM pg_publication_tables
  WHERE schemaname = %(schema)s AND tablename = ANY (%(storage)s) GROUP BY tablename
 """
 
-# Publications that take in tables which are yet to be made.
+# Publications that include tables which do not exist yet.
 _OF_ALL_TABLES = "SELECT pubname FROM pg_publication WHERE puballtables ORDER BY 1"
 
 _OF_SCHEMA = """
@@ -172,7 +172,7 @@ _SUBSCRIPTIONS = """
 SELECT subname FROM pg_subscription JOIN pg_database d ON d.oid = subdbid WHERE datname = current_database() ORDER BY 1
 """
 
-# A role without pg_read_all_stats sees that there are processes, and of a backup's not that it is one.
+# A role without pg_read_all_stats sees that there are processes, but not that one is a backup's.
 _STREAMING = """
 SELECT count(*)::int, to_regprocedure('aurora_replica_status()') IS NOT NULL
   FROM pg_stat_replication AS r LEFT JOIN pg_replication_slots AS s ON s.active_pid = r.pid

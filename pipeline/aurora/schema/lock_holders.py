@@ -1,8 +1,8 @@
 """Who holds a table that an exclusive lock is wanted on, found out without queueing for that lock.
 
-Whoever queues for an exclusive lock keeps everyone who comes later waiting too. So a look comes first, and another one
-as long after it as the lock would be waited for: a transaction that is there both times would have let the lock time
-out, and others would have waited for nothing.
+Whoever queues for an exclusive lock makes everyone who comes later wait too. So we look first, and again as much later
+as the lock would be waited for. A transaction that is there both times would have let the lock time out, and others
+would have waited for nothing.
 
 Invariant: looking takes no lock on the tables, and reads neither users nor the text of queries.
 """
@@ -28,20 +28,20 @@ class Holder:
     """A transaction that holds a lock on one of the tables, or waits for one."""
 
     transaction: str
-    """Its virtual id: another one for each transaction of a session."""
+    """Its virtual id, which is different for each transaction of a session."""
     pid: int | None
-    """None: a prepared transaction, which has no session."""
+    """None for a prepared transaction, which has no session."""
     state: str | None
-    """`active`, `idle in transaction`; None where the user may not see it."""
+    """`active`, `idle in transaction`; None if the user may not see it."""
     since: datetime | None
-    """When it began; None where the user may not see it."""
+    """When it began; None if the user may not see it."""
     application: str
 
     def __str__(self) -> str:
         if self.pid is None:
             return "a prepared transaction (pg_prepared_xacts)"
         known = [
-            self.state or "its state is shown to members of pg_read_all_stats alone",
+            self.state or "only members of pg_read_all_stats may see its state",
             f"since {self.since:%Y-%m-%d %H:%M:%S} UTC" if self.since else "",
             f"application {self.application}" if self.application else "",
         ]
@@ -49,14 +49,14 @@ class Holder:
 
 
 def named(held: Collection[Holder]) -> str:
-    """Name the first few of them, those that began first."""
+    """Name the few that began first."""
     some = sorted(held, key=lambda holder: str(holder.since or "~"))[:3]
     more = f" and {len(held) - len(some)} more" if len(held) > len(some) else ""
     return ", ".join(map(str, some)) + more
 
 
 def way_out(held: Collection[Holder]) -> str:
-    """Say what a person does about them, where the lock was not had."""
+    """Say what a person can do about them, if the lock could not be taken."""
     who = (
         f"wait until it has ended: {named(held)}; or end it (`SELECT pg_terminate_backend(PID)`)"
         if held
@@ -66,17 +66,18 @@ def way_out(held: Collection[Holder]) -> str:
 
 
 def holders(connection: Connection, relations: Sequence[sql.Identifier], *, only_writers: bool = False) -> list[Holder]:
-    """Return the transactions of others that hold or await a lock on these relations, as of now.
+    """Return the transactions of others that hold or await a lock on these relations now.
 
-    `only_writers` leaves out those that merely read: SHARE ROW EXCLUSIVE does not wait for them. Autovacuum is left
-    out: it makes way for whoever waits (PostgreSQL manual, Routine Vacuuming).
+    `only_writers` leaves out those that only read, because SHARE ROW EXCLUSIVE does not wait for them. Autovacuum is
+    left out, because it makes way for whoever waits (PostgreSQL manual, Routine Vacuuming).
     """
-    with translating("looking who holds the table"):
+    with translating("looking up who holds the table"):
         names = [relation.as_string(connection) for relation in relations]
         return [Holder(*row) for row in connection.execute(_HOLDERS, [names, not only_writers])]
 
 
-# A session without a user is autovacuum's; what other columns of pg_stat_activity say of that only some may see.
+# A session without a user is autovacuum's. Other columns of pg_stat_activity that show this are not visible to
+# everyone.
 _HOLDERS = """
 SELECT DISTINCT ON (l.virtualtransaction) l.virtualtransaction, l.pid, a.state, a.xact_start,
        COALESCE(a.application_name, '')
@@ -97,10 +98,10 @@ def wait_until_free(
     only_writers: bool = False,
     tell: Callable[[str], None] = lambda _: None,
 ) -> list[Holder]:
-    """Return nothing as soon as a lock would be had that is waited for as long as `pause` takes.
+    """Return nothing as soon as a lock would be granted within the time that `pause` takes.
 
-    Else who holds the relations, after so many looks or when `pause` says so. `tell` is told who that is, when it
-    changes.
+    Otherwise return who holds the relations, after so many looks or when `pause` says so. `tell` is called with who
+    that is, when it changes.
     """
     before, told = holders(connection, relations, only_writers=only_writers), ""
     while before:

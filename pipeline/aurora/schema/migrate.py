@@ -1,8 +1,8 @@
-"""Brings the database to the mappings, a step at a time, without standing in anyone's way.
+"""Brings the database to the mappings, one step at a time, without blocking anyone.
 
-Invariant: each step is one transaction, and none waits for a lock longer than LOCK_WAIT_SECONDS, nor before it is clear
-that nobody holds the table for longer: whoever waits for an exclusive lock makes everyone behind it wait, the
-replicator too. One migration runs at a time.
+Invariant: each step is one transaction. None waits for a lock longer than LOCK_WAIT_SECONDS, and none queues before it
+is clear that nobody holds the table for longer, because whoever waits for an exclusive lock makes everyone behind it
+wait, including the replicator. One migration runs at a time.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 LOCK_WAIT_SECONDS = 1.0
 _ATTEMPTS = 5
-# So often it is looked whether the table is free, each LOCK_WAIT_SECONDS.
+# How often to look whether the table is free, each LOCK_WAIT_SECONDS.
 _LOOKS = 60
 _OTHER_MIGRATION_SECONDS = 120
-# The key that `bookkeeping.install` takes for its transaction: a session may take a lock it has once more.
+# `bookkeeping.install` takes the same lock for its transaction; a session may take a lock again that it has.
 
 
 def migrate(
@@ -44,8 +44,8 @@ def migrate(
 ) -> Plan:
     """Apply the plan and return it: its steps are done, its refusals are not.
 
-    What was done stays done when a later step fails; run it again to go on. Raises TransientError when a lock
-    cannot be had, or another migration does not end.
+    What was done stays done if a later step fails; run it again to resume. Raises TransientError if a lock cannot be
+    taken, or another migration does not end.
     """
     mappings = tuple(mappings)
     relations = {
@@ -98,7 +98,7 @@ def _apply(
 
 
 def _execute(connection: Connection, step: Step) -> None:
-    """Run a step's statements. What is in the way and is not in the plan is named as PostgreSQL names it.
+    """Run a step's statements. If something outside the plan prevents it, the error names it as PostgreSQL does.
 
     These two errors name objects of the schema and no values, unlike most.
     """

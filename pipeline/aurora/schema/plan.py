@@ -1,7 +1,7 @@
-"""The difference between the database and the mappings, as steps that would close it and refusals that a person must.
+"""The difference between the database and the mappings: steps that close it, and refusals that a person must handle.
 
 Invariant: no step drops or narrows data. A column that is no longer mapped stays in storage and leaves the view. A
-target with a refusal has no steps at all, so that it is never brought half the way.
+target with a refusal has no steps at all, so it is never changed halfway.
 """
 
 from __future__ import annotations
@@ -26,26 +26,28 @@ if TYPE_CHECKING:
     from pipeline.aurora.sessions.connection import Connection
     from pipeline.core.model.mapping import TableMapping, Target
 
-# A rewrite keeps every reader and writer of the table out until it is done: seconds at this size.
+# A rewrite blocks every reader and writer of the table until it is done: seconds at this size.
 LARGEST_REWRITE_BYTES = 2**30
 LOAD_AGAIN = "until the table is loaded or reconciled again"
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Statements that run in one transaction; `note` is what they leave to a person. `mapping` is "" for our own."""
+    """Statements that run in one transaction; `note` is what they leave to a person. `mapping` is "" for our own
+    schema.
+    """
 
     mapping: str
     what: str
     sql: str
     note: str = ""
     alters: str = ""
-    """The storage table that it makes or alters."""
+    """The storage table that it creates or alters."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """What is not done by itself, and the way out."""
+    """What is not done automatically, and the way out."""
 
     mapping: str
     what: str
@@ -54,12 +56,12 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Steps in the order they must run."""
+    """Steps in the order in which they must run."""
 
     steps: tuple[Step, ...] = ()
     refusals: tuple[Refusal, ...] = ()
     cautions: tuple[Caution, ...] = ()
-    """What those who follow this database need, whether or not there is anything to do."""
+    """What followers of this database need, whether or not there is anything to do."""
 
     @property
     def empty(self) -> bool:
@@ -69,7 +71,7 @@ class Plan:
 
 @dataclass(slots=True)
 class _TargetPlan:
-    """The plan of one target while it is made."""
+    """The plan of one target while it is being made."""
 
     mapping: str
     target: Target
@@ -97,7 +99,7 @@ class _Registered:
 
 
 def plan(connection: Connection, mappings: Iterable[TableMapping], *, repointing: bool = False) -> Plan:
-    """Compare the database with the mappings; `repointing`, whatever their sources of record are. Reads only."""
+    """Compare the database with the mappings; with `repointing`, whatever their sources of record are. Reads only."""
     steps = _bookkeeping_steps(connection)
     refusals: list[Refusal] = []
     registered = _registered(connection)
@@ -203,7 +205,7 @@ def _plan_target(connection: Connection, made: _TargetPlan) -> None:
     if stored.primary_key != target.primary_key:
         return made.refuse(
             f"the primary key of {made.storage} is ({', '.join(stored.primary_key)}) and the mapping wants"
-            f" ({', '.join(target.primary_key)}); rows stored under one key cannot be followed under another",
+            f" ({', '.join(target.primary_key)}); rows stored under one key cannot be found under another",
             "give the target another name, migrate and load it, then drop the old view and storage table",
         )
     _plan_added_columns(connection, made, stored)
@@ -232,15 +234,16 @@ def _plan_added_columns(connection: Connection, made: _TargetPlan, stored: Store
     made.step(
         f"add {_columns(added)} to {made.storage}",
         [statement.as_string(connection)],
-        f"rows stored before hold no value there {_filled_by(made, added)}",
+        f"existing rows have no value there {_filled_by(made, added)}",
         alters=True,
     )
 
 
 def _stored_default(target: Target, name: str) -> sql.Composable:
-    """Return the default that rows get which do not name the column: those stored before, and an older writer's.
+    """Return the default for rows that do not name the column: existing rows, and those of an older writer.
 
-    A constant, so the catalog alone changes (PostgreSQL manual, ALTER TABLE). Writers that know the column name it.
+    It is a constant, so only the catalog changes (PostgreSQL manual, ALTER TABLE). Writers that know the column name
+    it.
     """
     default = next((column.default for column in target.columns if column.name == name), None)
     return sql.SQL("") if default is None else sql.SQL(" DEFAULT {}").format(sql.Literal(default))
@@ -255,7 +258,7 @@ def _filled_by(made: _TargetPlan, added: list[str]) -> str:
 
 
 def _plan_types(connection: Connection, made: _TargetPlan, stored: StoredTable) -> list[str]:
-    """Return the columns to widen; refuses what is no widening."""
+    """Return the columns to widen; refuses any other change of type."""
     widened: list[str] = []
     wanted = {column.name: column.type for column in made.target.columns}
     if made.target.unmapped:
@@ -267,21 +270,21 @@ def _plan_types(connection: Connection, made: _TargetPlan, stored: StoredTable) 
         if change is TypeChange.REFUSED:
             made.refuse(
                 f'column "{name}" of {made.storage} is {stored.columns[name]} and the mapping wants {sql_type.sql},'
-                " which is no widening: what is stored might not fit, or not be what a load would store",
-                "map the attribute to a column of another name and load the table, then drop the old column",
+                " which is not a widening: what is stored might not fit, or not be what a load would store",
+                "map the attribute to a column with another name and load the table, then drop the old column",
             )
         elif change is TypeChange.REWRITE and stored.size_bytes > LARGEST_REWRITE_BYTES:
             made.refuse(
                 f'widening column "{name}" to {sql_type.sql} rewrites {made.storage}, which has'
-                f" {stored.size_bytes / 2**30:.1f} GiB, and keeps readers and writers out meanwhile",
-                "map the attribute to a column of another name and load the table",
+                f" {stored.size_bytes / 2**30:.1f} GiB, and blocks readers and writers meanwhile",
+                "map the attribute to a column with another name and load the table",
             )
         elif change is not TypeChange.NONE:
             widened.append(name)
     storage, view = made.target.storage_name, made.target.view_name
     if others := catalog.bars_widening(connection, STORAGE_SCHEMA, storage, widened, view):
         made.refuse(
-            f"widening {_columns(widened)} of {made.storage} is barred by {', '.join(others)}",
+            f"widening {_columns(widened)} of {made.storage} is prevented by {', '.join(others)}",
             f"drop what depends on it and create it again after the migration; let it read {made.target.view_name}",
         )
     return widened
@@ -318,16 +321,16 @@ def _plan_view(
     lost = [name for name in view.columns if name not in wanted]
     if fallen := (*view.dependents, *catalog.bound_to_columns(connection, view.oid, lost)):
         made.refuse(
-            f"view {target.view_name} must be made anew ({_view_change(view.columns, wanted, widened)}), and with it"
-            f" would fall {', '.join(fallen)}",
+            f"view {target.view_name} must be recreated ({_view_change(view.columns, wanted, widened)}), which would"
+            f" also drop {', '.join(fallen)}",
             "drop what depends on it and create it again after the migration; a column added at the end of the mapping"
-            " needs no new view",
+            " does not need a new view",
         )
         return
     drop = sql.SQL("DROP VIEW {}").format(tables.view(target)).as_string(connection)
     restored = belongings.of_view(connection, view.oid, tables.view(target), wanted)
     made.step(
-        f"make view {target.view_name} anew: {_view_change(view.columns, wanted, widened)}",
+        f"recreate view {target.view_name}: {_view_change(view.columns, wanted, widened)}",
         [drop, *_widen(connection, target, widened), create, *restored],
         note,
         alters=bool(widened),
@@ -361,7 +364,7 @@ def _view_note(view: ExistingRelation, wanted: tuple[str, ...], stored: StoredTa
     lost = [name for name in view.columns if name not in wanted]
     if found:
         notes.append(
-            f"{_columns(found)} was in storage from before: rows changed since are out of date there {LOAD_AGAIN}"
+            f"{_columns(found)} was already in storage: rows that changed since are out of date there {LOAD_AGAIN}"
         )
     if lost:
         notes.append(f"{_columns(lost)} stays in storage and is no longer kept up to date")

@@ -1,7 +1,7 @@
 """Storage tables and views as SQL: what a target looks like in the database.
 
-Invariant: the view shows the mapped columns of live rows and nothing of ours, and a key's live row and its
-tombstone are one row, so that the primary key makes every writer of that key wait for the other.
+Invariant: the view shows the mapped columns of live rows and nothing of ours. A key's live row and its tombstone are
+one row, so the primary key makes all writers of that key wait for each other.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
     from pipeline.core.model.mapping import Column, Target
 
-# A tenth of each page is left free, so that a change of a loaded row stays on its page and touches no index: in a large
-# table most changes would else write a page of the table and one of the index each (PostgreSQL manual, heap-only
-# tuples).
+# A tenth of each page is left free, so that a change of a loaded row stays on its page and touches no index. Otherwise
+# most changes in a large table would write one page of the table and one of the index each (PostgreSQL manual,
+# heap-only tuples).
 OPTIONS = "fillfactor=90"
-# Text keys compare by bytes, as DynamoDB compares them, and so that no collation change ever breaks the index.
+# Text keys compare by bytes, as in DynamoDB, so that no change of collation ever breaks the index.
 _KEY_COLLATION = ' COLLATE "C"'
 
 
@@ -47,7 +47,7 @@ def all_columns(target: Target) -> tuple[str, ...]:
 
 
 def column_type(target: Target, name: str) -> sql.SQL:
-    """Type of a storage column, as a column definition states it."""
+    """The type of a storage column, as in a column definition."""
     for column in target.columns:
         if column.name == name:
             return sql.SQL(trusted(_definition_type(target, column)))
@@ -86,7 +86,7 @@ def create_storage(target: Target) -> sql.Composed:
 
 
 def create_view(target: Target, options: Sequence[tuple[str, str]] = ()) -> sql.Composed:
-    """Statement that creates the view, or points the existing one of the same columns at the storage table.
+    """Statement that creates the view, or points an existing one with the same columns at the storage table.
 
     `options` are the existing view's, by name and value: PostgreSQL resets those that the statement leaves out.
     """

@@ -1,9 +1,9 @@
-"""Where Aurora is and how to log in there: read from a secret or a URL, with one meaning for every front end.
+"""Where Aurora is and how to log in: read from a secret or a URL, with one meaning for every front end.
 
-Invariant: what the secret or the URL says wins, the settings fill in what it leaves out, and TLS is required unless one
-of them says otherwise or the server is on this machine. No error from here quotes a value.
+Invariant: the secret or the URL wins, the settings fill in what it leaves out, and TLS is required unless one of them
+says otherwise or the server is on this machine. No error from here quotes a value.
 
-Fetching the secret stays with the front end: the Lambda caches it, the others ask for it at each opening.
+The front end fetches the secret: the Lambda function caches it, the others fetch it for each connection.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 Parameters = dict[str, Any]
 
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
-# RDS writes the kind of the database here. The secret of AWS's own example names the database by it, with no `dbname`.
+# RDS puts the kind of database here. The secret of AWS's own example puts the database's name here, without `dbname`.
 _ENGINES = ("postgres", "aurora-postgresql")
 _OTHER_ENGINES = ("mysql", "mariadb", "aurora", "sqlserver", "oracle", "db2", "docdb", "mongo", "redshift")
 _SECRET_FIELDS = {"username": "user", "password": "password", "host": "host", "port": "port", "dbname": "dbname"}
 _SETTING_FOR = {"host": "DATABASE_HOST", "dbname": "DATABASE_NAME"}
-# Both would lead elsewhere than the secret or URL says: libpq takes them from PGHOSTADDR and PGOPTIONS.
+# Both would lead somewhere else than the secret or URL says: libpq takes them from PGHOSTADDR and PGOPTIONS.
 _NOT_FROM_THE_ENVIRONMENT = {"hostaddr": "", "options": ""}
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """libpq's parameters, and how to call the place they came from in a message."""
+    """libpq's parameters, and how messages name the place that they came from."""
 
     parameters: Mapping[str, Any] = field(repr=False)
     source: str
@@ -45,7 +45,7 @@ class Address:
 def from_url(url: str, defaults: DatabaseDefaults | None = None) -> Address:
     """Read a PostgreSQL URL or `key=value` string. Raises ConfigurationError.
 
-    libpq takes a user or password that is missing from PGUSER, PGPASSWORD and PGPASSFILE, as it does for every tool.
+    libpq takes a missing user or password from PGUSER, PGPASSWORD and PGPASSFILE, as for every tool.
     """
     try:
         given: Parameters = {**conninfo_to_dict(url)}
@@ -66,8 +66,8 @@ def from_secret(text: str, defaults: DatabaseDefaults | None = None) -> Address:
     """Read the JSON text of a secret. Raises ConfigurationError naming the fields that neither it nor a setting gives.
 
     Fields: username and password; host, port (5432) and dbname, or the settings DATABASE_HOST, DATABASE_PORT and
-    DATABASE_NAME; sslmode and sslrootcert. `engine` is the database's name only where it is not a name of an engine and
-    nothing else names the database.
+    DATABASE_NAME; sslmode and sslrootcert. `engine` counts as the database's name only if it is not the name of an
+    engine and nothing else names the database.
     """
     defaults = defaults or DatabaseDefaults()
     secret = _json_object(text)
@@ -107,10 +107,7 @@ def _require(parameters: Parameters) -> None:
     in_the_secret = [name for name in missing if name not in _SETTING_FOR]
     hints = [
         *([f"add {', '.join(in_the_secret)} to the secret"] if in_the_secret else ()),
-        *(
-            [f"set {' and '.join(settings)}; a secret that RDS manages has username and password alone"]
-            * bool(settings)
-        ),
+        *([f"set {' and '.join(settings)}; a secret that RDS manages has only username and password"] * bool(settings)),
     ]
     raise ConfigurationError(f"reading the database secret: it lacks {', '.join(missing)}", hint="; ".join(hints))
 
@@ -120,12 +117,12 @@ def _complete(given: Parameters, defaults: DatabaseDefaults) -> Parameters:
     complete = {**_NOT_FROM_THE_ENVIRONMENT, **filled, **{name: value for name, value in given.items() if value}}
     if "sslmode" not in complete:
         if complete.get("sslrootcert"):
-            complete["sslmode"] = "verify-full"  # whoever names a bundle wants it used, host name included
+            complete["sslmode"] = "verify-full"  # naming a bundle means that it should be used, including the host name
         elif not _on_this_machine(complete):
             complete["sslmode"] = "require"
     elif complete["sslmode"] not in _SSL_MODES:
         raise ConfigurationError(
-            "connecting to the database: sslmode is none that PostgreSQL knows",
+            "connecting to the database: PostgreSQL does not know this sslmode",
             hint=f"write one of {', '.join(_SSL_MODES)} in DATABASE_URL, the secret or DATABASE_SSLMODE",
         )
     return complete

@@ -1,7 +1,8 @@
-"""Advisory locks: every lock that Dynaurora asks PostgreSQL to keep, by name, and the few ways to take one.
+"""Advisory locks: every lock that Dynaurora asks PostgreSQL for, by name, and the few ways to take one.
 
-Invariant: two that must keep each other out are one lock here. The keys are the same in every version, because an old
-one may still run beside a new one. A lock of a session needs a session of our own (`pipeline.aurora.sessions.pooler`).
+Invariant: operations that exclude each other use the same lock here. The keys are the same in every version, because an
+old version may still run beside a new one. A session lock needs a session of our own
+(`pipeline.aurora.sessions.pooler`).
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ LOAD = "dynaurora.load"
 
 @dataclass(frozen=True, slots=True)
 class AdvisoryLock:
-    """A lock, held by a session or by a transaction, alone or shared. `key` is SQL for it, `values` its parameters."""
+    """A lock, held by a session or a transaction, exclusive or shared. `key` is SQL for it, `values` its parameters."""
 
     key: LiteralString
     values: tuple[str | int, ...]
 
     def take(self, connection: Connection) -> None:
-        """Take it for as long as the session lives. Waits, as `lock_timeout` allows."""
+        """Take it until the session ends. Waits, as `lock_timeout` allows."""
         self._ask(connection, "pg_advisory_lock")
 
     def take_for_transaction(self, connection: Connection) -> None:
@@ -37,20 +38,22 @@ class AdvisoryLock:
         self._ask(connection, "pg_advisory_xact_lock")
 
     def try_take(self, connection: Connection, *, shared: bool = False) -> bool:
-        """Take it for as long as the session lives, unless another one keeps it from that."""
+        """Take it until the session ends, unless somebody else has it; return whether it was taken."""
         return self._ask(connection, "pg_try_advisory_lock_shared" if shared else "pg_try_advisory_lock")
 
     def try_take_for_transaction(self, connection: Connection, *, shared: bool = False) -> bool:
-        """Take it until the transaction ends, unless another one keeps it from that."""
+        """Take it until the transaction ends, unless somebody else has it; return whether it was taken."""
         return self._ask(connection, "pg_try_advisory_xact_lock_shared" if shared else "pg_try_advisory_xact_lock")
 
     def give_back(self, connection: Connection, *, shared: bool = False) -> None:
-        """Give it back, if the session lives: a server gives it back some time after the end, too late for the next."""
+        """Release it, if the session lives. The server would only release it some time after the end, too late for the
+        next.
+        """
         if not connection.closed:
             self._ask(connection, "pg_advisory_unlock_shared" if shared else "pg_advisory_unlock")
 
     def holder(self, connection: Connection) -> tuple[int, datetime, str] | None:
-        """Return who holds a lock of two words: its process id, since when it runs, its name."""
+        """Return who holds a lock of two words: its process id, when it began, its name."""
         return connection.execute(_HOLDER, self.values).fetchone()
 
     def _ask(self, connection: Connection, function: LiteralString) -> bool:
@@ -70,58 +73,58 @@ def _named(purpose: str, table_name: str) -> AdvisoryLock:
 
 
 def load(table_name: str) -> AdvisoryLock:
-    """Who loads a table, or does what no load may run beside; shared by those that only keep loads out."""
+    """Held by a load of a table, or by work that no load may run beside; shared by work that only excludes loads."""
     return _named(LOAD, table_name)
 
 
 def load_files(table_name: str) -> AdvisoryLock:
-    """Shared by the files of a table's load that are in work; taken alone to wait for them."""
+    """Shared by the files of a table's load that are being loaded; taken exclusively to wait for them."""
     return _named("dynaurora.load files", table_name)
 
 
 def load_lead(ticket: int) -> AdvisoryLock:
-    """That the session which leads a load lives: a number drawn for this one run."""
+    """Shows that the session which leads a load is alive: a number drawn for this run."""
     return AdvisoryLock("%s", (ticket,))
 
 
 def file_of_load(export_id: int, file_key: str) -> AdvisoryLock:
-    """Who loads a file of an export."""
+    """Held while a file of an export is loaded."""
     return AdvisoryLock("hashtextextended(%s, %s)", (file_key, export_id))
 
 
 def reconciliation(table_name: str) -> AdvisoryLock:
-    """Who reconciles a table."""
+    """Held while a table is reconciled."""
     return _named("dynaurora.reconcile", table_name)
 
 
 def file_of_reconciliation(run_id: int, file_key: str) -> AdvisoryLock:
-    """Who stages a file of a reconciliation's snapshot."""
+    """Held while a file of a reconciliation's snapshot is staged."""
     return AdvisoryLock("hashtextextended(%s, %s)", (f"dynaurora.reconcile {file_key}", run_id))
 
 
 def scan(table_name: str) -> AdvisoryLock:
-    """Who scans a DynamoDB table."""
+    """Held while a DynamoDB table is scanned."""
     return _named("dynaurora.scan", table_name)
 
 
 def promotion(table_name: str) -> AdvisoryLock:
-    """Who fills columns of a table from its jsonb column."""
+    """Held while columns of a table are filled from its jsonb column."""
     return _named("dynaurora.promote", table_name)
 
 
 MIGRATION = AdvisoryLock("hashtext(%s)", ("dynaurora.migrate",))
-"""Who brings the database to the mappings, or installs the bookkeeping."""
+"""Held while the database is migrated or the bookkeeping installed."""
 
 
 @contextmanager
 def giving_locks_back(connection: Connection) -> Generator[None]:
-    """Give the session's advisory locks back at the end of the block.
+    """Release the session's advisory locks at the end of the block.
 
-    The server would do so some time after the connection was closed: too late for the job that comes next.
+    The server would do so some time after the connection was closed, too late for the next job.
     """
     try:
         yield
     finally:
         if not connection.closed:
-            with suppress(psycopg.Error):  # a connection that is lost has lost its locks too
+            with suppress(psycopg.Error):  # a lost connection has lost its locks too
                 connection.execute("SELECT pg_advisory_unlock_all()")

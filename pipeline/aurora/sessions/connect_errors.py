@@ -1,12 +1,12 @@
-"""Why a session could not be opened: one sentence for each reason, with the kind that says what to do about it.
+"""Why a session could not be opened: one sentence for each reason, with the class that says what to do about it.
 
 Invariant: no sentence quotes libpq's or the server's text, which names host, user and database. What may pass by itself
-is an UnreachableError (a NotNowError where the server itself answered); what a person must change is a
-ConfigurationError; a refused password alone is a LoginRefusedError.
+is an UnreachableError (a NotNowError if the server itself answered); what a person must change is a ConfigurationError;
+only a refused password is a LoginRefusedError.
 
-libpq reports no SQLSTATE for a session that never began, so its English texts are looked at, and the server's. Where
-the server speaks another language, `connect_state` asks for the SQLSTATE. What stays unknown is taken as passing:
-trying again costs a delay, giving up a batch or a load.
+libpq reports no SQLSTATE for a session that never began, so we look at its English texts and the server's. If the
+server speaks another language, `connect_state` finds out the SQLSTATE. What stays unknown counts as passing: a retry
+costs a delay; giving up would cost a batch or a load.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _DOING = "connecting to the database"
 class _Reason(NamedTuple):
     kind: type[ReplicationError]
     sentence: str
-    hint: str  # {source} is where host and login were read from
+    hint: str  # {source} is where host and login were read
 
 
 _SLOTS = _Reason(
     NotNowError,
-    "the server has no connection to spare, the limit of the cluster, role or database is reached (53300)",
+    "the server has no connection to spare: the limit of the cluster, role or database is reached (53300)",
     "it passes when others disconnect; if it stays, raise the limit, or lower the replicators' reserved concurrency",
 )
 _ROLE = _Reason(
@@ -49,12 +49,12 @@ _ROLE = _Reason(
 _NO_TLS = _Reason(
     ConfigurationError,
     "TLS is required, and the server offers none",
-    "turn TLS on at the server or pooler; or set sslmode=disable (DATABASE_SSLMODE) where the network can be trusted",
+    "turn TLS on at the server or pooler; or, if the network can be trusted, set sslmode=disable (DATABASE_SSLMODE)",
 )
 _WRONG_CA = _Reason(
     ConfigurationError,
-    "the server's certificate is not signed by an authority of the given bundle",
-    "give the right bundle by DATABASE_SSLROOTCERT: Amazon's for RDS from"
+    "the server's certificate is not signed by an authority in the given bundle",
+    "set DATABASE_SSLROOTCERT to the right bundle: Amazon's for RDS from"
     " https://truststore.pki.rds.amazonaws.com/global/global-bundle.pem, or `system` for an RDS Proxy",
 )
 _NO_CA_FILE = _Reason(
@@ -78,8 +78,8 @@ _REASONS = {
     "28000": _Reason(
         NotNowError,
         "the server has no pg_hba.conf entry for this session (28000)",
-        "a cluster that resumes from zero capacity answers so for a while, then try again; if it stays, the server"
-        " admits no such user, database, address or TLS mode",
+        "a cluster that resumes from zero capacity answers like this for a while, so try again; if it stays, the server"
+        " does not admit this user, database, address or TLS mode",
     ),
     "reader": _Reason(
         NotNowError,
@@ -88,15 +88,15 @@ _REASONS = {
     ),
     "read-only": _Reason(
         ConfigurationError,
-        "the server is a writer, and its sessions begin read-only (default_transaction_read_only)",
-        "reset it (ALTER ROLE … or ALTER DATABASE … RESET default_transaction_read_only); if it is there to keep a copy"
-        " from being written, correct {source}",
+        "the server is a writer, but its sessions begin read-only (default_transaction_read_only)",
+        "reset it (ALTER ROLE … or ALTER DATABASE … RESET default_transaction_read_only); if it protects a copy from"
+        " writes, correct {source}",
     ),
     "role": _ROLE,
     "rejected": _Reason(
         ConfigurationError,
         "the server's pg_hba.conf rejects this session (28000)",
-        "a server that demands TLS answers so without it: set sslmode=require (DATABASE_SSLMODE)",
+        "a server that requires TLS answers like this without it: set sslmode=require (DATABASE_SSLMODE)",
     ),
     "3D000": _Reason(
         ConfigurationError,
@@ -114,32 +114,33 @@ _REASONS = {
         "grant the user CONNECT on the database",
     ),
     "no password": _Reason(
-        ConfigurationError, "the server asks for a password, and there is none", "add the password to {source}"
+        ConfigurationError, "the server asks for a password, but there is none", "add the password to {source}"
     ),
     "no tls": _NO_TLS,
     "wrong ca": _WRONG_CA,
     "wrong host": _Reason(
         ConfigurationError,
         "the server's certificate is for another host name",
-        "connect by the name in the certificate (the cluster's endpoint, no alias or address); correct it in {source}",
+        "connect with the name in the certificate (the cluster's endpoint, not an alias or address); correct it in"
+        " {source}",
     ),
     "no ca file": _NO_CA_FILE,
     "sslmode": _Reason(
         ConfigurationError,
-        "sslmode and the other TLS settings do not go together",
+        "sslmode contradicts the other TLS settings",
         "use verify-full with sslrootcert=system, and require or more with sslnegotiation=direct",
     ),
     "demand": _Reason(
         ConfigurationError,
-        "the way to log in that is demanded is none that the server offers (authentication method, channel binding,"
-        " GSSAPI, protocol or TLS version)",
-        "take back what demands it: PGREQUIREAUTH, PGCHANNELBINDING, PGGSSENCMODE, PGMINPROTOCOLVERSION,"
-        " PGSSLMINPROTOCOLVERSION or PGSSLMAXPROTOCOLVERSION in the environment, or the like in {source}",
+        "the server does not offer the login that the settings demand (authentication method, channel binding, GSSAPI,"
+        " protocol or TLS version)",
+        "remove what demands it: PGREQUIREAUTH, PGCHANNELBINDING, PGGSSENCMODE, PGMINPROTOCOLVERSION,"
+        " PGSSLMINPROTOCOLVERSION or PGSSLMAXPROTOCOLVERSION in the environment, or the same in {source}",
     ),
     "client certificate": _Reason(
         ConfigurationError,
-        "the server demands a client certificate, or the one that is given cannot be used",
-        "give certificate and key by PGSSLCERT and PGSSLKEY, or have the server ask for a password alone",
+        "the server requires a client certificate, or the given one cannot be used",
+        "set PGSSLCERT and PGSSLKEY to certificate and key, or let the server ask only for a password",
     ),
     "service": _Reason(
         ConfigurationError, "PGSERVICE names a service that is not defined", "unset PGSERVICE; {source} is enough"
@@ -172,7 +173,7 @@ _REASONS = {
     ),
 }
 
-# The first that is found counts: what one server said tells more than that another address is away.
+# The first match counts: what one server said is more useful than that another address is not reachable.
 _TEXTS = tuple(
     (re.compile(pattern), reason)
     for pattern, reason in (
@@ -229,7 +230,7 @@ def translate_connecting(error: psycopg.Error, conninfo: str, source: str) -> Re
 
 
 def not_writable(source: str, *, in_recovery: bool) -> ReplicationError:
-    """Return the refusal of a session that was opened and can write nothing."""
+    """Return the refusal of a session that was opened but cannot write."""
     reason = _REASONS["reader" if in_recovery else "read-only"]
     return reason.kind(f"{_DOING}: {reason.sentence}", hint=reason.hint.format(source=source))
 
@@ -240,7 +241,7 @@ def _by_state(state: str | None) -> _Reason:
     if state is None or state.startswith(_PASSING_CLASSES):
         return _Reason(
             NotNowError,
-            f"the server refused the session ({state or 'in words that are not known here'})",
+            f"the server refused the session ({state or 'for an unknown reason'})",
             "try again; if it stays, look for the reason in the server's log",
         )
     return _Reason(

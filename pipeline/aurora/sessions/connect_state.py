@@ -1,9 +1,9 @@
 """The SQLSTATE of a session that the server refuses, whatever language it speaks.
 
-libpq keeps the SQLSTATE of such a refusal to itself; its trace of the protocol shows it (libpq 18). So a refusal that
-nobody could read is asked for once more, with the trace on.
+libpq does not report the SQLSTATE of such a refusal, but its protocol trace shows it (libpq 18). So after a refusal
+that nobody could read, we log in once more with the trace on.
 
-Invariant: the trace, in which the login stands, is held in memory and is gone when this returns.
+Invariant: the trace, which contains the login, stays in memory and is gone when this returns.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _STATE = re.compile(rb'ErrorResponse\t.*? C "([0-9A-Z]{5})"')
 
 
 def refused_with(conninfo: str) -> str | None:
-    """Log in once more and return the SQLSTATE of the refusal; None where it cannot be had or there was none now."""
-    if not hasattr(os, "memfd_create"):  # psycopg traces on Linux alone
+    """Log in once more and return the SQLSTATE of the refusal; None if there was none now, or it is not available."""
+    if not hasattr(os, "memfd_create"):  # psycopg traces only on Linux
         return None
     trace = os.memfd_create("trace")
     try:

@@ -1,9 +1,9 @@
-"""Connections to Aurora PostgreSQL, all set up one way.
+"""Connections to Aurora PostgreSQL, all set up in the same way.
 
-Invariant: statements outside a transaction block commit on their own, and every transaction is READ COMMITTED,
-which the ordering rule's `ON CONFLICT … WHERE` needs to see the row that another writer has just committed. Text goes
-over in UTF-8 to a database that keeps it so, and which refuses bytes that are none. What results depend on is the same
-whatever the role or the database sets. Behind a pooler nothing outlives a transaction.
+Invariant: statements outside a transaction block commit on their own, and every transaction is READ COMMITTED, which
+the ordering rule's `ON CONFLICT … WHERE` needs to see the row that another writer has just committed. Text is sent in
+UTF-8 to a database in UTF-8, which refuses invalid bytes. Everything that results depend on is the same, whatever the
+role or the database sets. Behind a pooler nothing outlives a transaction.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ _SETTINGS = {
     "quote_all_identifiers": "off",
     "standard_conforming_strings": "on",
     "TimeZone": "UTC",
-    # What a transaction sees, and that a commit which was acknowledged is kept.
+    # What a transaction sees, and that an acknowledged commit is durable.
     "default_transaction_isolation": "read committed",
     "synchronous_commit": "on",
-    # How long a load takes depends on the table alone; whoever wants a limit says so in `connect`.
+    # How long a load takes depends only on the table; callers that want a limit set it in `connect`.
     "idle_in_transaction_session_timeout": "0",
     "idle_session_timeout": "0",
     "lock_timeout": "0",
@@ -49,8 +49,8 @@ _SETTINGS = {
     "transaction_timeout": "0",
     "client_min_messages": "warning",
 }
-# What the server does not know (transaction_timeout before 17) is left out, and `local` or a replica's answer is as
-# good as `on` for what is kept.
+# Settings that the server does not know (transaction_timeout before 17) are left out. For durability, `local` or a
+# replica's answer is as good as `on`.
 _SET = (
     "SELECT count(set_config(name, value, {local})) FROM unnest(%s::text[], %s::text[]) AS setting (name, value)"
     " WHERE current_setting(name, true) IS NOT NULL"
@@ -75,12 +75,12 @@ def connect(
     through: Pooler = Pooler.DETECT,
     needs_session: bool = True,
 ) -> Connection:
-    """Open a connection to an address, or to that of a URL; `parameters` of libpq win over the address's.
+    """Open a connection to an address or URL; libpq's `parameters` win over the address's.
 
     `needs_session=False` is for work that keeps nothing beyond a transaction, and begins each with
-    `set_for_transaction`. Raises UnreachableError when nothing answers or the server takes no session now,
-    LoginRefusedError when it refuses the password, ConfigurationError for what a person must change: a database in
-    another encoding than UTF-8, one that is set to read only, or a pooler where a session is needed.
+    `set_for_transaction`. Raises UnreachableError if nothing answers or the server accepts no session now,
+    LoginRefusedError if it refuses the password, ConfigurationError for what a person must change: a database that is
+    not in UTF-8, one that is set to read only, or a pooler if a session is needed.
     """
     driver_logs.hold()
     place = from_url(address) if isinstance(address, str) else address
@@ -88,7 +88,7 @@ def connect(
         "application_name": application_name,
         "connect_timeout": connect_timeout_seconds,
         # After a failover the cluster's name may lead to what is now a reader. Not `read-write`: that takes a writer
-        # whose sessions begin read-only for a reader too, and it never passes.
+        # whose sessions begin read-only for a reader too, and would wait for ever.
         "target_session_attrs": "primary",
         "client_encoding": "UTF8",  # PGCLIENTENCODING would say otherwise
         **_KEEPALIVES,
@@ -118,9 +118,10 @@ def _open(conninfo: str, source: str) -> Connection:
 
 
 def _set_up(connection: Connection, conninfo: str, source: str, through: Pooler, *, needs_session: bool) -> None:
-    """One statement once connected: RDS Proxy refuses start-up options (`options=-c …`).
+    """Set up the session in one statement after connecting, because RDS Proxy refuses start-up options (`options=-c
+    …`).
 
-    It sets nothing where the server process is not the one that the connection's key names: behind a pooler.
+    It sets nothing if the server process is not the one that the connection's key names: behind a pooler.
     """
     own = 0 if through is Pooler.TRANSACTION else connection.pgconn.backend_pid
     row = connection.execute(
@@ -130,19 +131,19 @@ def _set_up(connection: Connection, conninfo: str, source: str, through: Pooler,
         prepare=False,
     ).fetchone()
     served_by, encoding, in_recovery, read_only, _ = row or (0, "", False, False, 0)
-    if in_recovery or read_only:  # what libpq asked of the server may be old behind a pooler
+    if in_recovery or read_only:  # behind a pooler, libpq's answer from the server may be old
         raise not_writable(source, in_recovery=in_recovery)
     if encoding != "UTF8":
         raise ConfigurationError(
-            f"connecting to the database: it keeps text in the encoding {encoding}, which DynamoDB's text does not fit",
-            hint="give a database that was created with ENCODING 'UTF8'",
+            f"connecting to the database: its encoding is {encoding}, which cannot hold all of DynamoDB's text",
+            hint="use a database that was created with ENCODING 'UTF8'",
         )
     if served_by == own:
         return
     if not needs_session:
         connection.pooled = True
-        # Nothing is prepared by name: a pooler's server connection has the names of others. psycopg then sends no
-        # DEALLOCATE ALL either.
+        # Nothing is prepared by name, because a pooler's server connection has the names of others. psycopg then sends
+        # no DEALLOCATE ALL either.
         connection.prepare_threshold = None
     elif through is Pooler.SESSION:
         pooler.check_sessions(connection.pgconn, served_by, lambda: psycopg.connect(conninfo, autocommit=True))
@@ -152,7 +153,7 @@ def _set_up(connection: Connection, conninfo: str, source: str, through: Pooler,
 
 
 def set_for_transaction(connection: Connection) -> None:
-    """Begin a transaction with what results depend on, where a pooler may have given it any session."""
+    """Begin a transaction with the settings that results depend on, because a pooler may have given it any session."""
     if connection.pooled:
         _set(connection, local=True)
 

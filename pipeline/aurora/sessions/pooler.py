@@ -1,11 +1,12 @@
-"""Connection poolers (PgBouncer, RDS Proxy, pgcat …): found when connecting, and what each kind of work needs of one.
+"""Connection poolers (PgBouncer, RDS Proxy, pgcat …): detected when connecting, and what each kind of work needs from
+one.
 
-A pooler in transaction mode gives every transaction whatever server connection is free. What a session keeps
-(prepared statements, settings, session locks, temporary tables) is then left on connections of others, and theirs is
-met. So the replicator keeps nothing in its session, and works through any pooler; a job is refused by one, unless it is
+A pooler in transaction mode gives each transaction any server connection that is free. What a session keeps (prepared
+statements, settings, session locks, temporary tables) then stays on connections that others use, and theirs is found
+here. So the replicator keeps nothing in its session, and works through any pooler. A job refuses a pooler, unless it is
 known to give each client a server connection of its own.
 
-A pooler answers a client with a cancel key of its own, while the server's holds the process that serves: where the two
+A pooler gives a client a cancel key of its own, while the server's key names the process that serves. If the two
 differ, something pools. A plain TCP proxy or load balancer passes the server's key through.
 """
 
@@ -24,13 +25,13 @@ if TYPE_CHECKING:
     from psycopg import Connection
     from psycopg.pq.abc import PGconn
 
-# How long a pool in session mode may keep the second connection waiting before it is taken for full.
+# How long a pool in session mode may let the second connection wait before it counts as full.
 _SECOND_SECONDS = 5.0
-_WAY_OUT = "give DATABASE_URL or the secret PostgreSQL itself (on Aurora the cluster's writer endpoint)"
+_WAY_OUT = "let DATABASE_URL or the secret name PostgreSQL itself (on Aurora, the cluster's writer endpoint)"
 
 
 def refuse() -> ConfigurationError:
-    """Return the refusal of work that needs a session, where a pooler answered."""
+    """Return the refusal of work that needs a session, if a pooler answered."""
     return ConfigurationError(
         "connecting to the database: a connection pooler answered (such as PgBouncer or RDS Proxy), and this needs a"
         " session of its own: its locks and temporary tables would end up on other clients' connections",
@@ -40,15 +41,15 @@ def refuse() -> ConfigurationError:
 
 
 def check_sessions(first: PGconn, served_by: int, open_second: Callable[[], Connection]) -> None:
-    """Check the word that a pooler pools whole sessions, by a second connection.
+    """Check the claim that a pooler pools whole sessions, with a second connection.
 
-    In transaction mode a second client gets the server connection that the first has just given back, or the first
-    gets another one while the second is in a transaction. Neither can happen in session mode. Raises
-    ConfigurationError. A busy pool in transaction mode may pass; a pool in session mode never fails.
+    In transaction mode a second client gets the server connection that the first has just released, or the first gets
+    another one while the second is in a transaction. Neither can happen in session mode. Raises ConfigurationError. A
+    busy pool in transaction mode may pass; a pool in session mode never fails.
     """
     with closing(open_second()) as second:
         other = _served_by(second.pgconn, b"BEGIN; SELECT pg_backend_pid()")
-        # Where the second has the first's, that one would wait for it here, and it is known by then.
+        # If the second has the first's, the first would wait for it here, and that is already known by then.
         again = _served_by(first, b"SELECT pg_backend_pid()") if other not in (None, served_by) else served_by
     if other == served_by or again != served_by:
         raise ConfigurationError(
@@ -59,7 +60,7 @@ def check_sessions(first: PGconn, served_by: int, open_second: Callable[[], Conn
 
 
 def _served_by(connection: PGconn, query: bytes) -> int | None:
-    """Return the server process that answers, or None when none was free within the time."""
+    """Return the server process that answers, or None if none was free in time."""
     connection.send_query(query)
     until = time.monotonic() + _SECOND_SECONDS
     while True:

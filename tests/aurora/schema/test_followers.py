@@ -21,7 +21,7 @@ from tests.conftest import run_directory
 
 COLUMNS = ("Id: {attribute: Id, type: bigint}", "Name: {attribute: name, type: text}")
 CITY, ZIP = "City: {attribute: city, type: text}", "Zip: {attribute: zip, type: text}"
-ALTER_SUBSCRIBERS_FIRST = "on each subscriber, run the statements of this plan that make or alter tables of replica"
+ALTER_SUBSCRIBERS_FIRST = "on each subscriber, run the statements of this plan that create or alter tables of replica"
 pytestmark = pytest.mark.filterwarnings("ignore")  # the server's own, of publications
 
 
@@ -119,7 +119,7 @@ def test_a_subscriber_stops_at_a_new_column_unless_the_steps_are_followed(
     planned = plan(publisher, [mapping(CITY)])
     altered, published = planned.cautions
     assert altered.what.startswith(
-        "replica.Employees is published (reports). Logical replication carries rows and no DDL"
+        "replica.Employees is published (reports). Logical replication carries rows but no DDL"
     )
     assert altered.steps[:2] == (ALTER_SUBSCRIBERS_FIRST, "here, run `dynaurora migrate`")
     assert "a first load merges row by row" in published.what
@@ -173,9 +173,7 @@ def test_replicas_are_counted_also_by_a_role_that_may_see_no_more(session: Sessi
         connection.execute("SET ROLE dynaurora_planner")
         (replica,) = cautions(connection)
         connection.execute("RESET ROLE")
-    assert replica.what.startswith(
-        "1 replica follows this database: there, a statement that reads a table is cancelled"
-    )
+    assert replica.what.startswith("1 replica follows this database: there, a statement is cancelled")
     assert any("hot_standby_feedback" in step for step in replica.steps)
     assert any("max_standby_streaming_delay" in step for step in replica.steps)
 

@@ -65,8 +65,7 @@ def test_a_role_without_rights_sees_who_and_not_since_when(
     try:
         connection.execute("SET ROLE dynaurora_looker")
         assert named(holders(connection, TABLE)) == (
-            f"pid {reader.info.backend_pid} (its state is shown to members of pg_read_all_stats alone,"
-            " application report)"
+            f"pid {reader.info.backend_pid} (only members of pg_read_all_stats may see its state, application report)"
         )
     finally:
         connection.execute("RESET ROLE; DROP ROLE dynaurora_looker")

@@ -104,8 +104,8 @@ def test_a_column_at_the_end_replaces_the_view_in_place(connection: Connection) 
         'replace view public.Employees: gains column "City"',
     ]
     assert done.steps[0].note == (
-        "rows stored before hold no value there until `dynaurora promote employees` fills them from the jsonb column,"
-        " once every replicator knows them"
+        "existing rows have no value there until `dynaurora promote employees` fills them from the jsonb column, once"
+        " every replicator knows them"
     )
     assert rows(connection, 'SELECT * FROM public."Employees"') == [(1, "Ada", None)]
     assert rows(connection, "SELECT * FROM public.report") == ["Ada"]
@@ -115,7 +115,7 @@ def test_a_column_at_the_end_replaces_the_view_in_place(connection: Connection) 
 def test_a_column_without_a_jsonb_column_to_fill_it_from_waits_for_a_load(connection: Connection) -> None:
     migrate(connection, [mapping(unmapped="ignore")])
     (step, _) = plan(connection, [mapping(ID, NAME, CITY, unmapped="ignore")]).steps
-    assert step.note == "rows stored before hold no value there until the table is loaded or reconciled again"
+    assert step.note == "existing rows have no value there until the table is loaded or reconciled again"
 
 
 def test_a_columns_default_is_what_rows_have_that_no_writer_gave_a_value(connection: Connection) -> None:
@@ -153,7 +153,7 @@ def test_a_view_made_anew_keeps_owner_grants_options_and_comment(connection: Con
     )
     before = rows(connection, state)
     done = migrate(connection, [mapping(ID, NAME)])
-    assert whats(done) == ['make view public.Employees anew: loses column "City"']
+    assert whats(done) == ['recreate view public.Employees: loses column "City"']
     assert done.steps[0].note == 'column "City" stays in storage and is no longer kept up to date'
     assert rows(connection, state) == before
     grants = "SELECT attname::text, attacl::text FROM pg_attribute WHERE attrelid = '\"Employees\"'::regclass"
@@ -172,14 +172,14 @@ def test_an_unmapped_column_stays_and_is_found_again(connection: Connection) -> 
     assert rows(connection, 'SELECT "City" FROM replica."Employees"') == ["Accra"]
     done = migrate(connection, [mapping(ID, NAME, CITY)])
     assert whats(done) == ['replace view public.Employees: gains column "City"']
-    assert 'column "City" was in storage from before: rows changed since are out of date' in done.steps[0].note
+    assert 'column "City" was already in storage: rows that changed since are out of date' in done.steps[0].note
     assert rows(connection, 'SELECT "City" FROM public."Employees"') == ["Accra"]
 
 
 def test_columns_in_another_order_make_the_view_anew(connection: Connection) -> None:
     migrate(connection, [mapping(ID, NAME)])
     done = migrate(connection, [mapping(NAME, ID)])
-    assert whats(done) == ["make view public.Employees anew: its columns are in another order"]
+    assert whats(done) == ["recreate view public.Employees: its columns are in another order"]
     assert view_columns(connection) == ["Name", "Id"]
 
 
@@ -194,7 +194,7 @@ def test_widening_keeps_the_rows_and_the_collation_of_a_key(connection: Connecti
     migrate(connection, [keyed("varchar(5)", "smallint")])
     store(connection, '"Id", "Name"', "'a', 7")
     done = migrate(connection, [keyed("text", "numeric(9,2)")])
-    assert whats(done) == ['make view public.Employees anew: has wider columns "Id", "Name"']
+    assert whats(done) == ['recreate view public.Employees: has wider columns "Id", "Name"']
     assert [(i, str(n)) for i, n in rows(connection, 'SELECT * FROM public."Employees"')] == [("a", "7.00")]
     assert rows(
         connection,
@@ -208,16 +208,16 @@ def test_widening_keeps_the_rows_and_the_collation_of_a_key(connection: Connecti
     ("before", "after", "reason", "way_out"),
     [
         (mapping(), mapping(ID, "Name: {attribute: empName, type: varchar(10)}"),
-         'column "Name" of replica.Employees is character varying(20) and the mapping wants varchar(10), which is no'
+         'column "Name" of replica.Employees is character varying(20) and the mapping wants varchar(10), which is not a'
          " widening: what is stored might not fit, or not be what a load would store",
-         "map the attribute to a column of another name and load the table, then drop the old column"),
+         "map the attribute to a column with another name and load the table, then drop the old column"),
         (mapping(ID, NAME, CITY), mapping(ID, NAME, unmapped="City"),
-         'column "City" of replica.Employees is text and the mapping wants jsonb, which is no widening: what is stored'
-         " might not fit, or not be what a load would store",
-         "map the attribute to a column of another name and load the table, then drop the old column"),
+         'column "City" of replica.Employees is text and the mapping wants jsonb, which is not a widening: what is'
+         " stored might not fit, or not be what a load would store",
+         "map the attribute to a column with another name and load the table, then drop the old column"),
         (mapping(), mapping("Nr: {attribute: Id, type: bigint}", primary_key="[Nr]"),
          "the primary key of replica.Employees is (Id) and the mapping wants (Nr); rows stored under one key cannot be"
-         " followed under another",
+         " found under another",
          "give the target another name, migrate and load it, then drop the old view and storage table"),
         (mapping(), mapping(table="Staff"),
          "the mapping's table is not its source of record: table Staff, not Employees",
@@ -270,8 +270,8 @@ def test_what_would_fall_with_the_view_is_named(connection: Connection) -> None:
     connection.execute('CREATE MATERIALIZED VIEW totals AS SELECT count(*) FROM "Employees"')
     (refusal,) = migrate(connection, [mapping(ID, NAME)]).refusals
     assert refusal.what == (
-        'view public.Employees must be made anew (loses column "City"), and with it would fall'
-        " materialized view public.totals, view public.report"
+        'view public.Employees must be recreated (loses column "City"), which would also drop materialized view'
+        " public.totals, view public.report"
     )
     assert view_columns(connection) == ["Id", "Name", "City"]
 
@@ -280,7 +280,7 @@ def test_what_reads_storage_itself_bars_a_widening(connection: Connection) -> No
     migrate(connection, [mapping()])
     connection.execute('CREATE VIEW deleted AS SELECT "Name" FROM replica."Employees" WHERE _deleted')
     (refusal,) = migrate(connection, [mapping(ID, "Name: {attribute: empName, type: text}")]).refusals
-    assert refusal.what == 'widening column "Name" of replica.Employees is barred by view public.deleted'
+    assert refusal.what == 'widening column "Name" of replica.Employees is prevented by view public.deleted'
 
 
 def test_a_view_that_someone_altered_is_put_right(connection: Connection) -> None:

@@ -132,7 +132,7 @@ def test_defaults_comments_rules_and_triggers_of_the_view_are_kept(connection: C
         'CREATE TRIGGER "my trigger" INSTEAD OF INSERT ON "Employees" FOR EACH ROW EXECUTE FUNCTION note()',
         'COMMENT ON TRIGGER "my trigger" ON "Employees" IS \'t\'',
     )
-    assert whats(migrate(connection, [WIDENED])) == ['make view public.Employees anew: has wider column "Name"']
+    assert whats(migrate(connection, [WIDENED])) == ['recreate view public.Employees: has wider column "Name"']
     run(connection, 'INSERT INTO "Employees" ("Id") VALUES (1)')
     assert rows(connection, "SELECT name FROM seen") == ["100% {new}; it's"]
     assert rows(
@@ -175,7 +175,7 @@ def test_what_cannot_be_kept_with_the_view_is_named(connection: Connection, what
     statement, name = CANNOT_BE_KEPT[what]
     run(connection, statement)
     (refusal,) = migrate(connection, [LOST]).refusals
-    assert refusal.what.endswith(f"with it would fall {name}")
+    assert refusal.what.endswith(f"which would also drop {name}")
 
 
 FUNCTION = "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'; "

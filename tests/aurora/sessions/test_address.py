@@ -124,7 +124,7 @@ def test_a_bundle_alone_means_verify_full() -> None:
 
 
 def test_a_mode_that_postgresql_does_not_know_is_refused_without_being_quoted() -> None:
-    with pytest.raises(ConfigurationError, match=r"sslmode is none that PostgreSQL knows; write one of disable") as no:
+    with pytest.raises(ConfigurationError, match=r"PostgreSQL does not know this sslmode; write one of disable") as no:
         read({**SECRET, "sslmode": "swordfish"})
     assert "swordfish" not in str(no.value)
 

@@ -214,11 +214,11 @@ def test_verify_full_connects_to_the_right_server_alone(
         assert connection.pgconn.ssl_in_use
     other = Authority(tmp_path)
     for parameters, sentence in (
-        ({"sslrootcert": str(other.certificate)}, "not signed by an authority of the given bundle"),
+        ({"sslrootcert": str(other.certificate)}, "not signed by an authority in the given bundle"),
         ({"sslrootcert": "/nosuch.pem"}, "does not exist or cannot be read; set DATABASE_SSLROOTCERT"),
         ({"sslrootcert": __file__}, "does not exist or cannot be read; set DATABASE_SSLROOTCERT"),
-        ({"sslrootcert": "system"}, "not signed by an authority of the given bundle"),
-        ({"sslrootcert": "system", "sslmode": "require"}, "sslmode and the other TLS settings do not go together"),
+        ({"sslrootcert": "system"}, "not signed by an authority in the given bundle"),
+        ({"sslrootcert": "system", "sslmode": "require"}, "sslmode contradicts the other TLS settings"),
         ({"host": "127.0.0.1"}, "certificate is for another host name"),
     ):
         error = refusal(make_conninfo(url, **parameters))
@@ -235,17 +235,20 @@ def test_a_server_without_tls_is_told_as_such(database: str) -> None:
 @pytest.mark.parametrize(
     ("variables", "sentence"),
     [
-        ({"PGREQUIREAUTH": "md5"}, "the way to log in that is demanded is none that the server offers"),
+        ({"PGREQUIREAUTH": "md5"}, "the server does not offer the login that the settings demand"),
         ({"PGREQUIREAUTH": "nosuch"}, "a value that libpq refuses"),
-        ({"PGCHANNELBINDING": "require", "PGSSLMODE": "disable"}, "the way to log in that is demanded is none"),
-        ({"PGGSSENCMODE": "require"}, "the way to log in that is demanded is none"),
-        ({"PGSSLMAXPROTOCOLVERSION": "TLSv1.2"}, "the way to log in that is demanded is none"),
+        (
+            {"PGCHANNELBINDING": "require", "PGSSLMODE": "disable"},
+            "the server does not offer the login that the settings demand",
+        ),
+        ({"PGGSSENCMODE": "require"}, "the server does not offer the login that the settings demand"),
+        ({"PGSSLMAXPROTOCOLVERSION": "TLSv1.2"}, "the server does not offer the login that the settings demand"),
         ({"PGSSLMAXPROTOCOLVERSION": "nosuch"}, "a value that libpq refuses"),
         ({"PGSSLMAXPROTOCOLVERSION": "TLSv1.2", "PGSSLMINPROTOCOLVERSION": "TLSv1.3"}, "a value that libpq refuses"),
-        ({"PGMINPROTOCOLVERSION": "3.2"}, "the way to log in that is demanded is none"),
+        ({"PGMINPROTOCOLVERSION": "3.2"}, "the server does not offer the login that the settings demand"),
         ({"PGSSLNEGOTIATION": "direct", "PGSSLMODE": "prefer"}, "require or more with sslnegotiation=direct"),
-        ({"PGSSLCERT": __file__}, "a client certificate, or the one that is given cannot be used"),
-        ({"PGSSLCERTMODE": "require"}, "a client certificate, or the one that is given cannot be used"),
+        ({"PGSSLCERT": __file__}, "a client certificate, or the given one cannot be used"),
+        ({"PGSSLCERTMODE": "require"}, "a client certificate, or the given one cannot be used"),
     ],
     ids=str,
 )

@@ -25,7 +25,7 @@ def test_a_database_of_another_encoding_is_refused(database: str) -> None:
         name = f"{connection.info.dbname}_ascii"
         connection.execute(f"CREATE DATABASE {name} ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0".encode())
         try:
-            with pytest.raises(ConfigurationError, match=r"in the encoding SQL_ASCII.*ENCODING 'UTF8'"):
+            with pytest.raises(ConfigurationError, match=r"its encoding is SQL_ASCII.*ENCODING 'UTF8'"):
                 connect(database, application_name="test", parameters={"dbname": name})
         finally:
             connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())

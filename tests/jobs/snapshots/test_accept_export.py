@@ -196,14 +196,14 @@ def test_an_export_of_the_future_is_refused_by_every_verb(
     full = exports.full(ITEMS, export_time=ahead).location
     incremental = exports.incremental(CHANGES, window=(ahead - timedelta(hours=1), ahead)).location
     for verb in verbs(described, employees, full, incremental):
-        with pytest.raises(TerminalError, match="by the database's clock: the snapshot is of the future"):
+        with pytest.raises(TerminalError, match="by the database's clock: the snapshot is from the future"):
             verb()
     for call in (
         lambda: load(described, employees, full, margin=margin),
         lambda: reconcile(described, employees, full, margin=margin),
         lambda: apply_export(described, employees, location=incremental, margin=margin),
     ):
-        with pytest.raises(TerminalError, match="the snapshot is of the future"):
+        with pytest.raises(TerminalError, match="the snapshot is from the future"):
             call()
     assert untouched(connection)
 
