@@ -108,7 +108,7 @@ class Tour:
     def _full_load(self) -> None:
         cockpit = self.cockpit
         cockpit.launch("employees_full_load", f"margin_seconds: {MARGIN_SECONDS}\nworkers: 2")
-        cockpit.wait_for("export in progress")
+        cockpit.wait_for(" in progress")
         self._shot("running_load")
         text = cockpit.watch()
         assert f"{ITEMS} of {ITEMS} rows" in text, "the log tells the rows"
