@@ -203,6 +203,29 @@ def test_a_load_into_a_database_that_is_not_as_the_mapping_says_starts_nothing(
     assert "nothing was started" not in capsys.readouterr().err, "now the manifest is what is missing"
 
 
+def test_a_mapping_of_another_folder_that_would_write_the_same_table_is_refused_by_every_door(
+    environment: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["migrate"], environment) == 0
+    text = (Path(environment["DYNAURORA_TABLES"]) / "employees.yaml").read_text()
+    (tmp_path / "others").mkdir()
+    renamed = text.replace("name: employees", "name: staff").replace("table: Employees", "table: Staff")
+    (tmp_path / "others" / "staff.yaml").write_text(renamed)
+    others = {**environment, "DYNAURORA_TABLES": str(tmp_path / "others")}
+    capsys.readouterr()
+    refusal = "belongs to mapping employees: staff would mix its rows with those"
+    for words in (["plan"], ["migrate"]):
+        assert main(words, others) == 1
+        told = capsys.readouterr().out
+        assert refusal in told
+        assert "give the target another name than Employees" in told
+    assert main(["load", "staff", "--manifest", "file:///there/is/none/manifest-summary.json"], others) == 2
+    assert refusal in capsys.readouterr().err
+    (Path(environment["DYNAURORA_TABLES"]) / "staff.yaml").write_text(renamed)
+    assert main(["plan"], environment) == 2, "in one folder it is a problem of the file"
+    assert "the view public.Employees is also a target of" in capsys.readouterr().err
+
+
 def test_wrong_mappings_are_listed_one_a_line(environment: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     path = Path(environment["DYNAURORA_TABLES"]) / "employees.yaml"
     path.write_text(path.read_text().replace("bigint", "bigit").replace("varchar(20)", "varchar"))
