@@ -195,9 +195,9 @@ def test_a_key_too_long_for_the_index_is_refused_however_well_it_compresses(
     assert deliver(services, mapping(), [item(1), too_long, fits, by_bytes, item(2)]) == (3, 2)
     assert sorted(stored(connection)) == ["item 1", "item 2", LONG_PK]
     reasons = {reason for (reason,) in connection.execute("SELECT reason FROM replication.rejects")}
-    assert {reason[: len('column "pk, sk": the key takes 3072 bytes')] for reason in reasons} == {
-        'column "pk, sk": the key takes 3072 bytes',
-        'column "pk, sk": the key takes 2602 bytes',
+    assert {reason[: len('column "pk, sk": the key has 3072 bytes')] for reason in reasons} == {
+        'column "pk, sk": the key has 3072 bytes',
+        'column "pk, sk": the key has 2602 bytes',
     }
 
 

@@ -1,1 +1,1 @@
-"""Schema `replication`: what is recorded of each kind of work, a file a subject."""
+"""Schema `replication`: what is recorded about each kind of work, one file for each subject."""

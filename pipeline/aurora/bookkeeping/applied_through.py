@@ -1,11 +1,11 @@
-"""How far replication is known to have come: what a comparison with the source's state may rest on.
+"""How far replication is known to be: what a comparison with the source's state may rely on.
 
-Invariant: `through` never claims more than its basis gives. A probe proves it (`settled_through`); where no probe is
-running, batches that come late are evidence that replication is behind; and otherwise it is assumed, and said to be,
-that it is no further behind than the margin.
+Invariant: `through` never claims more than its basis gives. A probe proves it (`settled_through`). If no probe runs,
+late batches are evidence that replication is behind. Otherwise it is assumed, and reported as an assumption, that
+replication is no further behind than the margin.
 
-What a change waits for decides: one that is on its way holds a decision up, one that is stuck or lost does not. It
-explains the row, which is then an older state, and may be repaired.
+What matters is the state of the change that a row waits for. A change that is on its way holds a decision up; one that
+is stuck or lost does not: it explains the row, which is then an older state and may be repaired.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from pipeline.core.past.probing import State
 if TYPE_CHECKING:
     from pipeline.aurora.sessions.connection import Connection
 
-# A batch that was committed longer ago than this says nothing of replication's lag now.
+# A batch that was committed longer ago than this says nothing about replication's lag now.
 _RECENT = timedelta(seconds=20)
-# A table to which nothing was applied for so long, and that no probe can look at, is taken for idle.
+# A table to which nothing was applied for this long, and that no probe can look at, counts as idle.
 _IDLE = timedelta(minutes=20)
 # A probe that has not ticked for this long says nothing either.
 _PROBE_STOPPED = timedelta(minutes=5)
@@ -33,7 +33,7 @@ _PROBE_STOPPED = timedelta(minutes=5)
 
 @dataclass(frozen=True, slots=True)
 class AppliedThrough:
-    """No change that the source made until `through` is still on its way, on the strength of `basis`."""
+    """No change that the source made before `through` is still on its way, according to `basis`."""
 
     through: datetime
     basis: Literal["probe", "late batches", "assumption"]
@@ -41,16 +41,16 @@ class AppliedThrough:
     """Creation time of the newest change applied."""
 
     def lag(self, now: datetime) -> timedelta:
-        """How far replication is known to be behind; nothing where it is only assumed not to be."""
+        """How far replication is known to be behind; 0 if it is only assumed not to be."""
         if self.basis == "assumption":
             return timedelta(0)
         return max(timedelta(0), now - max(self.through, self.newest or self.through))
 
     def covers_snapshot(self, snapshot_time: datetime, margin: timedelta, now: datetime) -> bool:
-        """Whether what the snapshot holds must have been applied: it may hold changes of up to a margin later.
+        """Whether everything in the snapshot must have been applied; it may contain changes of up to a margin later.
 
-        Where it is only assumed, something newer than the snapshot must have arrived too, unless for so long nothing
-        has that the table seems to be idle.
+        If that is only assumed, something newer than the snapshot must have arrived too, unless nothing has arrived for
+        so long that the table seems to be idle.
         """
         if self.basis == "assumption":
             idle = self.newest is None or self.newest < now - _IDLE
@@ -59,10 +59,10 @@ class AppliedThrough:
 
     @property
     def read_covered(self) -> datetime:
-        """States read from the source until then must have been applied.
+        """The time before which states read from the source must have been applied.
 
-        Where it is only assumed, something that the source made later must have arrived too: a replicator that is
-        dead has no lag that an assumption would know.
+        If that is only assumed, something that the source made later must have arrived too, because an assumption would
+        not notice that a replicator is dead.
         """
         if self.basis == "assumption":
             return min(self.through, self.newest) if self.newest else datetime.min.replace(tzinfo=self.through.tzinfo)
@@ -70,7 +70,7 @@ class AppliedThrough:
 
 
 def applied_through(connection: Connection, table_name: str, *, now: datetime, margin: timedelta) -> AppliedThrough:
-    """Return how far the table's stream is known to be applied, as of `now`. Reads; takes no lock."""
+    """Return how far the table's stream is known to be applied, as of `now`. Reads only; takes no lock."""
     with translating("reading how far replication is", table=table_name):
         row = connection.execute(
             "SELECT max(as_of), max(as_of) FILTER (WHERE applied_at > %s) FROM replication.watermarks"
@@ -87,7 +87,7 @@ def applied_through(connection: Connection, table_name: str, *, now: datetime, m
 
 
 def settled_through(connection: Connection, table_name: str, now: datetime) -> datetime | None:
-    """Return the time before which nothing is on its way, as the probe has it; None: not known, or no longer."""
+    """Return the time before which nothing is on its way, according to the probe; None if not known, or no longer."""
     tick = _tick(connection, table_name, now)
     return tick.settled_through if tick else None
 
@@ -99,19 +99,19 @@ def _tick(connection: Connection, table_name: str, now: datetime) -> probes.Tick
 
 @dataclass(frozen=True, slots=True)
 class AppliedToKeys:
-    """How far replication is for single keys: further than for the table where others alone are waited for."""
+    """How far replication is for single keys: further than for the table if it only waits for other keys."""
 
     table: AppliedThrough
     read: datetime | None = None
-    """Nothing made until then is on its way for a key that has no change on its way; None where that is not known."""
+    """Nothing made before this time is on its way for a key without a change on its way; None if not known."""
     on_way: frozenset[tuple[str, ...]] = frozenset()
-    """Keys, as the codec writes them, that a change is on its way for."""
+    """Keys, as the codec writes them, that have a change on its way."""
     behind: Mapping[tuple[str, ...], Position] = field(default_factory=dict[tuple[str, ...], Position])
-    """Keys that a change is stuck or lost for, and where its newest stands."""
+    """Keys with a stuck or lost change, and the position of the newest."""
 
     @property
     def at_best(self) -> AppliedThrough:
-        """Of a key that nothing is on its way for."""
+        """For a key that has nothing on its way."""
         return self.table if self.read is None else replace(self.table, through=max(self.table.through, self.read))
 
     def of(self, key: tuple[str, ...]) -> AppliedThrough:

@@ -1,6 +1,6 @@
-"""Schema `replication`: what Dynaurora knows about its own work, and how that schema is made and completed.
+"""Schema `replication`: what Dynaurora knows about its own work, and how that schema is created and completed.
 
-Invariant: migrations are applied in order, each with the mark that it was applied in one transaction.
+Invariant: migrations are applied in order, each together with the mark that it was applied, in one transaction.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from pipeline.aurora.sessions.connection import Connection
 
-# Each entry is one migration, applied once, never altered after a release: add a new one.
+# Each entry is one migration, applied once. Never change one after a release: add a new one.
 MIGRATIONS: tuple[tuple[str, str], ...] = (
     (
         "0001 tables, exports, watermarks, rejects, reconciliations",
@@ -518,7 +518,7 @@ def pending(connection: Connection) -> list[str]:
 
 
 def install(connection: Connection) -> list[str]:
-    """Create or complete the bookkeeping; returns the names of the migrations applied. Safe to call at once twice."""
+    """Create or complete the bookkeeping; return the names of the migrations applied. Safe to call twice at once."""
     with translating("creating the bookkeeping"), connection.transaction():
         # One installer at a time: CREATE SCHEMA IF NOT EXISTS is not safe against itself.
         advisory_locks.MIGRATION.take_for_transaction(connection)
@@ -542,7 +542,7 @@ def script(names: Iterable[str]) -> str:
 
 
 def register_table(connection: Connection, name: str, source_table: str) -> None:
-    """Make sure the mapping `name` has its row of state; one that it has keeps its source of record."""
+    """Make sure that the mapping `name` has its row; an existing row keeps its source of record."""
     with translating("registering the table", table=name):
         connection.execute(
             "INSERT INTO replication.tables (name, source_table) VALUES (%s, %s) ON CONFLICT DO NOTHING",

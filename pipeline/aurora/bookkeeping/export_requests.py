@@ -1,8 +1,8 @@
-"""What is recorded of exports that were requested, so that none is bought twice.
+"""What is recorded about requested exports, so that none is paid for twice.
 
-Invariant: a request is recorded, with its client token, before DynamoDB hears of it. At most one request of a table
-and window is open; whoever comes next finds it, and asks with the same token, which for DynamoDB is the same export.
-It ends when its export was loaded, compared with or applied, or can never be.
+Invariant: a request is recorded, with its client token, before DynamoDB is asked. At most one request for a table and
+window is open. Whoever comes next finds it and asks with the same token, which for DynamoDB is the same export. It ends
+when its export was loaded, compared or applied, or never can be.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ Outcome = Literal["used", "refused", "failed", "superseded"]
 
 @dataclass(frozen=True, slots=True)
 class ExportRequest:
-    """A request that is open."""
+    """An open request."""
 
     id: int
     request: str
-    """What was asked for: the table, and where to. A token goes with these for ever."""
+    """What was asked for: the table, and the destination. A token belongs to these for ever."""
     client_token: str
     export_arn: str | None
-    """None: it is not known whether DynamoDB has heard of it."""
+    """None if it is not known whether DynamoDB received the request."""
     requested_at: datetime
     age: timedelta
     """By the database's clock."""
@@ -42,7 +42,7 @@ class ExportRequest:
 def record(
     connection: Connection, table_name: str, window: Window | None, *, request: str, client_token: str
 ) -> ExportRequest:
-    """Record a request, of a full export where there is no window; or return the one that is open already."""
+    """Record a request (for a full export if there is no window), or return the one that is already open."""
     values = _key(table_name, window) | {"request": request, "token": client_token}
     with translating("recording the request of an export", table=table_name):
         connection.execute(
@@ -70,7 +70,7 @@ def find(connection: Connection, table_name: str, window: Window | None) -> Expo
 
 
 def note_arn(connection: Connection, request_id: int, export_arn: str) -> None:
-    """Record which export DynamoDB made of a request."""
+    """Record which export DynamoDB made for a request."""
     with translating("recording the request of an export"):
         connection.execute(
             "UPDATE replication.export_requests SET export_arn = %s WHERE id = %s", [export_arn, request_id]
@@ -78,7 +78,7 @@ def note_arn(connection: Connection, request_id: int, export_arn: str) -> None:
 
 
 def end(connection: Connection, request_id: int, outcome: Outcome) -> None:
-    """Record that a request is not to be resumed any more."""
+    """Record that a request must not be resumed any more."""
     with translating("recording the end of an export's request"):
         connection.execute(
             "UPDATE replication.export_requests SET outcome = %s, ended_at = clock_timestamp()"
@@ -89,7 +89,7 @@ def end(connection: Connection, request_id: int, outcome: Outcome) -> None:
 
 @contextmanager
 def ending(connection: Connection, table_name: str, export_arn: str) -> Generator[None]:
-    """End the request of an export that the block uses: done with, or of no use. Else it stays to be resumed."""
+    """End the request for an export that the block uses: used up, or unusable. Otherwise it stays open."""
     try:
         yield
     except UnusableSnapshotError:
@@ -100,7 +100,7 @@ def ending(connection: Connection, table_name: str, export_arn: str) -> Generato
 
 
 def drop_ended(connection: Connection, table_name: str, before: datetime) -> None:
-    """Forget requests that ended before."""
+    """Remove requests that ended before this time."""
     with translating("removing old requests of exports", table=table_name):
         connection.execute(
             "DELETE FROM replication.export_requests WHERE table_name = %s AND ended_at < %s", [table_name, before]

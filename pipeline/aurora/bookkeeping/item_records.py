@@ -1,4 +1,4 @@
-"""What schema `replication` knows that concerns one item: watermarks, settled drift, purges, promotions, loads.
+"""What schema `replication` knows about one item: watermarks, drift found, purges, promotions, loads.
 
 Invariant: reads only, and takes no lock.
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class WriterMark:
-    """How far one writer of a table has come."""
+    """How far one writer of a table is."""
 
     writer: str
     as_of: datetime | None
@@ -42,7 +42,7 @@ class FoundDrift:
 
 @dataclass(frozen=True, slots=True)
 class OpenPromotion:
-    """A promotion that fills a column of a target; None for `finished_at` while it goes on."""
+    """A promotion that fills a column of a target; `finished_at` is None while it runs."""
 
     target: str
     attribute: str
@@ -56,13 +56,13 @@ class TableState:
 
     purged_through: datetime | None = None
     loaded_as_of: datetime | None = None
-    """What the newest full load stands for that ended."""
+    """The `as_of` of the newest full load that ended."""
     loading: bool = False
-    """Whether a load was begun and has not ended."""
+    """Whether a load has begun and not ended."""
 
 
 def writer_marks(connection: Connection, table_name: str) -> list[WriterMark]:
-    """Return the watermarks of a table, the newest first."""
+    """Return the watermarks of a table, newest first."""
     with (
         translating("reading the watermarks", table=table_name),
         connection.cursor(row_factory=class_row(WriterMark)) as c,
@@ -75,7 +75,7 @@ def writer_marks(connection: Connection, table_name: str) -> list[WriterMark]:
 
 
 def drift_of(connection: Connection, table_name: str, target: str, key_digests: Sequence[str]) -> list[FoundDrift]:
-    """Return the drift recorded of a row, the newest first."""
+    """Return the drift recorded for a row, newest first."""
     with translating("reading the drift", table=table_name), connection.cursor(row_factory=class_row(FoundDrift)) as c:
         return c.execute(
             "SELECT d.reconciliation_id, d.target, d.kind, d.columns, d.repaired, d.found_at"
@@ -87,7 +87,7 @@ def drift_of(connection: Connection, table_name: str, target: str, key_digests: 
 
 
 def promotions_of(connection: Connection, table_name: str, target: str) -> list[OpenPromotion]:
-    """Return the promotions of a target, the newest first."""
+    """Return the promotions of a target, newest first."""
     with (
         translating("reading the promotions", table=table_name),
         connection.cursor(row_factory=class_row(OpenPromotion)) as c,

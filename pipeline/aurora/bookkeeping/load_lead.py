@@ -1,12 +1,12 @@
 """Which session leads a load, and whether a file may still be loaded for it, by this run or by another.
 
-Invariant: a file's rows and mark commit only while the session that began the load lives and holds the table's load
-lock, and by the strategy that the load goes by. Whoever takes that lock next, or discards what was built aside, first
-waits until the files in work have ended: none commits late, wherever its worker runs.
+Invariant: a file's rows and mark commit only while the session that began the load is alive and holds the table's load
+lock, and only with the load's strategy. Whoever takes that lock next, or discards what was built aside, first waits
+until files that are being loaded are finished: none commits late, wherever its worker runs.
 
 A load's *lead* is the one run that begins and ends it. It holds the load lock, and a lock on a number drawn for this
-run, the *ticket*: both in the hands of one session is the sign that the load goes on. The server gives them back with
-the session, however that ended.
+run, the *ticket*. One session that holds both shows that the load is running. The server releases them with the
+session, however that ended.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ if TYPE_CHECKING:
 
     from pipeline.aurora.sessions.connection import Connection
 
-# A worker whose host was lost is noticed by its connection's keepalives within 25 s (`loads.notice_lost_client`).
+# The server notices a worker whose host was lost within 25 s, by its connection's keepalives
+# (`loads.notice_lost_client`).
 WAIT_SECONDS = 40
 
 
 @dataclass(frozen=True, slots=True)
 class Lead:
-    """What another run needs to take part in a load."""
+    """What another run needs to join a load."""
 
     export_id: int
     ticket: int
@@ -38,7 +39,7 @@ class Lead:
 
 @dataclass(frozen=True, slots=True)
 class LedLoad:
-    """A load that goes on, as a run that takes part in it finds it."""
+    """A running load, as a run that joins it finds it."""
 
     location: str
     strategy: str
@@ -48,11 +49,11 @@ class LedLoad:
 
 
 class LoadEndedError(TransientError):
-    """The load that a file was to be loaded for has ended, or goes on another way."""
+    """The load that a file was to be loaded for has ended, or continues in another way."""
 
 
 def take_lead(connection: Connection, export_id: int) -> Lead:
-    """Show this session, which holds the table's load lock, to be the lead of a load."""
+    """Mark this session, which holds the table's load lock, as the lead of a load."""
     ticket = secrets.randbits(52)  # a number that JSON keeps, wherever it is read
     with translating("taking the lead of the load"):
         advisory_locks.load_lead(ticket).take(connection)
@@ -61,7 +62,7 @@ def take_lead(connection: Connection, export_id: int) -> Lead:
 
 
 def led_load(connection: Connection, table_name: str, lead: Lead) -> LedLoad | None:
-    """Return the load that `lead` leads; None when it has ended, or its session is gone."""
+    """Return the load that `lead` leads; None if it has ended, or its session is gone."""
     with translating("looking for the load", table=table_name):
         row = connection.execute(
             _LED_LOAD,
@@ -71,7 +72,7 @@ def led_load(connection: Connection, table_name: str, lead: Lead) -> LedLoad | N
 
 
 def current_lead(connection: Connection, table_name: str) -> tuple[Lead, LedLoad] | None:
-    """Return the load of the table that a session leads now, and its lead; None when there is none."""
+    """Return the load of the table that a session leads now, and its lead; None if there is none."""
     with translating("looking for a load that runs", table=table_name):
         row = connection.execute(
             "SELECT id, lead FROM replication.exports WHERE table_name = %s AND status = 'loading' AND lead IS NOT NULL"
@@ -85,10 +86,10 @@ def current_lead(connection: Connection, table_name: str) -> tuple[Lead, LedLoad
 
 
 def take_part(connection: Connection, table_name: str, lead: Lead, strategy: str) -> None:
-    """Load a file for a load in the rest of the transaction. Raises LoadEndedError when it no longer goes on so."""
+    """Take part in a load for the rest of the transaction. Raises LoadEndedError if it no longer continues so."""
     with translating("taking part in the load", table=table_name):
         taken = advisory_locks.load_files(table_name).try_take_for_transaction(connection, shared=True)
-    # A statement of its own, so that it sees what those who held the lock have done.
+    # A statement of its own, so that it sees what the previous holders of the lock have done.
     found = led_load(connection, table_name, lead) if taken else None
     if found is None or found.strategy != strategy:
         raise LoadEndedError(
@@ -99,7 +100,9 @@ def take_part(connection: Connection, table_name: str, lead: Lead, strategy: str
 
 
 def wait_for_files(connection: Connection, table_name: str) -> None:
-    """Keep files out for the rest of the transaction, once those in work have ended. Raises TransientError."""
+    """Block the loading of files for the rest of the transaction, once those being loaded are finished. Raises
+    TransientError.
+    """
     with translating("waiting for the files that a load of this table has in work", table=table_name):
         connection.execute("SELECT set_config('lock_timeout', %s, true)", [f"{WAIT_SECONDS}s"])
         advisory_locks.load_files(table_name).take_for_transaction(connection)
@@ -107,9 +110,10 @@ def wait_for_files(connection: Connection, table_name: str) -> None:
 
 
 def settle_files(connection: Connection, table_name: str, *, shared: bool = False) -> None:
-    """Return when no file of the load before is in work.
+    """Return when no file of the previous load is being loaded.
 
-    When one stays so, gives back the load lock, which is held alone or shared, and raises TransientError.
+    If one still is after the wait, release the load lock, which is held exclusively or shared, and raise
+    TransientError.
     """
     try:
         with connection.transaction():
@@ -119,7 +123,7 @@ def settle_files(connection: Connection, table_name: str, *, shared: bool = Fals
         raise
 
 
-# The two locks must be in one session's hands, in this database.
+# One session in this database must hold both locks.
 _LED_LOAD = """
 SELECT location, strategy, shape, as_of, snapshot_time FROM replication.exports
  WHERE id = %(export)s AND table_name = %(table)s AND status = 'loading' AND EXISTS (

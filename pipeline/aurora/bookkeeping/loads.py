@@ -1,7 +1,7 @@
-"""What is recorded of loads: the exports, and the files loaded from them.
+"""What is recorded about loads: the exports, and the files loaded from them.
 
-Invariant: a file's mark commits with its rows, so that a killed load resumes at its first unmarked file and no file
-counts twice. One load of a table runs at a time, held by a session's advisory lock that ends with the session.
+Invariant: a file's mark commits with its rows, so a killed load resumes at its first unmarked file and no file counts
+twice. One load of a table runs at a time, which a session's advisory lock ensures; it ends with the session.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _REQUEST_SECONDS, _LOOK_AGAIN_SECONDS = 30.0, 0.2
 
 
 class FileBusyError(Exception):
-    """Another session has the file in its hands."""
+    """Another session is loading the file."""
 
 
 class LoadRunningError(TerminalError):
@@ -47,7 +47,7 @@ class OlderSnapshotError(UnusableSnapshotError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Export:
-    """A finished export or scan, as it is recorded."""
+    """A finished export or scan, as recorded."""
 
     kind: str
     """`full`, `incremental` or `scan`."""
@@ -55,9 +55,9 @@ class Export:
     export_arn: str | None = None
     snapshot_time: datetime
     as_of: datetime
-    """Where its rows stand in time."""
+    """The time that its rows count as."""
     from_time: datetime | None = None
-    """Of an incremental export, when its window begins."""
+    """For an incremental export, when its window begins."""
     is_seam: bool = False
     item_count: int
     file_count: int
@@ -66,12 +66,12 @@ class Export:
 
 @dataclass(frozen=True, slots=True)
 class ExportRecord:
-    """An export as `replication.exports` knows it."""
+    """An export, as recorded in `replication.exports`."""
 
     id: int
     status: str
     strategy: str
-    """`merge` or `aside`, as chosen when the load was begun first."""
+    """`merge` or `aside`, as chosen when the load first began."""
     loaded_files: frozenset[str]
     remapped: bool = False
     """The mapping was changed since; what was built aside must be discarded."""
@@ -79,9 +79,9 @@ class ExportRecord:
 
 @dataclass(frozen=True, slots=True)
 class FileCounts:
-    """What became of a file's items. A key that the file holds twice counts as stale the second time.
+    """What happened to a file's items. A key that the file holds twice counts as stale the second time.
 
-    `ignored` are items that match no target, where the mapping says to leave those out.
+    `ignored` are items that match no target, if the mapping says to ignore those.
     """
 
     items: int = 0
@@ -93,9 +93,10 @@ class FileCounts:
 
 
 def lock_table(connection: Connection, table_name: str) -> None:
-    """Take the table's load lock for as long as the connection lives. Raises TerminalError when it is taken.
+    """Take the table's load lock until the connection ends. Raises TerminalError if it is taken.
 
-    Returns when no file of the load before is in work any more; raises TransientError when one stays so.
+    Returns when no file of the previous load is being loaded any more; raises TransientError if one still is after the
+    wait.
     """
     with translating("taking the load lock", table=table_name):
         taken, holder = _take_load_lock(connection, table_name)
@@ -115,10 +116,10 @@ def lock_table(connection: Connection, table_name: str) -> None:
 def _take_load_lock(
     connection: Connection, table_name: str, *, shared: bool = False
 ) -> tuple[bool, tuple[int, datetime, str] | None]:
-    """Try for the load lock; return whether it was taken, and else who holds it.
+    """Try to take the load lock; return whether it was taken, or who holds it.
 
-    Whoever only requests an export holds it for a moment, and is waited for: jobs that begin at the same minute must
-    not fail each other.
+    A run that only requests an export holds it for a moment, and is waited for: jobs that begin in the same minute must
+    not make each other fail.
     """
     lock = advisory_locks.load(table_name)
     until = time.monotonic() + _REQUEST_SECONDS
@@ -133,16 +134,17 @@ def _take_load_lock(
 
 
 def try_lock_scan(connection: Connection, table_name: str) -> bool:
-    """Keep other scans of the table out for as long as the connection lives; False while one runs."""
+    """Exclude other scans of the table until the connection ends; False if one is running."""
     with translating("taking the scan lock", table=table_name):
         return advisory_locks.scan(table_name).try_take(connection)
 
 
 @contextmanager
 def table_locked(connection: Connection, table_name: str) -> Generator[None]:
-    """Hold the load lock for the block. A session gives it back some time after it was closed: too late for the next.
+    """Hold the load lock for the block. A session would only release it some time after it was closed, too late for the
+    next.
 
-    Raises TerminalError when it is taken.
+    Raises TerminalError if it is taken.
     """
     lock_table(connection, table_name)
     try:
@@ -153,12 +155,12 @@ def table_locked(connection: Connection, table_name: str) -> Generator[None]:
 
 
 def keep_loads_out(connection: Connection, table_name: str) -> None:
-    """Hold the load lock shared, for as long as the connection lives: no load begins. Raises when one is running."""
+    """Hold the load lock shared until the connection ends, so that no load begins. Raises if one is running."""
     with translating("keeping loads out", table=table_name):
         taken, _ = _take_load_lock(connection, table_name, shared=True)
     if not taken:
         raise TerminalError(
-            "reconciling: the table is being loaded, so rows are missing that are on their way",
+            "reconciling: the table is being loaded, so rows that are on their way are missing",
             table=table_name,
             hint="wait until the load has ended, then run this again",
         )
@@ -168,13 +170,13 @@ def keep_loads_out(connection: Connection, table_name: str) -> None:
 def begin(
     connection: Connection, table_name: str, export: Export, *, strategy: str = "merge", digests: Sequence[str] = ("",)
 ) -> ExportRecord:
-    """Record that an export is being loaded, or find its record again, with the files it has loaded.
+    """Record that an export is being loaded, or find its record again, with the files that it has loaded.
 
     `strategy` is for a load that begins; one that resumes keeps its own. `digests` are the mapping's
-    (`mapping_digest.digests`): files loaded under another mapping do not count, or, where their rows are in the table
-    already, the load is refused. Refuses a snapshot of the whole table that is not newer than what was purged, or older
-    than one that was loaded whole: items deleted since could come back. An incremental export is held to that line by
-    line (`covering`).
+    (`mapping_digest.digests`): files loaded under another mapping do not count, or, if their rows are already in the
+    table, the load is refused. Refuses a snapshot of the whole table that is not newer than what was purged, or older
+    than one that was loaded whole, because items deleted since could come back. For an incremental export this is
+    decided line by line (`covering`).
     """
     with translating("recording the load", table=table_name), connection.transaction():
         refuse_future(connection, table_name, export.snapshot_time, export.as_of)
@@ -201,9 +203,9 @@ RETURNING id, status, strategy, e.shape
 
 
 def _remapped(connection: Connection, table_name: str, record: ExportRecord, digest: str) -> ExportRecord:
-    """Begin a load again whose mapping was changed since; refuse where its rows are in the table already.
+    """Begin a load again whose mapping has changed; refuse if its rows are already in the table.
 
-    They carry the same `as_of` as the rows that would be loaded now, so the ordering rule would keep them.
+    They have the same `as_of` as the rows that would be loaded now, so the ordering rule would keep them.
     """
     in_the_table = (
         record.status == "loaded"
@@ -225,10 +227,10 @@ def _remapped(connection: Connection, table_name: str, record: ExportRecord, dig
 
 
 def refuse_purged(connection: Connection, table_name: str, as_of: datetime) -> None:
-    """Raise TerminalError when tombstones were purged as far as a snapshot's `as_of`.
+    """Raise TerminalError if tombstones were purged through a snapshot's `as_of`.
 
-    Asked in the transaction that makes a snapshot's rows count: a key without a row may be one whose tombstone is
-    gone, so that its item could come back, or would be turned away although it lives.
+    This is asked in the transaction that makes a snapshot's rows count. A key without a row may be one whose tombstone
+    is gone, so its item could come back, or would be refused although it exists.
     """
     with translating("reading how far tombstones were purged", table=table_name):
         row = connection.execute(
@@ -237,7 +239,7 @@ def refuse_purged(connection: Connection, table_name: str, as_of: datetime) -> N
         ).fetchone()
     if row:
         raise UnusableSnapshotError(
-            f"loading: the snapshot stands for {as_of:%Y-%m-%d %H:%M:%S} UTC, and tombstones were purged through"
+            f"loading: the snapshot counts as of {as_of:%Y-%m-%d %H:%M:%S} UTC, and tombstones were purged through"
             f" {row[0]:%Y-%m-%d %H:%M:%S} UTC, so items deleted since could come back",
             table=table_name,
             hint="load a newer export",
@@ -245,23 +247,23 @@ def refuse_purged(connection: Connection, table_name: str, as_of: datetime) -> N
 
 
 def _refuse_older(connection: Connection, table_name: str, as_of: datetime) -> None:
-    """Raise OlderSnapshotError when a newer snapshot was loaded whole.
+    """Raise OlderSnapshotError if a newer snapshot was loaded whole.
 
-    A snapshot says nothing of what it lacks. Where the stream missed a delete, no tombstone stands against the item
-    in an older snapshot, and it would come back (docs/decisions/0002-ordering.md).
+    A snapshot does not say what is absent. If the stream missed a delete, there is no tombstone against the item in an
+    older snapshot, and it would come back (docs/decisions/0002-ordering.md).
     """
     newest = newest_loaded(connection, table_name)
     if newest is not None and newest > as_of:
         raise OlderSnapshotError(
-            f"loading: the snapshot stands for {as_of:%Y-%m-%d %H:%M:%S} UTC, and one of {newest:%Y-%m-%d %H:%M:%S} UTC"
-            " is loaded already: an item deleted between them could come back",
+            f"loading: the snapshot counts as of {as_of:%Y-%m-%d %H:%M:%S} UTC, and one of {newest:%Y-%m-%d %H:%M:%S}"
+            " UTC is already loaded: an item deleted between them could come back",
             table=table_name,
             hint="load a newer export, or reconcile with one",
         )
 
 
 def newest_loaded(connection: Connection, table_name: str) -> datetime | None:
-    """Return what the newest full snapshot stands for that was loaded whole; None when there is none."""
+    """Return the `as_of` of the newest full snapshot that was loaded whole; None if there is none."""
     with translating("looking for earlier loads", table=table_name):
         row = connection.execute(
             "SELECT max(as_of) FROM replication.exports WHERE table_name = %s AND status = 'loaded'"
@@ -272,7 +274,7 @@ def newest_loaded(connection: Connection, table_name: str) -> datetime | None:
 
 
 def loaded_export_arns(connection: Connection, table_name: str) -> list[str]:
-    """Return the ARNs of the exports that were loaded whole, scans left out, the newest first."""
+    """Return the ARNs of the exports that were loaded whole, without scans, newest first."""
     with translating("looking for earlier loads", table=table_name):
         rows = connection.execute(
             "SELECT export_arn FROM replication.exports WHERE table_name = %s AND status = 'loaded'"
@@ -283,7 +285,7 @@ def loaded_export_arns(connection: Connection, table_name: str) -> list[str]:
 
 
 def status_of(connection: Connection, export_id: int) -> str | None:
-    """Return how the load of an export stands; None when it was forgotten."""
+    """Return the status of an export's load; None if it was removed."""
     with translating("looking for the load"):
         row = connection.execute("SELECT status FROM replication.exports WHERE id = %s", [export_id]).fetchone()
     return row[0] if row else None
@@ -301,7 +303,7 @@ def loaded_since(connection: Connection, table_name: str, since: datetime) -> in
 
 
 def loaded_before(connection: Connection, table_name: str) -> bool:
-    """Whether a load of the table, or of the one that was the source of record before it, ever ended well."""
+    """Whether a load of the table, or of its previous source of record, ever succeeded."""
     with translating("looking for earlier loads", table=table_name):
         return (
             connection.execute(
@@ -315,10 +317,10 @@ def loaded_before(connection: Connection, table_name: str) -> bool:
 
 
 def covering(connection: Connection, table_name: str, as_of: datetime) -> list[Span]:
-    """Return what the snapshots that were loaded whole hold beyond an incremental export that counts as of `as_of`.
+    """Return the spans that snapshots loaded whole cover beyond an incremental export that counts as of `as_of`.
 
-    An item whose last write in the window is in one of these spans is told of by that snapshot, which ends later: its
-    row there is newer, or there is none because the item was deleted since, and then nothing may bring it back.
+    If an item's last write in the window is in one of these spans, that snapshot, which ends later, covers it: its row
+    there is newer, or there is none because the item was deleted since, and then nothing may bring it back.
     """
     with translating("reading what was loaded", table=table_name):
         rows = connection.execute(
@@ -332,7 +334,7 @@ def covering(connection: Connection, table_name: str, as_of: datetime) -> list[S
 
 
 def snapshot_times(connection: Connection, table_name: str) -> list[datetime]:
-    """Return the times of the snapshots whose rows may be in the table, whole or in part; those of seams left out."""
+    """Return the times of the snapshots whose rows may be in the table, whole or in part, without those of seams."""
     with translating("reading what was loaded", table=table_name):
         rows = connection.execute(
             "SELECT DISTINCT snapshot_time FROM replication.exports WHERE table_name = %s AND NOT is_seam", [table_name]
@@ -343,7 +345,7 @@ def snapshot_times(connection: Connection, table_name: str) -> list[datetime]:
 def find_window(
     connection: Connection, table_name: str, window: Window, as_of: datetime
 ) -> tuple[str, str, str | None] | None:
-    """Return location, status and ARN of the export of a window, when one was begun; None otherwise."""
+    """Return location, status and ARN of a window's export, if one was begun; otherwise None."""
     with translating("looking for the window's export", table=table_name):
         return connection.execute(
             "SELECT location, status, export_arn FROM replication.exports WHERE table_name = %s"
@@ -354,17 +356,17 @@ def find_window(
 
 
 def begin_again(connection: Connection, export_id: int, strategy: str) -> None:
-    """Forget what a load has done: no file is loaded. Inside the caller's transaction."""
+    """Undo the marks of a load: no file is loaded. Inside the caller's transaction."""
     with translating("beginning the load again"):
         connection.execute("DELETE FROM replication.export_files WHERE export_id = %s", [export_id])
         connection.execute("UPDATE replication.exports SET strategy = %s WHERE id = %s", [strategy, export_id])
 
 
 def claim_file(connection: Connection, export_id: int, file_key: str, *, wait: bool = True) -> bool:
-    """Take a file for the rest of the transaction; False when it is loaded already.
+    """Take a file for the rest of the transaction; False if it is already loaded.
 
-    While another transaction has it, waits, or raises FileBusyError: a worker of a load that was killed may outlive it
-    for a moment, and other runs may load files of the same export.
+    While another transaction has it, wait, or raise FileBusyError: a worker of a killed load may outlive it for a
+    moment, and other runs may load files of the same export.
     """
     with translating("taking a file"):
         lock = advisory_locks.file_of_load(export_id, file_key)
@@ -387,7 +389,7 @@ def loaded_files(connection: Connection, export_id: int) -> frozenset[str]:
 
 
 def notice_lost_client(connection: Connection) -> None:
-    """Have the server end the session soon after its client is gone, also in the middle of a long statement."""
+    """Let the server end the session soon after its client is gone, even in the middle of a long statement."""
     with translating("setting up a connection of the load"):
         connection.execute(
             "SELECT set_config('client_connection_check_interval', '1s', false),"
@@ -397,7 +399,7 @@ def notice_lost_client(connection: Connection) -> None:
 
 
 def mark_file(connection: Connection, export_id: int, file_key: str, counts: FileCounts) -> None:
-    """Mark a file as loaded, inside the transaction of its rows. Raises when it is marked already."""
+    """Mark a file as loaded, inside the transaction of its rows. Raises if it is already marked."""
     with translating("marking the file as loaded"):
         connection.execute(
             "INSERT INTO replication.export_files (export_id, file_key, item_count, size_bytes, applied,"
@@ -416,7 +418,7 @@ def mark_file(connection: Connection, export_id: int, file_key: str, counts: Fil
 
 
 def totals(connection: Connection, export_id: int) -> tuple[int, FileCounts]:
-    """Return how many files are loaded, and the sum of their counts: rows overtaken in a build count as stale."""
+    """Return how many files are loaded, and the sum of their counts; rows overtaken in a build count as stale."""
     with translating("adding up the load"):
         row = connection.execute(
             "SELECT count(file_key), COALESCE(sum(item_count), 0)::bigint,"

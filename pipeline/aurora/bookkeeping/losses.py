@@ -1,6 +1,6 @@
-"""What is remembered of a table's source, and the spans of time whose changes may be lost, in schema `replication`.
+"""What is remembered about a table's source, and the spans of time whose changes may be lost, in schema `replication`.
 
-Invariant: a loss is closed only by what shows every change of its span to be in Aurora (`pipeline.core.past.losses`).
+Invariant: a loss is closed only by what shows that every change of its span is in Aurora (`pipeline.core.past.losses`).
 A load alone does not close it, because a snapshot does not say what was deleted.
 """
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from pipeline.aurora.sessions.connection import Connection
 
-# Of a reconciliation `r`: nothing that it found is left, repaired or not decided.
+# For a reconciliation `r`: it left nothing unrepaired or undecided.
 LEFT_NOTHING = (
     "r.status = 'done' AND COALESCE(r.undecided, 0) = 0"
     " AND COALESCE(r.missing + r.extra + r.different + COALESCE(r.stale, 0) - r.repaired, 1) = 0"
@@ -63,7 +63,7 @@ def remember(connection: Connection, table_name: str, seen: Remembered, now: dat
 def replace(connection: Connection, table_name: str, before: Sequence[Loss], after: Sequence[Loss]) -> None:
     """Store which losses are open, inside the caller's transaction: one of each kind, closing those that are gone.
 
-    One that someone else widened meanwhile stays as wide, unless its span is that of its keys.
+    A loss that somebody else widened meanwhile stays as wide, unless its span is that of its keys.
     """
     gone = sorted({loss.kind.value for loss in before} - {loss.kind.value for loss in after})
     with translating("keeping what may be lost", table=table_name):
@@ -87,7 +87,7 @@ ON CONFLICT (table_name, kind) WHERE healed_at IS NULL DO UPDATE SET keys_kept =
 
 
 def note_caught_up(connection: Connection, table_name: str, since: datetime, until: datetime) -> None:
-    """Record that a catch-up over a range has come to its end: every window, every seam, every item read again."""
+    """Record that a catch-up over a range has finished: every window, every seam, every item read again."""
     with translating("recording the range that was caught up", table=table_name):
         connection.execute(
             "INSERT INTO replication.caught_up (table_name, since, until) VALUES (%s, %s, %s)"
@@ -97,7 +97,7 @@ def note_caught_up(connection: Connection, table_name: str, since: datetime, unt
 
 
 def open_losses(connection: Connection, table_name: str) -> list[Loss]:
-    """Return the losses that nothing has closed, the earliest first."""
+    """Return the open losses, earliest first."""
     with translating("reading what may be lost", table=table_name):
         return [
             Loss(Kind(kind), since, until, keys_kept, found_at)

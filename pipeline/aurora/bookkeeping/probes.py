@@ -1,7 +1,7 @@
-"""What the probe knows of a table's replication, in schema `replication`, and what it asks of the storage tables.
+"""What the probe knows about a table's replication, in schema `replication`, and what it asks of the storage tables.
 
-Invariant: a tick that another has overtaken writes nothing. What a tick concludes is stored whole, in one transaction,
-on the state that it began from: the places in the shards, what has not arrived, the losses.
+Invariant: a tick that another one has overtaken writes nothing. What a tick concludes is stored whole, in one
+transaction, on top of the state that it began from: the places in the shards, what has not arrived, the losses.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ class Tick:
     stream_label: str
     ticked_at: datetime
     caught_up_through: datetime | None
-    """Every change made before this time is in Aurora, was overtaken there, or waits as a reject."""
+    """Every change made before this time is in Aurora, was superseded there, or waits as a reject."""
     settled_through: datetime | None
     """No change made before this time is still on its way."""
     read_through: datetime | None
-    """The same for a key that no change is known to be on its way for."""
+    """The same for a key that has no change known to be on its way."""
     settles_from: datetime | None
     table_id: str | None
     newest_read: datetime | None
@@ -66,11 +66,11 @@ class Tick:
     calls: int
     records: int
     clock_ahead_seconds: float | None = None
-    """How far this host's clock was ahead of the source's; None when not known."""
+    """How far this host's clock was ahead of the source's; None if not known."""
 
     @property
     def lag_seconds(self) -> float | None:
-        """Age of the oldest change that had not arrived, 0 when all had; None when not all was read."""
+        """Age of the oldest change that had not arrived: 0 if all had, None if not everything was read."""
         if self.oldest_waiting is not None:
             return max(0.0, (self.ticked_at - self.oldest_waiting).total_seconds())
         return 0.0 if self.read_whole else None
@@ -78,7 +78,7 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class ProbeState:
-    """What a tick begins from, all as of one moment."""
+    """The state that a tick begins from, all as of one moment."""
 
     ticks: int = 0
     memory: Memory = field(default_factory=Memory)
@@ -88,11 +88,11 @@ class ProbeState:
     applied_through: datetime | None = None
     """Creation time of the newest change that was applied from it."""
     proof: Proof = field(default_factory=Proof)
-    """What was caught up since the earliest change or loss that it could matter for, and reconciled."""
+    """What was caught up, and reconciled, since the earliest change or loss that it could matter for."""
     loaded: datetime | None = None
     """Time of the newest snapshot that was loaded whole."""
     parallelization: int | None = None
-    """Of the event source mapping; None: not known."""
+    """The event source mapping's; None if not known."""
     batching_window: timedelta = timedelta(0)
     record: SourceOfRecord | None = None
     """The source of record; None where the mapping is not registered."""
@@ -124,7 +124,7 @@ def one_moment(connection: Connection) -> Generator[None]:
 
 
 def read_state(connection: Connection, table_name: str) -> ProbeState:
-    """Return what the next tick begins from. Five statements."""
+    """Return the state that the next tick begins from. Five statements."""
     with translating("reading the probe", table=table_name), one_moment(connection):
         last = read_tick(connection, table_name)
         row = connection.execute(_FACTS, {"table": table_name}).fetchone() or (None,) * 15
@@ -167,7 +167,7 @@ def read_state(connection: Connection, table_name: str) -> ProbeState:
     )
 
 
-# Catch-ups matter as far as something has not arrived, or may be lost, that they could have brought.
+# Catch-ups matter only if something that they could have brought has not arrived, or may be lost.
 _FACTS = trusted(f"""
 SELECT p.ticks, t.purged_through, w.stream_label, w.as_of,
        (SELECT max(r.as_of) FROM replication.reconciliations AS r
@@ -264,9 +264,9 @@ def _shard_values(shard: ShardProgress) -> tuple[object, ...]:
 def stored_positions(
     connection: Connection, target: Target, keys: Sequence[tuple[str, ...]]
 ) -> dict[tuple[str, ...], Position]:
-    """Return where the stored rows of these keys stand, live or tombstone, in one statement.
+    """Return the positions of these keys' stored rows, live or tombstone, in one statement.
 
-    A key that PostgreSQL cannot take has no row; then each key is asked for on its own.
+    A key that PostgreSQL cannot hold has no row; then each key is asked for on its own.
     """
     try:
         return _positions(connection, target, keys)
@@ -304,7 +304,7 @@ def _positions(
 
 
 def set_aside(connection: Connection, table_name: str, versions: Collection[int]) -> tuple[set[int], datetime | None]:
-    """Return which of these versions were set aside as rejects, replayed or not, and what is purged."""
+    """Return which of these versions became rejects, replayed or not, and what was purged."""
     with translating("asking for rejects", table=table_name):
         row = connection.execute(
             "SELECT ARRAY(SELECT position_version FROM replication.rejects AS r WHERE r.table_name = t.name"
@@ -316,7 +316,7 @@ def set_aside(connection: Connection, table_name: str, versions: Collection[int]
 
 
 def save(connection: Connection, table_name: str, before: ProbeState, tick: Tick, concluded: Conclusion) -> bool:
-    """Store what a tick concludes, in one transaction; False, and nothing stored, when another tick came before it."""
+    """Store what a tick concludes, in one transaction; False, and nothing stored, if another tick came first."""
     with translating("keeping what the probe found", table=table_name), connection.transaction():
         if not _save_tick(connection, table_name, before.ticks, tick):
             return False
@@ -333,7 +333,7 @@ def _save_tick(connection: Connection, table_name: str, ticks: int, tick: Tick) 
     values |= {"table": table_name, "before": ticks}
     assigned = sql.SQL(", ").join(sql.SQL("{0} = excluded.{0}").format(sql.Identifier(name)) for name in names)
     query = sql.SQL(
-        # A row that is gone was forgotten with the table that it was of (`pipeline.aurora.bookkeeping.repointing`).
+        # A row that is gone was removed together with its table (`pipeline.aurora.bookkeeping.repointing`).
         "INSERT INTO replication.probes AS p (table_name, ticks, {names}) SELECT %(table)s, %(before)s + 1, {values}"
         " WHERE %(before)s = 0 OR EXISTS (SELECT FROM replication.probes WHERE table_name = %(table)s)"
         " ON CONFLICT (table_name) DO UPDATE SET ticks = excluded.ticks, {assigned} WHERE p.ticks = %(before)s"
@@ -366,13 +366,13 @@ _SAVE_SHARDS = trusted(
 
 
 def _array(values: list[object]) -> object:
-    """Return a parameter for an array; texts as one literal, which costs psycopg the least."""
+    """Return a parameter for an array; texts as one literal, which is cheapest for psycopg."""
     texts = [value for value in values if value is None or isinstance(value, str)]
     return nullable_array_literal(texts) if len(texts) == len(values) else values
 
 
 def _save_waiting(connection: Connection, table_name: str, before: Sequence[Waiting], after: Sequence[Waiting]) -> None:
-    """Store what waits: what is gone is deleted, and what is new or another state written."""
+    """Store what waits: delete what is gone, and write what is new or has another state."""
     gone = {(w.target, w.version) for w in before} - {(w.target, w.version) for w in after}
     if gone:
         connection.execute(

@@ -1,8 +1,8 @@
-"""What is proven to be in Aurora, by the creation times of changes: `replication.tables.proven`.
+"""What is proven to be in Aurora, by the changes' creation times: `replication.tables.proven`.
 
-Invariant: a time is in it only once every change made then is in Aurora, was overtaken there, or was set aside. The
-statement that applies what the stream brings asks for it (`pipeline.aurora.rows.upsert.admitted_late`), so a change
-that comes late takes nothing back.
+Invariant: a time is in it only once every change made then is in Aurora, was superseded there, or is a reject. The
+statement that applies the stream asks for it (`pipeline.aurora.rows.upsert.admitted_late`), so a late change takes
+nothing back.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 def prove_caught_up(
     connection: Connection, table_name: str, since: datetime, until: datetime, margin: timedelta
 ) -> None:
-    """Count a range as proven, but for a margin at both ends, once all its windows are applied.
+    """Count a range as proven, except a margin at both ends, once all its windows are applied.
 
-    Ranges that earlier catch-ups have finished join it where they meet.
+    It joins ranges of earlier catch-ups that it meets.
     """
     with translating("recording what was caught up as proven", table=table_name):
         connection.execute(_CAUGHT_UP, {"table": table_name, "since": since, "until": until, "margin": margin})

@@ -1,8 +1,8 @@
-"""Records that could not be converted, kept whole in `replication.rejects` until a person has worked them off.
+"""Records that could not be converted, kept whole in `replication.rejects` until a person has resolved them.
 
-Invariant: a reject commits in the transaction of the batch it came from, and once: a redelivered record is the
-same reject, replayed or not. Only a later snapshot that holds the same line opens it again, because then a newer
-state of the item could not be converted. The record is stored as it came; reason and digest tell nothing of the values.
+Invariant: a reject commits in the transaction of its batch, and once: a redelivered record is the same reject, replayed
+or not. Only a later snapshot with the same line opens it again, because then a newer state of the item could not be
+converted. The record is stored as it arrived; reason and digest reveal nothing about the values.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ class RejectGroup:
     oldest: datetime
     newest: datetime
     sources: list[str]
-    """`stream`, `export` …: what kind of door they came through."""
+    """The kinds of source that they came from: `stream`, `export` …"""
     id: int
 
 
 @dataclass(frozen=True, slots=True)
 class StoredReject:
-    """One reject as it is kept."""
+    """One stored reject."""
 
     id: int
     table: str
@@ -63,18 +63,18 @@ class StoredReject:
 
     @property
     def position(self) -> Position | None:
-        """Where the record stands in time; None when that could not be read from it."""
+        """The record's position in time; None if it could not be read from the record."""
         if self.position_as_of is None:
             return None
         return Position(self.position_as_of, None if self.position_version is None else int(self.position_version))
 
 
-# What equal records are equal in: their digest, which tells whether a reject is known, is of this text.
+# The text that equal records share: their digest, which says whether a reject is known, is the digest of this text.
 _as_json = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
-# A parameter can have 1 GB, and a file may hold nothing but rejects.
+# A parameter can have 1 GB, and a file may contain nothing but rejects.
 STATEMENT_CHARACTERS = 8 << 20
 
-# A record that comes twice in one call is taken once: a statement cannot meet the same row twice (21000).
+# A record that comes twice in one call is taken once, because a statement cannot affect the same row twice (21000).
 _ADD = """
 INSERT INTO replication.rejects AS kept (table_name, source, target, digest, key_digest, reason,
     position_version, position_as_of, record)
@@ -90,7 +90,7 @@ SELECT DISTINCT ON (u.target, u.digest) %s, %s, u.*
 
 
 def add(connection: Connection, table_name: str, rejects: Sequence[Reject], *, source: str) -> int:
-    """Keep rejects, inside the caller's transaction; returns how many were not known, or not at this position."""
+    """Store rejects, inside the caller's transaction; return how many were new, or new at this position."""
     added = 0
     with translating("keeping rejected records", table=table_name):
         for some, records in _statements(rejects):
@@ -100,7 +100,7 @@ def add(connection: Connection, table_name: str, rejects: Sequence[Reject], *, s
 
 
 def _statements(rejects: Iterable[Reject]) -> Iterator[tuple[list[Reject], list[str]]]:
-    """Return rejects with their records as JSON, as many at a time as one statement takes."""
+    """Return rejects with their records as JSON, as many at a time as fit into one statement."""
     some, records, size = list["Reject"](), list[str](), 0
     for reject in rejects:
         record = reject.record
@@ -127,7 +127,7 @@ def _columns(rejects: Sequence[Reject], records: Sequence[str]) -> Iterator[Sequ
 
 
 def groups(connection: Connection, table_names: Sequence[str] | None = None) -> list[RejectGroup]:
-    """Return the rejects by table, target and reason, the largest heap of waiting ones first; None: of all tables."""
+    """Return the rejects by table, target and reason, most waiting first; None: of all tables."""
     with translating("listing rejects"), connection.cursor(row_factory=class_row(RejectGroup)) as cursor:
         return cursor.execute(
             'SELECT table_name AS "table", target, reason, count(*) FILTER (WHERE replayed_at IS NULL) AS waiting,'
@@ -147,7 +147,7 @@ _STORED = (
 
 
 def read(connection: Connection, reject_id: int) -> StoredReject | None:
-    """Return one reject, or None when there is none of the number."""
+    """Return one reject, or None if there is none with this number."""
     with translating("reading a reject"), connection.cursor(row_factory=class_row(StoredReject)) as cursor:
         return cursor.execute(f"{_STORED} WHERE id = %s", [reject_id]).fetchone()
 
@@ -162,7 +162,7 @@ def waiting(connection: Connection, table_name: str, *, after: int = 0, limit: i
 
 
 def count_waiting(connection: Connection, table_name: str) -> int:
-    """Return how many rejects of a table wait."""
+    """Return how many rejects of a table are waiting."""
     with translating("counting rejects", table=table_name):
         row = connection.execute(
             "SELECT count(*) FROM replication.rejects WHERE table_name = %s AND replayed_at IS NULL", [table_name]
@@ -173,7 +173,8 @@ def count_waiting(connection: Connection, table_name: str) -> int:
 def mark_replayed(connection: Connection, replayed: Sequence[StoredReject]) -> None:
     """Mark rejects as replayed, inside the transaction that applied them.
 
-    One that a later snapshot has opened again meanwhile stays open: what was applied is not what it holds now.
+    One that a later snapshot has opened again meanwhile stays open, because what was applied is not what it contains
+    now.
     """
     with translating("marking rejects as replayed"):
         connection.execute(
@@ -185,7 +186,7 @@ def mark_replayed(connection: Connection, replayed: Sequence[StoredReject]) -> N
 
 
 def set_reasons(connection: Connection, reasons: Sequence[tuple[StoredReject, str]]) -> None:
-    """Give rejects that failed again the reason of today."""
+    """Store today's reason for rejects that failed again."""
     changed = [(reject.id, reason) for reject, reason in reasons if reject.reason != reason]
     with translating("keeping the reasons of rejects"):
         connection.execute(
@@ -210,10 +211,10 @@ class ItemReject:
 def waiting_of_items(
     connection: Connection, table_name: str, keys: Sequence[tuple[str, Item]]
 ) -> dict[int, list[ItemReject]]:
-    """Return, by index in `keys`, the waiting rejects of an item whose position is known, the newest first.
+    """Return, by index in `keys`, the waiting rejects of an item whose position is known, newest first.
 
-    `keys` are (digest as stream records have it, key attributes). Rejects of exports have no digest: they are found
-    by the attributes, which are kept as DynamoDB wrote them.
+    `keys` are (digest as stream records have it, key attributes). Rejects of exports have no digest; they are found by
+    the attributes, which are stored as DynamoDB wrote them.
     """
     found: dict[int, list[ItemReject]] = {}
     if not keys:

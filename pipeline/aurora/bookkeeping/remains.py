@@ -1,7 +1,7 @@
-"""What is left over after its time: by writers that are gone, in bookkeeping that nobody asks any more.
+"""Leftovers: of writers that are gone, and of bookkeeping that nobody needs any more.
 
 Invariant: nothing that decides about rows is removed. The newest snapshot that was loaded whole stays, windows stay
-while they could be asked for again, and a writer's counts stay in the totals.
+while they could be requested again, and a writer's counts stay in the totals.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ _SILENT = """applied_at < %(before)s AND writer <> ALL (%(kept)s)
 
 
 def fold_all_writers(connection: Connection, table_name: str) -> None:
-    """Fold the watermarks of all writers into one, which says nothing of a stream."""
+    """Merge the watermarks of all writers into one, which says nothing about a stream."""
     with translating("folding the watermarks of the old source", table=table_name):
         connection.execute(trusted(_FOLD.format(which="writer <> %(sum)s")), {"table": table_name, "sum": GONE_WRITERS})
 
 
 def fold_writers(connection: Connection, table_name: str, before: datetime) -> int:
-    """Fold the watermarks of writers that were silent since `before` into one; returns how many. The last stays.
+    """Merge the watermarks of writers silent since `before` into one; return how many. The newest stays.
 
-    A writer is one execution environment of the Lambda, of which there are many in a year, each for hours.
+    A writer is one execution environment of the Lambda function. There are many in a year, each lives for hours.
     """
     with translating("folding the watermarks of writers that are gone", table=table_name):
         row = connection.execute(
@@ -58,8 +58,8 @@ def fold_writers(connection: Connection, table_name: str, before: datetime) -> i
 
 
 def drop_reconciliations(connection: Connection, table_name: str, before: datetime) -> int:
-    """Forget reconciliations, and the drift they found, that began before; the last of the table, and the last that
-    ended well, stay. Returns how many.
+    """Remove reconciliations that began before this time, with their drift, except the table's last one and the last
+    that succeeded. Returns how many.
     """
     with translating("removing old reconciliations", table=table_name):
         return connection.execute(
@@ -71,10 +71,11 @@ def drop_reconciliations(connection: Connection, table_name: str, before: dateti
 
 
 def drop_exports(connection: Connection, table_name: str, before: datetime) -> int:
-    """Forget exports, and builds aside that nobody resumed, that began before; returns how many. Needs the load lock.
+    """Remove exports, and builds that nobody resumed, that began before this time; return how many. Needs the load
+    lock.
 
-    The newest snapshot that was loaded whole stays, because older ones are refused by it; so does a window, while
-    what it covers could be exported again.
+    The newest snapshot that was loaded whole stays, because older ones are refused by it; so does a window while what
+    it covers could be exported again.
     """
     with translating("removing old loads", table=table_name):
         old = connection.execute(

@@ -1,9 +1,9 @@
 """Switching a mapping's source of record to another table, in one transaction.
 
-Invariant: whoever writes under the mapping's name either committed before the switch or sees it. What was known of the
-old table says nothing of the new one, so it goes with the switch: its loads (a baseline, a bound of purges), what was
-caught up, how far writers and the probe were. `purged_through` stays: tombstones up to there are gone, whatever the
-source. Rows stay too, until a load and a reconciliation have replaced them; a loss says so until then.
+Invariant: whoever writes under the mapping's name either committed before the switch or sees it. What was known about
+the old table says nothing about the new one, so the switch removes it: its loads (a baseline, a bound for purges), what
+was caught up, how far writers and the probe were. `purged_through` stays, because tombstones up to there are gone
+whatever the source. Rows stay too, until a load and a reconciliation have replaced them; a loss says so until then.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ if TYPE_CHECKING:
     from pipeline.aurora.sessions.connection import Connection
     from pipeline.core.model.mapping import TableMapping
 
-# What is remembered of one stream, one table's exports and their event source mappings.
+# What is remembered about one stream, one table's exports, and their event source mappings.
 _FORGOTTEN = ("probes", "probe_shards", "probe_waiting", "source_states", "caught_up")
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is known of the table that is the source of record, and would be forgotten by a switch."""
+    """What is known about the current source of record, and would be removed by a switch."""
 
     loads: int
     rejects: int
     """That wait."""
     newest_label: str | None
-    """Of the streams that changes were applied from."""
+    """The streams that changes were applied from."""
 
 
 def known(connection: Connection, name: str) -> Known:
-    """Return what a switch would forget."""
+    """Return what a switch would remove."""
     with translating("reading what is known of the source", table=name):
         row = connection.execute(
             "SELECT (SELECT count(*) FROM replication.exports WHERE table_name = %(name)s AND kind <> 'incremental'),"
@@ -68,9 +68,9 @@ def discard_builds(connection: Connection, name: str) -> None:
 
 
 def switch(connection: Connection, mapping: TableMapping, before: SourceOfRecord, now: SourceOfRecord) -> datetime:
-    """Make `now` the source of record in place of `before`; returns when. Needs the load lock.
+    """Make `now` the source of record instead of `before`; return when. Needs the load lock.
 
-    Raises TransientError when writers hold the tables for too long, TerminalError when another switch came first.
+    Raises TransientError if writers hold the tables for too long, TerminalError if another switch came first.
     """
     name, old = mapping.name, f"of {before.arn or before.table}, which is no longer the source of record: "
     with translating("switching the source of record", table=name), connection.transaction():
@@ -124,7 +124,7 @@ def switch(connection: Connection, mapping: TableMapping, before: SourceOfRecord
 
 
 def _keep_writers_out(connection: Connection, mapping: TableMapping) -> None:
-    """Wait for the statements that write now; those that come next see what this transaction does (`purge`)."""
+    """Wait for the statements that write now; later ones see what this transaction does (`purge`)."""
     connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(int(LOCK_SECONDS * 1000))))
     for target in mapping.tables:
         if catalog.stored_table(connection, STORAGE_SCHEMA, target.storage_name):

@@ -1,6 +1,6 @@
-"""Values that a column could not hold and that its `on_error` settled: made NULL, or cut. Counted, so that it shows.
+"""Values that a column could not hold and that its `on_error` changed: to NULL, or cut. They are counted, so it shows.
 
-Invariant: the counts commit with the rows that they speak of. Deliveries are counted, not records: one that comes
+Invariant: the counts commit with the rows that they are about. Deliveries are counted, not records: one that comes
 twice counts twice, as in the watermarks.
 """
 
@@ -34,7 +34,7 @@ class SettledValues:
 
 def add(connection: Connection, table_name: str, counts: Mapping[str, Mapping[str, int]]) -> None:
     """Add counts, by target and column, inside the caller's transaction."""
-    # In one order, so that two writers never wait for each other.
+    # In a fixed order, so that two writers never deadlock.
     rows = sorted((target, column, count) for target, of in counts.items() for column, count in of.items())
     if not rows:
         return

@@ -1,12 +1,12 @@
 """The source of record: the one DynamoDB table whose state may be written under a mapping's name.
 
-Invariant: the database decides, not a mapping file: a replicator that is still deployed holds an old one. Every
+Invariant: the database decides, not a mapping file, because a replicator that is still deployed has an old file. Every
 statement that applies changes asks `of_record` in the same statement, and jobs ask `require` before they begin. Only
 `repoint` changes the record, and it waits for the writers.
 
 The table's name is recorded when the mapping is registered. Its ARN, and with it account and Region, and its id are
-learned from the first job that sees the table. Where the table took the place of another, the label of its stream is
-recorded too: records of an older stream are of that other table, also where both have one name.
+learned from the first job that sees the table. If the table replaced another, the label of its stream is recorded too:
+records of an older stream belong to that other table, even if both have one name.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ARN_PARTS = ((4, "account"), (3, "Region"), (1, "partition"))
 
 @dataclass(frozen=True, slots=True)
 class SourceOfRecord:
-    """What is recorded of a mapping's source; `arn` and `table_id` are None until they are known."""
+    """What is recorded about a mapping's source; `arn` and `table_id` are None until they are known."""
 
     table: str
     arn: str | None = None
@@ -38,10 +38,10 @@ class SourceOfRecord:
     since: datetime | None = None
     """When the mapping was last re-pointed; None: never."""
     first_label: str | None = None
-    """Of the oldest stream that is this table's, where it took the place of another."""
+    """The label of this table's oldest stream, if the table replaced another."""
 
     def differences(self, table: str, arn: str | None) -> list[str]:
-        """Say by name how a table, or a stream (`arn` is of either), differs; empty when it may be this one."""
+        """Return how a table, or a stream (`arn` is of either), differs; empty if it may be this one."""
         if table != self.table:
             return [f"table {table}, not {self.table}"]
         theirs, _, label = (arn or "").partition("/stream/")
@@ -54,11 +54,11 @@ class SourceOfRecord:
 
 
 def of_record(name: sql.Composable, table: sql.Composable, stream_arn: sql.Composable) -> sql.Composed:
-    """SQL condition: the table, and the stream, are of record; what is NULL or not registered is not held against them.
+    """SQL condition: the table and the stream are of record; NULL, or a mapping that is not registered, passes.
 
-    It is true, or it fails the statement, and with it all that its transaction would write. A condition that is false
-    would only leave the changes out, and whoever counts them would take them for stale. PostgreSQL raises no error of
-    our own in plain SQL, so this asks for a setting that does not exist, whose name tells the database's log why.
+    It is true, or it makes the statement fail, and with it everything that its transaction would write. A condition
+    that is false would only leave the changes out, and whoever counts them would take them for stale. Plain SQL cannot
+    raise an error of our own, so this asks for a setting that does not exist, whose name tells the database's log why.
     """
     return sql.SQL(
         "COALESCE((SELECT CASE WHEN COALESCE(source_table = {table}, true)"
@@ -71,7 +71,7 @@ def of_record(name: sql.Composable, table: sql.Composable, stream_arn: sql.Compo
 
 
 def read(connection: Connection, name: str) -> SourceOfRecord | None:
-    """Return the source of record of a mapping; None when it is not registered."""
+    """Return the source of record of a mapping; None if it is not registered."""
     with (
         translating("reading the source of record", table=name),
         connection.cursor(row_factory=class_row(SourceOfRecord)) as cursor,
@@ -84,12 +84,12 @@ def read(connection: Connection, name: str) -> SourceOfRecord | None:
 
 
 def refuse_batch(connection: Connection, name: str, table: str, stream_arn: str | None) -> None:
-    """Raise ConfigurationError for a batch of a stream that is not of the source of record."""
+    """Raise ConfigurationError for a batch whose stream is not of the source of record."""
     record = read(connection, name)
     if record is None or not (found := record.differences(table, stream_arn)):
         return
     raise ConfigurationError(
-        f"replicating: the stream is not of the source of record of this mapping, so nothing was stored:"
+        "replicating: the stream does not belong to the source of record of this mapping, so nothing was stored:"
         f" {'; '.join(found)}",
         table=name,
         hint=f"disable or delete the event source mapping that delivers {stream_arn or f'the stream of {table}'}; if"
@@ -106,10 +106,10 @@ def require(
     arn: str | None = None,
     table_id: str | None = None,
 ) -> None:
-    """Raise ConfigurationError unless `table`, with this ARN where it is given, is the source of record.
+    """Raise ConfigurationError unless `table`, with this ARN if given, is the source of record.
 
-    `doing` begins the message. Records the ARN and the id where they were not known. A mapping that is not registered
-    is let through: whatever writes under its name fails.
+    `doing` begins the message. Records the ARN and the id if they were not known. A mapping that is not registered
+    passes, because whatever writes under its name fails.
     """
     record = read(connection, name)
     if record is None:
@@ -126,7 +126,7 @@ def refusal(name: str, record: SourceOfRecord, found: list[str], *, doing: str) 
 
 
 def not_of_record(name: str, record: SourceOfRecord, found: list[str]) -> tuple[str, str]:
-    """Return what is wrong, and the next step, where a mapping's table is not the source of record."""
+    """Return what is wrong, and the next step, if a mapping's table is not the source of record."""
     what = f"the mapping's table is not its source of record: {'; '.join(found)}"
     if found[0].startswith("table "):
         return what, (
@@ -140,7 +140,7 @@ def not_of_record(name: str, record: SourceOfRecord, found: list[str]) -> tuple[
 
 
 def learn(connection: Connection, name: str, record: SourceOfRecord, arn: str | None, table_id: str | None) -> None:
-    """Record the ARN and the id of the source of record where they are not known yet."""
+    """Record the ARN and the id of the source of record, if they are not known yet."""
     if (record.arn or not arn) and (record.table_id or not table_id):
         return
     with translating("recording the source of record", table=name):
@@ -155,8 +155,8 @@ def learn(connection: Connection, name: str, record: SourceOfRecord, arn: str | 
 def note_seen(connection: Connection, name: str, record: SourceOfRecord, stream_arn: str, table_id: str | None) -> None:
     """Record the table of record as the probe sees it, with its latest stream.
 
-    Another id than the one that is recorded: the table was deleted, and another created under its name. Records of
-    streams before this one are of the table that is gone, and refused from then on.
+    If its id is not the recorded one, the table was deleted and another created under its name. Records of streams
+    before this one belong to the table that is gone, and are refused from then on.
     """
     arn, _, label = stream_arn.partition("/stream/")
     if table_id is None or record.table_id in {None, table_id}:

@@ -1,7 +1,7 @@
 """How far each table is: last load, watermarks, rejects, last reconciliation, from schema `replication`.
 
-Invariant: reads only and takes no lock; each figure is of one moment, because one statement reads them all; and it
-costs the same however many rows the tables hold, because counts of rows are the planner's estimates.
+Invariant: reads only and takes no lock. All figures are from one moment, because one statement reads them. It costs the
+same however many rows the tables have, because counts of rows are the planner's estimates.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TableStatus:
-    """Figures of one table; None where there has been no load, no change or no reconciliation yet."""
+    """Figures of one table; None if there has been no load, change or reconciliation yet."""
 
     name: str
     load_kind: str | None
@@ -46,7 +46,7 @@ class TableStatus:
     newest_change: datetime | None
     """Creation time of the newest change applied, to the second."""
     lag_seconds: float | None
-    """How far behind the newest batch was as it was committed. Says nothing of an idle table, nor of a dead writer."""
+    """How far behind the newest batch was when it was committed. Says nothing about an idle table or a dead writer."""
     records: int
     applied: int
     stale: int
@@ -70,12 +70,12 @@ class TableStatus:
     refused: int = 0
     """Of the stale changes, those without a row that were as old as what was purged."""
     caught_up_through: datetime | None = None
-    """Where the newest window that was caught up counts as of."""
+    """The time that the newest caught-up window counts as of."""
     caught_up_at: datetime | None = None
     undecided: int | None = None
     """Rows that the last reconciliation could not decide."""
     load_broken_off: bool | None = None
-    """Whether the last load has not ended, and no session leads it."""
+    """Whether the last load has not ended but no session leads it."""
 
     @property
     def attention(self) -> tuple[str, ...]:
@@ -103,7 +103,7 @@ class TableStatus:
 
 
 def read_status(connection: Connection, mappings: Sequence[TableMapping]) -> dict[str, TableStatus]:
-    """Read the status of the mappings' tables by name; those not registered yet (not migrated) are left out."""
+    """Read the status of the mappings' tables, by name; tables that are not registered (not migrated) are left out."""
     if not bookkeeping.installed(connection):
         return {}
     with translating("reading the status"), connection.cursor(row_factory=class_row(TableStatus)) as cursor:

@@ -1,10 +1,10 @@
-"""Rows that an incremental export should have told of and did not.
+"""Rows that an incremental export should have mentioned and did not.
 
-Invariant: reads only. A live row that the stream, or a read by key, brought with a change of the window, and that the
-window's export did not replace, belongs to an item that the export leaves out: one that was inserted and deleted within
-the window, whose delete the stream lost. Clocks that disagree, and lines that could not be converted, give a few more,
-which are right as they are. Rows that a snapshot brought say nothing of when they were written; they are told of,
-because a window begins where the snapshot ends.
+Invariant: reads only. If a live row was brought by the stream, or a read by key, with a change in the window, and the
+window's export did not replace it, its item is one that the export leaves out: inserted and deleted within the window,
+and the stream lost the delete. Clocks that disagree, and lines that could not be converted, give a few more, which are
+right as they are. Rows that a snapshot brought do not say when they were written; the export mentions them, because a
+window begins where the snapshot ends.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def untold_keys(
         as_of=sql.Identifier(AS_OF),
     )
     with (
-        translating("looking for rows that no export told of"),
+        translating("looking for rows that no export mentioned"),
         connection.transaction(),
         connection.cursor("untold") as cursor,
     ):

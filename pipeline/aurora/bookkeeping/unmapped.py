@@ -1,7 +1,8 @@
-"""What has landed in the jsonb column: by attribute and JSON type, how often, since when, how long.
+"""What is in the jsonb column: by attribute and JSON type, how often, since when, how long.
 
-Invariant: it reads a bounded amount and writes nothing. Above SAMPLED_FROM_BYTES only some blocks of the table are
-read, and what is counted is scaled up and says so. No text leaves the database, only counts, lengths and ranges.
+Invariant: it reads a bounded amount and writes nothing. Above SAMPLED_FROM_BYTES it reads only some blocks of the
+table; counts are then scaled up, and reported as estimates. No text leaves the database, only counts, lengths and
+ranges.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ if TYPE_CHECKING:
     from pipeline.aurora.sessions.connection import Connection
     from pipeline.core.model.mapping import Target
 
-# Some seconds' worth of reading; a larger table gives as many blocks, from all over it.
+# A few seconds of reading. A larger table contributes as many blocks, spread over all of it.
 SAMPLED_FROM_BYTES = 512 * 2**20
 
-# What a text could be stored as. PostgreSQL's regular expressions: as close as they come to the product's converters.
+# What a text could be stored as: PostgreSQL's regular expressions, as close as possible to the product's converters.
 _FORMS = {
     "empty": "^$",
     "uuid": "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$",
@@ -38,23 +39,24 @@ _FORMS = {
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How much was looked at. `fraction` below 1: a sample of the table's blocks, and every count is an estimate."""
+    """How much was read. `fraction` below 1: a sample of the table's blocks, and every count is an estimate."""
 
     rows: int
-    """Live rows, estimated where it was a sample."""
+    """Live rows; an estimate if it was a sample."""
     fraction: float
 
 
 @dataclass(frozen=True, slots=True)
 class Landed:
-    """One attribute with one JSON type, over the rows that were looked at; `rows` is scaled to the table."""
+    """One attribute with one JSON type, over the rows that were read; `rows` is scaled to the table."""
 
     attribute: str
     json_type: str
     rows: int
     since: datetime
-    """The oldest `_as_of` among the rows that have it: the attribute is at least that old. It may be older: a row
-    that was written again tells of its last write only, and one that was loaded, of its snapshot."""
+    """The oldest `_as_of` among the rows that have it: the attribute is at least that old. It may be older: a row only
+    knows its last write, and a loaded row only its snapshot.
+    """
     longest: int
     smallest: Decimal | None
     largest: Decimal | None
@@ -65,7 +67,7 @@ class Landed:
 def look(
     connection: Connection, target: Target, *, sampled_from_bytes: int = SAMPLED_FROM_BYTES
 ) -> tuple[Look, list[Landed]]:
-    """Look at a target's jsonb column; the target must have one. Raises TerminalError when it is not migrated."""
+    """Look at a target's jsonb column, which it must have. Raises TerminalError if the target is not migrated."""
     with translating(f"looking at what has landed in {target.view_name}"), connection.transaction():
         size = connection.execute(
             sql.SQL("SELECT pg_table_size({}::regclass)").format(sql.Literal(tables.storage(target).as_string()))

@@ -1,6 +1,6 @@
-"""Watermarks: how far each writer has applied a table's stream, and what its changes came to.
+"""Watermarks: how far each writer has applied a table's stream, and the counts of its changes.
 
-Invariant: a mark commits in the transaction of the changes it speaks of. One row a writer, so that writers never queue.
+Invariant: a mark commits in the transaction of its changes. Each writer has its own row, so writers never queue.
 """
 
 from __future__ import annotations
@@ -17,22 +17,21 @@ if TYPE_CHECKING:
 
     from pipeline.aurora.sessions.connection import Connection
 
-# Writers whose rows of the watermarks say nothing of how far the stream is: batches applied late, and the sums of
-# writers that are gone.
+# Writers whose rows do not say how far the stream is: batches applied late, and the sums of writers that are gone.
 REDRIVE_WRITER, GONE_WRITERS = "redrive", "writers that are gone"
 WRITERS_NOT_LIVE = (REDRIVE_WRITER, GONE_WRITERS)
 _LAMBDA = "lambda:"
 
 
 def lambda_writer(function: str, environment: str) -> str:
-    """Name the writer that one execution environment of a Lambda function is."""
+    """Return the writer's name for one execution environment of a Lambda function."""
     return f"{_LAMBDA}{function}:{environment}"
 
 
 def functions(connection: Connection, table_name: str) -> tuple[frozenset[str], frozenset[str]]:
     """Return the names of the Lambda functions that write this table, and of those that write any other one.
 
-    Those that stopped a day before the newest write of a table are not of it any more: another function has its place,
+    Functions that stopped a day before the newest write of a table no longer count: another function has replaced them,
     or the database is a copy of theirs.
     """
     rows = connection.execute(_FUNCTIONS, {"table": table_name, "writers": f"{_LAMBDA}%"}).fetchall()
@@ -59,15 +58,15 @@ class Mark:
     as_of: datetime | None
     records: int
     candidates: int
-    """Changes sent to the target: those not applied were stale."""
+    """Changes sent to the target; those that were not applied were stale."""
     rejected: int
     batches: int = 1
-    """None for a further target of the batch that was counted with the first."""
+    """None for another target of a batch that was counted with the first."""
     stream_arn: str | None = None
     """Its table must be the source of record."""
 
     def parameters(self) -> list[object]:
-        """Values for MARK_APPLIED, in its order."""
+        """Values for MARK_APPLIED, in order."""
         return [
             self.table_name,
             self.writer,

@@ -214,7 +214,7 @@ def test_a_file_with_fewer_items_than_stated_is_refused(run: Load, exports: Expo
         path = manifest.parent / name
         path.write_text(path.read_text().replace('"itemCount":2', '"itemCount":3'))
         path.with_suffix(".md5").unlink()
-    with pytest.raises(TerminalError, match="holds 2 lines, and the manifest states 3"):
+    with pytest.raises(TerminalError, match="has 2 lines, and the manifest states 3"):
         run(export.location)
 
 
@@ -381,7 +381,7 @@ def test_a_snapshot_older_than_one_loaded_whole_is_refused(
 ) -> None:
     older = exports.full([item(n) for n in range(3)], export_time=EXPORT_TIME - timedelta(hours=1))
     run(exports.full([item(n) for n in range(2)]).location)
-    with pytest.raises(TerminalError, match=r"is loaded already: an item deleted between them could come back"):
+    with pytest.raises(TerminalError, match=r"is already loaded: an item deleted between them could come back"):
         run(older.location)
     assert set(view(connection)) == {0, 1}
 
