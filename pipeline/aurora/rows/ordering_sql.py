@@ -1,7 +1,6 @@
 """The ordering rule of `pipeline.core.ordering`, in SQL, in one place. Every statement that writes rows uses it.
 
-Invariant: `supersedes` here and there decide alike, and so do `is_proven` and `pipeline.core.past.losses.Proof`;
-tests/aurora/rows/test_ordering_sql.py holds them together.
+Invariant: `supersedes` here and there decide alike; tests/aurora/rows/test_ordering_sql.py holds them together.
 """
 
 from __future__ import annotations
@@ -43,13 +42,3 @@ def newest_closed(mapping_name: str) -> sql.Composable:
         "COALESCE((SELECT GREATEST(purged_through, upper(proven)) FROM {schema}.tables WHERE name = {name}),"
         " '-infinity')"
     ).format(schema=sql.Identifier(BOOKKEEPING_SCHEMA), name=sql.Literal(mapping_name))
-
-
-def is_proven(candidate: str, mapping_name: str) -> sql.Composable:
-    """SQL condition: every change made when `candidate` was is proven to be in Aurora."""
-    return sql.SQL("COALESCE({c}.{as_of} <@ (SELECT proven FROM {schema}.tables WHERE name = {name}), false)").format(
-        c=sql.Identifier(candidate),
-        as_of=sql.Identifier(AS_OF),
-        schema=sql.Identifier(BOOKKEEPING_SCHEMA),
-        name=sql.Literal(mapping_name),
-    )

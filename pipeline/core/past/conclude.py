@@ -149,7 +149,7 @@ def conclude(memory: Memory, sight: Sight, now: datetime, rules: Rules) -> Concl
     shards = _shards(kept, sight, now, rules)
     waiting = _waiting(kept, sight, shards, now, rules)
     changed = _stream_changed(memory, sight, now)
-    losses, waiting = _losses(memory, sight, waiting, [*changed, *_gaps(memory, sight, now)], now, rules)
+    losses, waiting = _losses(memory, sight, waiting, [*changed, *_gaps(memory, sight, now, rules)], now, rules)
     settles_from = label_time(sight.stream_label) + rules.margin if changed else memory.settles_from
     settled = _settled_read(kept.read_through, sight, shards, settles_from, now, rules)
     on_way = [change.since for change in waiting if change.state is State.ON_ITS_WAY]
@@ -320,15 +320,15 @@ def _stream_changed(memory: Memory, sight: Sight, now: datetime) -> list[Loss]:
     ]
 
 
-def _gaps(memory: Memory, sight: Sight, now: datetime) -> list[Loss]:
+def _gaps(memory: Memory, sight: Sight, now: datetime, rules: Rules) -> list[Loss]:
     """Return the time that no tick covers and that the stream no longer holds, or that was passed by."""
     unread = [one.passed for one in sight.shards if one.passed is not None]
     gaps = [Loss(Kind.UNREAD, span.since, span.until) for span in unread]
     kept_since = now - RETENTION
-    known = sight.loaded and max([sight.loaded, sight.proof.reconciled or sight.loaded])
+    # A snapshot holds more than it stands for; but of that margin the stream may bring an older state, and lose a newer.
+    known = _latest(sight.loaded and sight.loaded - rules.margin, sight.proof.reconciled)
     if memory.stream_label is None:
-        begun = max(label_time(sight.stream_label), kept_since)
-        return [*gaps, Loss(Kind.GAP, known, begun)] if known is not None and known < begun else gaps
+        return gaps if known is None else [*gaps, *_gap_before_first(sight, known, kept_since)]
     if memory.stream_label != sight.stream_label:
         return gaps
     begun = label_time(sight.stream_label)
@@ -344,6 +344,15 @@ def _gaps(memory: Memory, sight: Sight, now: datetime) -> list[Loss]:
         if since is not None and since < kept_since and (followed or _lost_place(place, seen.get(place.shard_id))):
             gaps.append(Loss(Kind.GAP, since, kept_since))
     return gaps
+
+
+def _gap_before_first(sight: Sight, known: datetime, kept_since: datetime) -> list[Loss]:
+    """Return what came before the first tick ever, of what is neither known to be there nor in the stream."""
+    begun = label_time(sight.stream_label)
+    if kept_since > begun:
+        return [Loss(Kind.GAP, known, kept_since)] if known < kept_since else []
+    # The stream holds all since it began, and no other has brought anything: a snapshot of a later time has the rest.
+    return [Loss(Kind.GAP, known, begun)] if max([known, sight.loaded or known]) < begun else []
 
 
 def _lost_place(place: ShardProgress, one: ShardSight | None) -> bool:

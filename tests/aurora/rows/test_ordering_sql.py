@@ -13,7 +13,7 @@ from psycopg import sql
 
 from pipeline.aurora.bookkeeping import bookkeeping, losses, proofs
 from pipeline.aurora.compare import reconciliations
-from pipeline.aurora.rows.ordering_sql import admits_new_key, is_proven, supersedes
+from pipeline.aurora.rows.ordering_sql import admits_new_key, supersedes
 from pipeline.aurora.sessions.connection import Connection, connect
 from pipeline.core import ordering
 from pipeline.core.ordering import Position, accepts
@@ -37,9 +37,10 @@ NEW_KEYS = sql.SQL(
     'SELECT {rule} FROM unnest(%s::timestamptz[]) WITH ORDINALITY AS candidate("_as_of", n) ORDER BY n'
 ).format(rule=admits_new_key("candidate", MAPPING))
 
-PROVEN = sql.SQL(
-    'SELECT {rule} FROM unnest(%s::timestamptz[]) WITH ORDINALITY AS candidate("_as_of", n) ORDER BY n'
-).format(rule=is_proven("candidate", MAPPING))
+PROVEN = (
+    "SELECT COALESCE(time <@ (SELECT proven FROM replication.tables), false)"
+    " FROM unnest(%s::timestamptz[]) WITH ORDINALITY AS u(time, n) ORDER BY n"
+)
 
 
 @pytest.fixture

@@ -301,13 +301,14 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     _conclude("unread: over at once", "_unread", "unread is None or now >= unread.until + GONE_AFTER", "True"),
     _conclude("unread: never over", "_unread", "return None if behind else unread", "return unread"),
-    _conclude("gap: first ticks know none", "_gaps", "if known is not None and known < begun", "if False"),
+    _conclude("gap: first ticks know none", "_gap_before_first", "if known < kept_since else []", "if False else []"),
     _conclude(
         "gap: a first tick's ends where it begins",
-        "_gaps",
-        "Loss(Kind.GAP, known, begun)",
+        "_gap_before_first",
+        "Loss(Kind.GAP, known, kept_since)",
         "Loss(Kind.GAP, known, known)",
     ),
+    _conclude("gap: a load stands at its time", "_gaps", "sight.loaded - rules.margin", "sight.loaded"),
     _conclude("still: ticks that did not reach the end count", "_shards", "+ ended[name]", "+ 1"),
     _conclude("still: a pause of the probe counts", "_shards", " or (paused and not before[name].still_ticks)", ""),
     _conclude(
