@@ -325,7 +325,7 @@ def _gaps(memory: Memory, sight: Sight, now: datetime, rules: Rules) -> list[Los
     unread = [one.passed for one in sight.shards if one.passed is not None]
     gaps = [Loss(Kind.UNREAD, span.since, span.until) for span in unread]
     kept_since = now - RETENTION
-    # A snapshot holds more than it stands for, but the stream may bring an older state of its margin, and lose the rest.
+    # The stream may still bring an older state of the margin before a snapshot, and lose a newer one.
     known = _latest(sight.loaded and sight.loaded - rules.margin, sight.proof.reconciled)
     if memory.stream_label is None:
         return gaps if known is None else [*gaps, *_gap_before_first(sight, known, kept_since)]
