@@ -90,7 +90,13 @@ def _new_keys_sql(text: str, where: list[Any]) -> Patches:
         )
         return sql.SQL("({} OR EXISTS {})").format(admits, upsert.stored_key(target))
 
-    return lambda: [patch.object(module, "admitted", admitted) for module in where]
+    names = {apply: "admitted_late", staging: "admitted"}
+    return lambda: [patch.object(module, names[module], admitted) for module in where]
+
+
+def _all_is_new() -> list[Any]:
+    """Every change of the stream counts as newer than what was purged."""
+    return [patch.object(upsert, "newest_closed", lambda _: sql.SQL("'-infinity'"))]
 
 
 _PURGED = "(SELECT purged_through FROM replication.tables WHERE name = {mapping})"
@@ -278,6 +284,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "SQL: new keys, > becomes <", _new_keys_sql("{as_of} < COALESCE(" + _PURGED + ", 'infinity')", [apply, staging])
     ),
     Mutation("SQL: new keys, never where a purge was", _new_keys_sql(_PURGED + " IS NULL", [apply, staging])),
+    Mutation("SQL: new keys, all the stream brings is newer than what was purged", _all_is_new),
     Mutation("SQL: purge holds against stored rows too", _stored_rows_refused),
     Mutation(
         "SQL: a delete of an unknown key leaves no tombstone", _new_keys_sql("({admits} AND NOT {deleted})", [apply])
