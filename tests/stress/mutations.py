@@ -96,7 +96,11 @@ def _new_keys_sql(text: str, where: list[Any]) -> Patches:
 
 def _all_is_new() -> list[Any]:
     """Every change of the stream counts as newer than what was purged."""
-    return [patch.object(upsert, "newest_closed", lambda _: sql.SQL("'-infinity'"))]
+
+    def newest_closed(_: str) -> sql.Composable:
+        return sql.SQL("'-infinity'")
+
+    return [patch.object(upsert, "newest_closed", newest_closed)]
 
 
 _PURGED = "(SELECT purged_through FROM replication.tables WHERE name = {mapping})"
