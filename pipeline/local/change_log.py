@@ -1,7 +1,7 @@
-"""A table's changes as its Kinesis destination has them: also those made while its stream is disabled.
+"""A table's changes as its Kinesis destination has them, including those made while its stream is disabled.
 
-Point-in-time recovery does not depend on a table's stream, but the local stack tells the past from the stream's
-records. A table with an active Kinesis destination (`EnableKinesisStreamingDestination`) has its past told from there.
+Point-in-time recovery does not depend on a table's stream, but the local stack reconstructs the past from the stream's
+records. For a table with an active Kinesis destination (`EnableKinesisStreamingDestination`) it uses that instead.
 
 Invariant: every change since the destination was enabled, in order: one shard, read to its end, as long as the Kinesis
 stream keeps its records.
@@ -28,7 +28,7 @@ def change_log_arn(aws: RawAws, table_name: str) -> str | None:
 
 @dataclass
 class ChangeLogTail:
-    """Reads a Kinesis stream from its oldest record, and on from where it stands."""
+    """Reads a Kinesis stream from its oldest record, and continues where it stopped."""
 
     aws: RawAws
     stream_arn: str
@@ -56,5 +56,5 @@ class ChangeLogTail:
             changes += map(json.loads, map(base64.b64decode, map(itemgetter("Data"), records)))
             if records:
                 self._last = records[-1]["SequenceNumber"]
-            if len(records) < _PAGE:  # the end: under writes an empty page may never come
+            if len(records) < _PAGE:  # the end: while there are writes, an empty page may never come
                 return changes

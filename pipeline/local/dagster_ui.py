@@ -1,8 +1,8 @@
 """Dagster on a laptop: an instance in the run directory, its web server and daemon, and jobs run to their end.
 
-Invariant: every process is a guarded child: it dies with us, however we go. They are started from Python with
-default signal handlers, because a non-interactive shell starts its background jobs with SIGINT ignored, and Dagster's
-processes then never stop.
+Invariant: every process is a guarded child, and ends when we do, however that happens. They are started from Python
+with default signal handlers, because a non-interactive shell starts its background jobs with SIGINT ignored, and
+Dagster's processes then never stop.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _POLL_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class JobOutcome:
-    """How a run ended. `assets` holds each materialized asset's plain metadata, by key (`employees/aurora_table`)."""
+    """How a run ended. `assets` has each materialized asset's plain metadata, by key (`employees/aurora_table`)."""
 
     run_id: str
     success: bool
@@ -43,7 +43,7 @@ class JobOutcome:
 
 
 class DagsterHome:
-    """A DAGSTER_HOME of the laptop's kind. What it remembers outlives us; nothing runs by itself."""
+    """A DAGSTER_HOME for a laptop. Its contents outlive us; nothing runs by itself."""
 
     def __init__(self, run_dir: Path, environment: Mapping[str, str]) -> None:
         """`environment` is what the product reads: database, AWS, export bucket, folder of mappings."""
@@ -64,8 +64,8 @@ class DagsterHome:
     ) -> JobOutcome:
         """Run a job in a process of its own and return when it has ended; `on_line` gets what the run logs.
 
-        Needs neither web server nor daemon, and shows in the UI like any run. A run that fails is an outcome;
-        raises LocalStackError when no run came about (a wrong configuration) or its process was lost.
+        It needs neither web server nor daemon, and shows in the UI like any run. A run that fails is an outcome; raises
+        LocalStackError if there was no run (a wrong configuration) or its process was lost.
         """
         log_path = self.folder / f"{name}.log"
         log_path.write_bytes(b"")
@@ -83,11 +83,11 @@ class DagsterHome:
                     on_line(entry["line"])
         finally:
             process.stop()
-        raise LocalStackError(f"running the job {name}: it came to no end; end of {log_path}:\n{log_tail(log_path)}")
+        raise LocalStackError(f"running the job {name}: it did not finish; end of {log_path}:\n{log_tail(log_path)}")
 
 
 def _json_lines(process: ServerProcess, log_path: Path) -> Iterator[dict[str, Any]]:
-    """The JSON objects a process writes among its other output, until it ends."""
+    """The JSON objects that a process writes among its other output, until it ends."""
     with log_path.open(encoding="utf-8", errors="replace") as log:
         rest = ""
         while True:
@@ -131,8 +131,8 @@ class DagsterWebserver:
         try:
             webserver = self._start("dagster-webserver", "-h", LOOPBACK, "-p", str(self.port))
             webserver.wait_ready(self._answers, READY_SECONDS)
-            # Not before: two processes that create a new instance's SQLite files at once get in each other's way, and
-            # the code location then fails to load.
+            # Not earlier: two processes that create a new instance's SQLite files at the same time disturb each other,
+            # and the code location then fails to load.
             self._start("dagster-daemon", "run")
         except BaseException:
             self.stop()

@@ -1,10 +1,10 @@
-"""`make demo`: the whole product on real parts, in one run that a person can follow and that proves itself.
+"""`make demo`: the whole product on real servers, in one run that a person can follow and that proves itself.
 
-A table is loaded while it is written to, the stream is applied all the while, three rows are damaged by hand,
-reconciliation finds and mends exactly those, and an independent comparison decides.
+A table is loaded while it is being written and the stream is applied, three rows are damaged by hand, reconciliation
+finds and repairs exactly those, and an independent comparison decides.
 
-Invariant: exit 0 only if source and view are equal and reconciliation found exactly the damage done. Whatever way
-it ends, no process and no lock is left behind.
+Invariant: exit 0 only if source and view are equal and reconciliation found exactly the damage. However it ends, no
+process and no lock is left behind.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from pipeline.local.summary import show
 from pipeline.local.writer import Writer, put_items
 
 ITEMS = 20_000
-# So low that reconciliation decides every row: with the five minutes of production, all would be in flight.
+# Low enough that reconciliation decides every row: with the five minutes of production, all would be in flight.
 MARGIN_SECONDS = 2
 CAUGHT_UP_WITHIN_SECONDS = 90.0
-# The writer goes on for at least so long, however fast the load is, so that the lag is measured over many writes.
+# The writer continues for at least this long, however fast the load is, so that the lag is measured over many writes.
 WRITE_AT_LEAST_SECONDS = 20.0
 RUN_DIR, RESULT = Path("build/demo"), Path("build/demo.json")
 # Built by `make demo` for the Python that the emulator runs functions with.
@@ -59,7 +59,7 @@ class Scene:
         return self.playground.stack.postgres.url
 
     def run_job(self, name: str, **config: Any) -> dict[str, Any]:  # noqa: ANN401 - a job's form
-        """Run a Dagster job; return what it recorded of the asset it ends with."""
+        """Run a Dagster job; return what it recorded for its last asset."""
         outcome: JobOutcome = self.home.execute_job(name, config, on_line=self.screen.note)
         if not outcome.success:
             raise TerminalError(f"running the Dagster job {name}: {'; '.join(outcome.failures)}")
@@ -67,7 +67,7 @@ class Scene:
 
 
 def run(screen: Screen, options: argparse.Namespace) -> bool:
-    """Run the demo; returns whether it proved what it set out to prove."""
+    """Run the demo; return whether it proved what it should."""
     screen.step("starting PostgreSQL 17, ministack and the export service; deploying the replicator")
     ports = (options.postgres_port, options.aws_port)
     with Playground(options.run_dir, options.archive, ports=ports, progress=screen.note) as playground:
@@ -95,7 +95,7 @@ def _load_under_live_writes(scene: Scene) -> dict[str, Any]:
     scene.screen.note(
         f"the writer made {scene.writer.written.total:,} changes meanwhile, {scene.writer.rate:.0f} a second"
     )
-    scene.screen.step("the writer has stopped; waiting until the stream is applied to its end")
+    scene.screen.step("the writer has stopped; waiting until the whole stream is applied")
     _wait_until_caught_up(scene)
     scene.meter.stop()
     return loaded
@@ -122,7 +122,7 @@ def _prove(scene: Scene, loaded: dict[str, Any]) -> bool:
     time.sleep(MARGIN_SECONDS)
     scene.screen.step("reconciling with a fresh export, and repairing")
     reconciled = scene.run_job("employees_reconcile", margin_seconds=MARGIN_SECONDS, repair=True)
-    scene.screen.step("comparing by another path: a plain scan of DynamoDB against a plain SELECT on the view")
+    scene.screen.step("comparing independently: a plain scan of DynamoDB against a plain SELECT on the view")
     equality = compare_employees(scene.playground.dynamodb, scene.database_url)
     summary = _summary(scene, loaded, reconciled, equality)
     scene.options.result.write_text(json.dumps(summary, indent=2) + "\n")
@@ -131,10 +131,10 @@ def _prove(scene: Scene, loaded: dict[str, Any]) -> bool:
 
 
 def _damage(database_url: str) -> None:
-    """Alter one row, delete one, invent one; behind the back of everything that replicates.
+    """Alter one row, delete one, invent one, behind the back of everything that replicates.
 
-    The one deleted has not been written for the longest: of one written a moment ago it would not be known for a while
-    that its change is not still on its way.
+    The deleted row is the one that was written longest ago. For one that was just written, nobody could know for a
+    while that its change is not still on its way.
     """
     with psycopg.connect(database_url) as connection:
         connection.execute(

@@ -1,8 +1,7 @@
-"""Deploys the replicator's template with its zip through CloudFormation, to the local stack or to any
-endpoint.
+"""Deploys the replicator's template with its zip through CloudFormation, to the local stack or to any endpoint.
 
-Invariant: what is deployed is the template file as it stands, sent to the service whole; only parameters
-differ between a laptop and AWS. A deployment that fails says which resource failed and why.
+Invariant: what is deployed is the unchanged template file, sent to the service whole; only parameters differ between a
+laptop and AWS. A deployment that fails says which resource failed and why.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from types_boto3_s3.literals import BucketLocationConstraintType
 
 TEMPLATE = Path(__file__).resolve().parents[2] / "lambda_replicator" / "template.yaml"
-# A template sent in the request itself may be this long; a longer one has to lie in S3.
+# A template in the request itself may be this long; a longer one must be in S3.
 _INLINE_LIMIT_BYTES = 51_200
 
 
@@ -49,8 +48,8 @@ def deploy(
 ) -> Deployment:
     """Upload the zip, create or update the stack, wait for it. Raises TerminalError naming what failed.
 
-    The bucket is created if it is missing. The zip's key is its digest, so that a new zip is a change that
-    CloudFormation sees, and the same zip is none.
+    The bucket is created if it is missing. The zip's key is its digest, so CloudFormation sees a new zip as a change,
+    and the same zip as none.
     """
     key = _upload(s3, archive, code_bucket)
     values = {"CodeBucket": code_bucket, "CodeKey": key, **parameters}
@@ -71,7 +70,7 @@ def deploy(
 
 
 def remove(*, cloudformation: CloudFormationClient, stack: str) -> None:
-    """Delete the stack and wait. The on-failure bucket stays, with what it holds."""
+    """Delete the stack and wait. The on-failure bucket and its contents stay."""
     cloudformation.delete_stack(StackName=stack)
     cloudformation.get_waiter("stack_delete_complete").wait(
         StackName=stack, WaiterConfig={"Delay": 1, "MaxAttempts": 300}
@@ -147,7 +146,7 @@ def _ensure_bucket(s3: S3Client, bucket: str) -> None:
         if error.response.get("Error", {}).get("Code") not in {"404", "NoSuchBucket"}:
             raise
         region = cast("BucketLocationConstraintType", s3.meta.region_name)
-        # us-east-1 is the one Region that may not be named here.
+        # us-east-1 is the only Region that must not be named here.
         if s3.meta.region_name == "us-east-1":
             s3.create_bucket(Bucket=bucket)
         else:

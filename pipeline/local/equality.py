@@ -1,7 +1,7 @@
 """The independent proof: a plain scan of DynamoDB against a plain SELECT on the view.
 
-Invariant: nothing of the product takes part. The seed's mapping is written out here by hand, so that an error in
-the codec, the ordering rule or the comparison cannot hide itself.
+Invariant: nothing of the product takes part. The seed's mapping is written out here by hand, so that an error in a
+codec, the ordering rule or the comparison cannot hide itself.
 """
 
 from __future__ import annotations

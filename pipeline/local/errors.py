@@ -1,4 +1,4 @@
-"""The one error the local stack raises: a sentence a person can act on, fit to be printed as it is."""
+"""The only error that the local stack raises: a sentence that a person can act on, printed as it is."""
 
 
 class LocalStackError(Exception):

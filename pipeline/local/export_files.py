@@ -1,12 +1,10 @@
 """Writes the files of one export, laid out, named and checked as DynamoDB does it.
 
-Invariant: the summary, which readers wait for, is written last; every checksum is over the exact bytes
-written.
+Invariant: the summary, which readers wait for, is written last; every checksum is over the exact bytes written.
 
-Layout and forms: "DynamoDB table export output format" in the DynamoDB developer guide, and genuine exports,
-which have `.md5` files where the guide says `.checksum`. Data files are one a partition of the table, of
-which we pretend eight, some possibly empty. The `etag` of an entry is that of an S3 upload in one part, as in
-genuine manifests.
+Layout and forms: "DynamoDB table export output format" in the DynamoDB developer guide, and genuine exports, which have
+`.md5` files where the guide says `.checksum`. There is one data file for each partition of the table; we pretend to
+have eight, some possibly empty. The `etag` of an entry is that of an S3 upload in one part, as in genuine manifests.
 """
 
 import base64
@@ -38,7 +36,7 @@ class Destination:
 
     @property
     def base(self) -> str:
-        """The folder all exports under this prefix share."""
+        """The folder that all exports under this prefix share."""
         return f"{self.prefix.rstrip('/')}/AWSDynamoDB" if self.prefix else "AWSDynamoDB"
 
     @property
@@ -95,7 +93,7 @@ def write_incremental(
 
 
 def write_started(aws: RawAws, to: Destination) -> None:
-    """The empty object with which DynamoDB tries whether it may write."""
+    """The empty object with which DynamoDB checks whether it may write."""
     aws.s3_put(to.bucket, f"{to.folder}/_started", b"")
 
 

@@ -1,4 +1,4 @@
-"""A FilterSpecification of an export, as far as the local stack has it: a projection to whole attributes.
+"""A FilterSpecification of an export, as far as the local stack supports it: a projection to whole attributes.
 
 Invariant: what would have to be approximated, an expression over values or a path into a map, is refused.
 """
@@ -13,7 +13,7 @@ _NAME = re.compile(r"#?[A-Za-z_][A-Za-z0-9_]*")
 
 
 def projected_attributes(request: Json) -> frozenset[str]:
-    """The attributes that the request's projection keeps; empty where there is none."""
+    """The attributes that the request's projection keeps; empty if there is no projection."""
     specification: Json = request.get("FilterSpecification") or {}
     if specification.keys() - {"ProjectionExpression", "ExpressionAttributeNames"}:
         raise AwsError("ValidationException", "The local stack filters exports by a ProjectionExpression only")
@@ -26,7 +26,7 @@ def projected_attributes(request: Json) -> frozenset[str]:
 
 
 def project(items: dict[str, str], attributes: frozenset[str]) -> dict[str, str]:
-    """The items, as JSON by their keys, with these attributes alone; all of them where there is no projection."""
+    """The items, as JSON by key, with only these attributes; all attributes if there is no projection."""
     if not attributes:
         return items
     return {

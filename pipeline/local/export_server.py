@@ -63,7 +63,7 @@ class ExportServer:
         return f"http://{LOOPBACK}:{self.port}"
 
     def start(self) -> None:
-        """Start and return when requests are answered, be it that ministack is not up yet."""
+        """Start, and return when requests are answered, even if ministack is not up yet."""
         if self._fixed:
             require_free_port(self.port, "the export service")
         options = {

@@ -1,19 +1,17 @@
-"""DynamoDB's export calls, which ministack only pretends, served in front of it; everything else passes
+"""DynamoDB's export calls, which ministack only pretends to support, served in front of it; everything else passes
 through.
 
-It serves ExportTableToPointInTime, DescribeExport
-and ListExports, corrects DescribeContinuousBackups (ministack gives the present moment as the earliest
-restorable one), and proxies the rest.
+It serves ExportTableToPointInTime, DescribeExport and ListExports, corrects DescribeContinuousBackups (ministack gives
+the present moment as the earliest restorable one), and proxies the rest.
 
-Invariant: a full export holds the table of exactly its ExportTime while writes go on, an incremental one
-exactly the changes written in [from, to); where that cannot be proven the request is refused or the export
-fails, never approximated. `snapshot` says how; the one price is that the answer to a request without
-ExportTime comes after a scan, where the stream carries no old images, since the moment lies behind it.
+Invariant: a full export has the table at exactly its ExportTime while writes continue, and an incremental one exactly
+the changes written in [from, to). If that cannot be proven, the request is refused or the export fails; it is never
+approximated. `snapshot` says how. The only price: if the stream carries no old images, a request without ExportTime is
+answered after a scan, because the moment is after the scan.
 
-Departures from AWS, all of them: exports take seconds; the shortest window is a setting; KMS keys are
-recorded, not used; Ion is refused, and of a FilterSpecification all but a projection to whole attributes;
-what the stream has recorded, not 35 days, bounds what can be exported of the past (or what a Kinesis destination
-has, see `change_log`).
+All departures from AWS: exports take seconds; the shortest window is a setting; KMS keys are recorded, not used; Ion is
+refused, and so is every FilterSpecification except a projection to whole attributes; what the stream has recorded, not
+35 days, limits which past can be exported (or what a Kinesis destination has, see `change_log`).
 """
 
 import asyncio
@@ -72,9 +70,7 @@ class PastOfTable:
 
 
 class ExportService:
-    """The exports of one ministack. Requests are taken one after another; files are written in the
-    background.
-    """
+    """The exports of one ministack. Requests are handled one after another; files are written in the background."""
 
     def __init__(
         self,
@@ -87,8 +83,8 @@ class ExportService:
     ) -> None:
         """`delay_seconds`: how long an export stays IN_PROGRESS at least, so that a person sees it.
 
-        `recovery_reach_seconds`: how long before it was enabled point-in-time recovery reaches. A table made a minute
-        ago has no hour to catch up; with it, it has: hours in which nothing was written.
+        `recovery_reach_seconds`: how far point-in-time recovery reaches back before it was enabled. Without it, a table
+        created a minute ago has no hour to catch up; with it, it has hours in which nothing was written.
         """
         self._port = upstream_port
         self._gate = gate
@@ -175,7 +171,7 @@ class ExportService:
         return answer
 
     def update_continuous_backups(self, aws: RawAws, request: Json) -> Json:
-        """UpdateContinuousBackups, noting since when."""
+        """UpdateContinuousBackups, recording since when."""
         answer = aws.dynamodb("UpdateContinuousBackups", request)
         if request["PointInTimeRecoverySpecification"].get("PointInTimeRecoveryEnabled"):
             table = describe_table(aws, request["TableName"])
@@ -211,7 +207,7 @@ class ExportService:
         return Export(request, description)
 
     def _prepare(self, aws: RawAws, table: Table, export: Export) -> Callable[[], Written]:
-        """Take what the export needs of the table now; the result writes its files."""
+        """Take what the export needs from the table now; the result writes its files."""
         description = export.description
         to = Destination(
             bucket=description["S3Bucket"],
@@ -229,7 +225,7 @@ class ExportService:
         return lambda: write_full(aws, to, table, project(items(), kept), (started, _now_ms(), at_ms))
 
     def _full(self, aws: RawAws, table: Table, export: Export) -> tuple[int, Callable[[], dict[str, str]]]:
-        """The moment of a full export, and what tells the items of it."""
+        """The moment of a full export, and the function that returns its items."""
         asked = export.request.get("ExportTime")
         if asked is not None:
             at_ms = self._past_moment(table, asked, "ExportTime")
@@ -280,7 +276,7 @@ class ExportService:
         return _provable(lambda: state_at(cut.items, (c for c in history if c.at_ms < cut.at_ms), at_ms))
 
     def _history(self, aws: RawAws, table: Table) -> list[PastChange]:
-        """Every change since we first looked back, in order: from a Kinesis destination, else from the stream."""
+        """Every change since we first looked back, in order: from a Kinesis destination, or from the stream."""
         log_arn = change_log_arn(aws, table.name)
         if log_arn is not None:
             return self._read_on(table, log_arn, lambda: ChangeLogTail(aws, log_arn))
@@ -322,7 +318,7 @@ class ExportService:
             holding.result()
 
     def _run(self, aws: RawAws, export: Export, write: Callable[[], Written]) -> None:
-        """Write an export's files and settle its description."""
+        """Write an export's files and finish its description."""
         description = export.description
         bucket: str = description["S3Bucket"]
         to_try = Destination(bucket, description.get("S3Prefix"), description["ExportArn"], "AES256", None)

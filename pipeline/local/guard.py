@@ -1,19 +1,20 @@
-"""Runs one server and sees to it that the server never outlives the process which asked for it.
+"""Runs one server, and makes sure that the server never outlives the process which asked for it.
 
-Invariant: once this guard's parent is gone, however it went (`kill -9` included), the server is told to stop
-and, after a grace period, killed together with everything it started.
+Invariant: once this guard's parent is gone, however that happened (`kill -9` included), the server is told to stop and,
+after a grace period, killed together with everything it started.
 
-Three ways lead there, because each alone has a hole:
+There are three ways, because each alone has a hole:
+
 - the guard's standard input is a pipe whose other end only the parent holds, so the parent's death reads as
   end of file;
 - the guard looks once a second whether its parent is still the same (a forked sibling may hold the pipe
   open);
-- on Linux the server is told by the kernel (PR_SET_PDEATHSIG) to die with the guard. That signal belongs to
+- on Linux the kernel tells the server (PR_SET_PDEATHSIG) to die with the guard. That signal belongs to
   the *thread* which started the process, so a stack started from a thread pool could not use it directly; the
-  guard has one thread only.
+  guard has only one thread.
 
-Started as a program by path, with the standard library alone, so that it costs about 20 ms.
-Usage: guard.py STOP_SIGNAL GRACE_SECONDS UID COMMAND...   (UID -1: stay who we are)
+Started as a program by path, with only the standard library, so that it costs about 20 ms. Usage: guard.py STOP_SIGNAL
+GRACE_SECONDS UID COMMAND... (UID -1: keep the current user)
 """
 
 import ctypes
@@ -35,7 +36,7 @@ def die_with_parent() -> None:
 
 
 def start(command: list[str], uid: int) -> subprocess.Popen[bytes]:
-    """Start the server without input; only after the change of user, which undoes it, `die_with_parent`."""
+    """Start the server without input. `die_with_parent` comes after the change of user, which undoes it."""
     as_user: dict[str, Any] = {} if uid < 0 else {"user": uid, "group": uid, "extra_groups": []}
     return subprocess.Popen[bytes](
         command,

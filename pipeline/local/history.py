@@ -1,14 +1,15 @@
 """What a stream's records say about a table's past. Pure: records in, states out.
 
-Invariant: a state is given only if the records prove it. The state of a key at time T is
+Invariant: a state is returned only if the records prove it. The state of a key at time T is
+
 - the new image of its last record before T, if there is one (none after a REMOVE);
 - otherwise what its first record at or after T says was there before: nothing for an INSERT, else that
   record's old image;
 - otherwise, with no record at all, what the table holds now.
-The one case left open is an item older than the stream whose first change carries no old image (view type
-NEW_IMAGE).
 
-Items are kept as JSON text, keys as a text that is equal for equal keys.
+One case stays open: an item older than the stream whose first change carries no old image (view type NEW_IMAGE).
+
+Items are JSON text; keys are a text that is equal for equal keys.
 """
 
 import json
@@ -25,7 +26,7 @@ SEQUENCE_DIGITS = 30
 
 
 class UnprovableError(Exception):
-    """The stream does not carry what is needed to tell a past state."""
+    """The stream does not carry what is needed to reconstruct a past state."""
 
 
 @dataclass(frozen=True)

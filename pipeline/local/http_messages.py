@@ -1,8 +1,7 @@
-"""HTTP/1.1 messages on asyncio streams, as far as a proxy needs them: heads are parsed, bodies are framed and
-relayed.
+"""HTTP/1.1 messages on asyncio streams, as far as a proxy needs them: heads are parsed, bodies are framed and relayed.
 
-Invariant: a body is relayed byte for byte with the framing its head announced, so that both connections stay
-in step and can be kept alive.
+Invariant: a body is relayed byte for byte with the framing that its head announced, so that both connections stay in
+step and can be kept alive.
 """
 
 import asyncio

@@ -15,17 +15,17 @@ _NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def unwind_on_signals() -> None:
-    """Let SIGTERM and SIGHUP unwind the stack as Ctrl-C does, also where a shell had SIGINT ignored."""
+    """Let SIGTERM and SIGHUP unwind the stack as Ctrl-C does, even if a shell had SIGINT ignored."""
     for number in _NUMBERS:
         signal.signal(number, _interrupt)
 
 
 @contextmanager
 def interrupts_deferred() -> Generator[None]:
-    """Hold what would interrupt until the block has ended: for a short one that starts threads and waits for them.
+    """Delay interrupts until the block has ended. For a short block that starts threads and waits for them.
 
-    Python's threads and futures do not survive an exception from a signal's handler: one that comes as a
-    condition's lock was taken leaves it taken, and whoever needs it next waits for ever. In another thread than
+    Python's threads and futures do not survive an exception from a signal's handler: one that arrives while a
+    condition's lock is being taken leaves it taken, and whoever needs it next waits for ever. In another thread than
     the main one, which alone is interrupted, this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -45,7 +45,7 @@ def interrupts_deferred() -> Generator[None]:
 
 
 def _interrupt(number: int, _: FrameType | None) -> NoReturn:
-    # A second signal must not break into the closing that the first one began.
+    # A second signal must not interrupt the cleanup that the first one began.
     for other in _NUMBERS:
         signal.signal(other, signal.SIG_IGN)
     raise KeyboardInterrupt(signal.Signals(number).name)

@@ -1,7 +1,7 @@
-"""The lag from a write in DynamoDB to the moment a reader of the view sees it, measured from outside.
+"""The lag from a write in DynamoDB to the moment when a reader of the view sees it, measured from outside.
 
-Invariant: nothing of the product takes part: a plain SELECT on the view looks for the sampled value, every 25 ms. A
-sampled value that is overwritten before it is seen is dropped, counted, and not guessed at.
+Invariant: nothing of the product takes part: a plain SELECT on the view looks for the sampled value every 25 ms. A
+sampled value that is overwritten before it is seen is dropped and counted, not guessed.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class LagMeter:
             self._thread.join()
 
     def percentiles(self) -> dict[str, float]:
-        """p50, p99 and the largest of the lags seen, in seconds; empty when none was."""
+        """p50, p99 and the largest of the lags seen, in seconds; empty if there was none."""
         if not self.seconds:
             return {}
         ordered = sorted(self.seconds)

@@ -1,21 +1,21 @@
-"""What Lambda's event source mapping does with one batch of stream records until none of it is left. No input
-or output.
+"""What Lambda's event source mapping does with one batch of stream records until none of it is left. No input or
+output.
 
-Invariant: records are handed over in order, and none is passed by unless the function succeeded on it or it
-was discarded by a limit that the mapping sets. Failure therefore blocks the shard, for ever with the default
-settings, as on AWS.
+Invariant: records are delivered in order, and none is skipped unless the function succeeded on it or a limit of the
+mapping discarded it. So a failure blocks the shard: with the default settings for ever, as on AWS.
 
 Rules, from the Lambda developer guide ("errors", "partial batch response" of DynamoDB event sources):
-- A function error repeats the batch; with bisection it is first halved, again and again, which consumes no
+
+- A function error repeats the batch; with bisection it is first halved, again and again, which uses no
   retries.
 - With ReportBatchItemFailures the lowest number returned is the checkpoint: that record and all after it are
-  repeated, also those that had succeeded. Nothing returned is success; an item without a known number fails
+  repeated, even those that had succeeded. Nothing returned is success; an item without a known number fails
   the whole batch.
-- MaximumRetryAttempts counts function errors only, never throttles. MaximumRecordAge discards records by
+- MaximumRetryAttempts counts only function errors, never throttles. MaximumRecordAge discards records by
   their own age.
-Two things AWS does not state, and how they are read here: progress by a checkpoint starts the count of
-retries anew; and when retries are used up on a partial response, all that is left of the batch is discarded,
-not its first record only.
+
+AWS does not state two things, which we read like this: progress by a checkpoint resets the count of retries; and when
+retries are used up on a partial response, everything that is left of the batch is discarded, not only its first record.
 """
 
 from collections import deque
@@ -57,7 +57,7 @@ class MappingSettings:
 
 @dataclass(frozen=True)
 class Discard:
-    """Records given up: why, after how many invocations, and whether the last was a function error."""
+    """Discarded records: why, after how many invocations, and whether the last one was a function error."""
 
     records: Sequence[Record]
     condition: Condition
@@ -90,9 +90,7 @@ class Delivery:
         clock: Callable[[], float],
         pause: Callable[[float], bool],
     ) -> None:
-        """`clock` gives epoch seconds; `pause` waits that long and says whether to go on (False: the mapping
-        stops).
-        """
+        """`clock` gives epoch seconds; `pause` waits that long and says whether to continue (False: stopping)."""
         self._settings = settings
         self._invoke = invoke
         self._discard = discard
@@ -101,7 +99,7 @@ class Delivery:
         self.checkpoint: str | None = None
 
     def deliver(self, records: Sequence[Record]) -> bool:
-        """Hand over a batch until all of it succeeded or was discarded; False if stopped before that."""
+        """Deliver a batch until all of it succeeded or was discarded; False if stopped before that."""
         pieces = deque([Piece(records)])
         wait = FIRST_PAUSE_SECONDS
         while pieces:
@@ -120,7 +118,7 @@ class Delivery:
         return True
 
     def _try(self, piece: Piece) -> list[Piece]:
-        """Invoke once; what is to be tried again, in order (the same piece: after a pause)."""
+        """Invoke once; return what must be retried, in order (the same piece: after a pause)."""
         piece.invocations += 1
         try:
             response = self._invoke(piece.records)
@@ -156,7 +154,7 @@ class Delivery:
         return []
 
     def _without_aged(self, piece: Piece) -> Piece:
-        """Give up the records at the head that are too old to be sent."""
+        """Discard the records at the head that are too old to be sent."""
         limit = self._settings.maximum_record_age_seconds
         if limit < 0:
             return piece

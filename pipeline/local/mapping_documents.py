@@ -16,7 +16,7 @@ FUNCTION_ARN = f"arn:aws:lambda:{REGION}:{ACCOUNT_ID}:function:replicator"
 
 
 def event_record(record: Json, stream_arn: str) -> Json:
-    """A record of GetRecords as it stands in a Lambda event."""
+    """A GetRecords record in the form of a Lambda event."""
     event: Json = {
         "eventID": record["eventID"].replace("-", ""),
         "eventName": record["eventName"],
@@ -33,7 +33,7 @@ def event_record(record: Json, stream_arn: str) -> Json:
 
 
 def failure_document(shard_id: str, stream_arn: str, discard: Discard, now: datetime) -> bytes:
-    """The object an S3 on-failure destination receives: metadata, and the whole event in `payload`."""
+    """The object that an S3 on-failure destination receives: metadata, and the whole event in `payload`."""
     first, last = (discard.records[index]["dynamodb"] for index in (0, -1))
     document: Json = {
         "requestContext": {

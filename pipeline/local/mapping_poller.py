@@ -1,11 +1,10 @@
 """An event source mapping for DynamoDB Streams with AWS's semantics, where ministack's own falls short.
 
-Invariant: within a shard batches are delivered one after another; a shard is begun only when its parent is
-finished, so that the changes of an item arrive in the order they were made across splits. Shards do not wait
-for each other otherwise.
+Invariant: within a shard, batches are delivered one after another. A shard begins only when its parent is finished, so
+an item's changes arrive in order across splits. Otherwise shards do not wait for each other.
 
-It reads by the public stream calls and keeps its checkpoint in memory. What happens to a batch is
-`mapping_delivery`. One departure: ParallelizationFactor is always 1.
+It reads through the public stream calls and keeps its checkpoint in memory. `mapping_delivery` says what happens to a
+batch. One departure: ParallelizationFactor is always 1.
 """
 
 import json
@@ -40,7 +39,7 @@ class Statistics:
 
 @dataclass
 class Lane:
-    """One shard being worked on."""
+    """One shard that is being read."""
 
     shard: Shard
     finished: threading.Event = field(default_factory=threading.Event)
@@ -60,9 +59,7 @@ class MappingPoller:
         on_failure: Callable[[str, bytes], object] | None = None,
         mapping_id: str | None = None,
     ) -> None:
-        """`on_failure` stores an object under a key in the destination bucket; without it discarded records
-        are lost.
-        """
+        """`on_failure` stores an object under a key in the destination bucket. Without it, discards are lost."""
         self._source = source
         self._target = target
         self._settings = settings or MappingSettings()
@@ -86,12 +83,12 @@ class MappingPoller:
         self.stop()
 
     def start(self) -> None:
-        """Begin at the starting position, which is fixed for the shards of now when this returns."""
+        """Begin at the starting position, which is fixed for the present shards when this returns."""
         self._find_lanes(self._settings.starting_position)
         self._watching = self._threads.submit(self._watch)
 
     def stop(self) -> None:
-        """Let invocations that run end, then stop; raises what ended a shard's work, if anything did."""
+        """Let running invocations end, then stop; raise what ended a shard's work, if anything did."""
         self._stopping.set()
         if self._watching is not None:
             self._watching.result()
@@ -101,9 +98,7 @@ class MappingPoller:
                 lane.work.result()
 
     def wait_quiet(self, timeout_seconds: float = 30.0) -> bool:
-        """Wait until every shard has been read to its end and all of it handled. False if that takes too
-        long.
-        """
+        """Wait until every shard was read to its end and everything in it handled. False if that takes too long."""
         deadline = time.monotonic() + timeout_seconds
         lanes = [lane for lane in self._lanes.values() if not lane.finished.is_set()]
         for lane in lanes:

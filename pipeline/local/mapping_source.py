@@ -1,4 +1,4 @@
-"""The stream an event source mapping reads, as the poller needs it.
+"""The stream that an event source mapping reads, as the poller needs it.
 
 Invariant: records are as GetRecords has them on the wire; nothing is converted.
 """
@@ -34,7 +34,7 @@ class StreamSource(Protocol):
         ...
 
     def records(self, iterator: str) -> tuple[list[Json], str | None]:
-        """A page and where it goes on, None at the end of a closed shard. Raises ExpiredError."""
+        """A page and where it continues, None at the end of a closed shard. Raises ExpiredError."""
         ...
 
 
@@ -61,7 +61,7 @@ class DynamoDbStream:
             request["ExclusiveStartShardId"] = description["LastEvaluatedShardId"]
 
     def iterator(self, shard_id: str, start: str, after: str | None = None) -> str:
-        """See StreamSource. Where the position has been trimmed away, the oldest record there is."""
+        """See StreamSource. If the position was trimmed, the oldest record there is."""
         request: Json = {"StreamArn": self.stream_arn, "ShardId": shard_id, "ShardIteratorType": start}
         if after is not None:
             request |= {"ShardIteratorType": "AFTER_SEQUENCE_NUMBER", "SequenceNumber": after}

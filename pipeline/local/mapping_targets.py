@@ -1,8 +1,8 @@
-"""What an event source mapping can invoke: a handler in this process, a function of ministack, or the Lambda
-runtime emulator.
+"""What an event source mapping can invoke: a handler in this process, a function of ministack, or the Lambda runtime
+emulator.
 
-Invariant: every target sees the event as JSON carried it and answers with what JSON can carry; a failure of
-the function is a `FunctionError`, a function that was not run is a `ThrottledError`.
+Invariant: every target gets the event as JSON carries it, and answers with what JSON can carry. A failure of the
+function is a `FunctionError`; a function that was not run is a `ThrottledError`.
 """
 
 import http.client

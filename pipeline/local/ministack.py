@@ -146,7 +146,7 @@ class Ministack:
             "MINISTACK_REGION": REGION,
             "S3_DATA_DIR": f"{scratch}/s3",
             "STATE_DIR": f"{scratch}/state",
-            # It would look for containers to remove; the machine's Docker is none of its business.
+            # It would look for containers to remove, but the machine's Docker is not its concern.
             "DOCKER_HOST": f"unix://{scratch}/no-docker.sock",
             "AWS_ACCESS_KEY_ID": "test",
             "AWS_SECRET_ACCESS_KEY": "test",

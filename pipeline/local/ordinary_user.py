@@ -1,8 +1,8 @@
 """Becoming an ordinary user when started by root, for PostgreSQL, which refuses to run as root.
 
-A user namespace (`unshare --map-user`) is tried first: the server then believes it is an ordinary user while
-files are still reached with root's rights, so a checkout under /root works. Where namespaces are forbidden
-(many containers), it runs as `nobody`, which needs directories that others can traverse.
+A user namespace (`unshare --map-user`) is tried first: the server then believes that it is an ordinary user, while
+files are still accessed with root's rights, so a checkout under /root works. If namespaces are forbidden (many
+containers), it runs as `nobody`, which needs directories that others can traverse.
 """
 
 import os

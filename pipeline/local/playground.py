@@ -1,7 +1,7 @@
 """The local stack with the whole product on it: the mapping migrated, the replicator deployed from its template.
 
-Invariant: what runs is what AWS would run: `lambda_replicator/template.yaml` as it stands, from the zip that
-`make lambda` builds; only parameters differ. Everything ends with the context.
+Invariant: it runs what AWS would run: the unchanged `lambda_replicator/template.yaml`, with the zip that `make lambda`
+builds; only parameters differ. Everything ends with the context.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pipeline.core.model.mapping import TableMapping
 
 CODE_BUCKET, EXPORT_BUCKET = "dynaurora-code", "dynaurora-exports"
-# Stack name of the replicator of the one table that the demo is about.
+# Stack name of the replicator for the demo's only table.
 STACK = "dynaurora-employees"
 # So that the hours of a day can be caught up, though the table is new.
 RECOVERY_REACH_SECONDS = 25 * 3600.0
@@ -90,7 +90,7 @@ class Playground:
 
     @cached_property
     def services(self) -> Services:
-        """The product's own way to this playground."""
+        """The product's own access to this playground."""
         return Services(Settings.from_environment(self.environment()))
 
     @cached_property
@@ -104,7 +104,7 @@ class Playground:
         return self._client("dynamodb")
 
     def replicate(self, *, on: bool) -> None:
-        """Enable or disable the replicator's event source mapping, as an operator can; it goes on where it stopped."""
+        """Enable or disable the replicator's event source mapping, as an operator can; it resumes where it stopped."""
         if self.deployment is None:
             raise LocalStackError("switching the replicator: it is not deployed; enter the playground first")
         mapping_id = self.deployment.outputs["EventSourceMappingId"]

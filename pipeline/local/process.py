@@ -1,6 +1,6 @@
 """A local server as a child process: started under a guard, logging to a file, ready or explained.
 
-Invariant: a `ServerProcess` that is not stopped by its owner is stopped by the guard when its owner dies.
+Invariant: a `ServerProcess` that its owner does not stop is stopped by the guard when its owner dies.
 """
 
 import os
@@ -20,7 +20,7 @@ GUARD = Path(__file__).with_name("guard.py")
 
 
 def free_port() -> int:
-    """A port nobody uses, below those the system hands out for outgoing connections (32768 and up on Linux).
+    """A port that nobody uses, below those that the system hands out for outgoing connections (32768 and up on Linux).
 
     Another process may still take it first.
     """
@@ -37,7 +37,7 @@ def free_port() -> int:
 def require_free_port(port: int, service: str) -> None:
     """Raise one clear line if `port` is taken on loopback."""
     with socket.socket() as probe:
-        # As the servers themselves do: connections left in TIME_WAIT by a stopped server are no obstacle.
+        # Like the servers themselves: connections that a stopped server left in TIME_WAIT are no obstacle.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((LOOPBACK, port))
@@ -70,7 +70,7 @@ class ServerProcess:
         grace_seconds: float = 5.0,
         uid: int | None = None,
     ) -> None:
-        """Start `command` at once, in a session of its own: a Ctrl-C in the terminal is for us to act on."""
+        """Start `command` now, in a session of its own: a Ctrl-C in the terminal is for us to handle."""
         self.name = name
         self.log_path = log_path
         self._grace_seconds = grace_seconds

@@ -1,9 +1,7 @@
-"""A reverse proxy in front of ministack that can hold DynamoDB writes for a moment and answer some operations
-itself.
+"""A reverse proxy in front of ministack that can hold DynamoDB writes for a moment and answer some operations itself.
 
-Invariant: everything not answered here passes unchanged and in order; while the gate is held, no DynamoDB
-write that came through the proxy is under way, so a moment exists that is after some writes and before all
-others.
+Invariant: everything not answered here passes unchanged and in order. While the gate is held, no DynamoDB write that
+came through the proxy is under way, so there is a moment after some writes and before all others.
 """
 
 import asyncio
@@ -15,8 +13,8 @@ from contextlib import asynccontextmanager
 from pipeline.local.http_messages import HEAD_LIMIT, Head, MessageError, read_body, read_head, relay_body
 from pipeline.local.process import LOOPBACK
 
-# ministack closes idle connections after 75 s; ours are given up well before, so that a request never meets a
-# closing one.
+# ministack closes idle connections after 75 s. We drop ours well before that, so that a request never meets a closing
+# one.
 IDLE_SECONDS = 30.0
 
 WRITE_OPERATIONS = frozenset(
@@ -38,8 +36,8 @@ Answer = Callable[[Head, bytes], Awaitable[tuple[int, bytes]]]
 
 
 class WriteGate:
-    """Lets writes through, any number at once, until it is held: then new ones wait and those under way are
-    waited for.
+    """Lets any number of writes through at once, until it is held: then new ones wait, and those under way are waited
+    for.
     """
 
     def __init__(self) -> None:
@@ -114,8 +112,7 @@ class Proxy:
                 if not await self._serve_request(head, reader, writer):
                     break
         except (MessageError, ConnectionError, asyncio.IncompleteReadError, ValueError):
-            # The client, or the server in the middle of an answer, broke off: all one can do is to close the
-            # connection.
+            # The client, or the server in the middle of an answer, broke the connection: all we can do is close it.
             pass
         finally:
             writer.close()

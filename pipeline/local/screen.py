@@ -1,4 +1,4 @@
-"""What the person sees of a local run: one line a step, with the time since the start."""
+"""What the person sees of a local run: one line for each step, with the time since the start."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.console import Console
 
 @dataclass
 class Screen:
-    """Lines on the terminal; plain text where it is none."""
+    """Lines on the terminal; plain text if it is not a terminal."""
 
     console: Console = field(default_factory=lambda: Console(highlight=False, soft_wrap=True))
     started: float = field(default_factory=time.monotonic)
@@ -25,5 +25,5 @@ class Screen:
         self.console.print(f"[dim]{self.seconds:6.1f} s[/]  [bold]{title}[/]")
 
     def note(self, text: str) -> None:
-        """Tell something within a step."""
+        """Print something within a step."""
         self.console.print(f"            {text}", style="dim", markup=False)

@@ -1,18 +1,18 @@
-"""Reads a table as of one exact moment while writes go on.
+"""Reads a table as of one exact moment while writes continue.
 
-Invariant: the items returned are those of one moment, to which the returned time belongs: every write
-answered before it is in, every write begun after it is not.
+Invariant: the items returned are those of one moment, which is the returned time: every write answered before it is in,
+every write begun after it is not.
 
-How, where the stream carries old and new images: hold writes for a moment, which is the export's; then scan at
-leisure, and rewind every key that the stream saw change since. The export's time is known at once. The items are
-kept with the stream's position, and the next export rolls them forward: a local scan costs the square of the table.
+If the stream carries old and new images: hold writes for a moment, which is the export's; then scan without hurry, and
+rewind every key that changed since according to the stream. The export's time is known at once. The items are kept with
+the stream's position, and the next export rolls them forward, because a local scan costs the square of the table.
 
-How, where it carries new images alone: note the end of the stream; scan, which takes its time and so mixes
-moments; then hold writes at the proxy for the few milliseconds it takes to read the rest of the stream, and roll
-the scanned items forward by what the stream recorded since before the scan. A key with a record since then takes
-its last new image; a key without one did not change during the scan. Rolling forward puts the moment after the
-scan, which is why the service answers such a request only then. For a table without a stream, or with one that
-carries no new images, writes are held for the whole scan.
+If it only carries new images: note the end of the stream; scan, which takes time and so mixes moments; then hold writes
+at the proxy for the few milliseconds that it takes to read the rest of the stream, and roll the scanned items forward
+by what the stream recorded since before the scan. A key with a record since then takes its last new image; a key
+without one did not change during the scan. Rolling forward puts the moment after the scan, which is why the service
+answers such a request only then. For a table without a stream, or with one that carries no new images, writes are held
+for the whole scan.
 
 Earlier moments are proven from the stream's records (see `history`), or refused.
 """
@@ -30,7 +30,7 @@ Hold = Callable[[], AbstractContextManager[None]]
 
 @dataclass(frozen=True)
 class Table:
-    """What exports need to know of a table."""
+    """What exports need to know about a table."""
 
     name: str
     arn: str
@@ -51,7 +51,7 @@ class Cut:
 
 
 def describe_table(aws: RawAws, name: str) -> Table:
-    """Raises AwsError ResourceNotFoundException when there is no such table."""
+    """Raises AwsError ResourceNotFoundException if there is no such table."""
     table: Json = aws.dynamodb("DescribeTable", {"TableName": name})["Table"]
     stream: Json = table.get("StreamSpecification") or {}
     keys = sorted(table["KeySchema"], key=lambda key: key["KeyType"] != "HASH")
@@ -69,7 +69,7 @@ def describe_table(aws: RawAws, name: str) -> Table:
 
 @dataclass
 class StreamTail:
-    """Reads a stream on from where it stands; shards that appear later are read from their beginning."""
+    """Reads a stream from where it is; shards that appear later are read from their beginning."""
 
     aws: RawAws
     stream_arn: str
@@ -112,7 +112,7 @@ class StreamTail:
         try:
             answer = self.aws.streams("GetRecords", {"ShardIterator": iterator, "Limit": STREAM_PAGE})
         except AwsError as error:
-            # Iterators live for 15 minutes; a tail kept longer takes a new one where it stood.
+            # Iterators live for 15 minutes; a tail that is kept longer takes a new one at its place.
             if error.code != "ExpiredIteratorException" or shard_id not in self._last:
                 raise
             after = self._last[shard_id]
@@ -127,7 +127,7 @@ class StreamTail:
 
 @dataclass
 class KeptCut:
-    """The items of an earlier export, what its stream told later than it, and the stream from there on."""
+    """The items of an earlier export, what its stream said after that, and the stream from there on."""
 
     at_ms: int
     items: dict[str, str]
@@ -135,7 +135,7 @@ class KeptCut:
     tail: StreamTail
 
     def roll_forward(self, table: Table, at_ms: int) -> None:
-        """Become the cut of `at_ms`, which is past. Raises AwsError where the stream cannot be read on."""
+        """Become the cut of `at_ms`, which is past. Raises AwsError if the stream cannot be read further."""
         changes = self.later + past_changes(table, self.tail.read())
         roll_forward(self.items, (change for change in changes if change.at_ms < at_ms))
         self.later = [change for change in changes if change.at_ms >= at_ms]
@@ -149,7 +149,7 @@ KeptCuts = dict[str, KeptCut]
 def rewindable_cut(
     aws: RawAws, table: Table, hold: Hold, kept_cuts: KeptCuts
 ) -> tuple[int, Callable[[], dict[str, str]]]:
-    """Fix a moment now; the function returned tells the items of it. Needs old and new images."""
+    """Fix a moment now; the returned function returns the items of it. Needs old and new images."""
     stream_arn = table.stream_arn
     if stream_arn is None or not table.has_old_images:
         raise ValueError(f"the stream of {table.name} carries no old images")
@@ -173,7 +173,7 @@ def rewindable_cut(
 
 
 def _rolled_forward(cut: KeptCut | None, table: Table, at_ms: int) -> KeptCut | None:
-    """Bring an earlier cut to `at_ms`; None where it is a later one, or its stream can no longer be read on."""
+    """Bring an earlier cut to `at_ms`; None if it is a later one, or its stream can no longer be read."""
     if cut is None or cut.at_ms > at_ms:
         return None
     try:
@@ -184,7 +184,7 @@ def _rolled_forward(cut: KeptCut | None, table: Table, at_ms: int) -> KeptCut | 
 
 
 def cut_now(aws: RawAws, table: Table, hold: Hold) -> Cut:
-    """The table as of a moment that lies after the call and before its return."""
+    """The table as of a moment after the call and before its return."""
     if table.stream_arn is None or not table.has_new_images:
         with hold():
             items = _scan(aws, table)
@@ -210,8 +210,8 @@ def _scan(aws: RawAws, table: Table) -> dict[str, str]:
 
 
 def _moment_ms() -> int:
-    """The next full millisecond, waited for: a record carries the millisecond it fell into, and must compare
-    as before.
+    """Wait for the next full millisecond and return it: a record carries the millisecond that it fell into, and must
+    compare as before.
     """
     at_ms = int(time.time() * 1000) + 1
     while time.time() * 1000 < at_ms:

@@ -1,8 +1,7 @@
-"""The whole local stack: PostgreSQL for Aurora, ministack and the export service for AWS, started and stopped
-together.
+"""The whole local stack: PostgreSQL for Aurora, ministack and the export service for AWS, started and stopped together.
 
-Invariant: one stack a run directory, held by a lock that the operating system releases when its holder dies;
-an interrupted start leaves nothing running.
+Invariant: one stack in a run directory, ensured by a lock that the operating system releases when its holder dies. An
+interrupted start leaves nothing running.
 """
 
 import fcntl
@@ -29,7 +28,7 @@ def silent(_message: str) -> None:
 
 
 class LocalStack:
-    """Everything the product needs of the outside, on loopback. Use as a context manager."""
+    """Everything that the product needs from outside, on loopback. Use as a context manager."""
 
     def __init__(
         self,
@@ -45,13 +44,12 @@ class LocalStack:
         environment: Mapping[str, str] | None = None,
         progress: Progress = silent,
     ) -> None:
-        """Ports left out are free ones. `progress` is told, from several threads, what started.
+        """Ports that are left out are free ones. `progress` is called, from several threads, with what started.
 
-        `minimum_window_seconds`: the shortest incremental export. AWS demands 900, which a table made a
-        minute ago cannot offer, so the local default is none. `recovery_reach_seconds`: how long before it was
-        enabled point-in-time recovery reaches. `fresh`: forget what an earlier stack left in the
-        run directory (the emulator's state is in memory, so the database's alone would outlive it).
-        `environment`: more variables for each server.
+        `minimum_window_seconds`: the shortest incremental export. AWS requires 900, which a table created a minute ago
+        cannot offer, so the local default is none. `recovery_reach_seconds`: how far point-in-time recovery reaches
+        back before it was enabled. `fresh`: remove what an earlier stack left in the run directory (the emulator's
+        state is in memory, so only the database's would outlive it). `environment`: more variables for each server.
         """
         self.run_dir = run_dir.absolute()
         self._progress = progress
@@ -133,8 +131,8 @@ class LocalStack:
 
     def _start_all(self) -> None:
         starts = (self._start_postgres, self._start_ministack, self._start_exports)
-        # An interrupt waits until all have started, a second or two: it could lock up the threads that start them, and
-        # a start left half-way would bring up its server behind our back.
+        # An interrupt waits until all have started, a second or two: it could block the threads that start them, and a
+        # half-finished start would bring up its server behind our back.
         with interrupts_deferred(), ThreadPoolExecutor(len(starts), thread_name_prefix="start") as threads:
             for started in [threads.submit(start) for start in starts]:
                 started.result()

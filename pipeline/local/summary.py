@@ -31,7 +31,7 @@ def _lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
         ("items loaded from the export", f"{summary['items_loaded']:,}"),
         ("writes while it was loaded", f"{summary['writes_during_load']:,} ({summary['writes_per_second']} a second)"),
         ("changes applied from the stream", f"{summary['changes_applied']:,}, of them {summary['deletes']:,} deletes"),
-        ("older states set aside by the rule", f"{summary['stale']:,}"),
+        ("older states left out by the rule", f"{summary['stale']:,}"),
         ("rejected records", f"{summary['rejected']:,}"),
         (
             "lag, write to visible",

@@ -20,7 +20,7 @@ from pipeline.local.playground import Playground
 from pipeline.local.screen import Screen
 from pipeline.local.writer import Writer, put_items
 
-# Away from the Ids of the walk-through in docs/quick-start.md.
+# Not the Ids of the walk-through in docs/quick-start.md.
 IDENTIFIERS = range(10_001, 15_001)
 NEVER = 10**9
 WRITES_PER_SECOND = 20.0
@@ -29,7 +29,7 @@ MARGIN_SECONDS = 2
 
 
 def run(screen: Screen, arguments: argparse.Namespace) -> None:
-    """Bring everything up, tell where it is, and stay until interrupted."""
+    """Start everything, say where it is, and stay until interrupted."""
     screen.step("starting PostgreSQL 17, ministack and the export service; deploying the replicator")
     ports = (arguments.postgres_port, arguments.aws_port)
     with Playground(RUN_DIR, ARCHIVE, ports=ports, progress=screen.note) as playground:
@@ -44,7 +44,7 @@ def run(screen: Screen, arguments: argparse.Namespace) -> None:
                 _tell(screen, playground, webserver)
                 screen.step("first load, so that there is something to see")
                 home.execute_job("employees_full_load", {"margin_seconds": MARGIN_SECONDS}, on_line=screen.note)
-                screen.step("ready; Ctrl-C ends everything")
+                screen.step("ready; press Ctrl-C to stop everything")
                 while True:
                     time.sleep(1)
         finally:
@@ -69,7 +69,7 @@ def shell_variables(playground: Playground) -> str:
 
 
 def main() -> int:
-    """Serve until interrupted; exit code 0 after Ctrl-C, 2 when it could not start."""
+    """Serve until interrupted; exit code 0 after Ctrl-C, 2 if it could not start."""
     parser = argparse.ArgumentParser(prog="make ui")
     parser.add_argument("--port", type=int, default=3000, help="of Dagster's UI")
     parser.add_argument("--postgres-port", type=int)
@@ -83,7 +83,7 @@ def main() -> int:
         screen.console.print(f"ui: {error}", style="red", markup=False)
         return 2
     except KeyboardInterrupt:
-        screen.step("ended; nothing is left running")
+        screen.step("stopped; nothing is left running")
     return 0
 
 

@@ -1,7 +1,7 @@
 """A writer of `Employees`: what an application does to the table while it is loaded and replicated.
 
-Invariant: it never looks at the copy. It keeps no record of what it wrote but counts and, for a sample of its
-writes, the token and the time, from which the lag is measured at the other end.
+Invariant: it never looks at the copy. It keeps only counts of what it wrote and, for a sample of its writes, the token
+and the time, from which the lag is measured at the other end.
 """
 
 from __future__ import annotations
@@ -72,12 +72,12 @@ class Writer:
     client: DynamoDBClient
     table: str
     identifiers: range
-    """The Ids that the table holds already."""
+    """The Ids that the table already holds."""
     writes_per_second: float = 150.0
     sample_every: int = 5
     written: Written = field(default_factory=Written)
     samples: deque[tuple[int, str, float]] = field(default_factory=deque[tuple[int, str, float]])
-    """(Id, the name just written, monotonic time) of sampled writes, for whoever measures the lag."""
+    """(Id, the name just written, monotonic time) of sampled writes, for measuring the lag."""
 
     def __post_init__(self) -> None:
         self._next_id = count(self.identifiers.stop)
@@ -98,7 +98,7 @@ class Writer:
             thread.start()
 
     def stop(self) -> None:
-        """Stop, wait for the writes under way, and raise what the writer met."""
+        """Stop, wait for the writes under way, and raise the error that the writer met, if any."""
         self._stop.set()
         for thread in self._threads:
             if thread.is_alive():
@@ -107,7 +107,7 @@ class Writer:
             raise self._failures[0]
 
     def write_sentinel(self) -> None:
-        """Write one item more, the last of all; `sentinel_id` is its Id."""
+        """Write one last item; `sentinel_id` is its Id."""
         item = {"Id": {"N": str(self.sentinel_id)}, "empName": {"S": "sentinel"}}
         self.client.put_item(TableName=self.table, Item=item)
 
@@ -118,7 +118,7 @@ class Writer:
 
     @property
     def rate(self) -> float:
-        """Writes a second, so far."""
+        """Writes a second so far."""
         return self.written.total / self.seconds if self.seconds else 0.0
 
     def _run(self, number: int) -> None:
