@@ -14,7 +14,7 @@ from pipeline.core.past.losses import NOT_BY_CATCH_UP, Kind
 from pipeline.core.past.probing import State
 from tests.stress.operations.product import ITERATOR_LIFE
 from tests.stress.operations.source import SECOND
-from tests.stress.operations.world import MARGIN
+from tests.stress.operations.world import MARGIN, START
 
 if TYPE_CHECKING:
     from pipeline.core.past.conclude import Memory
@@ -40,8 +40,13 @@ class Oracle:
         """A mapping began again at an older place: what was passed by may still come."""
         self.stood: dict[str, tuple[datetime, int]] = {}
         """When something was last seen to happen in a shard, and the ticks since that came to its end."""
+        self.last: Memory | None = None
+        """What the last tick left."""
 
     def tick(self, before: Memory) -> None:
+        if before is not self.last:  # a database was restored: what it held as stuck was so then
+            self.stood |= {w.shard_id: (START, 2) for w in before.waiting if w.state is State.STUCK}
+        self.last = self.product.memory
         self._claim()
         self._losses(before)
         self._stuck(before)
