@@ -1,1 +1,1 @@
-"""The Lambda on a table's stream."""
+"""The Lambda function on a table's stream."""

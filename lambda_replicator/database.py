@@ -1,8 +1,8 @@
 """Opens the replicator's connection, with a secret that may rotate at any time.
 
-Invariant: the connection is to a writer and gives up a statement before Lambda gives up the invocation; a password
-refused once is read again once; no error from here says a password, a user, a host or a database name. The replicator
-keeps the connection between invocations and asks for another when it broke.
+Invariant: the connection is to a writer, and a statement times out before Lambda ends the invocation. After a refused
+password the secret is read again once. No error from here contains a password, a user, a host or a database name. The
+replicator keeps the connection between invocations and asks for another one if it broke.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class DatabaseSecret:
         self._provider: SecretsProvider | None = None
 
     def address(self, *, fresh: bool = False) -> Address:
-        """Where to connect; `fresh` goes past the cache, for a password that was refused."""
+        """Where to connect; `fresh` bypasses the cache, for a password that was refused."""
         driver_logs.hold()
         if self._provider is None:
             self._provider = _secrets_provider()
@@ -56,14 +56,14 @@ class DatabaseSecret:
 
 
 class DatabaseUrl:
-    """A fixed connection string in place of a secret, for a laptop and for tests."""
+    """A fixed connection string instead of a secret, for a laptop and for tests."""
 
     def __init__(self, url: str, defaults: DatabaseDefaults | None = None) -> None:
         self._url = url
         self._defaults = defaults
 
     def address(self, *, fresh: bool = False) -> Address:  # noqa: ARG002 (same call as DatabaseSecret)
-        """The URL's; there is nothing to read again."""
+        """The URL's address; there is nothing to read again."""
         return from_url(self._url, self._defaults)
 
 
@@ -82,7 +82,7 @@ class DatabaseOpener:
         self._through = through
 
     def __call__(self) -> Connection:
-        """Open a connection; after a refused password once more, if the secret holds another by now."""
+        """Open a connection; after a refused password try once more, if the secret has another one by now."""
         used = self._credentials.address()
         try:
             return self._open(used)
@@ -105,7 +105,7 @@ class DatabaseOpener:
 
 
 def _secrets_provider() -> SecretsProvider:
-    # The SDK waits 60 s by default: in a subnet without a way to Secrets Manager, the whole invocation.
+    # The SDK waits 60 s by default. In a subnet without a way to Secrets Manager, that would be the whole invocation.
     return SecretsProvider(
         boto_config=Config(connect_timeout=3, read_timeout=5, retries={"mode": "standard", "total_max_attempts": 3})
     )

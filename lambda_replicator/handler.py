@@ -1,8 +1,7 @@
-"""The Lambda's entry point: a batch of stream records in, the answer for the event source mapping out.
+"""The Lambda function's entry point: a batch of stream records in, the answer for the event source mapping out.
 
-Invariant: a batch is stored whole or the invocation fails; what was not stored is named in the answer or
-the whole batch is delivered again. No exception leaves here with a cause or text that could quote an
-attribute value.
+Invariant: a batch is stored whole, or the invocation fails; what was not stored is named in the answer, or the whole
+batch is delivered again. No exception leaves here with a cause or text that could quote an attribute value.
 """
 
 from __future__ import annotations
@@ -21,15 +20,15 @@ if TYPE_CHECKING:
 
     from pipeline.jobs.replicate import ReplicationReport
 
-# Time kept back to log and to answer. The replicator keeps its own to finish a transaction.
+# Time reserved for logging and answering. The replicator reserves its own to finish a transaction.
 ANSWER_SECONDS = 0.5
 
 
 def lambda_handler(event: dict[str, Any] | list[Any], context: LambdaContext) -> dict[str, Any]:
     """Apply one batch of a DynamoDB stream. Idempotent: a batch delivered again changes nothing.
 
-    Answers `{"batchItemFailures": []}`, or the first record there was no time for, from where the mapping
-    goes on. Raises TransientError or TerminalError when nothing of the batch could be stored; where a part could, the
+    Answers `{"batchItemFailures": []}`, or the first record that there was no time for, from which the mapping
+    continues. Raises TransientError or TerminalError if nothing of the batch could be stored; if a part could, the
     answer names the first record that was not.
     """
     remaining_seconds = context.get_remaining_time_in_millis() / 1000
@@ -54,7 +53,7 @@ def lambda_handler(event: dict[str, Any] | list[Any], context: LambdaContext) ->
 
 
 def answer(reports: Iterable[ReplicationReport]) -> dict[str, Any]:
-    """The mapping's answer. One identifier at most: Lambda starts again at the lowest, whatever follows."""
+    """The answer for the mapping. At most one identifier: Lambda starts again at the lowest, whatever follows."""
     left = [report.first_unprocessed for report in reports if report.first_unprocessed is not None]
-    # As numbers: sequence numbers differ in length inside one shard.
+    # As numbers, because sequence numbers differ in length within one shard.
     return {"batchItemFailures": [{"itemIdentifier": min(left, key=int)}] if left else []}

@@ -1,10 +1,10 @@
 """What drivers may log: nothing that names a host, a user or a database, and no body of a request or an answer.
 
 psycopg's warnings print the connection, with host, user and database, and the server's text, which quotes values. At
-DEBUG the AWS SDK prints answers, a secret's among them, and requests, with keys and items.
+DEBUG the AWS SDK prints answers, including a secret's, and requests, with keys and items.
 
-Invariant: this holds whatever level the root logger or Dagster's settings have: it is done where a driver is used, in
-the Lambda, the command line and Dagster alike.
+Invariant: this holds whatever level the root logger or Dagster's settings have. It is set up wherever a driver is used:
+in the Lambda function, the command line and Dagster.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _SDK = ("boto3", "botocore", "s3transfer", "urllib3")
 
 
 class _WithoutValues(logging.Filter):
-    """Lets warnings pass as their template, without what would be filled in."""
+    """Lets warnings pass as their template, without the values that would be filled in."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.levelno < logging.WARNING:
@@ -30,9 +30,9 @@ _without_values = _WithoutValues()
 
 
 def hold() -> None:
-    """Hold the loggers of the drivers that are loaded, each by itself: a filter is not passed on to the loggers below.
+    """Restrict the loggers of the loaded drivers, one by one, because a filter does not apply to the loggers below.
 
-    Idempotent; a level that is stricter stays.
+    Idempotent; a stricter level stays.
     """
     for name in (*_SDK, *list(logging.Logger.manager.loggerDict)):
         driver, logger = name.partition(".")[0], logging.getLogger(name)

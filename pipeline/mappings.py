@@ -1,6 +1,6 @@
-"""The folder of mapping files: reads them, and checks what no file can see alone.
+"""The folder of mapping files: reads them, and checks what no file can check alone.
 
-Invariant: of the mappings returned no two share a name, a source table, a view or a storage table.
+Invariant: no two of the returned mappings share a name, a source table, a view or a storage table.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """What a folder of mapping files holds: the mappings that can be used, and what is wrong with the other files."""
+    """The contents of a folder of mapping files: the mappings that can be used, and the problems of the other files."""
 
     mappings: tuple[TableMapping, ...]
     problems: tuple[Problem, ...]
     contested: dict[str, tuple[Problem, ...]]
-    """Mappings that another file collides with, by name: which of the two is meant is not known."""
+    """Mappings that another file collides with, by name: it is not known which of the two is meant."""
 
     def usable(self) -> tuple[TableMapping, ...]:
-        """Return the mappings that no file's fault touches. Raises MappingError when there is none."""
+        """Return the mappings that no file's problem affects. Raises MappingError if there is none."""
         usable = tuple(mapping for mapping in self.mappings if mapping.name not in self.contested)
         if not usable:
             raise MappingError(self.problems)
@@ -38,7 +38,7 @@ class Folder:
 
 
 def load_mappings(folder: Path) -> tuple[TableMapping, ...]:
-    """Read every *.yaml and *.yml file of a folder, by name. Raises MappingError with all that is wrong."""
+    """Read every *.yaml and *.yml file of a folder, by name. Raises MappingError with everything that is wrong."""
     mappings, problems = load_each(folder)
     if problems:
         raise MappingError(problems)
@@ -46,15 +46,15 @@ def load_mappings(folder: Path) -> tuple[TableMapping, ...]:
 
 
 def load_each(folder: Path) -> tuple[tuple[TableMapping, ...], tuple[Problem, ...]]:
-    """Read the files that can be used, and say what is wrong with the others: `read_folder` without the contested."""
+    """Read the files that can be used, and return the others' problems: `read_folder` without the contested ones."""
     read = read_folder(folder)
     return read.mappings, read.problems
 
 
 def read_folder(folder: Path) -> Folder:
-    """Read the files that can be used, and say what is wrong with the others: one must not hide the rest.
+    """Read the files that can be used, and return the others' problems, so that one does not hide the rest.
 
-    Of two files that collide the first by name is taken. Raises ConfigurationError when there is no file at all.
+    Of two files that collide, the first by name is taken. Raises ConfigurationError if there is no file at all.
     """
     taken: list[ParsedMapping] = []
     problems: list[Problem] = []
@@ -75,7 +75,7 @@ def read_folder(folder: Path) -> Folder:
 
 
 def problems_of(name: str, folder: Folder) -> list[Problem]:
-    """Return why the mapping of a name cannot be used; a broken file is known by its `name:`, or by its own name."""
+    """Return why the mapping with this name cannot be used; a broken file is found by its `name:` or file name."""
     found = list(folder.contested.get(name, ()))
     named = re.compile(rf"(?m)^name:\s*[\"']?{re.escape(name)}[\"']?\s*(#.*)?$")
     for problem in folder.problems:
@@ -96,7 +96,7 @@ def _files(folder: Path) -> list[Path]:
     hint = "set DYNAURORA_TABLES to the folder of mapping files, or write the first one (docs/mapping.md)"
     doing = "reading the mapping files"
     try:
-        # A link to nowhere is no file either: that it cannot be read is said, and not passed over.
+        # A link to nowhere counts too: it is reported as unreadable, not skipped.
         found = sorted(p for p in folder.iterdir() if p.suffix.lower() in {".yaml", ".yml"} and not p.is_dir())
     except FileNotFoundError:
         raise ConfigurationError(f"{doing}: there is no folder {folder}", hint=hint) from None
@@ -138,7 +138,7 @@ def _collisions(parsed: ParsedMapping, taken: Iterable[ParsedMapping]) -> list[t
             collides("name", what, other, 'rename one: more than "_" at the end must differ')
         if mapping.table == other.table:
             what = f'table "{mapping.table}" is also mapped by'
-            collides("source.table", what, other, "keep one file a table, with a target for each kind of row")
+            collides("source.table", what, other, "keep one file for each table, with a target for each kind of row")
         theirs = {target.storage_name for target in other.tables}
         for target in mapping.tables:
             if target.storage_name in theirs:

@@ -23,7 +23,7 @@ DEFAULT_WAIT_SECONDS = 40.0
 
 @dataclass(frozen=True, slots=True)
 class DatabaseDefaults:
-    """What a secret or URL may leave out of the way to the database (`DATABASE_HOST` and so on)."""
+    """What a secret or URL may leave out about how to reach the database (`DATABASE_HOST` and so on)."""
 
     host: str | None = None
     port: str | None = None
@@ -33,7 +33,7 @@ class DatabaseDefaults:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> DatabaseDefaults:
-        """Read the variables. libpq's own names of the TLS settings are taken where ours are not set."""
+        """Read the variables. libpq's own names for the TLS settings are used if ours are not set."""
         return cls(
             host=environment.get("DATABASE_HOST") or None,
             port=environment.get("DATABASE_PORT") or None,
@@ -55,12 +55,12 @@ class DatabaseDefaults:
 
 
 class Pooler(Enum):
-    """What is known of the way to the database (`DATABASE_POOLER`)."""
+    """What is known about poolers on the way to the database (`DATABASE_POOLER`)."""
 
     DETECT = ""
-    """Found out when connecting."""
+    """Detected when connecting."""
     TRANSACTION = "transaction"
-    """A pooler in transaction mode, whatever is found."""
+    """Assume a pooler in transaction mode, whatever is detected."""
     SESSION = "session"
     """A pooler, if there is one, gives each client a server connection of its own."""
 
@@ -72,43 +72,43 @@ class Pooler(Enum):
         except ValueError:
             raise ConfigurationError(
                 "reading the settings: DATABASE_POOLER is neither `session` nor `transaction`",
-                hint="leave it out: a pooler is detected; `session` says that one pools whole sessions",
+                hint="leave it unset: a pooler is detected; `session` says that one pools whole sessions",
             ) from None
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`database_url` or `database_secret_id` says where Aurora is; exactly the first of them that is set is used."""
+    """`database_url` or `database_secret_id` says where Aurora is; only the first of them that is set is used."""
 
     tables_folder: Path
     database_url: str | None = field(default=None, repr=False)
     database_secret_id: str | None = None
     database_defaults: DatabaseDefaults = field(default_factory=DatabaseDefaults)
     database_wait_seconds: float = DEFAULT_WAIT_SECONDS
-    """How long to try again while the server answers that it takes no session at present (`DATABASE_WAIT_SECONDS`)."""
+    """How long to retry while the server answers that it accepts no session now (`DATABASE_WAIT_SECONDS`)."""
     pooler: Pooler = Pooler.DETECT
     endpoint_url: str | None = None
     export_bucket: str | None = None
     """Bucket that exports are written to (`DYNAURORA_EXPORT_BUCKET`)."""
     export_prefix: str = "dynaurora"
     export_sse: str | None = None
-    """How what is written to S3 is encrypted: AES256 or KMS (`DYNAURORA_EXPORT_SSE`); else as the bucket says."""
+    """How objects in S3 are encrypted: AES256 or KMS (`DYNAURORA_EXPORT_SSE`); otherwise as the bucket says."""
     export_kms_key: str | None = None
     """Id or ARN of the KMS key for that (`DYNAURORA_EXPORT_KMS_KEY`)."""
     export_bucket_owner: str | None = None
-    """Account of the export bucket, where it is not this one (`DYNAURORA_EXPORT_BUCKET_OWNER`)."""
+    """Account of the export bucket, if it is not this one (`DYNAURORA_EXPORT_BUCKET_OWNER`)."""
     export_wait: str | None = None
-    """How long an export is waited for, such as 90m or 6h (`DYNAURORA_EXPORT_WAIT`)."""
+    """How long to wait for an export, such as 90m or 6h (`DYNAURORA_EXPORT_WAIT`)."""
     on_failure: str | None = None
-    """Where the event source mapping keeps what it gave up: `s3://bucket/prefix` (`DYNAURORA_ON_FAILURE`)."""
+    """Where Lambda puts the batches that it discards: `s3://bucket/prefix` (`DYNAURORA_ON_FAILURE`)."""
     function: str | None = None
-    """Name or ARN of the replicator's function (`DYNAURORA_FUNCTION`); else those seen to have written are."""
+    """Name or ARN of the replicator's function (`DYNAURORA_FUNCTION`); otherwise those that have written."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str], *, database: bool = True) -> Settings:
         """Read the variables of the public interface. Raises ConfigurationError naming what is missing.
 
-        `database=False` is for work that needs none.
+        `database=False` is for work that needs no database.
         """
         url = environment.get("DATABASE_URL") or None
         secret = environment.get("DATABASE_SECRET_ID") or None

@@ -48,8 +48,8 @@ def test_files_are_read_by_name_and_others_left_alone(tmp_path: Path) -> None:
             "b",
             "Aaa",
             "B",
-            'b.yaml:2: source.table: table "Aaa" is also mapped by {a};'
-            " keep one file a table, with a target for each kind of row",
+            'b.yaml:2: source.table: table "Aaa" is also mapped by {a}; keep one file for each table, with a target for'
+            " each kind of row",
         ),
         (
             "b",

@@ -1,7 +1,7 @@
 """What can go wrong, in two kinds: try again, or a person must act.
 
-Invariant: no error carries an attribute value, a secret or a connection string. A key is named by its digest,
-so that a log line can be matched with a row by someone who may read the row, and tells nothing to anyone else.
+Invariant: no error contains an attribute value, a secret or a connection string. A key is named by its digest, so that
+somebody who may read the row can match it with a log line, and nobody else learns anything.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class ReplicationError(Exception):
     """Base of every error that Dynaurora raises on purpose.
 
-    The text says what was being done, to what, and the next step. `table` is the mapping's name, `hint` the
-    next step on its own, for front ends that set it apart.
+    The text says what was being done, to what, and the next step. `table` is the mapping's name; `hint` is the next
+    step on its own, for front ends that show it separately.
     """
 
     def __init__(
@@ -59,11 +59,11 @@ class TerminalError(ReplicationError):
 
 
 class UnusableSnapshotError(TerminalError):
-    """A snapshot that no later run can use either: another has to be taken."""
+    """A snapshot that no later run can use either: another one must be taken."""
 
 
 class ConfigurationError(TerminalError):
-    """A mapping file, setting or command line that cannot be used as it stands."""
+    """A mapping file, setting or command line that cannot be used as it is."""
 
 
 class UnreachableError(TransientError):
@@ -71,7 +71,7 @@ class UnreachableError(TransientError):
 
 
 class NotNowError(UnreachableError):
-    """The server answered and takes no session at present: it resumes, starts, fails over or has no connection free."""
+    """The server answered but accepts no session now: it is resuming, starting, failing over, or full."""
 
 
 class LoginRefusedError(TransientError):
@@ -79,7 +79,7 @@ class LoginRefusedError(TransientError):
 
 
 class DataError(TerminalError):
-    """PostgreSQL refused a value that decoding let through; the batch is halved until the record stands alone."""
+    """PostgreSQL refused a value that decoding accepted; the batch is halved until the record is alone."""
 
 
 class ConversionError(TerminalError):
@@ -92,6 +92,6 @@ class ConversionError(TerminalError):
 
 
 def key_digest(key: Iterable[str | None]) -> str:
-    """Twelve hex digits that name a key without telling it (SHA-256 over the key's text parts)."""
+    """Twelve hex digits that identify a key without revealing it (SHA-256 over the key's text parts)."""
     text = "\x1f".join("\x00" if part is None else part for part in key)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]

@@ -1,19 +1,19 @@
-"""Names derived from other names, within what PostgreSQL keeps of one.
+"""Names derived from other names, within the length that PostgreSQL keeps.
 
-Invariant: two names that differ never become one by being shortened.
+Invariant: shortening never makes two different names equal.
 """
 
 from __future__ import annotations
 
 from hashlib import sha256
 
-# PostgreSQL keeps NAMEDATALEN - 1 bytes of a name and cuts the rest without a word.
+# PostgreSQL keeps NAMEDATALEN - 1 bytes of a name and silently cuts the rest.
 LONGEST_NAME_BYTES = 63
 _DIGEST_CHARACTERS = 8
 
 
 def fitting(name: str) -> str:
-    """Return the name, or where it is too long its beginning and a digest of the whole."""
+    """Return the name, or, if it is too long, its beginning and a digest of the whole."""
     return name if len(name.encode()) <= LONGEST_NAME_BYTES else with_digest(name, name)
 
 

@@ -1,6 +1,6 @@
 """The ordering contract: which of two states of one key is the newer. Everything else rests on it.
 
-A state stands in time in one of two ways.
+A state has its position in time in one of two ways.
 
 - *streamed*: it came from the table's stream. `version` is (stream label, sequence number) as one number, and
   `as_of` is the record's ApproximateCreationDateTime, whole seconds rounded down.
@@ -8,7 +8,7 @@ A state stands in time in one of two ways.
   version, and `as_of` is the snapshot's time less a margin, so that whatever the clocks disagree by, everything
   older than `as_of` is in the snapshot.
 
-Per key this orders all states totally, as long as the creation times of one key's records do not run backwards
+For each key this is a total order, as long as the creation times of one key's records do not go back
 against their sequence numbers (docs/decisions/0002-ordering.md shows what happens when they do). So any order of
 arrival, any repetition and any mixture of load, stream, redrive and repair ends in the same state: the newest.
 
@@ -27,7 +27,7 @@ SMALLEST_MARGIN = timedelta(seconds=1)
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a state of one key stands in time: `version` is None for a snapshot."""
+    """The position in time of a state of one key: `version` is None for a snapshot."""
 
     as_of: datetime
     version: int | None = None
@@ -52,10 +52,10 @@ def supersedes(candidate: Position, stored: Position) -> bool:
 
 
 def accepts(candidate: Position, stored: Position | None, purged_through: datetime | None) -> bool:
-    """Whether `candidate` is taken: against the stored row, or where no row is stored.
+    """Whether `candidate` is taken: against the stored row, or if no row is stored.
 
-    Where no row is stored, a tombstone may have been purged: what is not newer than `purged_through` is refused,
-    because it could bring a deleted item back.
+    If no row is stored, a tombstone may have been purged. What is not newer than `purged_through` is refused, because
+    it could bring a deleted item back.
     """
     if stored is not None:
         return supersedes(candidate, stored)

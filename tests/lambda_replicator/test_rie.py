@@ -83,7 +83,7 @@ def test_the_zip_takes_a_list_and_milliseconds_and_stops_where_no_time_can_be_re
     assert target.execute('SELECT extract(epoch FROM _as_of)::bigint FROM replica."Employees"') == [(1_767_225_600,)]
     answer = emulator.invoke({"Records": [make_record(n, n, seconds=VALUE) for n in range(2, 102)]})
     assert answer["errorType"] == "TerminalError"
-    assert "ApproximateCreationDateTime is a text that is no number" in answer["errorMessage"]
+    assert "ApproximateCreationDateTime is a text that is not a number" in answer["errorMessage"]
     assert VALUE not in json.dumps(answer) + emulator.log.read_text()
     assert target.execute("SELECT count(*) FROM replication.rejects") == [(0,)]
 

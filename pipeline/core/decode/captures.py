@@ -1,7 +1,7 @@
 """Columns that are filled from a captured part of a key attribute, and the way back from their texts.
 
-Invariant: in a primary key, different parts give different texts: a number column takes a part in its one spelling
-alone, so that `ORDER#007` and `ORDER#7`, which are two items, never share a row.
+Invariant: in a primary key, different parts give different texts. A number column only accepts the usual spelling of a
+part, so that `ORDER#007` and `ORDER#7`, which are two items, never share a row.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def capture_converter(column: Column, *, is_key: bool, settled: Counter[str] | None = None) -> Converter:
-    """Like `converter`, for the captured part that fills `column`; `settled` counts what its policy settled."""
+    """Like `converter`, for the captured part that fills `column`; `settled` counts what its policy changed."""
     convert = converter(column, is_key=is_key, settled=settled)
     if "N" not in column.type.codec.key_of:
         return convert

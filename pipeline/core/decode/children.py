@@ -1,7 +1,7 @@
 """From an item to the rows of a child target: the elements of a list or a map, each with its place.
 
-Invariant: an item gives all rows of its child or none: an element that cannot be converted is its whole item's
-failure, so that a parent's row and its children are always of one state.
+Invariant: an item gives all rows of its child or none. If an element cannot be converted, the whole item fails, so a
+parent's row and its children always show one state.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class ChildDecoder:
     """Decodes the elements of items for one child target. Build it once."""
 
     def __init__(self, child: Target, settled: Counter[str] | None = None) -> None:
-        """`settled` counts, by column, the values that a policy settled."""
+        """`settled` counts, by column, the values that a policy changed."""
         self.child = child
         place = child.key_columns[-1]
         self._of_list = place.type.name == "integer"
@@ -57,7 +57,7 @@ class ChildDecoder:
         tag = "L" if self._of_list else "M"
         if tag not in found:
             kind = "list" if self._of_list else "map"
-            raise ConversionError(self.child.key_columns[-1].name, f"what holds the elements is not a {kind}")
+            raise ConversionError(self.child.key_columns[-1].name, f"what should contain the elements is not a {kind}")
         value: Any = found[tag]
         if self._of_list:
             return [({"N": str(number)}, element) for number, element in enumerate(value)]

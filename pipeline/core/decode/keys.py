@@ -1,6 +1,6 @@
 """From a stored primary key back to the key attributes of its item, so that it can be read again.
 
-Invariant: the inverse of a key column's conversion: converting the attributes found here gives the same texts.
+Invariant: the inverse of a key column's conversion: converting these attributes gives the same texts.
 """
 
 from __future__ import annotations

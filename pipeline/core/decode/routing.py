@@ -1,7 +1,7 @@
-"""Routing: which targets an item is for, by its key attributes alone, and the captured parts that come of it.
+"""Routing: which targets take an item, from its key attributes alone, and the captured parts.
 
-Invariant: an item and the record of its removal, which carries the key alone, go to the same targets. With patterns
-that is one target at most, since a mapping whose patterns have a key in common is refused.
+Invariant: an item and the record of its removal, which carries only the key, go to the same targets. With patterns that
+is at most one target, because a mapping whose patterns overlap is refused.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 MATCHES_NO_TARGET = "its key matches no target"
 NO_TARGET = ""
-"""The target that a reject of an item without one is kept under."""
+"""The target name for the reject of an item without a target."""
 
 
 class Router:
@@ -29,10 +29,10 @@ class Router:
         self.targets = mapping.targets
         self.rejects_unmatched = mapping.unmatched is Unmatched.REJECT
         self.trivial = not any(target.match for target in mapping.targets)
-        """Whether every item is for every target."""
+        """Whether every item belongs to every target."""
 
     def route(self, keys: Mapping[str, AttributeValue]) -> tuple[Target, ...]:
-        """Return the targets of the item with these key attributes (others may stand beside them); none: unmatched."""
+        """Return the targets of the item with these key attributes (possibly with others); none: unmatched."""
         if self.trivial:
             return self.targets
         for target in self.targets:
@@ -42,12 +42,12 @@ class Router:
 
 
 def matches(target: Target, keys: Mapping[str, AttributeValue]) -> bool:
-    """Whether an item is for the target."""
+    """Whether an item belongs to the target."""
     return all(pattern.match(keys.get(attribute)) is not None for attribute, pattern in target.match)
 
 
 def captured(target: Target, keys: Mapping[str, AttributeValue]) -> Item:
-    """Return the parts that the target's patterns capture, by name. Raises ConversionError when they do not match."""
+    """Return the parts that the target's patterns capture, by name. Raises ConversionError if they do not match."""
     parts: Item = {}
     for attribute, pattern in target.match:
         found = pattern.match(keys.get(attribute))

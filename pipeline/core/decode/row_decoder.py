@@ -1,6 +1,6 @@
 """From an item to a row of one target: every mapped column converted, the rest kept as one JSON object.
 
-Invariant: one item gives one row, the same whichever door it came through (stream, exports, scan, re-read).
+Invariant: one item gives one row, the same from every source (stream, exports, scan, re-read).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class RowDecoder:
     """Decodes items for one target. Build it once; its methods hold no state."""
 
     def __init__(self, target: Target, settled: Counter[str] | None = None) -> None:
-        """`settled` counts, by column, the values that a policy settled: made NULL, or cut."""
+        """`settled` counts, by column, the values that a policy changed: to NULL, or cut."""
         self.target = target
         self._settled = settled
         keys = set(target.primary_key)
@@ -43,9 +43,9 @@ class RowDecoder:
         names = [column.name for column in target.columns]
         self._key_positions = [names.index(name) for name in target.primary_key]
         self.limits_key = limits_key(target)
-        """Whether a key of the target can be too long for PostgreSQL's index, so that each is measured."""
-        # An attribute is taken up when a column holds all of it; a path into a map leaves the map with the rest.
-        # What a pattern matches is known whole from the key.
+        """Whether a key of the target can be too long for PostgreSQL's index, so that each must be measured."""
+        # An attribute counts as mapped if a column holds all of it; a path into a map leaves the map with the rest.
+        # What a pattern matches is fully known from the key.
         self._taken = frozenset(column.path[0] for column in target.columns if len(column.path) == 1) | {
             attribute for attribute, _ in target.match
         }
@@ -71,11 +71,11 @@ class RowDecoder:
         return unmapped_json(rest, name, self.target.unmapped_on_error, self._settled)
 
     def key_of(self, row: Row) -> tuple[str, ...]:
-        """Return the primary key's texts out of a converted row."""
+        """Return the primary key's texts from a converted row."""
         return tuple([row[position] or "" for position in self._key_positions])
 
     def key(self, keys: Mapping[str, AttributeValue]) -> tuple[str, ...]:
-        """Convert a record's key attributes alone, as a REMOVE carries them. Raises ConversionError."""
+        """Convert only a record's key attributes, as a REMOVE carries them. Raises ConversionError."""
         texts = tuple([text or "" for text in self._convert(self._named_keys, self._key_columns, keys)])
         if self.limits_key:
             check_length(self.target, texts)

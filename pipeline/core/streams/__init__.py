@@ -1,1 +1,1 @@
-"""All that is of DynamoDB Streams alone: events, records, positions, batches that failed."""
+"""Everything specific to DynamoDB Streams: events, records, positions, failed batches."""

@@ -1,7 +1,7 @@
-"""The records that can still be read of a failed batch's document that is damaged: cut short, or not all there.
+"""The records that can still be read from a damaged document of a failed batch: cut short, or incomplete.
 
-Invariant: a record comes out whole or not at all, and all of them are of one stream. How many there were before is
-known only where the document still says so.
+Invariant: a record is returned whole or not at all, and all of them belong to one stream. How many there were before is
+only known if the document still says so.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class SalvagedBatch:
     table: str
     records: tuple[StreamRecord, ...]
     stated: int | None
-    """How many records the document says there were; None where it no longer does."""
+    """How many records the document says there were; None if it no longer does."""
 
 
 def salvage(content: bytes) -> SalvagedBatch:
-    """Read what is there. Raises TerminalError when that is not one whole record of a DynamoDB stream."""
+    """Read what is there. Raises TerminalError if that is not at least one whole record of a DynamoDB stream."""
     text = inflated(content, whole=False).decode("utf-8", "surrogateescape")
     records = _records(_payload(text))
     if not records:
@@ -77,7 +77,7 @@ def _records(payload: str) -> list[StreamRecord]:
             break
         if not isinstance(record, dict):
             break
-        if not _DAMAGED_BYTE.search(rest, start, at):  # otherwise one of its values is not what it was
+        if not _DAMAGED_BYTE.search(rest, start, at):  # otherwise one of its values has changed
             records.append(record)
     return cast("list[StreamRecord]", records)
 

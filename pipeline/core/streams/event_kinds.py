@@ -1,7 +1,8 @@
-"""What an event is, told by its well-known shape: the records of a DynamoDB stream, or something else, named.
+"""What kind of event it is, by its well-known form: the records of a DynamoDB stream, or something else, named.
 
-Invariant: an event that is no batch of stream records raises, and the text names what came by its keys, never by its
-values. A new event version is taken: DynamoDB raises it whenever it adds a member (botocore: Record.eventVersion).
+Invariant: an event that is not a batch of stream records raises, and the text names it by its keys, never by its
+values. A new event version is accepted, because DynamoDB raises it whenever it adds a member (botocore:
+Record.eventVersion).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pipeline.core.errors import TerminalError
 if TYPE_CHECKING:
     from pipeline.core.streams.stream_records import StreamRecord
 
-# The first whose keys an event or a record has names it.
+# The first entry whose keys an event or a record has gives its name.
 _SHAPES: tuple[tuple[frozenset[str], str], ...] = (
     (frozenset({"deliveryStreamArn", "records"}), "an event of Amazon Data Firehose"),
     (frozenset({"records"}), "an object with `records` in lower case, as Firehose sends them"),
@@ -46,7 +47,7 @@ _KINDS: dict[type, str] = {
 def records_of(event: object) -> list[StreamRecord]:
     """Return an event's records: those under `Records`, or a bare list of them, as EventBridge Pipes sends it.
 
-    A batch of none is a batch. Raises TerminalError, naming what came, for everything else.
+    An empty batch is a batch. Raises TerminalError for everything else, naming what it received.
     """
     found: object = cast("dict[str, Any]", event).get("Records", event) if isinstance(event, dict) else event
     if not isinstance(found, list):
@@ -56,12 +57,12 @@ def records_of(event: object) -> list[StreamRecord]:
     records = cast("list[Any]", found)
     for record in records:
         if not isinstance(record, dict):
-            raise _no_batch(f"a list with {_kind(record)} in place of a record")
+            raise _no_batch(f"a list with {_kind(record)} instead of a record")
     return cast("list[StreamRecord]", records)
 
 
 def check_source(record: StreamRecord) -> None:
-    """Raise TerminalError unless a record says that a DynamoDB stream sent it."""
+    """Raise TerminalError unless a record says that it comes from a DynamoDB stream."""
     arn: object = record.get("eventSourceARN")
     source: object = record.get("eventSource", "aws:dynamodb")
     if isinstance(arn, str) and ":dynamodb:" in arn and source == "aws:dynamodb":
@@ -73,13 +74,13 @@ def check_source(record: StreamRecord) -> None:
 
 
 def shape(value: object) -> str:
-    """Name what a value is, by its keys and never by what they hold."""
+    """Name a value by its keys, never by their contents."""
     if not isinstance(value, dict):
         return _kind(value)
     keys = cast("dict[str, Any]", value).keys()
     if not keys:
         return "an empty object"
-    return next((name for members, name in _SHAPES if members <= keys), "an object of no known shape")
+    return next((name for members, name in _SHAPES if members <= keys), "an object of an unknown form")
 
 
 def _kind(value: object) -> str:

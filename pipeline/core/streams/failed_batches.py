@@ -1,8 +1,8 @@
-"""What an event source mapping keeps of a batch that it gave up: the document of its on-failure destination.
+"""What Lambda keeps of a discarded batch: the document of the event source mapping's on-failure destination.
 
-In S3 it holds the whole event in `payload`; in SQS and SNS only what names the records (Lambda developer guide,
-services-dynamodb-errors). Invariant: a document that comes out of here is whole: its records are those that it states,
-all of one stream. Nothing else of it is trusted.
+In S3 it has the whole event in `payload`; in SQS and SNS only what names the records (Lambda developer guide,
+services-dynamodb-errors). Invariant: a document from here is whole: its records are those that it states, all of one
+stream. Nothing else in it is trusted.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from pipeline.core.streams.stream_records import StreamRecord
 
 
-# An event has 6 MB at most, and escaping makes it larger.
+# An event has at most 6 MB, and escaping makes it larger.
 _MOST_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class FailedBatch:
-    """One batch that was given up. `records` is None where only what names them was kept."""
+    """One discarded batch. `records` is None if only what names them was kept."""
 
     table: str
     """The DynamoDB table's name."""
@@ -36,13 +36,13 @@ class FailedBatch:
     last_sequence_number: str
     size: int
     first_arrived: datetime | None
-    """When its first record was written, about."""
+    """Approximately when its first record was written."""
     last_arrived: datetime | None
     records: tuple[StreamRecord, ...] | None
 
 
 def parse_failed_batch(content: bytes) -> FailedBatch:
-    """Parse a document, also one compressed with gzip. Raises TerminalError with the reason, which quotes nothing."""
+    """Parse a document, gzip or not. Raises TerminalError with the reason, which quotes nothing."""
     document = _object(inflated(content), "it is not a JSON object")
     info = document.get("DDBStreamBatchInfo")
     if not isinstance(info, dict):
@@ -73,10 +73,10 @@ def _records(payload: object, arn: str, size: int) -> tuple[StreamRecord, ...]:
         raise foreign("its payload is not a text")
     records = _object(payload.encode("utf-8", "surrogatepass"), "its payload is not a JSON object").get("Records")
     if not isinstance(records, list):
-        raise foreign("its payload is no event: it has no Records")
+        raise foreign("its payload is not an event: it has no Records")
     found = cast("list[Any]", records)
     if len(found) != size:
-        raise foreign(f"its payload holds {len(found)} records, and it states {size}")
+        raise foreign(f"its payload has {len(found)} records, but it states {size}")
     for record in found:
         if not isinstance(record, dict) or not isinstance(cast("dict[str, Any]", record).get("dynamodb"), dict):
             raise foreign("a record of its payload is not one of a DynamoDB stream")
@@ -86,7 +86,7 @@ def _records(payload: object, arn: str, size: int) -> tuple[StreamRecord, ...]:
 
 
 def inflated(content: bytes, *, whole: bool = True) -> bytes:
-    """Return the document inflated, if it is gzip; `whole`: raise TerminalError when that is cut short."""
+    """Return the document inflated, if it is gzip; with `whole`, raise TerminalError if it is cut short."""
     if not content.startswith(b"\x1f\x8b"):
         return content
     inflater = zlib.decompressobj(wbits=31)
@@ -125,9 +125,9 @@ def _time(text: object) -> datetime | None:
 
 
 def foreign(reason: str) -> TerminalError:
-    """Return the error for a document that is not what an event source mapping keeps; `reason` quotes nothing of it."""
+    """Return the error for a document that no event source mapping would write; `reason` quotes nothing from it."""
     return TerminalError(
-        f"reading a batch that was given up: {reason}",
-        hint="if it is a batch's document that was damaged, apply the records that can be read with `dynaurora redrive"
-        " NAME --object LOCATION --accept-partial`; otherwise move it elsewhere",
+        f"reading a discarded batch: {reason}",
+        hint="if it is a batch's damaged document, apply the records that can be read with `dynaurora redrive NAME"
+        " --object LOCATION --accept-partial`; otherwise move it elsewhere",
     )

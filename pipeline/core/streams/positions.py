@@ -1,6 +1,6 @@
-"""Where a record of a DynamoDB stream stands in time: the stream's label, the sequence number, the creation time.
+"""The position in time of a DynamoDB stream's record: the stream's label, the sequence number, the creation time.
 
-Of DynamoDB Streams alone. Another kind of stream would say here how its records become a `Position`.
+Specific to DynamoDB Streams. Another kind of stream would define here how its records become a `Position`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _SEQUENCE_NUMBER_SPACE = 10**_MOST_DIGITS
 def streamed_position(
     stream_label: str, sequence_number: str, approximate_creation_time: float | str | None
 ) -> Position:
-    """Position of a stream record.
+    """Return the position of a stream record.
 
-    `stream_label` is the last part of the stream's ARN (its creation time, `2024-05-14T11:14:20.608`): it comes
-    first, so that a stream that was disabled and enabled again cannot make new changes look old.
-    `sequence_number` has up to 40 digits of varying length and compares as a number. The time is in epoch
-    seconds, a number or a quoted number. Milliseconds and microseconds are taken too: of this age they are numbers
-    that as seconds lie tens of thousands of years away. Raises TerminalError when a part is missing or malformed.
+    `stream_label` is the last part of the stream's ARN (its creation time, `2024-05-14T11:14:20.608`). It comes first,
+    so that a stream that was disabled and enabled again cannot make new changes look old. `sequence_number` has up to
+    40 digits of varying length and compares as a number. The time is in epoch seconds, a number or a quoted number.
+    Milliseconds and microseconds are accepted too: as seconds, numbers of that size would be tens of thousands of years
+    away. Raises TerminalError if a part is missing or malformed.
     """
     try:
         as_of = _whole_second(approximate_creation_time)
@@ -40,7 +40,7 @@ def streamed_position(
 
 def stream_version(stream_label: str, sequence_number: str) -> int:
     """Return (stream label, sequence number) as one integer that sorts like the pair."""
-    # As `is_sequence_number` has it: a call costs, and every record comes by here.
+    # The same check as `is_sequence_number`, inline: a call costs time, and every record comes here.
     if not (sequence_number.isascii() and sequence_number.isdigit() and len(sequence_number) <= _MOST_DIGITS):
         raise TerminalError(
             "reading a stream record: its SequenceNumber is not a number of at most 40 digits",
@@ -50,7 +50,7 @@ def stream_version(stream_label: str, sequence_number: str) -> int:
 
 
 def same_stream(one: int, other: int) -> bool:
-    """Whether two versions are of one stream."""
+    """Whether two versions belong to one stream."""
     return one // _SEQUENCE_NUMBER_SPACE == other // _SEQUENCE_NUMBER_SPACE
 
 
@@ -60,7 +60,7 @@ def is_sequence_number(text: str) -> bool:
 
 
 def label_time(stream_label: str) -> datetime:
-    """Return when the stream was made, to the millisecond. Raises TerminalError when the label is no time."""
+    """Return when the stream was created, to the millisecond. Raises TerminalError if the label is not a time."""
     return datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=_label_milliseconds(stream_label))
 
 
@@ -73,26 +73,26 @@ def _whole_second(seconds: float | str | None) -> datetime:
     return datetime.fromtimestamp(int(value // 1), UTC)
 
 
-# As milliseconds 2001 to 2286, as seconds beyond the year 33000; likewise as microseconds.
+# As milliseconds these are 2001 to 2286, as seconds beyond the year 33000; likewise for microseconds.
 _FIRST_IN_DOUBT, _SMALLER_UNITS = 10**9, (10**3, 10**6)
 
 
 def _not_a_time(found: object) -> str:
-    """Say of what kind a creation time is that cannot be read, never what it holds."""
+    """Say what kind of creation time cannot be read, never its value."""
     if found is None:
         return "missing or null"
     if isinstance(found, str):
         try:
             float(found)
         except ValueError:
-            return "a text that is no number"
+            return "a text that is not a number"
     if isinstance(found, int | float | str):
-        return "a number that is no time in epoch seconds, milliseconds or microseconds"
+        return "a number that is not a time in epoch seconds, milliseconds or microseconds"
     return "neither a number nor a text"
 
 
 def stream_and_sequence(version: int) -> tuple[datetime, str]:
-    """Return when the stream of a version was created, and the sequence number: what `stream_version` put together."""
+    """Return when a version's stream was created, and the sequence number: the inverse of `stream_version`."""
     milliseconds, sequence_number = divmod(version, _SEQUENCE_NUMBER_SPACE)
     return datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=milliseconds), str(sequence_number)
 

@@ -1,7 +1,7 @@
-"""Rejected records decoded again, whichever door they came through.
+"""Rejected records decoded again, whatever they came from.
 
-Invariant: a record stands where it stood when it was rejected. Its position is the one that was kept with it, never
-one of today, so that replaying it can bring back nothing that was changed since.
+Invariant: a record keeps its position. It is the one that was stored with it, never today's, so replaying it cannot
+undo anything that was changed since.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from pipeline.core.model.attributes import Item
     from pipeline.core.ordering import Position
 
-# What code written for well-formed records raises when it meets others.
+# What code for well-formed records raises when it meets others.
 _MALFORMED = (AttributeError, KeyError, RecursionError, TypeError)
 
 
 def decode_again(decoder: RowDecoder, record: dict[str, Any], position: Position) -> Change:
     """Decode a stream record, or a line of a full or an incremental export.
 
-    Raises ConversionError when its target still cannot hold it, TerminalError when it is none of the three.
+    Raises ConversionError if its target still cannot hold it, TerminalError if it is none of the three.
     """
     try:
         if "dynamodb" in record:
@@ -39,7 +39,7 @@ def decode_again(decoder: RowDecoder, record: dict[str, Any], position: Position
 
 
 def key_again(decoder: RowDecoder, record: dict[str, Any]) -> tuple[str, ...]:
-    """Return the primary key of the record's row. Raises like decode_again, for the key alone."""
+    """Return the primary key of the record's row. Raises like decode_again, but for the key alone."""
     try:
         return decoder.key(keys_again(record))
     except _MALFORMED:
@@ -47,7 +47,7 @@ def key_again(decoder: RowDecoder, record: dict[str, Any]) -> tuple[str, ...]:
 
 
 def keys_again(record: dict[str, Any]) -> Item:
-    """Return the record's key attributes; others may stand beside them. Empty when it has none."""
+    """Return the record's key attributes, possibly with others; empty if it has none."""
     if "dynamodb" in record:
         return record["dynamodb"].get("Keys") or {}
     return record.get("Keys") or record.get("Item") or {}
@@ -62,4 +62,4 @@ def _image(record: dict[str, Any]) -> Item | None:
 
 
 def _unknown() -> TerminalError:
-    return TerminalError("the record is neither of a stream nor a line of an export")
+    return TerminalError("the record is neither a stream record nor a line of an export")

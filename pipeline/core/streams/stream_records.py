@@ -1,9 +1,9 @@
-"""From a stream's records, as Lambda hands them over, to changes for each target, and rejects.
+"""From a stream's records, as Lambda delivers them, to changes for each target, and rejects.
 
-Invariant: every record ends as a change of each of its targets, or as a reject that holds it whole, or is counted as
-ignored when no target matches it and the mapping says so; none is dropped. What is wrong with every record of a batch
-alike (no position, no new image, another source) stops the batch instead: the source is not what we think, and
-every record after it would fail the same way. A malformed attribute value is that record's own fault: always a reject.
+Invariant: every record becomes a change of each of its targets, or a reject that keeps it whole, or is counted as
+ignored if no target matches it and the mapping says so. None is dropped. If the same is wrong with every record of a
+batch (no position, no new image, another source), the batch stops instead: the source is not what we think, and every
+later record would fail in the same way. A malformed attribute value is that record's own problem, and always a reject.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class DecodedBatch:
     settled: dict[str, Counter[str]] = field(default_factory=dict[str, Counter[str]])
     """By target and column, how many values a column's `on_error` made NULL or cut."""
     ignored: int = 0
-    """Records that match no target, where the mapping says to leave those out."""
+    """Records that match no target, if the mapping says to ignore those."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +78,13 @@ class StreamSource:
 
 
 def stream_source(arn: str) -> StreamSource:
-    """Parse a record's eventSourceARN. Raises TerminalError when it names no table stream."""
+    """Parse a record's eventSourceARN. Raises TerminalError if it does not name a table's stream."""
     head, _, rest = arn.partition(":table/")
     table, _, label = rest.partition("/stream/")
     if not (head.startswith("arn:") and table and label):
         raise TerminalError(
             "reading a stream record: its eventSourceARN names no DynamoDB table stream",
-            hint="the replicator takes events of DynamoDB streams only; check its event source mapping",
+            hint="the replicator accepts only events of DynamoDB streams; check its event source mapping",
         )
     stream_version(label, "0")  # a label that is no time would fail every record alike: the batch must stop here
     return StreamSource(table, label, arn)
@@ -103,17 +103,17 @@ class StreamDecoder:
         self._router = Router(mapping)
 
     def decode(self, records: Sequence[StreamRecord], stream_label: str) -> DecodedBatch:  # noqa: C901, PLR0912, PLR0915  a call costs
-        """Decode records of one stream in order. Raises TerminalError for what is wrong with each of them alike."""
+        """Decode records of one stream in order. Raises TerminalError for what is wrong with all of them."""
         if records and _view_type(records[0]) in _WITHOUT_NEW_IMAGE:  # removals too, which carry no image anyway
             raise self._view_type_refused(records[0])
         batch = DecodedBatch({target: [] for target in self.mapping.targets})
         faults: list[TerminalError] = []
-        # By identity, for a target is hashed by all that it holds: too much for each record.
+        # By identity, because a target's hash covers all its contents: too much for each record.
         sinks = {id(target): changes.append for target, changes in batch.changes.items()}
         route, newest, last = self._router.route, None, None
         decoders = self._decoders
         for origin, record in enumerate(records):
-            # As few calls as can be: every record comes by here.
+            # As few calls as possible: every record comes here.
             found: Any = record.get("dynamodb")
             change: ImageChange = found if found.__class__ is dict else {}
             keys = change.get("Keys", _NO_KEYS)
@@ -178,7 +178,7 @@ class StreamDecoder:
         position: Position | None,
         reason: str = NOT_OF_THE_FORM,
     ) -> None:
-        """Reject a record for all that it is for, as far as that can be told."""
+        """Reject a record for all its targets, as far as they are known."""
         names = [target.view_name for target in targets] or [NO_TARGET]
         digest = keys_digest(_image_change(record).get("Keys", _NO_KEYS))
         batch.rejects.extend(Reject(name, reason, record, position, digest) for name in names)
@@ -241,7 +241,7 @@ def _check_removal(record: StreamRecord, change: ImageChange) -> None:
 
 
 def _wrong_alike(records: Sequence[StreamRecord], faults: int) -> bool:
-    """Whether every record is at fault, or every one that puts an item: removals are sound without an image."""
+    """Whether every record is wrong, or every one that puts an item: removals need no image."""
     if faults == len(records):
         return True
     puts = [record for record in records if record.get("eventName") != "REMOVE"]
@@ -263,7 +263,7 @@ def _reject(target: Target, reason: str, record: StreamRecord, position: Positio
 
 
 def decode_record(decoder: RowDecoder, record: StreamRecord, position: Position, origin: int = 0) -> Change:
-    """Decode one record, of known position, for one target. Raises ConversionError."""
+    """Decode one record, whose position is known, for one target. Raises ConversionError."""
     change = _image_change(record)
     keys = change.get("Keys", _NO_KEYS)
     if record.get("eventName") == "REMOVE":
@@ -289,7 +289,7 @@ def _removal(decoder: _Decoder, keys: Item, record: StreamRecord, position: Posi
 def _put(decoder: _Decoder, keys: Item, image: Item, position: Position, origin: int) -> Change:
     row = decoder.row(image)
     key = decoder.key_of(row)
-    # Equal attributes give equal keys; others may be the same key, spelt otherwise.
+    # Equal attributes give equal keys; others may be the same key in another spelling.
     if not (keys and keys.items() <= image.items()) and decoder.key(keys) != key:
         raise ConversionError(
             ", ".join(decoder.target.primary_key), "the key attributes of the NewImage are not those of Keys"
@@ -303,7 +303,7 @@ def _image_change(record: StreamRecord) -> ImageChange:
 
 
 def keys_digest(keys: Item) -> str:
-    """Name an item by its key attributes, as rejects of the stream name it."""
+    """Return the name of an item from its key attributes, as rejects of the stream use it."""
     if type(keys) is not dict:  # a malformed record's
         return key_digest([])
     return key_digest(f"{name}={keys[name]!r}" for name in sorted(keys))

@@ -130,7 +130,7 @@ def test_elements_become_rows(shop: TableMapping) -> None:
 @pytest.mark.parametrize(
     ("lines", "reason"),
     [
-        ({"M": {}}, 'column "public.Lines.line": what holds the elements is not a list'),
+        ({"M": {}}, 'column "public.Lines.line": what should contain the elements is not a list'),
         ({"L": [{"S": "secret"}]}, 'column "public.Lines.line": an element is not a map'),
         ({"L": [{"M": {"sku": {"N": "1"}}}]}, 'column "public.Lines.sku": accepts S, and the attribute is of type N'),
     ],
