@@ -12,7 +12,7 @@ as literals only, and tracebacks show it.
 from __future__ import annotations
 
 import linecache
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,7 +22,7 @@ from pipeline.core.model.attributes import find, text, to_json
 from pipeline.core.model.mapping import OnError
 from pipeline.core.types.arrays import text_array
 from pipeline.core.types.conversion import converter
-from pipeline.core.types.fast.fast_form import ColumnCode, Spelling, fast_forms
+from pipeline.core.types.fast.fast_form import ColumnCode, fast_forms
 from pipeline.core.types.key_length import LONGEST_KEY_BYTES, MOST_BYTES
 
 if TYPE_CHECKING:
@@ -31,125 +31,108 @@ if TYPE_CHECKING:
     from pipeline.core.decode.row_decoder import RowDecoder
     from pipeline.core.model.attributes import AttributeValue
     from pipeline.core.model.change import Row
-    from pipeline.core.model.mapping import Column
-    from pipeline.core.types.conversion import Converter
+    from pipeline.core.model.mapping import Column, Target
     from pipeline.core.types.fast.fast_form import FastForm
 
 
-# Most texts are ASCII: the call that would return them is left out.
-AS_THEY_ARE = Spelling(
-    lambda value: value,
-    "\\x",
-    r'({0} if {0}.isascii() and "\0" not in {0} else text({0}))',
-    {"text": text, "text_array": text_array, "jsonb": to_json},
-)
+class WrittenDecoder:
+    """Decodes as its RowDecoder does, rows by the function written for the target."""
+
+    def __init__(self, decoder: RowDecoder) -> None:
+        self.target, self.key, self.key_of = decoder.target, decoder.key, decoder.key_of
+        self.general_rows = 0
+        """Items that were left to the general way."""
+        self._general = decoder.row
+        self.source = _source(decoder, names := {"general": self._general_row})
+        """The function, for people to read; "" for a target that is for the general way."""
+        self.row: Callable[[Mapping[str, AttributeValue]], Row] = self._general_row
+        """Converts an item, as `RowDecoder.row` does."""
+        if self.source:
+            self.row = _compiled(self.source, f"<row of {decoder.target.view_name}>", names)["row"]
+
+    def _general_row(self, item: Mapping[str, AttributeValue]) -> Row:
+        self.general_rows += 1
+        return self._general(item)
 
 
-@dataclass(frozen=True, slots=True)
-class RowCode:
-    """Statements that convert `item`, whose `get` they call, the variables that then hold the row, and what they use.
+# Every exception: the general way meets the same item next, and raises what is to be raised.
+_FUNCTION = """\
+def row(item):
+    try:
+        get = item.get
+{body}
+        return ({variables},)
+    except Exception:
+        return general(item)
+"""
 
-    They raise for whatever is for the general way.
-    """
 
-    statements: list[str]
-    variables: list[str]
-    names: dict[str, Any]
-
-
-def row_code(decoder: RowDecoder, spelling: Spelling) -> RowCode | None:
-    """Write the code for the decoder's target; None where the target is for the general way."""
+def _source(decoder: RowDecoder, names: dict[str, Any]) -> str:
+    """Write the function, and add to `names` what it uses; "" where the target is for the general way."""
     target = decoder.target
     forms = fast_forms(target)
     if forms is None:
-        return None
-    names: dict[str, Any] = {"find": find, **spelling.names}
-    body = ["missing = 0"] if target.unmapped else []
-    seen: set[str] = set()
+        return ""
+    names |= {"find": find, "text": text, "text_array": text_array, "jsonb": to_json}
+    names["null"] = ValueError("null in place of an attribute value")
+    body = ["missing = 0"]
     if target.match:
         names["captured"] = partial(captured, target)
         body.append("parts = captured(item)")
+    seen: set[str] = set()
     for position, (column, form) in enumerate(zip(target.columns, forms, strict=True)):
-        code = ColumnCode(f"c{position}", f"general{position}(a)", spelling, names)
-        writer = _ColumnWriter(column, form, code, is_key=column.name in target.primary_key)
-        body += writer.statements(seen if target.unmapped else None)
+        code = ColumnCode(f"c{position}", f"general{position}(a)", names)
+        body += _column(column, form, code, seen, is_key=column.name in target.primary_key)
     variables = [f"c{position}" for position in range(len(target.columns))]
-    columns = [column.name for column in target.columns]
-    if target.unmapped:
-        taken = {column.path[0] for column in target.columns if len(column.path) == 1}
-        taken |= {attribute for attribute, _ in target.match}
-        names["taken"] = frozenset(taken)
-        body += [
-            f"if len(item) + missing == {len(taken)}:",
-            '    rest = "{}"',
-            "else:",
-            '    rest = jsonb({"M": {name: value for name, value in item.items() if name not in taken}})',
-        ]
-        variables.append("rest")
     if decoder.limits_key:
         names["too_long"] = ValueError("a key that may be too long")
-        key = [f"len(c{columns.index(name)})" for name in target.primary_key]
-        body.append(f"if {' + '.join(key)} > {LONGEST_KEY_BYTES // MOST_BYTES}: raise too_long")
-    return RowCode(body, variables, names)
+        positions = [n for n, column in enumerate(target.columns) if column.name in target.primary_key]
+        length = " + ".join(f"len(c{position})" for position in positions)
+        body.append(f"if {length} > {LONGEST_KEY_BYTES // MOST_BYTES}: raise too_long")
+    if target.unmapped:
+        body += _unmapped(target, names)
+        variables.append("rest")
+    return _FUNCTION.format(body="\n".join(f"        {line}" for line in body), variables=", ".join(variables))
 
 
-def row_function(decoder: RowDecoder) -> Callable[[Mapping[str, AttributeValue]], Row]:
-    """Return a function that converts an item as `decoder.row` does, and raises what that raises."""
-    general = decoder.row
-    code = row_code(decoder, AS_THEY_ARE)
-    if code is None:
-        return general
-    body = "".join(f"        {statement}\n" for statement in code.statements)
-    # Every exception: the general way meets the same item next, and raises what is to be raised.
-    source = (
-        f"def row(item):\n    try:\n        get = item.get\n{body}        return ({', '.join(code.variables)},)\n"
-        "    except Exception:\n        return general(item)\n"
-    )
-    return compiled(source, f"<row of {decoder.target.view_name}>", {**code.names, "general": general})["row"]
+def _unmapped(target: Target, names: dict[str, Any]) -> list[str]:
+    """Write the statements that set `rest`, the attributes that no column takes; mostly there are none."""
+    taken = {column.path[0] for column in target.columns if len(column.path) == 1}
+    taken |= {attribute for attribute, _ in target.match}
+    names["taken"] = frozenset(taken)
+    return [
+        f"if len(item) + missing == {len(taken)}:",
+        '    rest = "{}"',
+        "else:",
+        '    rest = jsonb({"M": {name: value for name, value in item.items() if name not in taken}})',
+    ]
 
 
-def compiled(source: str, file: str, names: dict[str, Any]) -> dict[str, Any]:
+def _column(column: Column, form: FastForm | None, code: ColumnCode, seen: set[str], *, is_key: bool) -> list[str]:
+    """Write the statements that set a column's variable; `seen` are the attributes that were looked for before."""
+    value, general = code.value, code.general.removesuffix("(a)")
+    # What a policy would settle goes to the general way, item and all, where it is counted once.
+    strict = replace(column, on_error=OnError.REJECT)
+    if column.capture is not None:
+        code.names[general] = capture_converter(strict, is_key=is_key)
+        return [f"{value} = {general}(parts[{column.capture!r}])"]
+    code.names[general] = converter(strict, is_key=is_key)
+    name = cast("str", column.path[0])
+    if len(column.path) == 1:
+        lookup, null = f"get({name!r})", f"{name!r} in item"
+    else:
+        lookup, null = f"find(item, {code.bind('path', column.path)})", f"get({name!r}, item) is None"
+    # Null where an attribute value should be is not a missing attribute.
+    lines = [f"a = {lookup}", "if a is None:", f"    if {null}: raise null"]
+    if len(column.path) == 1 and name not in seen:
+        seen.add(name)
+        lines.append("    missing += 1")
+    lines.append(f"    {value} = {f'{general}(None)' if is_key else repr(column.default)}")
+    return [*lines, *(form.statements(code) if form else []), "else:", f"    {value} = {code.general}"]
+
+
+def _compiled(source: str, file: str, names: dict[str, Any]) -> dict[str, Any]:
     """Run code that was written here, from a checked mapping, among these names; returns them with its own."""
     exec(compile(source, file, "exec"), names)  # noqa: S102  see above
     linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
     return names
-
-
-@dataclass(frozen=True, slots=True)
-class _ColumnWriter:
-    """Writes the statements that set a column's variable: c0, c1, …"""
-
-    column: Column
-    form: FastForm | None
-    code: ColumnCode
-    is_key: bool
-
-    def statements(self, seen: set[str] | None) -> list[str]:
-        """Write them; `seen` collects the attributes of which the missing ones are counted, where they are."""
-        column, value = self.column, self.code.value
-        general = self.code.general.removesuffix("(a)")
-        # What a policy would settle goes to the general way, item and all, where it is counted once.
-        strict = replace(column, on_error=OnError.REJECT)
-        if column.capture is not None:
-            self.code.names[general] = self._general(capture_converter(strict, is_key=self.is_key))
-            return [f"{value} = {general}(parts[{column.capture!r}])"]
-        self.code.names[general] = self._general(converter(strict, is_key=self.is_key))
-        root = repr(column.path[0])
-        if len(column.path) == 1:
-            lookup, null = f"get({root})", f"{root} in item"
-        else:
-            lookup, null = f"find(item, {self.code.bind('path', column.path)})", f"get({root}, item) is None"
-        lines = [f"a = {lookup}", "if a is None:"]
-        # Null where an attribute value should be is not a missing attribute.
-        lines.append(f"    if {null}: raise ValueError('null in place of an attribute value')")
-        if seen is not None and len(column.path) == 1 and column.path[0] not in seen:
-            seen.add(cast("str", column.path[0]))
-            lines.append("    missing += 1")
-        absent = f"{general}(None)" if self.is_key else repr(self.code.spelling.value(column.default))
-        lines.append(f"    {value} = {absent}")
-        fast = self.form.statements(self.code) if self.form else []
-        return [*lines, *fast, "else:", f"    {value} = {self.code.general}"]
-
-    def _general(self, convert: Converter) -> Callable[[AttributeValue | None], str | None]:
-        spell = self.code.spelling.value
-        return lambda attribute: spell(convert(attribute))

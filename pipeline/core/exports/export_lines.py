@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from pipeline.core.errors import ConversionError, TerminalError
@@ -23,6 +24,7 @@ from pipeline.core.model.change import Change
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from pipeline.core.decode.row_code import WrittenDecoder
     from pipeline.core.decode.row_decoder import RowDecoder
     from pipeline.core.model.attributes import Item
     from pipeline.core.model.change import Row
@@ -46,15 +48,14 @@ class ItemChange:
 
 
 def decode_full(
-    block: bytes, decoder: RowDecoder, *, file: str, first_line: int = 1
+    block: bytes, decoder: RowDecoder | WrittenDecoder, *, file: str, first_line: int = 1
 ) -> tuple[list[Row], list[Failure]]:
     """Convert a block of whole lines of a full export. Raises TerminalError for a line that is not of the form.
 
     `file` and `first_line`, the number of the block's first line, are for that error's message.
     """
     items = parse_full(block, file=file, first_line=first_line)
-    convert = decoder.row
-    return _convert(items, lambda _, item: convert(item), block, file, first_line)
+    return _convert(items, decoder.row, block, file, first_line)
 
 
 def decode_incremental(
@@ -64,8 +65,10 @@ def decode_incremental(
 
     `position` is `snapshot_position(end of the window, margin)`. Raises TerminalError as `decode_full` does.
     """
+    numbers = count()
 
-    def convert(index: int, exported: ItemChange) -> Change:
+    def convert(exported: ItemChange) -> Change:
+        index = next(numbers)
         if exported.image is None:
             return Change(decoder.key(exported.keys), None, position, origin=index)
         row = decoder.row(exported.image)
@@ -86,14 +89,14 @@ def parse_incremental(block: bytes, *, file: str, first_line: int = 1) -> list[I
 
 
 def _convert(
-    parsed: Sequence[_From], convert: Callable[[int, _From], _To], block: bytes, file: str, first_line: int
+    parsed: Sequence[_From], convert: Callable[[_From], _To], block: bytes, file: str, first_line: int
 ) -> tuple[list[_To], list[Failure]]:
     converted: list[_To] = []
     failures: list[Failure] = []
     lines: list[bytes] = []
     for index, value in enumerate(parsed):
         try:
-            converted.append(convert(index, value))
+            converted.append(convert(value))
         except ConversionError as error:
             lines = lines or block.split(b"\n")
             failures.append((lines[index], _bare(error)))
@@ -114,7 +117,7 @@ def _parse(block: bytes, form: Callable[[Any], _To], file: str, first_line: int)
     try:
         # One call for the whole block is faster than a call for each line; JSON has no bare line ends inside a text.
         text = block.decode().removesuffix("\n").replace("\n", ",")
-        parsed = [form(line) for line in json.loads(f"[{text}]")]
+        parsed = list(map(form, json.loads(f"[{text}]")))
     except MALFORMED:
         parsed = []
     return parsed if len(parsed) == count_lines(block) else _parse_each(block, form, file, first_line)

@@ -112,7 +112,8 @@ def _json_number_set(values: list[str]) -> str:
     return f"[{','.join(sort_numbers(values))}]"
 
 
-# Lists and maps mostly hold texts and numbers, which are written directly instead of by their tag.
+# Lists and maps mostly hold texts and numbers, which are written directly instead of by their tag,
+# and texts without a call.
 
 
 def _json_list(elements: list[AttributeValue]) -> str:
@@ -124,7 +125,8 @@ def _json_list(elements: list[AttributeValue]) -> str:
         if len(element) != 1:
             append(to_json(element))  # which refuses it
         elif "S" in element:
-            append(_json_text(element["S"]))
+            value = element["S"]
+            append(encode_basestring(value if value.isascii() and "\x00" not in value else text(value)))
         elif "N" in element:
             append(number(element["N"]))
         else:
@@ -139,7 +141,10 @@ def _json_map(members: Item) -> str:
         if len(member) != 1:
             append(to_json(member))  # which refuses it
         elif "S" in member:
-            append(_json_name(name) + _json_text(member["S"]))
+            value = member["S"]
+            append(
+                _json_name(name) + encode_basestring(value if value.isascii() and "\x00" not in value else text(value))
+            )
         elif "N" in member:
             append(_json_name(name) + number(member["N"]))
         else:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
 from pipeline.core.decode.routing import MATCHES_NO_TARGET, NO_TARGET, Router
-from pipeline.core.decode.row_code import row_function
+from pipeline.core.decode.row_code import WrittenDecoder
 from pipeline.core.decode.row_decoder import RowDecoder
 from pipeline.core.errors import ConfigurationError, ConversionError, TerminalError, key_digest
 from pipeline.core.model.attribute_form import MALFORMED, NOT_OF_THE_FORM, is_item
@@ -97,7 +97,7 @@ class StreamDecoder:
         self.mapping = mapping
         self._settled: list[Counter[str]] = [Counter() for _ in mapping.targets]
         self._decoders = {
-            id(target): _WrittenDecoder(RowDecoder(target, settled))
+            id(target): WrittenDecoder(RowDecoder(target, settled))
             for target, settled in zip(mapping.targets, self._settled, strict=True)
         }
         self._router = Router(mapping)
@@ -271,15 +271,7 @@ def decode_record(decoder: RowDecoder, record: StreamRecord, position: Position,
     return _put(decoder, keys, change.get("NewImage", _NO_KEYS), position, origin)
 
 
-class _WrittenDecoder:
-    """Decodes as a RowDecoder does, rows by a function written for the target."""
-
-    def __init__(self, decoder: RowDecoder) -> None:
-        self.key, self.key_of, self.target = decoder.key, decoder.key_of, decoder.target
-        self.row = row_function(decoder)
-
-
-_Decoder = RowDecoder | _WrittenDecoder
+_Decoder = RowDecoder | WrittenDecoder
 
 
 def _removal(decoder: _Decoder, keys: Item, record: StreamRecord, position: Position, origin: int) -> Change:

@@ -12,9 +12,9 @@ from pipeline.core.types.binary import hexadecimal
 from pipeline.core.types.codec import Codec, Example
 from pipeline.core.types.fast.column_texts import Values, Writer
 from pipeline.core.types.fast.fast_form import FastForm
-from pipeline.core.types.fast.plain_json import sorted_numbers, text_order
-from pipeline.core.types.fast.plain_spelling import as_array_copy_text
-from pipeline.core.types.fast.value_patterns import EXPONENT_NUMBER, TEXT, elements
+from pipeline.core.types.fast.marked_text import as_array_copy_text
+from pipeline.core.types.fast.untagged_json import sorted_numbers, text_order
+from pipeline.core.types.fast.value_regex import EXPONENT_NUMBER, TEXT, elements
 from pipeline.core.types.numbers import DIGITS
 from pipeline.core.types.stored_json import Digits
 
@@ -72,12 +72,12 @@ def _numbers(values: Values, missing: bytes, _: bool) -> Values:  # noqa: FBT001
 
 
 def _form(tag: str, element: str, writer: Writer, function: str = "") -> FastForm:
-    """Return the form of sets, from the pattern of an element and the function that the code calls, if there is one."""
+    """Return the form of sets, from the expression for an element and the function that the code calls, if any."""
     return FastForm(
         tag=tag,
         code=(lambda code: [f"{code.value} = {function}(a[{tag!r}])"]) if function else None,
-        line=lambda _empties, _longest: rf"\[({elements(element)})\]",
-        writers=(writer, writer),
+        line=lambda _: rf"\[({elements(element)})\]",
+        write=writer,
     )
 
 

@@ -11,7 +11,7 @@ from pipeline.core.model.attributes import AttributeValue, UnrepresentableError
 from pipeline.core.types.codec import Codec, Example
 from pipeline.core.types.fast.column_texts import Values
 from pipeline.core.types.fast.fast_form import ColumnCode, FastForm
-from pipeline.core.types.fast.value_patterns import repeated
+from pipeline.core.types.fast.value_regex import repeated
 from pipeline.core.types.key_length import LONGEST_ATTRIBUTE_BYTES
 
 if TYPE_CHECKING:
@@ -28,20 +28,15 @@ def hexadecimal(value: str) -> str:
 
 def _code(code: ColumnCode) -> list[str]:
     decode = code.bind("decode", b64decode)
-    return [f'{code.value} = {code.spelling.hexadecimal!r} + {decode}(a["B"], validate=True).hex()']
+    return [f'{code.value} = "\\\\x" + {decode}(a["B"], validate=True).hex()']
 
 
-def _line(empties: bool, longest_bytes: int | None) -> str:  # noqa: FBT001  a fast form's
-    text = f'[^"]{repeated(not empties, longest_bytes and longest_bytes // 3 * 4)}'
-    return f'("{text})"' if empties else f'"({text})"'
+def _line(longest_bytes: int | None) -> str:
+    return f'"([^"]{repeated(1, longest_bytes and longest_bytes // 3 * 4)})"'
 
 
-def _bare(values: Values, missing: bytes, _: bool) -> Values:  # noqa: FBT001  a Writer
+def _write(values: Values, missing: bytes, _: bool) -> Values:  # noqa: FBT001  a Writer
     return [rb"\\x" + hexlify(a2b_base64(value, strict_mode=True)) if value else missing for value in values]
-
-
-def _quoted(values: Values, missing: bytes, _: bool) -> Values:  # noqa: FBT001  a Writer
-    return [rb"\\x" + hexlify(a2b_base64(value[1:], strict_mode=True)) if value else missing for value in values]
 
 
 def _default(field: Field) -> AttributeValue | None:
@@ -54,7 +49,7 @@ BYTEA = Codec(
     tags=frozenset({"B"}),
     key_of=frozenset({"B"}),
     convert=lambda _: hexadecimal,
-    fast_form=lambda _column, _is_key: FastForm(tag="B", code=_code, line=_line, writers=(_bare, _quoted)),
+    fast_form=lambda _column, _is_key: FastForm(tag="B", code=_code, line=_line, write=_write),
     default=_default,
     from_json=lambda value: {"B": value} if type(value) is str else None,
     most_key_bytes=lambda _: LONGEST_ATTRIBUTE_BYTES,

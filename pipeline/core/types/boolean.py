@@ -38,8 +38,6 @@ BOOLEAN = Codec(
     aliases=("bool",),
     tags=frozenset({"BOOL"}),
     convert=lambda _: _convert,
-    fast_form=lambda _column, _is_key: FastForm(
-        tag="BOOL", code=_code, line=lambda _empties, _longest: _VALUE, field=_VALUE
-    ),
+    fast_form=lambda _column, _is_key: FastForm(tag="BOOL", code=_code, line=lambda _: _VALUE),
     default=_default,
 )

@@ -8,9 +8,9 @@ from typing import Any
 from pipeline.core.model.attributes import to_json
 from pipeline.core.model.mapping import Column
 from pipeline.core.types.codec import Codec, Example, Option, Use
-from pipeline.core.types.fast.column_texts import Values, as_they_stand, documents
+from pipeline.core.types.fast.column_texts import Values, as_they_are, documents
 from pipeline.core.types.fast.fast_form import FastForm
-from pipeline.core.types.fast.value_patterns import any_value
+from pipeline.core.types.fast.value_regex import any_value
 from pipeline.core.types.json_text import checked_json
 from pipeline.core.types.numbers import DIGITS
 
@@ -26,12 +26,12 @@ def _fast_form(column: Column, _is_key: bool) -> FastForm:  # noqa: FBT001  a co
         condition='"S" not in a' if parses else "",
         code=lambda code: [f"{code.value} = jsonb(a)"],
         document=('((?!..S")' if parses else "(") + any_value() + ")",
-        writers=(_documents, _documents),
+        write=_documents,
     )
 
 
 def _documents(values: Values, missing: bytes, escaped: bool) -> Values:  # noqa: FBT001  a Writer
-    return as_they_stand(documents(values, escaped=escaped), missing, escaped)
+    return as_they_are(documents(values, escaped=escaped), missing, escaped)
 
 
 JSONB = Codec(

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from pipeline.core.model.attributes import AttributeValue, UnrepresentableError, canonical_number, number
 from pipeline.core.model.mapping import Column
 from pipeline.core.types.codec import Codec, Example, Params, Use
-from pipeline.core.types.fast.fast_form import FastForm, as_it_stands
-from pipeline.core.types.fast.value_patterns import EXPONENT_NUMBER, NUMBER
+from pipeline.core.types.fast.fast_form import FastForm, as_it_is
+from pipeline.core.types.fast.value_regex import EXPONENT_NUMBER, NUMBER
 from pipeline.core.types.widening import TypeChange
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def _integer(name: str, aliases: tuple[str, ...], plain: str, *examples: str) ->
         key_of=_N,
         takes_captures=True,
         convert=lambda _: convert,
-        fast_form=lambda _column, _is_key: as_it_stands("N", plain),
+        fast_form=lambda _column, _is_key: as_it_is("N", plain),
         default=_default,
         widened=widened,
         examples=(Example(tuple({"N": text} for text in examples)),),
@@ -95,13 +95,13 @@ def _numeric(use: Use) -> Callable[[str], str]:
 
 def _fast_numeric(column: Column, is_key: bool) -> FastForm | None:  # noqa: FBT001  a codec's
     if not column.type.params:
-        return as_it_stands("N", r"-?[1-9]\d{0,199}|0") if is_key else as_it_stands("N", NUMBER, EXPONENT_NUMBER)
+        return as_it_is("N", r"-?[1-9]\d{0,199}|0") if is_key else as_it_is("N", NUMBER, EXPONENT_NUMBER)
     precision, scale = _full(column.type.params)
     if precision == scale:
         return None
     digits = rf"[1-9]\d{{0,{precision - scale - 1}}}"
     fraction = rf"(?:\.\d{{1,{scale}}})?" if scale else ""
-    return as_it_stands("N", rf"-?{digits}|0" if is_key else rf"-?(?:0|{digits}){fraction}")
+    return as_it_is("N", rf"-?{digits}|0" if is_key else rf"-?(?:0|{digits}){fraction}")
 
 
 def _widened_numeric(params: Params, wanted: SqlType) -> TypeChange:
@@ -127,7 +127,7 @@ def _double_default(field: Field) -> AttributeValue | None:
 
 
 # The number of digits that always fit, and the first digits that one more may have; the converter compares the others.
-# Most numbers are short, and none is tried twice: this order and these repeats save a fifth of a narrow pattern.
+# Most numbers are short, and none is tried twice: this order and these repeats save a fifth of reading narrow lines.
 INTEGERS = (
     _integer("smallint", ("int2",), r"-?+[1-9]\d{0,3}+|-?[12]\d{4}|0", "32767", "32768", "1.5"),
     _integer("integer", ("int", "int4"), r"-?+[1-9]\d{0,8}+|-?1\d{9}|0", "-2147483648", "2147483648"),
@@ -157,7 +157,7 @@ DOUBLE_PRECISION = Codec(
     aliases=("float8",),
     tags=_N,
     convert=lambda _: number,
-    fast_form=lambda _column, _is_key: as_it_stands("N", NUMBER, EXPONENT_NUMBER),
+    fast_form=lambda _column, _is_key: as_it_is("N", NUMBER, EXPONENT_NUMBER),
     default=_double_default,
     examples=(Example(({"N": "0.1"}, {"N": DIGITS})),),
 )

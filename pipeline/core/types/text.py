@@ -10,9 +10,8 @@ from pipeline.core.model.attributes import UnrepresentableError
 from pipeline.core.model.attributes import text as checked_text
 from pipeline.core.model.mapping import Column, OnError
 from pipeline.core.types.codec import Codec, Example, Params, Use
-from pipeline.core.types.fast.column_texts import as_they_stand, without_quote
 from pipeline.core.types.fast.fast_form import ColumnCode, FastForm
-from pipeline.core.types.fast.value_patterns import repeated
+from pipeline.core.types.fast.value_regex import repeated
 from pipeline.core.types.key_length import LONGEST_ATTRIBUTE_BYTES, MOST_BYTES
 from pipeline.core.types.widening import TypeChange
 
@@ -54,26 +53,23 @@ def _fast_form(column: Column, _is_key: bool) -> FastForm:  # noqa: FBT001  a co
     most = column.type.params[0] if column.type.params else None
 
     def code(code: ColumnCode) -> list[str]:
-        value, spelt = code.value, code.spelling.text.format(code.value)
+        value = code.value
+        # Most texts are ASCII: the call that would return them is left out.
+        checked = f'{value} if {value}.isascii() and "\\0" not in {value} else text({value})'
         if most is not None:
-            spelt = f"{spelt} if len({value}) <= {most} else {code.general}"
-        return [f'{value} = a["S"]', *([f"{value} = {spelt}"] if spelt != value else [])]
+            checked = f"({checked}) if len({value}) <= {most} else {code.general}"
+        return [f'{value} = a["S"]', f"{value} = {checked}"]
 
-    def characters(least: int, longest_bytes: int | None) -> str:
+    def line(longest_bytes: int | None) -> str:
         if longest_bytes is not None:
-            return f'[^"]{repeated(least, min(longest_bytes, most or longest_bytes))}'
-        times = repeated(least, most)
+            return f'"([^"]{repeated(1, min(longest_bytes, most or longest_bytes))})"'
+        times = repeated(1, most)
         if most is None:
-            return f'[^"]{times}'
+            return f'"([^"]{times})"'
         # Characters are counted one by one only if there are too many bytes, which is the first and fast alternative.
-        return rf'(?:[^"]{times}(?=")|(?:[^"\x80-\xbf][\x80-\xbf]*+){times.rstrip("+")}(?="))'
+        return rf'"([^"]{times}(?=")|(?:[^"\x80-\xbf][\x80-\xbf]*+){times.rstrip("+")}(?="))"'
 
-    def line(empties: bool, longest_bytes: int | None) -> str:  # noqa: FBT001  a fast form's
-        return f'("{characters(0, longest_bytes)})"' if empties else f'"({characters(1, longest_bytes)})"'
-
-    return FastForm(
-        tag="S", code=code, line=line, writers=(as_they_stand, without_quote), field=f'"({characters(0, None)})"'
-    )
+    return FastForm(tag="S", code=code, line=line)
 
 
 TEXT = Codec(

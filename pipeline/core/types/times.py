@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.core.model.attributes import AttributeValue, UnrepresentableError, canonical_number
 from pipeline.core.types.codec import Codec, Example, Option
-from pipeline.core.types.fast.fast_form import as_it_stands
+from pipeline.core.types.fast.fast_form import as_it_is
 
 if TYPE_CHECKING:
     from pipeline.core.mapping_files.yaml_fields import Field
@@ -78,7 +78,7 @@ DATE = Codec(
     key_of=frozenset({"S"}),
     takes_captures=True,
     convert=lambda _: _date,
-    fast_form=lambda _column, _is_key: as_it_stands("S", _FAST_DATE),
+    fast_form=lambda _column, _is_key: as_it_is("S", _FAST_DATE),
     default=_default,
     examples=(Example(({"S": "2026-01-31"}, {"S": "2026-02-30"}, {"S": "20260131"})),),
 )
@@ -88,7 +88,7 @@ TIMESTAMPTZ = Codec(
     tags=frozenset({"S", "N"}),
     takes_captures=True,
     convert=lambda use: _timestamp if use.tag == "S" else _epoch(use.column.epoch or "seconds"),
-    fast_form=lambda column, _: as_it_stands("S", "", _FAST_TIMESTAMP) if column.epoch is None else None,
+    fast_form=lambda column, _: as_it_is("S", "", _FAST_TIMESTAMP) if column.epoch is None else None,
     default=_default,
     options=(
         Option(

@@ -6,7 +6,7 @@ import re
 
 from pipeline.core.model.attributes import UnrepresentableError
 from pipeline.core.types.codec import Codec, Example
-from pipeline.core.types.fast.fast_form import as_it_stands
+from pipeline.core.types.fast.fast_form import as_it_is
 
 _LOWER = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 _ANY = re.compile(_LOWER, re.IGNORECASE)
@@ -31,6 +31,6 @@ UUID = Codec(
     key_of=frozenset({"S"}),
     takes_captures=True,
     convert=lambda use: _convert_key if use.is_key else _convert,
-    fast_form=lambda _column, _is_key: as_it_stands("S", _LOWER),
+    fast_form=lambda _column, _is_key: as_it_is("S", _LOWER),
     examples=(Example(({"S": "0F8FAD5B-D9CB-469F-A165-70867728950E"}, {"S": "0f8fad5bd9cb469fa16570867728950e"})),),
 )

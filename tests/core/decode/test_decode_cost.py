@@ -15,7 +15,7 @@ from pipeline.core.exports.fast.block_decode import BlockDecoder
 from pipeline.core.model.mapping import TableMapping, Target
 from pipeline.core.streams.stream_records import StreamDecoder
 from tests.core.exports.test_block_decode import EMPLOYEES, line_of, written
-from tests.core.exports.test_line_pattern import EVERY_TYPE, ITEM
+from tests.core.exports.test_line_regex import EVERY_TYPE, ITEM
 
 
 def calls(work: Callable[[], object]) -> int:

@@ -10,14 +10,16 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from pipeline.core.decode.row_code import row_function
+from pipeline.core.decode.row_code import WrittenDecoder
 from pipeline.core.decode.row_decoder import RowDecoder
 from pipeline.core.errors import ConversionError
 from pipeline.core.exports.fast.block_decode import BlockDecoder
+from pipeline.core.exports.fast.line_reader import LineReader, Reading
 from pipeline.core.model.mapping import Column, OnError, Target
 from pipeline.core.types.copy_text import copy_text
 from pipeline.core.types.sql_types import parse_sql_type
 from tests.core.exports.test_block_decode import items, line_of, strange_items, targets
+from tests.core.types.test_step_aside import every_way
 
 Convert = Callable[[Mapping[str, Any]], tuple[Any, ...]]
 
@@ -26,7 +28,7 @@ def outcome(target: Target, item: Mapping[str, Any], *, written: bool) -> tuple[
     """The row, or what was raised; and what was settled."""
     settled: Counter[str] = Counter()
     decoder = RowDecoder(target, settled)
-    convert: Convert = row_function(decoder) if written else decoder.row
+    convert: Convert = WrittenDecoder(decoder).row if written else decoder.row
     try:
         return convert(item), settled
     except ConversionError as error:
@@ -67,12 +69,12 @@ def test_a_plain_value_never_takes_the_general_way(name: str, monkeypatch: pytes
         raise AssertionError
 
     monkeypatch.setattr(decoder, "row", never)
-    convert = row_function(decoder)
+    convert = WrittenDecoder(decoder).row
     assert convert({"key": {"S": "k"}, "c": value}) == ("k", text, "{}")
     assert convert({"key": {"S": "k"}, "x": {"S": "y"}}) == ("k", None, '{"x":"y"}')
 
 
-@pytest.mark.parametrize("text", ["text(c1)", "general1(a)", 'a["S"]', "{0}", "\\1"])
+@pytest.mark.parametrize("text", ["text(c1)", "general1(a)", 'a["S"]', "{0}", "\\1", "get('key')", "jsonb(a)"])
 def test_no_name_or_default_that_looks_like_code_is_taken_for_it(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     columns = (
         Column("key", "key", ("key",), parse_sql_type("text")),
@@ -82,19 +84,16 @@ def test_no_name_or_default_that_looks_like_code_is_taken_for_it(text: str, monk
     target = Target("public", text, ("key",), columns)
     item = {"key": {"S": "7"}, text: {"S": "hello"}}
     assert outcome(target, item, written=True)[0] == ("7", "hello", text)
+    rows = every_way(target, item, key="key")
+    assert rows == {way: ["7", "hello", text] for way in rows}
+    monkeypatch.setattr(LineReader, "read", lambda *_: Reading())
     block = line_of(item).encode() + b"\n"
     assert BlockDecoder(target).decode(block, file="f").text == copy_text([("7", "hello", text)])
-    monkeypatch.setattr(BlockDecoder, "_decode_by_pattern", nothing)
-    assert BlockDecoder(target).decode(block, file="f").text == copy_text([("7", "hello", text)])
-
-
-def nothing(*_: object) -> None:
-    """What a way finds that is not for these lines."""
 
 
 def test_the_code_is_shown_by_a_traceback() -> None:
     target = Target("public", "shown", ("key",), (Column("key", "key", ("key",), parse_sql_type("bigint")),))
-    row_function(RowDecoder(target))
-    BlockDecoder(target)
-    for file in ("<row of public.shown>", "<COPY rows of public.shown>", "<COPY rows with escapes of public.shown>"):
-        assert "a = get('key')" in [line.strip() for line in linecache.getlines(file)]
+    WrittenDecoder(RowDecoder(target))
+    lines = linecache.getlines("<row of public.shown>")
+    assert "        a = get('key')\n" in lines
+    assert len(lines) < 20, "small enough to read"

@@ -1,4 +1,4 @@
-"""The function written for a target against the general way: same rows, same failures, same refusals."""
+"""Blocks decoded the fast way against the general way: same rows, same failures, same refusals."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from base64 import b64encode
 from collections import Counter
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from pipeline.core.decode.row_decoder import RowDecoder
 from pipeline.core.errors import TerminalError
 from pipeline.core.exports.export_lines import decode_full
-from pipeline.core.exports.fast.block_decode import BlockDecoder
+from pipeline.core.exports.fast.block_decode import BlockDecoder, Ways
 from pipeline.core.model.attributes import parse_path
 from pipeline.core.model.mapping import Column, OnError, Target
 from pipeline.core.types.copy_text import copy_text
@@ -192,9 +193,7 @@ escapings = st.lists(st.booleans(), min_size=4, max_size=4)
 
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(target=targets(), some=st.lists(items, max_size=4), ascii_only=escapings)
-def test_the_generated_way_gives_what_the_general_way_gives(
-    target: Target, some: list[Any], ascii_only: list[bool]
-) -> None:
+def test_the_fast_way_gives_what_the_general_way_gives(target: Target, some: list[Any], ascii_only: list[bool]) -> None:
     lines = [
         json.dumps({"Item": item}, ensure_ascii=ensure, separators=(",", ":"))
         for item, ensure in zip(some, ascii_only, strict=False)
@@ -263,25 +262,41 @@ EMPLOYEES = Target(
     st.text(st.characters(exclude_characters='"\\', exclude_categories=["Cc", "Cs"]), max_size=20),
 )
 @example(0, "Zoë")
-def test_plain_lines_never_leave_the_generated_way(number: int, name: str) -> None:
+def test_most_lines_are_not_even_parsed(number: int, name: str) -> None:
     """Else it would be right and slow."""
     decoder = BlockDecoder(EMPLOYEES)
-    decoder.rows = None  # type: ignore[assignment]  # the general way
-    line = json.dumps({"Item": {"Id": {"N": str(number)}, "empName": {"S": name}}}, ensure_ascii=False)
+    line = line_of({"Id": {"N": str(number)}, "empName": {"S": name}}, ascii_only=False)
     assert decoder.decode(written([line]), file="f") == (f"{number}\t{name}\t{{}}\n".encode(), 1, [])
+    assert decoder.ways == Ways(unparsed=1)
 
 
-def test_lines_with_escapes_but_no_spelt_characters_stay_in_it_too() -> None:
+def test_the_lines_that_each_way_serves_are_counted() -> None:
     decoder = BlockDecoder(EMPLOYEES)
-    decoder.rows = None  # type: ignore[assignment]  # the general way
-    lines = ['{"Item":{"Id":{"N":"1"},"empName":{"S":"a\\tb\\\\"},"x":{"S":"\\""}}}', '{"Item":{"Id":{"N":"2"}}}']
+    lines = [
+        '{"Item":{"Id":{"N":"1"},"empName":{"S":"a\\tb\\\\"}}}',
+        '{"Item":{"Id":{"N":"2"}}}',
+        '{"Item": {"Id":{"N":"3"}}}',
+        '{"Item":{"Id":{"N":"4"},"x":{"S":"of one line alone"}}}',
+        '{"Item":{"Id":{"N":"5"},"empName":{"S":"a text that is too long"}}}',
+    ]
     text, rows, failures = decoder.decode(written(lines), file="f")
-    assert sorted(text.splitlines()) == [rb"1" + b"\t" + rb"a\tb\\" + b"\t" + rb'{"x":"\\""}', b"2\tNA\t{}"]
-    assert (rows, failures) == (2, [])
+    assert sorted(text.splitlines()) == [
+        rb"1" + b"\t" + rb"a\tb\\" + b"\t{}",
+        b"2\tNA\t{}",
+        b"3\tNA\t{}",
+        b'4\tNA\t{"x":"of one line alone"}',
+    ]
+    assert (rows, len(failures)) == (4, 1)
+    assert decoder.ways == Ways(unparsed=2, parsed=2, general=1)
 
 
-def test_the_source_can_be_read() -> None:
-    assert "get('empName')" in BlockDecoder(EMPLOYEES).source
+def test_a_target_that_fast_decoding_is_not_for_is_counted_as_the_general_way_s() -> None:
+    place = Column("n", "n", (), SqlType("integer"))
+    columns = (EMPLOYEES.columns[0], place)
+    child = Target("public", "c", ("Id", "n"), columns, parent="public.Employees", explode=("list",))
+    decoder = BlockDecoder(replace(EMPLOYEES, children=(child,)))
+    decoder.decode(written(['{"Item":{"Id":{"N":"1"}}}'] * 3), file="f")
+    assert decoder.ways == Ways(general=3)
 
 
 @pytest.mark.parametrize("name", ["'", '"', "\\", "}", "{0}", "a\nb"])

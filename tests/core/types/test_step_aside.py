@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from pipeline.core.decode.row_code import row_function
+from pipeline.core.decode.row_code import WrittenDecoder
 from pipeline.core.decode.row_decoder import RowDecoder
 from pipeline.core.exports.export_lines import decode_full, decode_incremental
 from pipeline.core.exports.fast.block_decode import BlockDecoder
-from pipeline.core.exports.fast.line_pattern import LinePattern
 from pipeline.core.exports.fast.line_reader import LineReader
-from pipeline.core.exports.fast.line_shape import shape_of
+from pipeline.core.exports.fast.line_regex import LineRegex
+from pipeline.core.exports.fast.line_template import template_of
 from pipeline.core.model.attributes import UnrepresentableError
 from pipeline.core.model.mapping import Column, TableMapping, Target
 from pipeline.core.ordering import Position
@@ -86,24 +86,24 @@ def target_of(column: Column, *others: Column, unmapped: str | None = None) -> T
     return Target("public", "t", ("pk",), (Column("pk", "pk", ("pk",), SqlType("text")), column, *others), unmapped)
 
 
-def every_way(target: Target, item: dict[str, Any]) -> dict[str, list[Any]]:
+def every_way(target: Target, item: dict[str, Any], key: str = "pk") -> dict[str, list[Any]]:
     """The row of an item as each way of decoding gives it, as PostgreSQL would read it."""
     decoder = RowDecoder(target)
     line = line_of(item, ascii_only=False)
     block = written([line] * 3)
-    window = json.dumps({"Keys": {"pk": item["pk"]}, "NewImage": item}).encode() + b"\n"
+    window = json.dumps({"Keys": {key: item[key]}, "NewImage": item}).encode() + b"\n"
     dynamodb = {
         "ApproximateCreationDateTime": 1_717_200_418,
-        "Keys": {"pk": item["pk"]},
+        "Keys": {key: item[key]},
         "NewImage": item,
         "SequenceNumber": str(10**21),
     }
-    stream = StreamDecoder(TableMapping("t", "t", {"pk": "S"}, (target,)))
+    stream = StreamDecoder(TableMapping("t", "t", {key: "S"}, (target,)))
     batch = stream.decode([{"eventName": "MODIFY", "dynamodb": dynamodb}], "2024-06-01T00:00:00.000")  # type: ignore[typeddict-item]
     (change,), _ = decode_incremental(window, decoder, Position(datetime(2026, 1, 1, tzinfo=UTC)), file="f")
     rows = {
         "one item": decoder.row(item),
-        "row code": row_function(decoder)(item),
+        "row code": WrittenDecoder(decoder).row(item),
         "line by line": decode_full(block, decoder, file="f")[0][0],
         "catch-up": change.row or (),
         "stream": batch.changes[target][0].row or (),
@@ -144,20 +144,19 @@ def test_a_target_with_what_is_not_known_is_written_out_nowhere() -> None:
         AuditedTarget("public", "t", ("pk",), target_of(column).columns, audited=True),
     ):
         decoder = RowDecoder(target)
-        assert row_function(decoder) == decoder.row
-        assert BlockDecoder(target).source == ""
-        assert LineReader(target).read(written([line_of(item)])) is None
-        assert shape_of(line_of(item).encode(), target) is None
+        assert WrittenDecoder(decoder).source == ""
+        assert LineReader(target).read(written([line_of(item)])).rows == 0
+        assert template_of(line_of(item).encode(), target) is None
         with pytest.raises(ValueError, match="more to be done"):
-            LinePattern(target, {}, empties=False)
+            LineRegex(target, {})
 
 
 @pytest.mark.usefixtures("tomorrow")
 def test_an_option_that_is_not_set_costs_nothing() -> None:
     target = target_of(MarkedColumn("c", "c", ("c",), SqlType("text")))
     decoder = RowDecoder(target)
-    assert row_function(decoder) != decoder.row
-    assert shape_of(line_of({"pk": {"S": "k"}, "c": {"S": "x"}}).encode(), target) is not None
+    assert WrittenDecoder(decoder).source
+    assert template_of(line_of({"pk": {"S": "k"}, "c": {"S": "x"}}).encode(), target) is not None
 
 
 @pytest.mark.usefixtures("tomorrow")

@@ -1,8 +1,8 @@
 """A column's values, as captured from many lines, written as COPY fields: all of a column in one go.
 
-Values come in the plain spelling (`pipeline.core.types.fast.plain_spelling`), b"" for an item without the attribute,
-and fields go out in it: what its two marks stand for is put in when the rows are whole, except where they are part of
-JSON or of an array, which `escaped` says may be.
+Values come as marked text (`pipeline.core.types.fast.marked_text`), b"" for an item without the attribute, and fields
+leave as marked text: what the marks stand for is put in when the rows are whole, except in JSON and in arrays, where a
+backslash and a quote are part of something else; `escaped` says that there may be some.
 
 Invariant: a field is what the column's converter and `copy_text.field` write, or another spelling of the same value.
 """
@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, cast
 
 from pipeline.core.model.attributes import find
 from pipeline.core.types.copy_text import field
-from pipeline.core.types.fast import plain_json
-from pipeline.core.types.fast.plain_spelling import as_json, as_quoted_copy_text
+from pipeline.core.types.fast import untagged_json
+from pipeline.core.types.fast.marked_text import as_json, as_quoted_copy_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,26 +29,21 @@ Writer = Callable[[Values, bytes, bool], Values]
 """Writes values, with the field of an item without the attribute, and whether there are escapes."""
 
 
-def as_they_stand(values: Values, missing: bytes, _: bool) -> Values:  # noqa: FBT001  a Writer
+def as_they_are(values: Values, missing: bytes, _: bool) -> Values:  # noqa: FBT001  a Writer
     """Write texts that are their fields."""
     return [value or missing for value in values] if b"" in values else values
 
 
-def without_quote(values: Values, missing: bytes, _: bool) -> Values:  # noqa: FBT001  a Writer
-    """Write texts that have the quote before them, which tells an empty one from none."""
-    return [value[1:] if value else missing for value in values]
-
-
 def documents(values: Values, *, escaped: bool) -> list[bytes]:
     """Write attribute values as JSON in COPY text."""
-    written = plain_json.write(values)
+    written = untagged_json.write(values)
     return (as_quoted_copy_text(written) if escaped else written).split(b"\n")
 
 
-def shaped(written: list[bytes], first: Values, whole: Values, missing: bytes, *, escaped: bool) -> Values:
-    """Write documents as JSON in COPY text: `written` by their shape, or `whole`, which goes before.
+def filled(written: list[bytes], first: Values, whole: Values, missing: bytes, *, escaped: bool) -> Values:
+    """Write documents as JSON in COPY text: `written` by their template, or `whole`, which goes before.
 
-    Where an item has neither, `first`, the shape's first values, is b"".
+    Where an item has neither, `first`, the template's first values, is b"".
     """
     if escaped:
         written = as_quoted_copy_text(b"\n".join(written)).split(b"\n")
@@ -70,11 +65,8 @@ def members(columns: Sequence[Values], names: Sequence[tuple[bytes, int]], count
     )
 
 
-def converted(values: Values, column: Column, convert: Converter, *, escaped: bool) -> list[bytes]:
+def converted(values: Values, column: Column, convert: Converter) -> list[bytes]:
     """Convert what the column's path reaches in each attribute, the general way. Raises ConversionError."""
     name = cast("str", column.path[0])
-    fields: list[bytes] = []
-    for value in values:
-        item = {name: json.loads(as_json(value) if escaped else value)} if value else {}
-        fields.append(field(convert(find(item, column.path))).encode())
-    return fields
+    items = [{name: json.loads(as_json(value))} if value else {} for value in values]
+    return [field(convert(find(item, column.path))).encode() for item in items]

@@ -16,9 +16,9 @@ from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 from pipeline.core.model.mapping import Column, Target
-from pipeline.core.types.fast.column_texts import Writer, as_they_stand
+from pipeline.core.types.fast.column_texts import Writer, as_they_are
 
-# The fields of Column and Target that every fast form, `row_code`, `line_pattern` and `line_shape` honour. One that is
+# The fields of Column and Target that every fast form, `row_code`, `line_regex` and `line_template` honour. One that is
 # added to those classes is added here once they do: until then what sets it goes the general way.
 _COLUMN = frozenset(
     {"name", "attribute", "path", "type", "default", "on_error", "epoch", "json", "description", "capture"}
@@ -30,28 +30,13 @@ _TARGET = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Spelling:
-    """How generated code spells values: as they are, or as fields of COPY text."""
-
-    value: Callable[[str | None], str | None]
-    """Spells what a converter returns, and a default."""
-    hexadecimal: str
-    """What stands before a binary's digits."""
-    text: str
-    """The code that spells the text in the variable {0}."""
-    names: dict[str, Callable[[Any], str]]
-    """What the code may call: `text_array` for a set of texts, `jsonb` for an attribute value, and what `text` has."""
-
-
-@dataclass(frozen=True, slots=True)
 class ColumnCode:
     """Where the code for a column is written: `value` is its variable, `general` converts the attribute value `a`."""
 
     value: str
     general: str
-    spelling: Spelling
     names: dict[str, Any]
-    """The code's globals."""
+    """The code's globals: `text`, `text_array` and `jsonb`, which write such values, and more that is bound."""
 
     def bind(self, name: str, value: object) -> str:
         """Make something known to the code under a name of this column's own, and return that."""
@@ -62,7 +47,7 @@ class ColumnCode:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FastForm:
-    """A fast form. What it has nothing for is left to the converter: code, lines or fields."""
+    """A fast form. What it has nothing for is left to the converter: code or lines."""
 
     tag: str = ""
     """The attribute type it is of; "" for any."""
@@ -70,17 +55,14 @@ class FastForm:
     """What else the code asks of the attribute value `a`, if anything."""
     code: Callable[[ColumnCode], list[str]] | None = None
     """Writes the statements that set a column's variable. They raise for what is for the general way."""
-    line: Callable[[bool, int | None], str] | None = None
-    """Returns the pattern of what stands in a line after the tag, with the longest bytes that a key may have.
+    line: Callable[[int | None], str] | None = None
+    """Returns the regular expression for what stands in a line after the tag, given the longest bytes of a key.
 
-    Its one group is of the bare value, which is never empty: so that is none. If the first argument is true, it is of
-    text with the quote before it, and an empty text is taken too; to tell that from none costs every text."""
-    writers: tuple[Writer, Writer] = (as_they_stand, as_they_stand)
-    """Write the values that the pattern captured: bare, and with the quote before them."""
-    field: str = ""
-    """The pattern of what stands after the tag, where its one group is the column's field as it stands."""
+    Its one group is the value, which is never empty: where it is, there is no attribute."""
     document: str = ""
-    """The pattern of whole attribute values, with their tags, for a column that takes NULL like any other."""
+    """The expression for whole attribute values, with their tags, of a column that takes NULL like any other."""
+    write: Writer = as_they_are
+    """Writes what was captured."""
 
     def statements(self, code: ColumnCode) -> list[str]:
         """Return the code for an attribute value in the form, after `if`s of its own; none where there is none."""
@@ -89,16 +71,12 @@ class FastForm:
         conditions = ["len(a) == 1", f"{self.tag!r} in a" if self.tag else "", self.condition]
         return [f"elif {' and '.join(filter(None, conditions))}:", *(f"    {line}" for line in self.code(code))]
 
-    def in_line(self, null: str, longest_bytes: int | None, *, empties: bool) -> str:
-        """Return the pattern of an attribute value; `null` is a second group's, where NULL is told from none."""
+    def in_line(self, null: str = "", longest_bytes: int | None = None) -> str:
+        """Return the expression for an attribute value; `null` is a second group's, where NULL is told from none."""
         if self.document or self.line is None:
             return self.document
-        pattern = f'{self.tag}":{self.line(empties, longest_bytes)}'
-        return rf'\{{"(?:{pattern}{null})\}}' if null else rf'\{{"{pattern}\}}'
-
-    def as_field(self) -> str:
-        """Return the pattern of an attribute value whose one group is the column's field; "" where there is none."""
-        return rf'\{{"{self.tag}":{self.field}\}}' if self.field else ""
+        value = f'{self.tag}":{self.line(longest_bytes)}'
+        return rf'\{{"(?:{value}{null})\}}' if null else rf'\{{"{value}\}}'
 
 
 def fast_forms(target: Target) -> list[FastForm | None] | None:
@@ -118,16 +96,15 @@ def _asks_for_more(value: Column | Target, known: frozenset[str]) -> bool:
     return False
 
 
-def as_it_stands(tag: str, exact: str, alike: str = "") -> FastForm:
+def as_it_is(tag: str, exact: str, alike: str = "") -> FastForm:
     """Return the form of values that are their texts.
 
-    `exact` is the pattern of texts that the converter returns unchanged, "" if that is not known of any; `alike` of
-    those that PostgreSQL reads as it reads what the converter returns, where it is another.
+    `exact` is the expression for texts that the converter returns unchanged, "" if that is not known of any; `alike`
+    for those that PostgreSQL reads as it reads what the converter returns, where it is another.
     """
 
     def code(code: ColumnCode) -> list[str]:
         match = code.bind("match", re.compile(exact, re.ASCII).fullmatch)
         return [f"{code.value} = a[{tag!r}]", f"if not {match}({code.value}):", f"    {code.value} = {code.general}"]
 
-    pattern = f'"({alike or exact})"'
-    return FastForm(tag=tag, code=code if exact else None, line=lambda _empties, _longest: pattern, field=pattern)
+    return FastForm(tag=tag, code=code if exact else None, line=lambda _: f'"({alike or exact})"')

@@ -1,9 +1,10 @@
-"""Lines that have every attribute of the columns, in one order, and nothing else: the fastest way there is.
+"""Templates of lines: every attribute of the columns in one order, and nothing else. The fastest way there is.
 
-Most lines of a table of a few plain attributes are so. Their values are the row's fields as they stand, so that there
-is nothing to do for each value.
+Most lines of a table of a few simple attributes are so. Their values are the row's fields as they are, so that there is
+nothing to do for each value.
 
-Invariant: a line that the shape matches is one that `line_pattern` would match, to the same row.
+Invariant: a line that fills the template is one that `line_regex` would read, to the same row. Lines are marked text
+(`pipeline.core.types.fast.marked_text`) without an escape.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any, cast
 
 from pipeline.core.exports.lines import count_lines
+from pipeline.core.types.fast.column_texts import as_they_are
 from pipeline.core.types.fast.fast_form import fast_forms
+from pipeline.core.types.fast.marked_text import EMPTY
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
     from pipeline.core.model.mapping import Target
 
 
-class LineShape:
+class LineTemplate:
     """Lines with some attributes in their order. Raises ValueError where a row is not just their values."""
 
     def __init__(self, target: Target, names: Sequence[str]) -> None:
@@ -32,7 +35,7 @@ class LineShape:
         ):
             raise ValueError("other attributes than those of the columns")
         forms = dict(zip([path[0] for path in paths], fast_forms(target) or (), strict=False))
-        values = [form.as_field() if (form := forms.get(name)) else "" for name in names]
+        values = [form.in_line() if (form := forms.get(name)) and form.write is as_they_are else "" for name in names]
         if target.match or not all(values) or len(values) == 1:
             raise ValueError("values that have to be converted")
         body = ",".join(f'"{re.escape(name)}":{value}' for name, value in zip(names, values, strict=True))
@@ -43,23 +46,23 @@ class LineShape:
         self._select = None if order == sorted(order) else itemgetter(*order)
         self._end = b"\t{}\n" if target.unmapped else b"\n"
 
-    def read(self, piece: bytes) -> tuple[bytes, int, bytes]:
-        """Return the rows of the lines of this shape as COPY text, how many, and the other lines."""
-        found: list[Any] = self._find(piece)
+    def read(self, text: bytes) -> tuple[bytes, int, bytes]:
+        """Return the rows of the lines that fill the template as COPY text, how many, and the other lines."""
+        found: list[Any] = self._find(text)
         if not found:
-            return b"", 0, piece
-        lines = count_lines(piece)
+            return b"", 0, text
+        lines = count_lines(text)
         # A match that spans lines would be a malformed text: the general way refuses it by name.
-        rest = b"" if len(found) == lines else self._cut(b"", piece)
+        rest = b"" if len(found) == lines else self._cut(b"", text)
         if len(found) + count_lines(rest) != lines:
-            return b"", 0, piece
+            return b"", 0, text
         rows = map(b"\t".join, map(self._select, found) if self._select else found)
-        return self._end.join(rows) + self._end, len(found), rest
+        return (self._end.join(rows) + self._end).replace(EMPTY, b""), len(found), rest
 
 
-def shape_of(line: bytes, target: Target) -> LineShape | None:
-    """Return the shape of a line; None where it has none."""
+def template_of(line: bytes, target: Target) -> LineTemplate | None:
+    """Return the template that a line fills; None where it fills none."""
     try:
-        return LineShape(target, list(json.loads(line)["Item"]))
+        return LineTemplate(target, list(json.loads(line.replace(EMPTY, b""))["Item"]))
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
         return None

@@ -1,7 +1,7 @@
 r"""From attribute values as they stand in an export to the JSON that `attributes.to_json` writes, without parsing them.
 
 Every value of a column at once: type tags are cut out of one long text, a kind of tag at a time. The values are of the
-form of `value_patterns.any_value`, their texts without quotes; so what opens a tagged value can be nothing else. Only
+form of `value_regex.any_value`, in marked text, without quotes; so what opens a tagged value can be nothing else. Only
 what closes it, `"}`, `]}` or `}}`, could also be part of a text. Then it is there more often than what opens, as it is
 where a number is none that JSON has; and the values are written one by one, such a one by parsing it.
 
@@ -16,9 +16,8 @@ import re
 from typing import TYPE_CHECKING
 
 from pipeline.core.model.attributes import sort_numbers, to_json
-from pipeline.core.types.fast.plain_spelling import as_json
-from pipeline.core.types.fast.plain_spelling import plain as respelt
-from pipeline.core.types.fast.value_patterns import EXPONENT_NUMBER
+from pipeline.core.types.fast.marked_text import as_json, marked
+from pipeline.core.types.fast.value_regex import EXPONENT_NUMBER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,7 +33,7 @@ _EXACT_AS_FLOAT = 15
 
 
 def write(values: Sequence[bytes]) -> bytes:
-    """Return each value's JSON, still in the plain spelling, one a line; of an attribute that is missing, nothing."""
+    """Return each value's JSON, as marked text, one a line; of an attribute that is missing, nothing."""
     text = b"\n".join(values)
     written = _write(text)
     return written if written is not None else b"\n".join([value and _write_alone(value) for value in values])
@@ -64,9 +63,9 @@ def _write(text: bytes) -> bytes | None:
 def _close(text: bytes, texts: int, lists: int, maps: int) -> bytes | None:
     """Cut out what closes the tags of so many values; None when a text has what looks like it."""
     # Where no text has a bracket: of several in a row, two close a map and its tag, and one before them another tag.
-    marked, pairs = _replaced(text, b"}}", _MAP_END)
-    closed = marked.translate(_MAP_ENDS, b"}")
-    if pairs == maps and len(marked) - len(closed) == texts + lists:
+    shorter, pairs = _replaced(text, b"}}", _MAP_END)
+    closed = shorter.translate(_MAP_ENDS, b"}")
+    if pairs == maps and len(shorter) - len(closed) == texts + lists:
         return closed
     for count, tagged, value in ((texts, b'"}', b'"'), (lists, b"]}", b"]"), (maps, b"}}", b"}")):
         text, replaced = _replaced(text, tagged, value)
@@ -97,7 +96,7 @@ def _sort_sets(text: bytes) -> tuple[bytes, int]:
 
 
 def text_order(texts: bytes) -> Callable[[bytes], str] | None:
-    """Return the key by which elements in the plain spelling sort as the texts do that they stand for."""
+    """Return the key by which elements in marked text sort as the texts do that they stand for."""
     return _real if b"\\" in texts or b"\x01" in texts or b"\x02" in texts else None
 
 
@@ -114,4 +113,4 @@ def sorted_numbers(elements: list[bytes]) -> list[bytes]:
 
 def _write_alone(value: bytes) -> bytes:
     written = _write(value)
-    return written if written is not None else respelt(to_json(json.loads(as_json(value))).encode())
+    return written if written is not None else marked(to_json(json.loads(as_json(value))).encode())

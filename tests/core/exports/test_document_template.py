@@ -1,4 +1,4 @@
-"""Documents read by a shape they share, against the way that any document is written; how it is learnt and dropped."""
+"""Documents read by a template that they fill, against the way that any document is written; how it is learnt."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.core.exports.fast.document_shape import MOST_VALUES, common_shape
+from pipeline.core.exports.fast.document_template import MOST_VALUES, common_template
 from pipeline.core.exports.fast.line_reader import LineReader
 from pipeline.core.model.attributes import number
-from pipeline.core.types.fast import plain_json
-from pipeline.core.types.fast.plain_spelling import as_json
+from pipeline.core.types.fast import untagged_json
+from pipeline.core.types.fast.marked_text import as_json
 from tests.core.exports.test_block_decode import line_of, outcome, written
-from tests.core.exports.test_line_pattern import EVERY_TYPE, binaries, names, numbers, plain_texts
+from tests.core.exports.test_line_regex import EVERY_TYPE, binaries, names, numbers, plain_texts
 
 values = st.one_of(
     plain_texts.map(lambda value: {"S": value}),
@@ -35,12 +35,12 @@ documents: st.SearchStrategy[dict[str, Any]] = st.recursive(
 )
 
 
-def spelt(document: object) -> bytes:
+def text_of(document: object) -> bytes:
     return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def other_values(draw: st.DrawFn, document: dict[str, Any]) -> dict[str, Any]:
-    """The same shape with other values."""
+    """The same document with other values."""
     ((tag, value),) = document.items()
     if tag == "L":
         return {tag: [other_values(draw, element) for element in value]}
@@ -51,17 +51,17 @@ def other_values(draw: st.DrawFn, document: dict[str, Any]) -> dict[str, Any]:
 
 @settings(deadline=None)
 @given(documents, st.data())
-def test_documents_of_one_shape_are_written_as_any_are(document: dict[str, Any], data: st.DataObject) -> None:
-    shape = common_shape([spelt(document)])
-    if shape is None:
+def test_documents_of_one_template_are_written_as_any_are(document: dict[str, Any], data: st.DataObject) -> None:
+    template = common_template([text_of(document)])
+    if template is None:
         return
-    others = [spelt(data.draw(st.composite(other_values)(document=document))) for _ in range(2)]  # type: ignore[call-arg]
-    matches = [re.fullmatch(shape.pattern.encode(), text) for text in (spelt(document), *others)]
-    found = [(text, match.groups()) for text, match in zip((spelt(document), *others), matches, strict=True) if match]
+    others = [text_of(data.draw(st.composite(other_values)(document=document))) for _ in range(2)]  # type: ignore[call-arg]
+    matches = [re.fullmatch(template.regex.encode(), text) for text in (text_of(document), *others)]
+    found = [(text, match.groups()) for text, match in zip((text_of(document), *others), matches, strict=True) if match]
     if not found:
         return
-    written = shape.write(list(zip(*(groups for _, groups in found), strict=True)))
-    assert plainly(written) == plainly(plain_json.write([text for text, _ in found]).split(b"\n"))
+    written = template.write(list(zip(*(groups for _, groups in found), strict=True)))
+    assert plainly(written) == plainly(untagged_json.write([text for text, _ in found]).split(b"\n"))
 
 
 def plainly(documents: list[bytes]) -> list[str]:
@@ -77,12 +77,12 @@ def in_digits(text: str) -> dict[str, str]:
 
 def test_an_exponent_stays_or_is_written_out_and_is_the_same_number() -> None:
     """A text that looks like what closes a tag has its document parsed, which writes the number out."""
-    document = spelt({"M": {"a": {"S": "}"}, "n": {"N": "1E+5"}}})
-    shape = common_shape([document])
-    assert shape is not None
-    match = re.fullmatch(shape.pattern.encode(), document)
+    document = text_of({"M": {"a": {"S": "}"}, "n": {"N": "1E+5"}}})
+    template = common_template([document])
+    assert template is not None
+    match = re.fullmatch(template.regex.encode(), document)
     assert match is not None
-    written, any_way = shape.write([[value] for value in match.groups()]), [plain_json.write([document])]
+    written, any_way = template.write([[value] for value in match.groups()]), [untagged_json.write([document])]
     assert (written, any_way) == ([b'{"a":"}","n":1E+5}'], [b'{"a":"}","n":100000}'])
     assert plainly(written) == plainly(any_way) != plainly([b'{"a":"}","n":10000}'])
 
@@ -90,14 +90,14 @@ def test_an_exponent_stays_or_is_written_out_and_is_the_same_number() -> None:
 MAP: dict[str, Any] = {"M": {"a": {"S": "x"}, "l": {"L": [{"N": "1"}, {"BOOL": True}, {"NULL": True}]}, "e": {"M": {}}}}
 
 
-def test_a_shape_captures_values_and_writes_what_stands_between() -> None:
-    shape = common_shape([spelt(MAP)])
-    assert shape is not None
-    assert shape.texts == (b'{"a":', b',"l":[', b",", b',null],"e":{}}')
-    match = re.fullmatch(shape.pattern.encode(), spelt(MAP))
+def test_a_template_captures_values_and_writes_the_texts_between() -> None:
+    template = common_template([text_of(MAP)])
+    assert template is not None
+    assert template.texts == (b'{"a":', b',"l":[', b",", b',null],"e":{}}')
+    match = re.fullmatch(template.regex.encode(), text_of(MAP))
     assert match is not None
     assert match.groups() == (b'"x"', b"1", b"true")
-    assert shape.write([[b'"x"', b'"y"'], [b"1", b"2"], [b"true", b"false"]]) == [
+    assert template.write([[b'"x"', b'"y"'], [b"1", b"2"], [b"true", b"false"]]) == [
         b'{"a":"x","l":[1,true,null],"e":{}}',
         b'{"a":"y","l":[2,false,null],"e":{}}',
     ]
@@ -109,21 +109,21 @@ def test_a_shape_captures_values_and_writes_what_stands_between() -> None:
      {"M": {'q"': {"S": "x"}}}, {"M": {"b\\": {"S": "x"}}}, {"M": {"a": {}}}, {"M": {"a": {"S": "x", "N": "1"}}},
      {"M": 5}, {"L": 5}, {"M": {"a": "x"}}, {"L": [{"S": "x"}] * (MOST_VALUES + 1)}],
 )  # fmt: skip
-def test_what_has_no_shape(document: object) -> None:
-    assert common_shape([spelt(document)]) is None
+def test_what_fills_no_template(document: object) -> None:
+    assert common_template([text_of(document)]) is None
 
 
-def test_the_shape_is_that_of_most_documents() -> None:
-    one, other = spelt(MAP), spelt({"M": {"b": {"S": "x"}}})
-    assert common_shape([]) is None
-    assert common_shape([b"", b""]) is None
-    assert common_shape([one, b"", other, one, one]) == common_shape([one])
-    assert common_shape([one, other]) is None
-    assert common_shape([spelt({"L": [{"S": "x"}] * n}) for n in range(1, 9)]) is None
+def test_the_template_is_that_of_most_documents() -> None:
+    one, other = text_of(MAP), text_of({"M": {"b": {"S": "x"}}})
+    assert common_template([]) is None
+    assert common_template([b"", b""]) is None
+    assert common_template([one, b"", other, one, one]) == common_template([one])
+    assert common_template([one, other]) is None
+    assert common_template([text_of({"L": [{"S": "x"}] * n}) for n in range(1, 9)]) is None
 
 
 def documents_in(lines: int, *, like: bool) -> bytes:
-    """Lines whose documents have one shape, or each another."""
+    """Lines whose documents fill one template, or each another."""
     items = [
         {"pk": {"S": f"k{n}"}, "map": {"M": {"a" if like else f"a{n}": {"S": f"x{n}"}, "n": {"N": str(n)}}}}
         for n in range(lines)
@@ -131,40 +131,35 @@ def documents_in(lines: int, *, like: bool) -> bytes:
     return written([line_of(item) for item in items])
 
 
-def test_a_shape_is_learnt_from_documents_that_have_it_and_dropped_when_they_no_longer_do() -> None:
+def test_a_template_is_learnt_and_other_documents_are_read_all_the_same() -> None:
     reader = LineReader(EVERY_TYPE)
     reader.read(documents_in(5, like=True))
-    assert reader.shaped == {"map"}
-    blocks = [documents_in(400, like=like) for like in (True, True, True, False, False, False, False, True)]
-    seen: list[frozenset[str]] = []
-    for block in blocks:
-        assert outcome(EVERY_TYPE, block, general=False, after=blocks[0]) == outcome(EVERY_TYPE, block, general=True)
+    assert reader.templates == {"map"}
+    first = documents_in(400, like=True)
+    for block in (first, documents_in(400, like=False), first + documents_in(400, like=False)):
+        assert outcome(EVERY_TYPE, block, general=False, after=first) == outcome(EVERY_TYPE, block, general=True)
         reading = reader.read(block)
-        assert reading is not None
-        assert (reading.rows, reading.others) == (400, [])
-        seen.append(reader.shaped)
-    assert seen[:3] == [{"map"}] * 3
-    assert seen[-2:] == [set()] * 2
+        assert (reading.rows, reading.others) == (block.count(b"\n"), [])
 
 
-def test_documents_of_no_shape_in_common_are_read_by_the_pattern_for_any() -> None:
+def test_documents_with_no_template_in_common_are_captured_whole() -> None:
     reader = LineReader(EVERY_TYPE)
     for _ in range(20):
         reader.read(documents_in(50, like=False))
-    assert reader.shaped == set()
+    assert reader.templates == set()
 
 
 @pytest.mark.parametrize("first", ['{"M":{"a":{"S":"x"},"n":{"N":"1"}}}', '{"L":[]}'])
 @pytest.mark.parametrize("second", ['{"M":{"a":{"S":"y"},"n":{"N":"2"}}}', '{"L":[{"S":"z"}]}'])
-def test_a_document_that_stands_twice_is_the_last_one_of_its_shape_or_not(first: str, second: str) -> None:
+def test_of_a_document_that_is_there_twice_the_last_one_counts(first: str, second: str) -> None:
     block = written([f'{{"Item":{{"pk":{{"S":"k"}},"map":{first},"map":{second}}}}}'])
     learnt = documents_in(5, like=True)
     assert outcome(EVERY_TYPE, block, general=False, after=learnt) == outcome(EVERY_TYPE, block, general=True)
 
 
-def test_a_shape_is_learnt_where_documents_are_rare() -> None:
+def test_a_template_is_learnt_where_documents_are_rare() -> None:
     """The first pieces have none at all."""
     reader = LineReader(EVERY_TYPE)
     reader.read(written([line_of({"pk": {"S": "k"}})]))
     reader.read(documents_in(2, like=True))
-    assert reader.shaped == {"map"}
+    assert reader.templates == {"map"}

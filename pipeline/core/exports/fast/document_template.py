@@ -1,12 +1,12 @@
-r"""Documents of one shape: the same members in the same order, lists of the same length, values of the same types.
+r"""Templates of documents: text with places for values, which lists and maps fill that are alike but for their values.
 
-Most tables have lists and maps of which nearly all are so. Their values are then captured with the line, and stand
-between texts that are the same for all: no tag has to be cut out, which is what takes the time otherwise
-(`pipeline.core.types.fast.plain_json`). A shape is taken from documents met before; documents of another are for the
-general pattern.
+In most tables nearly all lists and maps of an attribute are so: the same members in the same order, lists of the same
+length, values of the same types. Their values are then captured with the line, and put between texts that are the same
+for all: no tag has to be cut out, which is what takes the time otherwise (`pipeline.core.types.fast.untagged_json`). A
+template is taken from documents met before; other documents are captured whole.
 
-Invariant: what a shape's pattern matches, `value_patterns.any_value` would match, to the JSON that `plain_json.write`
-writes. All is in the plain spelling (`pipeline.core.types.fast.plain_spelling`).
+Invariant: what a template's expression matches, `value_regex.any_value` would match, to the JSON that
+`untagged_json.write` writes. All is marked text (`pipeline.core.types.fast.marked_text`).
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from dataclasses import dataclass
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
-from pipeline.core.types.fast.value_patterns import DEPTH, EXPONENT_NUMBER, TEXT
+from pipeline.core.types.fast.value_regex import DEPTH, EXPONENT_NUMBER, TEXT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from pipeline.core.types.fast.column_texts import Values
 
-# Each value is a group of the line's pattern, which costs every line; and a document of more is seldom like another.
+# Each value is a group of the line's expression, which costs every line; and a document of more is seldom like another.
 MOST_VALUES = 40
-# Of so many documents, that part must have a shape for it to be the one.
+# Of so many documents, that part must fill a template for it to be the one.
 _SAMPLE = 20
 _COMMON = 0.6
-# By tag, the pattern of an attribute value with its one group, which is never empty: so that is none.
+# By tag, the expression for an attribute value with its one group, which is never empty: where it is, there is none.
 _VALUES = {
     "S": rf'\{{"S":("{TEXT}")\}}',
     "B": rf'\{{"B":("{TEXT}")\}}',
@@ -40,10 +40,10 @@ _VALUES = {
 
 
 @dataclass(frozen=True, slots=True)
-class DocumentShape:
-    """A shape: its pattern with a group a value, and the texts before, between and after the values."""
+class DocumentTemplate:
+    """A template: its expression with a group a value, and the texts before, between and after the values."""
 
-    pattern: str
+    regex: str
     texts: tuple[bytes, ...]
 
     @property
@@ -58,12 +58,12 @@ class DocumentShape:
         return list(map(b"".join, zip(*parts, strict=False)))
 
 
-def common_shape(documents: Iterable[bytes]) -> DocumentShape | None:
-    """Return the shape that most of some documents have; None where they have none in common."""
-    shapes = [_shape(document) for document in _first(documents)]
-    for shape, count in Counter(shapes).most_common(1):
-        if shape is not None and count >= len(shapes) * _COMMON:
-            return shape
+def common_template(documents: Iterable[bytes]) -> DocumentTemplate | None:
+    """Return the template that most of some documents fill; None where they have none in common."""
+    templates = [_template(document) for document in _first(documents)]
+    for template, count in Counter(templates).most_common(1):
+        if template is not None and count >= len(templates) * _COMMON:
+            return template
     return None
 
 
@@ -72,22 +72,22 @@ def _first(documents: Iterable[bytes]) -> Iterator[bytes]:
         yield document
 
 
-def _shape(document: bytes) -> DocumentShape | None:
-    """Return a document's shape; None for a set or a single value, or what has an escape, or is too much."""
+def _template(document: bytes) -> DocumentTemplate | None:
+    """Return a document's template; None for a set or a single value, or what has an escape, or is too much."""
     parts: list[str | None] = []
     try:
         attribute = json.loads(document)
-        pattern = "".join(_parts(attribute, parts, DEPTH)) if attribute.keys() & {"L", "M"} else ""
+        regex = "".join(_parts(attribute, parts, DEPTH)) if attribute.keys() & {"L", "M"} else ""
         texts = "".join("\n" if part is None else part for part in parts).encode().split(b"\n")
     except (AttributeError, TypeError, ValueError):
         return None
-    return DocumentShape(pattern, tuple(texts)) if 1 < len(texts) <= MOST_VALUES + 1 else None
+    return DocumentTemplate(regex, tuple(texts)) if 1 < len(texts) <= MOST_VALUES + 1 else None
 
 
 def _parts(attribute: dict[str, Any], written: list[str | None], depth: int) -> Iterator[str]:
-    """Yield an attribute value's pattern in parts; note its JSON in `written`, with None for each value.
+    """Yield an attribute value's expression in parts; note its JSON in `written`, with None for each value.
 
-    Raises ValueError for what has no place in a shape.
+    Raises ValueError for what has no place in a template.
     """
     ((tag, value),) = attribute.items()
     if tag in _VALUES:

@@ -13,7 +13,7 @@ from pipeline.core.model.mapping import Column, OnError, TableMapping, Target
 from pipeline.core.model.mapping_digest import digests
 from pipeline.core.types.sql_types import parse_sql_type
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def mapping_in(path: str) -> TableMapping:

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from pipeline.core.exports.fast import line_reader
 from pipeline.core.exports.fast.block_decode import BlockDecoder
-from pipeline.core.exports.fast.line_pattern import LinePattern
-from pipeline.core.exports.fast.line_reader import MOST_NAMES, PIECE_BYTES, LineReader
-from pipeline.core.exports.fast.line_shape import shape_of
+from pipeline.core.exports.fast.line_reader import MOST_NAMES, PIECE_BYTES, LineReader, Reading
+from pipeline.core.exports.fast.line_regex import LineRegex
+from pipeline.core.exports.fast.line_template import template_of
 from pipeline.core.model.attributes import parse_path
 from pipeline.core.model.mapping import Column, OnError, Target
 from pipeline.core.types.sql_types import parse_sql_type
@@ -113,7 +113,7 @@ def typed_lines(draw: st.DrawFn) -> tuple[Target, list[str]]:
 
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=150)
 @given(typed_lines())
-def test_lines_read_by_pattern_give_what_the_general_way_gives(made: tuple[Target, list[str]]) -> None:
+def test_lines_read_unparsed_give_what_the_general_way_gives(made: tuple[Target, list[str]]) -> None:
     target, lines = made
     block = written(lines)
     assert outcome(target, block, general=False) == outcome(target, block, general=True)
@@ -122,7 +122,7 @@ def test_lines_read_by_pattern_give_what_the_general_way_gives(made: tuple[Targe
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=150)
 @given(typed_lines())
 def test_what_was_learnt_from_other_lines_changes_no_row(made: tuple[Target, list[str]]) -> None:
-    """The first line's documents have the shape that was learnt, the others mostly have not."""
+    """The first line's documents fill the template that was learnt, the others mostly do not."""
     target, lines = made
     block = written([*lines, *lines[::-1]])
     assert outcome(target, block, general=False, after=written(lines[:1])) == outcome(target, block, general=True)
@@ -197,21 +197,21 @@ ITEM: dict[str, Any] = {
 }
 
 
-def only_by_pattern(target: Target) -> BlockDecoder:
+def without_parsing(target: Target) -> BlockDecoder:
     decoder = BlockDecoder(target)
-    decoder._plain = decoder._escaped = decoder.rows = None  # type: ignore[assignment]  # all other ways
+    decoder._written = decoder.rows = None  # type: ignore[assignment]  # all other ways
     return decoder
 
 
 @settings(deadline=None)
 @given(st.permutations(list(ITEM)), st.sets(st.sampled_from([name for name in ITEM if name != "pk"])), st.booleans())
 @example(list(ITEM), set(), True)
-def test_items_of_every_type_never_leave_the_pattern(order: list[str], absent: set[str], ascii_only: bool) -> None:
+def test_items_of_every_type_are_never_parsed(order: list[str], absent: set[str], ascii_only: bool) -> None:
     """In any order, with any of them missing, escaped or not: else it would be right and slow."""
     item = {name: ITEM[name] for name in order if name not in absent}
     item["esc"] = {"S": 'a "quote", a \\, a /, a line\nand a\ttab'}
     block = written([line_of(item, ascii_only=ascii_only)] * 3)
-    text, rows, failures = only_by_pattern(EVERY_TYPE).decode(block, file="f")
+    text, rows, failures = without_parsing(EVERY_TYPE).decode(block, file="f")
     assert (rows, failures) == (3, [])
     general = outcome(EVERY_TYPE, block, general=True)[0]
     assert [read_row(EVERY_TYPE, line) for line in text.splitlines()] == general
@@ -224,7 +224,7 @@ def test_texts_with_brackets_in_nested_values_are_told_from_brackets(text: str) 
         "map": {"M": {text: {"L": [{"S": text}, {"SS": [text, "a"]}]}, "x": {"M": {}}}},
     }
     block = written([line_of(item), line_of({"pk": {"S": "l"}}), line_of({"pk": {"S": "m"}, "map": {"M": {}}})])
-    decoded = only_by_pattern(EVERY_TYPE).decode(block, file="f")
+    decoded = without_parsing(EVERY_TYPE).decode(block, file="f")
     assert decoded.rows == 3
     assert outcome(EVERY_TYPE, block, general=False) == outcome(EVERY_TYPE, block, general=True)
 
@@ -256,7 +256,7 @@ def test_nested_values_that_are_not_of_the_form_are_refused_alike(value: str) ->
     assert outcome(EVERY_TYPE, block, general=False) == outcome(EVERY_TYPE, block, general=True)
 
 
-def test_what_is_nested_too_deep_for_the_pattern_is_converted_all_the_same() -> None:
+def test_what_is_nested_too_deep_is_converted_all_the_same() -> None:
     value: dict[str, Any] = {"S": "deep"}
     for _ in range(31):
         value = {"L": [value]}
@@ -268,68 +268,76 @@ def test_empty_texts_are_none_that_is_missing_however_they_come(monkeypatch: pyt
     monkeypatch.setattr(line_reader, "PIECE_BYTES", 1)  # a piece a line
     kinds: dict[str, dict[str, Any]] = {
         "full": ITEM,
-        "empty": {**ITEM, "name": {"S": ""}},
-        "no bytes": {**ITEM, "bytes": {"B": ""}},
+        "empty": {**ITEM, "name": {"S": ""}, "map": {"M": {"a": {"S": ""}}}, "x": {"S": ""}, "tags": {"SS": ["", "a"]}},
         "missing": {"pk": {"S": "k"}},
     }
-    order = [*["full"] * 2, *["empty", "no bytes", "missing"] * 3, *["empty"] * 4, *["missing", "full"] * 2, "no bytes"]
-    block = written([line_of({**kinds[kind], "pk": {"S": str(n)}}) for n, kind in enumerate(order)])
+    order = [*["full"] * 2, *["empty", "missing"] * 3, *["empty"] * 4, *["missing", "full"] * 2]
+    lines = [line_of({**kinds[kind], "pk": {"S": str(n)}}, ascii_only=False) for n, kind in enumerate(order)]
+    block = written(lines)
     reading = LineReader(EVERY_TYPE).read(block)
-    assert reading is not None
-    assert (reading.rows, reading.others) == (len(order), [])
+    # The names of attributes that no column takes are learnt from two lines.
+    assert (reading.rows, reading.others) == (len(order) - 1, block.splitlines()[:1])
     assert outcome(EVERY_TYPE, block, general=False) == outcome(EVERY_TYPE, block, general=True)
 
 
 def test_a_refused_value_hands_back_its_line_alone() -> None:
     lines = [line_of({**ITEM, "pk": {"S": str(n)}, "bytes": {"B": "A=" if n == 5 else "AAAA"}}) for n in range(9)]
     reading = LineReader(EVERY_TYPE).read(written(lines))
-    assert reading is not None
     assert (reading.rows, reading.others) == (8, [lines[5].encode()])
 
 
-def test_a_table_that_the_pattern_is_no_use_for_is_given_up() -> None:
+def test_a_table_that_gives_no_lines_to_read_is_given_up() -> None:
     reader = LineReader(EVERY_TYPE)
     useless = written([line_of({"pk": {"N": "1"}})])
     for _ in range(3):
-        assert reader.read(useless) is None
-    assert reader.read(written([line_of(ITEM)])) is None
+        assert reader.read(useless).rows == 0
+    assert reader.read(written([line_of(ITEM)])) == Reading()
 
 
 def test_only_so_many_names_are_learnt() -> None:
     reader = LineReader(EVERY_TYPE)
-    lines = [line_of({"pk": {"S": "k"}, f"name {n}": {"S": "x"}}) for n in range(MOST_NAMES + 10)]
+    lines = [line_of({"pk": {"S": "k"}, f"name {n // 2}": {"S": "x"}}) for n in range(2 * MOST_NAMES + 20)]
     read = 0
-    for _ in range(3):
+    for _ in range(5):
         reading = reader.read(written(lines))
-        assert reading is not None
         read = reading.rows
         assert read + len(reading.others) == len(lines)
-    assert read == MOST_NAMES
+    assert read == 2 * MOST_NAMES
 
 
-def test_parts_of_keys_and_elements_have_no_pattern() -> None:
+def test_a_name_that_one_line_has_alone_is_not_learnt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each would be made an alternative of, and the expression made again."""
+    reader = LineReader(EVERY_TYPE)
+    reader.read(written([line_of({"pk": {"S": "k"}})]))
+    monkeypatch.setattr(LineRegex, "__init__", None)
+    lines = [line_of({"pk": {"S": "k"}, **({f"name {n}": {"S": "x"}} if n % 5 == 0 else {})}) for n in range(100)]
+    reading = reader.read(written(lines))
+    assert (reading.rows, len(reading.others)) == (80, 20)
+
+
+def test_parts_of_keys_and_elements_have_no_expression() -> None:
     child = Target("public", "c", ("pk", "n"), (), parent="public.t", explode=("list",))
     with pytest.raises(ValueError, match="parts of keys"):
-        LinePattern(Target("public", "t", ("pk",), (column("pk", "text"),), children=(child,)), {}, empties=True)
+        LineRegex(Target("public", "t", ("pk",), (column("pk", "text"),), children=(child,)), {})
 
 
-PLAIN = Target(
+SIMPLE = Target(
     "public",
     "t",
     ("Id",),
     (column("Name", "varchar(5)"), column("Id", "bigint"), column("On", "boolean", default="f")),
     "rest",
 )
-PLAIN_LINE = '{"Item":{"Id":{"N":"%d"},"Name":{"S":"Zoë"},"On":{"BOOL":true}}}'
+SIMPLE_LINE = '{"Item":{"Id":{"N":"%d"},"Name":{"S":"Zoë"},"On":{"BOOL":true}}}'
 
 
-def test_a_shape_reads_its_lines_and_hands_back_the_others() -> None:
-    shape = shape_of((PLAIN_LINE % 1).encode(), PLAIN)
-    assert shape is not None
+def test_a_template_reads_the_lines_that_fill_it_and_hands_back_the_others() -> None:
+    template = template_of((SIMPLE_LINE % 1).encode(), SIMPLE)
+    assert template is not None
     other = '{"Item":{"Id":{"N":"3"},"Name":{"S":"longer than 5"},"On":{"BOOL":true}}}'
-    found = shape.read(written([PLAIN_LINE % 1, other, PLAIN_LINE % 2]))
+    found = template.read(written([SIMPLE_LINE % 1, other, SIMPLE_LINE % 2]))
     assert found == ("Zoë\t1\tt\t{}\nZoë\t2\tt\t{}\n".encode(), 2, written([other]))
-    assert shape.read(written([other])) == (b"", 0, written([other]))
+    assert template.read(written([other])) == (b"", 0, written([other]))
 
 
 @pytest.mark.parametrize(
@@ -338,30 +346,37 @@ def test_a_shape_reads_its_lines_and_hands_back_the_others() -> None:
      '{"Item":{"Id":{"N":"1"},"Name":{"S":"a"},"On":{"BOOL":true},"x":{"S":""}}}',
      '{"Item":[]}', "5", "{", '{"Item":5}'],
 )  # fmt: skip
-def test_what_has_no_shape(line: str) -> None:
-    assert shape_of(line.encode(), PLAIN) is None
+def test_what_fills_no_template(line: str) -> None:
+    assert template_of(line.encode(), SIMPLE) is None
 
 
-def test_lines_of_one_shape_are_read_by_it_whatever_stands_between(monkeypatch: pytest.MonkeyPatch) -> None:
-    decoder = only_by_pattern(PLAIN)
-    monkeypatch.setattr(LinePattern, "match", property(lambda _: None), raising=False)
-    lines = [PLAIN_LINE % number for number in range(2 * PIECE_BYTES // len(PLAIN_LINE))]
-    block = written(lines)
-    text, rows, failures = decoder.decode(block, file="f")
-    assert (text.count(b"\n"), rows, failures) == (len(lines), len(lines), [])
+def test_lines_that_fill_a_template_are_read_by_it_empty_texts_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = without_parsing(SIMPLE)
+    decoder._reader._marks_empties = True  # as where many lines have one
+    monkeypatch.setattr(LineReader, "_read_lines", nothing)
+    lines = [(SIMPLE_LINE % number).replace("Zoë", "" if number % 3 == 0 else "Zoë") for number in range(5000)]
+    text, rows, failures = decoder.decode(written(lines), file="f")
+    assert len(lines[0]) * len(lines) > 2 * PIECE_BYTES
+    assert text.decode().splitlines() == [f"{'Zoë' if n % 3 else ''}\t{n}\tt\t{{}}" for n in range(5000)]
+    assert (rows, failures) == (len(lines), [])
+
+
+def nothing(_: LineReader, piece: bytes, *_others: object, escaped: bool) -> list[bytes]:
+    assert (piece, escaped) == (b"", False)
+    return []
 
 
 def test_a_line_end_within_a_text_is_no_match_of_two_lines() -> None:
-    torn = (PLAIN_LINE % 1).replace("Zoë", "Z\noë")
-    for lines in ([torn], [torn, PLAIN_LINE % 2], [PLAIN_LINE % 2, torn, PLAIN_LINE % 3]):
+    torn = (SIMPLE_LINE % 1).replace("Zoë", "Z\noë")
+    for lines in ([torn], [torn, SIMPLE_LINE % 2], [SIMPLE_LINE % 2, torn, SIMPLE_LINE % 3]):
         block = written(lines)
-        assert outcome(PLAIN, block, general=False) == outcome(PLAIN, block, general=True)
+        assert outcome(SIMPLE, block, general=False) == outcome(SIMPLE, block, general=True)
 
 
-def test_a_pattern_is_soon_made() -> None:
-    """A hundred names, all of them nested, are alternatives in one pattern of bounded size."""
+def test_an_expression_is_soon_made() -> None:
+    """A hundred names, all of them nested, are alternatives in one expression of bounded size."""
     target = Target("public", "t", ("pk",), (column("pk", "text"),), "rest")
-    pattern = LinePattern(target, {f"attribute {n}": True for n in range(MOST_NAMES)}, empties=True)
+    regex = LineRegex(target, {f"attribute {n}": True for n in range(MOST_NAMES)})
     item = {"pk": {"S": "k"}, "attribute 99": {"M": {"x": {"S": "y"}}}}
-    found = pattern.find_all(written([line_of(item)]))
-    assert json.loads(pattern.write(found, escaped=False).split(b"\t")[1]) == {"attribute 99": {"x": "y"}}
+    found = regex.find_all(written([line_of(item)]))
+    assert json.loads(regex.write(found, escaped=False).split(b"\t")[1]) == {"attribute 99": {"x": "y"}}

@@ -1,7 +1,7 @@
-r"""Attribute values as they stand in a line of an export, as patterns: what fast decoding looks for.
+r"""Attribute values as they stand in a line of an export, as regular expressions: what fast decoding looks for.
 
-Texts are in their plain spelling (`pipeline.core.types.fast.plain_spelling`): no quote, so that a value cannot reach
-past its end.
+They are for marked text (`pipeline.core.types.fast.marked_text`), in which no text has a quote: so a value cannot
+reach past its end.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ EXPONENT_NUMBER = rf'{NUMBER}(?:(?=")|[eE][+-]?+\d{{1,3}}+)'
 NULL = r'\{"NULL":true\}'
 # Repeats that do not backtrack are faster by half; before 3.11.5 Python got those of groups wrong (its issue 106052).
 REPEAT = "*+" if sys.version_info >= (3, 11, 5) else "*"
-# Maps and lists within each other that are still read by pattern.
+# Maps and lists within each other that are still read unparsed.
 DEPTH = 8
 
 
 def any_value(depth: int = DEPTH) -> str:
-    """Return the pattern, without groups, of an attribute value of any type, `depth` lists or maps deep.
+    """Return the expression, without groups, for an attribute value of any type, `depth` lists or maps deep.
 
-    Lists and maps share one repeat, as the pattern would else double with every level. That a name stands in a list, or
+    Lists and maps share one repeat, as the expression would else double with every level. That a name is in a list, or
     brackets close crosswise, is therefore not seen here: such a value is no JSON afterwards either, which PostgreSQL
     refuses, and the general way then names the line. Numbers are judged where they are written: it is cheaper there.
     """
@@ -32,7 +32,7 @@ def any_value(depth: int = DEPTH) -> str:
 
 
 def _tagged_value(depth: int) -> str:
-    """Return the pattern of a value from its tag on."""
+    """Return the expression for a value from its tag on."""
     texts, numbers = elements(TEXT), elements(EXPONENT_NUMBER)
     kinds = rf'S":"{TEXT}"|N":"{TEXT}"|BOOL":(?:true|false)|NULL":true|B":"{TEXT}"|[SB]S":\[{texts}\]|NS":\[{numbers}\]'
     if depth:
@@ -43,10 +43,10 @@ def _tagged_value(depth: int) -> str:
 
 
 def elements(element: str) -> str:
-    """Return the pattern of a set's elements, from that of what stands between the quotes of one."""
+    """Return the expression for a set's elements, from that for what stands between the quotes of one."""
     return rf'"{element}"(?:,"{element}"){REPEAT}'
 
 
 def repeated(least: int, most: int | None = None) -> str:
-    """Return how often something may stand, as a pattern that does not go back."""
+    """Return how often something may stand, without going back."""
     return f"{{{least:d},{most or ''}}}+"

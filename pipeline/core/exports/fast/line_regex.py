@@ -1,12 +1,12 @@
-r"""One pattern for the lines of a full export, made for a target: attributes in any order, read without parsing.
+r"""One regular expression for the lines of a full export, made for a target: attributes in any order, read unparsed.
 
 A line is matched whole. Each attribute that the target knows has its own alternative, whose group captures the value
-where it is of the column's fast form (`pipeline.core.types`). Attributes that no column takes have one as
-well, by the names met so far, where the target keeps them.
+where it is of the column's fast form (`pipeline.core.types`). Attributes that no column takes have one as well, by the
+names met so far, where the target keeps them. A line of another form is matched too, by the last group alone.
 
-Invariant: a line that the pattern matches, and that `write` does not refuse, is one that the general way would
-convert, to the same row. An attribute that stands twice is no match: JSON takes the last. Lines, patterns and rows are
-in the plain spelling (`pipeline.core.types.fast.plain_spelling`).
+Invariant: a line that is read, and that `write` does not refuse, is one that the general way would convert, to the same
+row. One in which an attribute stands twice is not read: JSON takes the last. Lines and rows are marked text
+(`pipeline.core.types.fast.marked_text`).
 """
 
 from __future__ import annotations
@@ -21,40 +21,38 @@ from pipeline.core.types.conversion import converter
 from pipeline.core.types.copy_text import field
 from pipeline.core.types.fast import column_texts
 from pipeline.core.types.fast.fast_form import fast_forms
-from pipeline.core.types.fast.plain_spelling import UNREADABLE, as_copy_text, plain
-from pipeline.core.types.fast.value_patterns import NULL, REPEAT, TEXT, any_value
+from pipeline.core.types.fast.marked_text import EMPTY, UNREADABLE, as_copy_text, marked
+from pipeline.core.types.fast.value_regex import NULL, REPEAT, TEXT, any_value
 from pipeline.core.types.key_length import key_share, limits_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pipeline.core.exports.fast.document_shape import DocumentShape
+    from pipeline.core.exports.fast.document_template import DocumentTemplate
     from pipeline.core.model.mapping import Column, Target
     from pipeline.core.types.conversion import Converter
     from pipeline.core.types.fast.column_texts import Values, Writer
     from pipeline.core.types.fast.fast_form import FastForm
 
-# Documents after which a shape is judged.
-_JUDGED = 1000
-_NO_SHAPES: Mapping[str, DocumentShape | None] = {}
+_NO_TEMPLATES: Mapping[str, DocumentTemplate | None] = {}
 
 
-def spelt_name(name: str) -> str | None:
-    """Return an attribute's name in the plain spelling; None where it has none."""
-    spelt = plain(json.dumps(name)[1:-1].encode())
-    return None if UNREADABLE in spelt else spelt.decode()
+def marked_name(name: str) -> str | None:
+    """Return an attribute's name as marked text; None where marks cannot stand for it."""
+    text = marked(json.dumps(name)[1:-1].encode())
+    return None if UNREADABLE in text else text.decode()
 
 
-def _spelt(name: str) -> str:
-    spelt = spelt_name(name)
-    if spelt is None:
+def _marked(name: str) -> str:
+    text = marked_name(name)
+    if text is None:
         raise ValueError("an attribute with a name that only the general way can read")
-    return spelt
+    return text
 
 
 def _once(name: str, *groups: int) -> str:
-    """Return the pattern of an attribute's name, unless its value was met before, in one of the groups."""
-    return f'{re.escape(_spelt(name))}":' + "".join(f"(?({group + 1})(?!)|)" for group in groups)
+    """Return the expression for an attribute's name, unless its value was met before, in one of the groups."""
+    return f'{re.escape(_marked(name))}":' + "".join(f"(?({group + 1})(?!)|)" for group in groups)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,60 +84,45 @@ class _Converted:
     convert: Converter
 
     def fields(self, columns: Sequence[Values], *, escaped: bool) -> Values:
-        return column_texts.converted(columns[self.group], self.column, self.convert, escaped=escaped)
+        del escaped  # as they are parsed, they are JSON again
+        return column_texts.converted(columns[self.group], self.column, self.convert)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Document:
-    """A column whose documents mostly have one shape, in groups of its own; another is captured whole."""
+    """A column whose documents mostly fill one template, in groups of its own; another is captured whole."""
 
-    shape: DocumentShape
+    template: DocumentTemplate
     first: int
-    """The group of the shape's first value."""
+    """The group of the template's first value."""
     group: int
     missing: bytes
-    shaped: int = 0
-    others: int = 0
-
-    def is_useless(self) -> bool:
-        """Whether most of the last many documents were others."""
-        if self.shaped + self.others < _JUDGED:
-            return False
-        useless = self.others > self.shaped
-        self.shaped = self.others = 0
-        return useless
 
     def fields(self, columns: Sequence[Values], *, escaped: bool) -> Values:
-        values, whole = columns[self.first : self.first + self.shape.values], columns[self.group]
-        self.shaped += len(values[0]) - values[0].count(b"")
-        self.others += len(whole) - whole.count(b"")
-        # Of a document that its shape did not match after all, the first values may stand in their groups all the same.
-        return column_texts.shaped(self.shape.write(values), values[0], whole, self.missing, escaped=escaped)
+        values, whole = columns[self.first : self.first + self.template.values], columns[self.group]
+        # Of a document that does not fill the template after all, the first values may be in their groups all the same.
+        return column_texts.filled(self.template.write(values), values[0], whole, self.missing, escaped=escaped)
 
 
-class LinePattern:
-    """The pattern, and what makes rows of its matches. Raises ValueError for a target that it is not for."""
+class LineRegex:
+    """The expression, and what makes rows of its matches. Raises ValueError for a target that it is not for."""
 
     def __init__(
         self,
         target: Target,
         rest: Mapping[str, bool],
-        *,
-        empties: bool,
-        shapes: Mapping[str, DocumentShape | None] = _NO_SHAPES,
+        templates: Mapping[str, DocumentTemplate | None] = _NO_TEMPLATES,
     ) -> None:
         """`rest` names attributes that no column takes, and tells which of them may be lists or maps.
 
-        Lines in which a column's text is empty match only with `empties`; to tell that from none costs every text.
-        `shapes` has those that the documents of some columns mostly have, by the columns' names.
+        `templates` has those that the documents of some columns mostly fill, by the columns' names.
         """
         forms = fast_forms(target)
         if target.match or forms is None:
             raise ValueError("parts of keys and elements are no values of their own, or there is more to be done")
-        if any(mark in (column.default or "") for column in target.columns for mark in "\x01\x02\x03"):
-            raise ValueError("a default that would be taken for the plain spelling's marks")
-        self._empties = empties
-        self.shapes = {name: shape for name, shape in shapes.items() if shape}
+        if any(character < " " for column in target.columns for character in column.default or ""):
+            raise ValueError("a default that could be taken for a mark")
+        self.templates = {name: template for name, template in templates.items() if template}
         self._alternatives: list[str] = []
         self._nullable: list[str] = []
         self._groups: int = 0
@@ -150,7 +133,7 @@ class LinePattern:
             for name, deep in rest.items():
                 self._rest.append(self._named(name, self._add(name, f"({any_value() if deep else any_value(0)})")))
         else:
-            known = "|".join(re.escape(_spelt(name)) for name in dict.fromkeys(str(c.path[0]) for c in target.columns))
+            known = "|".join(re.escape(_marked(name)) for name in dict.fromkeys(str(c.path[0]) for c in target.columns))
             self._alternatives.append(rf'(?!(?:{known})"){TEXT}":{any_value()}')
         if self._nullable:
             self._alternatives.append(f"(?:{'|'.join(self._nullable)}){NULL}")
@@ -160,12 +143,8 @@ class LinePattern:
         ]
         present = "".join(f"(?({group + 1})|(?!))" for group in required)
         attribute = rf'(?:,|(?<=:)\{{)"(?:{"|".join(self._alternatives)})'
-        lines = rf'^\{{"Item":(?=\{{)(?:{attribute}){REPEAT}{present}\}}\}}$'
-        pattern = re.compile(lines.encode(), re.MULTILINE)
-        if pattern.groups == 1:  # with one group `findall` would give texts, and with two tuples
-            pattern = re.compile(f"{lines}()".encode(), re.MULTILINE)
-        self.find_all = pattern.findall
-        self.match = pattern.fullmatch
+        line = rf'\{{"Item":(?=\{{)(?:{attribute}){REPEAT}{present}\}}\}}'
+        self.find_all = re.compile(rf"^(?:{line}|([^\n])[^\n]*)$".encode(), re.MULTILINE).findall
 
     def write(self, found: Sequence[tuple[bytes, ...]], *, escaped: bool) -> bytes:
         """Return the rows of what was found in lines (there are some), `escaped` if there is an escape in any.
@@ -177,7 +156,7 @@ class LinePattern:
         if self._rest is not None:
             fields.append(column_texts.members(columns, self._rest, len(found), escaped=escaped))
         text = b"\n".join(map(b"\t".join, zip(*fields, strict=True)))
-        return (as_copy_text(text) if escaped else text) + b"\n"
+        return (as_copy_text(text) if escaped else text.replace(EMPTY, b"")) + b"\n"
 
     def documents(self, found: Sequence[tuple[bytes, ...]]) -> dict[str, list[bytes]]:
         """Return the documents of what was found in lines that were captured whole, by their columns' names."""
@@ -186,14 +165,6 @@ class LinePattern:
             for source, column in zip(self._fields, self._columns, strict=True)
             if isinstance(source, _Captured) and source.is_document
         }
-
-    def useless_shapes(self) -> list[str]:
-        """Return the columns whose documents mostly had another shape than theirs, of the last many written."""
-        return [
-            column.name
-            for source, column in zip(self._fields, self._columns, strict=True)
-            if isinstance(source, _Document) and source.is_useless()
-        ]
 
     def _add_columns(
         self, target: Target, forms: Mapping[str, FastForm | None]
@@ -209,10 +180,10 @@ class LinePattern:
             form = forms[first.name] if len(columns) == 1 and len(first.path) == 1 else None
             null = '|NULL":(true)' if first.default is not None and not is_key else ""
             longest = share if is_key else None
-            value = form.in_line(null, longest, empties=self._empties) if form else ""
-            shape = self.shapes.get(first.name)
-            if form and value and shape:
-                sources[first.name] = self._document(name, first, shape, value)
+            value = form.in_line(null, longest) if form else ""
+            template = self.templates.get(first.name)
+            if form and value and template:
+                sources[first.name] = self._document(name, first, template, value)
                 continue
             if form and value:
                 group = self._add(name, value)
@@ -233,13 +204,13 @@ class LinePattern:
     def _captured(self, column: Column, form: FastForm, group: int) -> _Captured:
         null_group = group + 1 if self._groups == group + 2 else None
         missing = field(column.default).encode()
-        return _Captured(group, bool(form.document), null_group, missing, form.writers[self._empties])
+        return _Captured(group, bool(form.document), null_group, missing, form.write)
 
-    def _document(self, name: str, column: Column, shape: DocumentShape, value: str) -> _Document:
-        first, group = self._groups, self._groups + shape.values
-        self._alternatives.append(_once(name, first, group) + f"(?:{shape.pattern}|{value})")
+    def _document(self, name: str, column: Column, template: DocumentTemplate, value: str) -> _Document:
+        first, group = self._groups, self._groups + template.values
+        self._alternatives.append(_once(name, first, group) + f"(?:{template.regex}|{value})")
         self._groups = group + 1
-        return _Document(shape, first, group, field(column.default).encode())
+        return _Document(template, first, group, field(column.default).encode())
 
     def _add(self, name: str, value: str) -> int:
         """Add the alternative of an attribute; returns the number of its first group, from 0."""
@@ -249,4 +220,4 @@ class LinePattern:
         return group
 
     def _named(self, name: str, group: int) -> tuple[bytes, int]:
-        return f'"{_spelt(name)}":'.encode(), group
+        return f'"{_marked(name)}":'.encode(), group
