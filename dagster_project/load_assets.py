@@ -106,6 +106,7 @@ def load_assets(mapping: TableMapping) -> dg.AssetsDefinition:
                 if isinstance(done, Snapshot):
                     yield _export_result(keys, done)
                 else:
+                    context.log.info("%s: %s", done.table, done.ways)
                     yield dg.MaterializeResult(
                         asset_key=keys.aurora_table, metadata=_load_metadata(done), check_results=judged
                     )
@@ -184,6 +185,9 @@ def _load_metadata(report: LoadReport) -> dict[str, dg.MetadataValue]:
         "files_resumed": dg.MetadataValue.int(report.files_resumed),
         "size_bytes": dg.MetadataValue.int(report.size_bytes),
         "seconds": dg.MetadataValue.float(round(report.seconds, 3)),
+        "lines_not_parsed": dg.MetadataValue.int(report.ways.unparsed),
+        "lines_parsed": dg.MetadataValue.int(report.ways.parsed),
+        "lines_the_general_way": dg.MetadataValue.int(report.ways.general),
         "rows_per_second": dg.MetadataValue.float(round(rows / report.seconds, 1) if report.seconds else 0.0),
         "snapshot_time": dg.MetadataValue.timestamp(report.snapshot_time),
         "as_of": dg.MetadataValue.timestamp(report.as_of),

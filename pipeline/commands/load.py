@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 
 from pipeline.commands import snapshots
 from pipeline.commands.session import Outcome
+from pipeline.core.exports.ways import NO_LINES
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -98,6 +99,8 @@ def _lines(report: LoadReport) -> list[str]:
         f"  {report.applied} rows applied, {report.stale} stale because Aurora already had something newer",
         f"  snapshot of {report.snapshot_time:%Y-%m-%d %H:%M:%S} UTC, counts as of {report.as_of:%H:%M:%S}",
     ]
+    if report.ways != NO_LINES:
+        lines.append(f"  {report.ways}")
     if report.merged_because:
         lines.append(f"  merged instead of built aside and swapped in: {'; '.join(report.merged_because)}")
     if report.ignored:

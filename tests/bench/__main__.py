@@ -18,7 +18,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from tests.bench import apply_race, cold_start, load_race, profiles, promote, results
+from tests.bench import apply_race, cold_start, load_race, profiles, promote, results, routes
 from tests.bench.contestant import ROOT
 from tests.bench.report import RUNS_SHOWN, newest_runs, write_report
 from tests.bench.server import SETTINGS, BenchServer, running
@@ -26,7 +26,7 @@ from tests.bench.server import SETTINGS, BenchServer, running
 BUILD = ROOT / "build"
 DATA = BUILD / "bench"
 Part = Callable[[], dict[str, Any]]
-_NOT_QUICK = ("apply-narrow", "profile")
+_NOT_QUICK = ("apply-narrow", "profile", "routes")
 
 
 def main(arguments: list[str]) -> int:
@@ -53,7 +53,9 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small samples, one round: for daily use")
     parser.add_argument("--rounds", type=int, help="rounds of every contestant (3; quick 1)")
-    parser.add_argument("--only", help="one part: load-narrow, load-wide, apply, apply-narrow, cold-start, promote")
+    parser.add_argument(
+        "--only", help="one part: load-narrow, load-wide, apply, apply-narrow, cold-start, promote, routes"
+    )
     parser.add_argument("--profile", choices=profiles.PATHS, help="where the time of one path goes, and nothing else")
     parser.add_argument("--report", action="store_true", help="write docs/benchmarks.md from the runs there are")
     options = parser.parse_args(arguments)
@@ -68,6 +70,7 @@ def _parts(server: BenchServer, options: argparse.Namespace) -> dict[str, Part]:
         **apply_race.races(server, DATA, quick=quick, rounds=rounds, say=_say),
         "cold-start": lambda: cold_start.measure(server, runs=2 if quick else 7, say=_say),
         "promote": lambda: _promote(server, 50_000 if quick else 1_000_000),
+        "routes": lambda: routes.measure(server, DATA, quick=quick, say=_say),
         "profile": lambda: profiles.measure(server, DATA, quick=quick, say=_say),
     }
     if quick and options.only is None:  # to end within two minutes

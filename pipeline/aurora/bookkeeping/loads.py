@@ -16,6 +16,7 @@ from pipeline.aurora.errors import translating
 from pipeline.aurora.sessions import advisory_locks
 from pipeline.aurora.sessions.clock import refuse_future
 from pipeline.core.errors import TerminalError, UnusableSnapshotError
+from pipeline.core.exports.ways import NO_LINES, Ways
 from pipeline.core.exports.windows import Span
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class ExportRecord:
 class FileCounts:
     """What happened to a file's items. A key that the file holds twice counts as stale the second time.
 
-    `ignored` are items that match no target, if the mapping says to ignore those.
+    `ignored` are items that match no target, if the mapping says to ignore those. `ways` are not stored.
     """
 
     items: int = 0
@@ -90,6 +91,7 @@ class FileCounts:
     rejected: int = 0
     size_bytes: int = 0
     ignored: int = 0
+    ways: Ways = NO_LINES
 
 
 def lock_table(connection: Connection, table_name: str) -> None:

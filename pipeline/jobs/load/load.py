@@ -29,6 +29,7 @@ from pipeline.aurora.rows.build_aside import Build
 from pipeline.aurora.schema.standard_form import beyond_standard
 from pipeline.aurora.sessions.advisory_locks import giving_locks_back
 from pipeline.core.errors import ConfigurationError, DataError, ReplicationError, TerminalError
+from pipeline.core.exports.ways import NO_LINES, Ways
 from pipeline.core.model.mapping_digest import digests
 from pipeline.core.ordering import Position, snapshot_position
 from pipeline.dynamodb.exports.manifest import read_manifest
@@ -83,6 +84,8 @@ class LoadReport:
     """Why a first load of this size was merged, which takes several times as long: what a swap would have lost."""
     led_elsewhere: bool = False
     """Another run led this load; this one shared its files, or waited for its end (`pipeline.jobs.load.load_once`)."""
+    ways: Ways = NO_LINES
+    """How the lines that this run loaded were decoded."""
 
     @property
     def rows(self) -> int:
@@ -157,6 +160,7 @@ def load(
         strategy=run.strategy,
         ignored=counts.ignored,
         merged_because=barred if run.strategy == "merge" else (),
+        ways=run.ways,
     )
 
 
@@ -205,6 +209,7 @@ class _Run:
     on_progress: Callable[[LoadProgress], None] | None
     on_lead: Callable[[Lead], None] | None
     files_resumed: int = 0
+    ways: Ways = NO_LINES
 
     @property
     def strategy(self) -> str:
@@ -249,6 +254,7 @@ class _Run:
             self.on_lead(work.lead)
         watch = MarksWatch(self.connection, self.record.id)
         load_files(work, waiting, progress, workers=self.workers, processes=self.processes, watch=watch)
+        self.ways = progress.ways
         files_and_counts = self._totals()
         for build in builds:
             if not build.swapped:

@@ -8,7 +8,7 @@ nor for a load that has ended or goes on another way (`pipeline.aurora.bookkeepi
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -18,11 +18,12 @@ from pipeline.aurora.bookkeeping import loads, rejects, settled
 from pipeline.aurora.bookkeeping.load_lead import take_part
 from pipeline.aurora.errors import translating
 from pipeline.aurora.rows.staging import Staging
-from pipeline.core.decode.routing import Router
+from pipeline.core.decode.routing import NO_TARGET, Router
 from pipeline.core.errors import DataError
 from pipeline.core.exports.export_lines import decode_full
 from pipeline.core.exports.export_routing import route_block
 from pipeline.core.exports.fast.block_decode import BlockDecoder
+from pipeline.core.exports.ways import Ways
 from pipeline.core.model.mapping import STORAGE_SCHEMA
 from pipeline.jobs.export_file import Destination, FileReading, count_nothing, read_file
 
@@ -84,7 +85,7 @@ class FileLoader:
             return self._load(connection, file, count_nothing, isolate=True)
 
     def _load(self, connection: Connection, file: ExportFile, on_lines: OnLines, *, isolate: bool) -> FileCounts | None:
-        work = self._work
+        work, before = self._work, self._ways()
         route, store = partial(route_block, router=self._router), work.services.store(work.location)
         reading = FileReading(store, work.bucket, file, route, on_lines, self._router.rejects_unmatched)
         for counts_of_target in self._settled.values():
@@ -100,7 +101,12 @@ class FileLoader:
             )
             settled.add(connection, work.mapping.name, self._settled)
             loads.mark_file(connection, work.lead.export_id, file.key, reading.counts())
-        return reading.counts()
+        unmatched = sum(view_name == NO_TARGET for view_name, _, _ in reading.refused)
+        ways = Ways(general=reading.rows - unmatched) if isolate else self._ways() - before
+        return replace(reading.counts(), ways=ways)
+
+    def _ways(self) -> Ways:
+        return sum((decoder.ways for decoder in self._decoders), Ways())
 
     def _destination(self, connection: Connection, number: int) -> Destination:
         work, decoder = self._work, self._decoders[number]

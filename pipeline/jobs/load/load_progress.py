@@ -12,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pipeline.core.exports.ways import Ways
+
 if TYPE_CHECKING:
     from pipeline.aurora.sessions.connection import Connection
     from pipeline.dynamodb.exports.manifest import ExportFile, ExportManifest
@@ -48,6 +50,8 @@ class Progress:
         self.phase = COPYING
         self.files_loaded = 0
         """By this run."""
+        self.ways = Ways()
+        """How this run decoded their lines."""
         self._tell = on_progress
         self._lock = threading.Lock()
         self._files, self._rows = len(manifest.files), manifest.item_count
@@ -64,9 +68,10 @@ class Progress:
             if time.monotonic() - self._told > TELL_SECONDS:
                 self._report()
 
-    def finish_file(self) -> None:
-        """Count a file as loaded."""
+    def finish_file(self, ways: Ways) -> None:
+        """Count a file as loaded, its lines decoded so."""
         with self._lock:
+            self.ways += ways
             self.files_loaded += 1
             self._files_done += 1
             self._report()

@@ -72,7 +72,7 @@ def _work_off(work: Work, files: SimpleQueue[ExportFile], answers: BinaryIO) -> 
             while True:
                 try:
                     counts = loader.load(connection, files.get(), lambda lines, size: answer("lines", lines, size))
-                    answer("loaded" if counts is not None else "known")
+                    answer("loaded", counts.ways) if counts is not None else answer("known")
                 except FileBusyError:
                     answer("busy")
                 collect_young()

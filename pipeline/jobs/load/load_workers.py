@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from pipeline.aurora.bookkeeping.loads import FileCounts
     from pipeline.aurora.sessions.connection import Connection
+    from pipeline.core.exports.ways import Ways
     from pipeline.dynamodb.exports.manifest import ExportFile
     from pipeline.jobs.export_file import OnLines
     from pipeline.jobs.load.load_progress import Progress
@@ -75,8 +76,8 @@ class Work(Protocol):
 
 
 class _Worker(Protocol):
-    def load(self, file: ExportFile, on_lines: OnLines) -> bool:
-        """Load one file; False when it was loaded already."""
+    def load(self, file: ExportFile, on_lines: OnLines) -> Ways | None:
+        """Load one file; returns how its lines were decoded, None when it was loaded already."""
         ...
 
     def stop(self) -> None:
@@ -151,10 +152,11 @@ def _drive(worker: _Worker, queue: FileQueue, progress: Progress) -> None:
     try:
         while (file := queue.take()) is not None:
             try:
-                if worker.load(file, on_lines):
-                    progress.finish_file()
-                else:
+                ways = worker.load(file, on_lines)
+                if ways is None:
                     progress.pass_over(file)
+                else:
+                    progress.finish_file(ways)
             except FileBusyError:
                 queue.put_off(file)
     finally:
@@ -168,12 +170,13 @@ class _Thread:
         self._work, self._loader = work, work.loader()
         self._connection: Connection | None = None
 
-    def load(self, file: ExportFile, on_lines: OnLines) -> bool:
+    def load(self, file: ExportFile, on_lines: OnLines) -> Ways | None:
         if self._connection is None:
             self._connection = self._work.services.connect("dynaurora load worker")
             loads.notice_lost_client(self._connection)
         try:
-            return self._loader.load(self._connection, file, on_lines) is not None
+            counts = self._loader.load(self._connection, file, on_lines)
+            return None if counts is None else counts.ways
         finally:
             collect_young()
 
@@ -195,7 +198,7 @@ class _Process:
         self._send(sys.path)
         self._send(work)
 
-    def load(self, file: ExportFile, on_lines: OnLines) -> bool:
+    def load(self, file: ExportFile, on_lines: OnLines) -> Ways | None:
         self._send(file)
         while True:
             kind, *values = self._receive()
@@ -206,7 +209,7 @@ class _Process:
             elif kind == "busy":
                 raise FileBusyError
             else:
-                return kind == "loaded"
+                return values[0] if kind == "loaded" else None
 
     def stop(self) -> None:
         self._process.kill()  # between files it has nothing to lose, and within one the server rolls back

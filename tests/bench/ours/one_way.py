@@ -1,110 +1,57 @@
-"""Dynaurora's load or its replicator with one of its fast ways of decoding switched off: `options["off"]` names it."""
+"""Dynaurora's load or its replicator with a fast way of decoding switched off: `options["off"]` names it."""
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable
 
 from pipeline.core.decode import row_code
-from pipeline.core.exports.export_lines import decode_full
-from pipeline.core.exports.fast import line_pattern, line_reader
-from pipeline.core.exports.fast.block_decode import BlockDecoder, Decoded
-from pipeline.core.exports.fast.line_reader import LineReader
+from pipeline.core.exports.fast import line_reader
+from pipeline.core.exports.fast.line_reader import LineReader, Reading
 from pipeline.core.mapping_files.mapping_file import read_mapping
-from pipeline.core.types.copy_text import copy_text
-from pipeline.core.types.fast import plain_spelling
 from pipeline.jobs.load.load import load
 from pipeline.jobs.services import Services
 from pipeline.settings import Settings
 from tests.bench.contest import Spec, Work
 
 
-def _no_line_shape() -> None:
-    LineReader._read_by_shape = lambda self, piece, reading: piece
+def _no_line_templates() -> None:
+    setattr(line_reader, "template_of", _none)  # noqa: B010  for this process
 
 
-def _roomy_alone() -> None:
-    LineReader._made = lambda self, *, empties: line_pattern.LinePattern(
-        self._target, self._names, empties=True, shapes=self._shapes
-    )
-    LineReader._roomy_pattern = lambda self: self._pattern
+def _no_document_templates() -> None:
+    setattr(line_reader, "common_template", _none)  # noqa: B010  for this process
 
 
-def _no_document_shapes() -> None:
-    line_reader._STUDIED = 0
+def _all_parsed() -> None:
+    setattr(LineReader, "read", _nothing_read)  # noqa: B010  for this process
 
 
-def _not_line_by_line() -> None:
-    def none(pattern, piece, spelt, reading, *, escaped):
-        return piece.split(b"\n")[:-1]
-
-    line_reader._read_each = none
+def _nothing_written() -> None:
+    setattr(row_code, "fast_forms", _none)  # noqa: B010  for this process
 
 
-def _no_patterns() -> None:
-    LineReader.read = lambda self, block: None
+def _none(*_: object) -> None:
+    """Find nothing."""
 
 
-def _no_plain_code() -> None:
-    before = BlockDecoder.__init__
-
-    def init(self, target, settled=None):
-        before(self, target, settled)
-        self._plain = self._escaped
-
-    BlockDecoder.__init__ = init
-
-
-def _no_copy_code() -> None:
-    """Rows by the stream's function."""
-
-    class Fast:
-        def __init__(self, rows):
-            self.row = row_code.row_function(rows)
-
-    def parsing(self, block, file, first_line):
-        rows, failures = decode_full(block, Fast(self.rows), file=file, first_line=first_line)
-        return Decoded(copy_text(rows), len(rows), failures)
-
-    BlockDecoder._decode_parsing = parsing
-
-
-def _no_code() -> None:
-    def parsing(self, block, file, first_line):
-        rows, failures = decode_full(block, self.rows, file=file, first_line=first_line)
-        return Decoded(copy_text(rows), len(rows), failures)
-
-    BlockDecoder._decode_parsing = parsing
-
-
-def _no_row_function() -> None:
-    from pipeline.core.streams import stream_records
-
-    stream_records.row_function = lambda decoder: decoder.row
-
-
-def _marks_at_once() -> None:
-    plain_spelling.marked_one_by_one = plain_spelling.marked_at_once
+def _nothing_read(*_: object) -> Reading:
+    return Reading()
 
 
 def _general() -> None:
-    _no_patterns()
-    _no_code()
+    _all_parsed()
+    _nothing_written()
 
 
 OFF: dict[str, Callable[[], None]] = {
-    "nothing": lambda: None,
-    "line shape": _no_line_shape,
-    "strict pattern": _roomy_alone,
-    "document shapes": _no_document_shapes,
-    "line by line": _not_line_by_line,
-    "patterns": _no_patterns,
-    "plain code": _no_plain_code,
-    "code for COPY": _no_copy_code,
-    "generated code": _no_code,
-    "row function": _no_row_function,
-    "one by one": _marks_at_once,
-    "all": _general,
+    "nothing": _none,
+    "line templates": _no_line_templates,
+    "document templates": _no_document_templates,
+    "reading unparsed": _all_parsed,
+    "the written function": _nothing_written,
+    "all of it": _general,
 }
 
 
@@ -119,6 +66,7 @@ def prepare(spec: Spec) -> Work:
     services = Services(Settings.from_environment({"DATABASE_URL": spec.url}))
 
     def work() -> dict[str, object]:
+        gc.disable()  # as in a load's worker process, which would have everything switched on
         report = load(services, mapping, spec.location, workers=1, aside_from=0, processes_from=sys.maxsize)
         return {"items": report.items, "rejected": report.rejected}
 

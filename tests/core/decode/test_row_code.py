@@ -86,9 +86,13 @@ def test_no_name_or_default_that_looks_like_code_is_taken_for_it(text: str, monk
     assert outcome(target, item, written=True)[0] == ("7", "hello", text)
     rows = every_way(target, item, key="key")
     assert rows == {way: ["7", "hello", text] for way in rows}
-    monkeypatch.setattr(LineReader, "read", lambda *_: Reading())
+    monkeypatch.setattr(LineReader, "read", nothing_read)
     block = line_of(item).encode() + b"\n"
     assert BlockDecoder(target).decode(block, file="f").text == copy_text([("7", "hello", text)])
+
+
+def nothing_read(*_: object) -> Reading:
+    return Reading()
 
 
 def test_the_code_is_shown_by_a_traceback() -> None:

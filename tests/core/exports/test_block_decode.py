@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from pipeline.core.decode.row_decoder import RowDecoder
 from pipeline.core.errors import TerminalError
 from pipeline.core.exports.export_lines import decode_full
-from pipeline.core.exports.fast.block_decode import BlockDecoder, Ways
+from pipeline.core.exports.fast.block_decode import BlockDecoder
+from pipeline.core.exports.ways import Ways
 from pipeline.core.model.attributes import parse_path
 from pipeline.core.model.mapping import Column, OnError, Target
 from pipeline.core.types.copy_text import copy_text

@@ -21,6 +21,7 @@ from pipeline.aurora.schema import tables
 from pipeline.aurora.schema.migrate import migrate
 from pipeline.aurora.sessions.connection import Connection
 from pipeline.core.errors import ConfigurationError, DataError, TerminalError, TransientError
+from pipeline.core.exports.ways import Ways
 from pipeline.core.model.mapping import Column, TableMapping, Target
 from pipeline.core.model.mapping_digest import digests
 from pipeline.core.types.sql_types import SqlType
@@ -103,7 +104,7 @@ def test_again_changes_nothing(run: Load, exports: ExportFactory, connection: Co
     again = run(export.location)
     assert connection.execute('SELECT *, xmin FROM replica."Employees" ORDER BY 1').fetchall() == before
     assert again.already_loaded
-    assert replace(again, seconds=0, already_loaded=False, files_resumed=0) == replace(first, seconds=0)
+    assert replace(again, seconds=0, already_loaded=False, files_resumed=0) == replace(first, seconds=0, ways=Ways())
 
 
 def test_a_loaded_export_stays_so_after_a_purge(
@@ -483,3 +484,23 @@ def test_what_was_loaded_before_an_upgrade_counts_after_it(
     assert (report.files_resumed, report.applied) == (1, 30)
     store_the_digest_of_the_older_version()
     assert load(services, employees, export.location).already_loaded
+
+
+@pytest.mark.parametrize("processes_from", [0, 10**9], ids=["processes", "threads"])
+def test_the_report_says_how_many_lines_each_way_served(run: Load, exports: ExportFactory, processes_from: int) -> None:
+    items = [item(n) for n in range(30)]
+    items[3]["empName"] = {"S": "a name that is longer than twenty characters"}
+    items[4]["of one line alone"] = {"S": "x"}
+    report = run(exports.full(items, Layout(files=2, empty_files=0)).location, processes_from=processes_from)
+    assert (report.applied, report.rejected) == (29, 1)
+    assert report.ways == Ways(unparsed=28, parsed=1, general=1)
+    assert str(report.ways) == "28 lines read without parsing, 1 parsed, 1 the general way"
+
+
+def test_a_file_that_is_read_again_with_savepoints_went_the_general_way(
+    services: Services, employees: TableMapping, exports: ExportFactory, connection: Connection
+) -> None:
+    connection.execute("""ALTER TABLE replica."Employees" ADD CHECK ("Name" <> 'no')""")
+    report = load(services, employees, exports.full([item(1), item(2, "no"), item(3)], Layout(files=1)).location)
+    assert (report.applied, report.rejected) == (2, 1)
+    assert report.ways == Ways(general=3)

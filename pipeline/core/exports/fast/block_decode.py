@@ -13,7 +13,6 @@ line. In an attribute that no column takes they go unseen.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.core.decode.row_code import WrittenDecoder
@@ -21,6 +20,7 @@ from pipeline.core.decode.row_decoder import RowDecoder
 from pipeline.core.errors import TerminalError
 from pipeline.core.exports.export_lines import Failure, decode_full
 from pipeline.core.exports.fast.line_reader import LineReader, pieces
+from pipeline.core.exports.ways import Ways
 from pipeline.core.types.copy_text import copy_text
 
 if TYPE_CHECKING:
@@ -35,15 +35,6 @@ class Decoded(NamedTuple):
     text: bytes
     rows: int
     failures: list[Failure]
-
-
-@dataclass(slots=True)
-class Ways:
-    """How many lines each way of decoding has served."""
-
-    unparsed: int = 0
-    parsed: int = 0
-    general: int = 0
 
 
 class BlockDecoder:
@@ -72,7 +63,7 @@ class BlockDecoder:
                 others = self._parse(b"\n".join([*read.others, b""]), file, first_line)
             except TerminalError:  # the others keep no count of their lines: the whole block tells which one it is
                 return self._parse(block, file, first_line)
-        self.ways.unparsed += read.rows
+        self.ways += Ways(unparsed=read.rows)
         return Decoded(b"".join([*read.texts, others.text]), read.rows + others.rows, others.failures)
 
     def _parse(self, block: bytes, file: str, first_line: int) -> Decoded:
@@ -85,6 +76,5 @@ class BlockDecoder:
             failures += refused
             first_line += len(rows) + len(refused)
         general = self._written.general_rows - before
-        self.ways.general += general
-        self.ways.parsed += count + len(failures) - general
+        self.ways += Ways(parsed=count + len(failures) - general, general=general)
         return Decoded(b"".join(texts), count, failures)
