@@ -74,7 +74,6 @@ def _source(decoder: RowDecoder, names: dict[str, Any]) -> str:
     if forms is None:
         return ""
     names |= {"find": find, "text": text, "text_array": text_array, "jsonb": to_json}
-    names["null"] = ValueError("null in place of an attribute value")
     body = ["missing = 0"]
     if target.match:
         names["captured"] = partial(captured, target)
@@ -85,10 +84,9 @@ def _source(decoder: RowDecoder, names: dict[str, Any]) -> str:
         body += _column(column, form, code, seen, is_key=column.name in target.primary_key)
     variables = [f"c{position}" for position in range(len(target.columns))]
     if decoder.limits_key:
-        names["too_long"] = ValueError("a key that may be too long")
         positions = [n for n, column in enumerate(target.columns) if column.name in target.primary_key]
         length = " + ".join(f"len(c{position})" for position in positions)
-        body.append(f"if {length} > {LONGEST_KEY_BYTES // MOST_BYTES}: raise too_long")
+        body.append(f"if {length} > {LONGEST_KEY_BYTES // MOST_BYTES}: raise ValueError('a key that may be too long')")
     if target.unmapped:
         body += _unmapped(target, names)
         variables.append("rest")
@@ -123,7 +121,11 @@ def _column(column: Column, form: FastForm | None, code: ColumnCode, seen: set[s
     else:
         lookup, null = f"find(item, {code.bind('path', column.path)})", f"get({name!r}, item) is None"
     # Null where an attribute value should be is not a missing attribute.
-    lines = [f"a = {lookup}", "if a is None:", f"    if {null}: raise null"]
+    lines = [
+        f"a = {lookup}",
+        "if a is None:",
+        f"    if {null}: raise ValueError('null in place of an attribute value')",
+    ]
     if len(column.path) == 1 and name not in seen:
         seen.add(name)
         lines.append("    missing += 1")

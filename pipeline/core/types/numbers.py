@@ -25,7 +25,7 @@ _N = frozenset({"N"})
 _LARGEST = {"smallint": 2**15 - 1, "integer": 2**31 - 1, "bigint": 2**63 - 1}
 
 
-def _integer(name: str, aliases: tuple[str, ...], plain: str, *examples: str) -> Codec:
+def _integer(name: str, aliases: tuple[str, ...], exact: str, *examples: str) -> Codec:
     high = _LARGEST[name]
     # A number with fewer digits than the bound always fits; the others are compared.
     fits = re.compile(rf"-?[1-9]\d{{0,{len(str(high)) - 2}}}|0", re.ASCII).fullmatch
@@ -54,7 +54,7 @@ def _integer(name: str, aliases: tuple[str, ...], plain: str, *examples: str) ->
         key_of=_N,
         takes_captures=True,
         convert=lambda _: convert,
-        fast_form=lambda _column, _is_key: as_it_is("N", plain),
+        fast_form=lambda _column, _is_key: as_it_is("N", exact),
         default=_default,
         widened=widened,
         examples=(Example(tuple({"N": text} for text in examples)),),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import linecache
+import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -101,3 +102,20 @@ def test_the_code_is_shown_by_a_traceback() -> None:
     lines = linecache.getlines("<row of public.shown>")
     assert "        a = get('key')\n" in lines
     assert len(lines) < 20, "small enough to read"
+
+
+def test_items_that_are_left_to_the_general_way_are_not_kept() -> None:
+    """An exception that is raised again and again holds on to all the frames that it passed."""
+    columns = (Column("key", "key", ("key",), parse_sql_type("text")), Column("c", "c", ("c",), parse_sql_type("text")))
+    decoder = WrittenDecoder(RowDecoder(Target("public", "t", ("key",), columns)))
+    decoder.key = decoder.key_of = decoder._general = nothing_read  # type: ignore[assignment]  # which raises nothing
+
+    class Kept(dict[str, Any]):
+        """An item that can be watched."""
+
+    item = Kept({"key": {"S": "k" * 2049}, "c": None})
+    watched = weakref.ref(item)
+    decoder.row(item)
+    del item
+    assert decoder.general_rows == 1
+    assert watched() is None

@@ -213,16 +213,16 @@ def _parted(block: bytes) -> Iterable[tuple[bytes, bool]]:
     """Part the lines without a backslash, mostly nearly all, from those with one, which cost more."""
     if b"\\" not in block:
         return ((block, False),)
-    plain: list[bytes] = []
+    without: list[bytes] = []
     escaped: list[bytes] = []
     done = 0
     while (at := block.find(b"\\", done)) >= 0:
         start, end = block.rfind(b"\n", done, at) + 1 or done, block.find(b"\n", at) + 1
-        plain.append(block[done:start])
+        without.append(block[done:start])
         escaped.append(block[start:end])
         done = end
-    plain.append(block[done:])
-    return ((b"".join(plain), False), (b"".join(escaped), True))
+    without.append(block[done:])
+    return ((b"".join(without), False), (b"".join(escaped), True))
 
 
 def _attributes(line: bytes) -> dict[str, dict[str, Any]]:
