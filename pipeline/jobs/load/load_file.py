@@ -23,7 +23,7 @@ from pipeline.core.errors import DataError
 from pipeline.core.exports.export_lines import decode_full
 from pipeline.core.exports.export_routing import route_block
 from pipeline.core.exports.fast.block_decode import BlockDecoder
-from pipeline.core.exports.ways import Ways
+from pipeline.core.exports.ways import NO_LINES, Ways
 from pipeline.core.model.mapping import STORAGE_SCHEMA
 from pipeline.jobs.export_file import Destination, FileReading, count_nothing, read_file
 
@@ -106,7 +106,10 @@ class FileLoader:
         return replace(reading.counts(), ways=ways)
 
     def _ways(self) -> Ways:
-        return sum((decoder.ways for decoder in self._decoders), Ways())
+        served = NO_LINES
+        for decoder in self._decoders:
+            served += decoder.ways
+        return served
 
     def _destination(self, connection: Connection, number: int) -> Destination:
         work, decoder = self._work, self._decoders[number]
