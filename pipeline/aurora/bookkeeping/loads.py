@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from pipeline.aurora.bookkeeping.load_lead import settle_files
@@ -91,7 +91,7 @@ class FileCounts:
     rejected: int = 0
     size_bytes: int = 0
     ignored: int = 0
-    ways: Ways = NO_LINES
+    ways: Ways = field(default=NO_LINES, kw_only=True)
 
 
 def lock_table(connection: Connection, table_name: str) -> None:
