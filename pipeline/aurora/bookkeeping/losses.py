@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from pipeline.aurora.sessions.connection import Connection
 
-# For a reconciliation `r`: it left nothing unrepaired or undecided.
+# For a reconciliation `r` with a snapshot of this table: it left nothing unrepaired or undecided.
 LEFT_NOTHING = (
-    "r.status = 'done' AND COALESCE(r.undecided, 0) = 0"
+    "r.status = 'done' AND r.reason IS NULL AND COALESCE(r.undecided, 0) = 0"
     " AND COALESCE(r.missing + r.extra + r.different + COALESCE(r.stale, 0) - r.repaired, 1) = 0"
 )
 

@@ -259,15 +259,18 @@ def samples(connection: Connection, run_id: int, most: int) -> list[Drift]:
         ]
 
 
-def finish(connection: Connection, run_id: int, *, undecided: int) -> Counts:
-    """Add up and record the outcome of a run; returns its counts."""
+def finish(connection: Connection, run_id: int, *, undecided: int, of_another_table: bool = False) -> Counts:
+    """Add up and record the outcome of a run; returns its counts.
+
+    With the snapshot of another table it proves nothing of this one, however equal they are: the other may be behind.
+    """
     with translating("recording the reconciliation"), connection.transaction():
         row = connection.execute(_ADD_UP, {"id": run_id, "undecided": undecided}).fetchone()
         counts = Counts(*row) if row else Counts()
         connection.execute(
             "UPDATE replication.reconciliations SET status = 'done', finished_at = clock_timestamp(), compared = %s,"
             " in_flight = %s, undecided = %s, missing = %s, extra = %s, different = %s, stale = %s, repaired = %s,"
-            " rejected = %s, by_column = %s WHERE id = %s",
+            " rejected = %s, by_column = %s, reason = %s WHERE id = %s",
             [
                 counts.compared,
                 counts.in_flight,
@@ -279,6 +282,7 @@ def finish(connection: Connection, run_id: int, *, undecided: int) -> Counts:
                 counts.repaired,
                 counts.rejected,
                 json.dumps(counts.by_column),
+                "with the snapshot of another table" if of_another_table else None,
                 run_id,
             ],
         )

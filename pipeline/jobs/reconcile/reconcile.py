@@ -132,7 +132,7 @@ def reconcile(
                 reconciliations.fail(connection, begun.id, str(error))
                 reconciliations.drop_leftovers(connection, mapping.name)
             raise
-        counts = reconciliations.finish(connection, begun.id, undecided=undecided)
+        counts = reconciliations.finish(connection, begun.id, undecided=undecided, of_another_table=accept_other_table)
         samples = run.samples(connection)
         reconciliations.drop_leftovers(connection, mapping.name)
     return run.report(counts, samples, applied, resumed=begun.resumed, seconds=time.monotonic() - started)
