@@ -7,7 +7,9 @@ that was dead until now, would make a row that nothing removes.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,7 +26,7 @@ from pipeline.jobs.catch_up.catch_up import catch_up
 from pipeline.jobs.load.load import load
 from pipeline.jobs.redrive import redrive
 from pipeline.jobs.replay import replay
-from pipeline.jobs.replicate import ReplicationReport
+from pipeline.jobs.replicate import ReplicationReport, Replicator
 from pipeline.jobs.services import Services
 from pipeline.local.mapping_delivery import Discard
 from pipeline.local.mapping_documents import failure_document
@@ -140,6 +142,19 @@ def test_a_reject_of_that_time_is_replayed(apply: Apply, connection: Connection,
     migrate(connection, [mended])
     assert replay(connection, mended).applied == 1
     assert names(connection) == {1: "n" * 60}
+
+
+def test_of_a_target_that_the_mapping_gained_since_nothing_is_proven(
+    services: Services, connection: Connection, employees: TableMapping
+) -> None:
+    prove_caught_up(connection, "employees", START - HOUR, START + HOUR, 5 * MINUTE)
+    (target,) = employees.targets
+    twins = replace(employees, targets=(target, replace(target, name="Twins")))
+    migrate(connection, [twins])
+    with closing(Replicator([twins], lambda: services.connect("test"), writer="test")) as replicator:
+        event = {"Records": [named(1, 1, "late", at=START.timestamp())]}
+        replicator.replicate(event, deadline=time.monotonic() + 60)
+    assert connection.execute('SELECT "Id" FROM public."Twins"').fetchall() == [(1,)]
 
 
 def test_a_batch_that_is_being_applied_while_a_catch_up_ends_is_waited_for(

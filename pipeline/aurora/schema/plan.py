@@ -194,8 +194,12 @@ def _plan_target(connection: Connection, made: _TargetPlan) -> None:
     if view and (view.kind != "view" or view.reads != frozenset({(STORAGE_SCHEMA, target.storage_name)})):
         return _refuse_foreign(made, view)
     if stored is None:
-        statement = tables.create_storage(target).as_string(connection)
-        made.step(f"create storage table {made.storage}", [statement], alters=True)
+        # What was proven of the mapping says nothing of a table that was not there.
+        forget = sql.SQL("UPDATE replication.tables SET proven = NULL WHERE name = {}").format(
+            sql.Literal(made.mapping)
+        )
+        statements = [tables.create_storage(target).as_string(connection), forget.as_string(connection)]
+        made.step(f"create storage table {made.storage}", statements, alters=True)
         return _plan_view(connection, made, view, [], None)
     if not set(BOOKKEEPING_COLUMNS) <= set(stored.columns):
         return made.refuse(
