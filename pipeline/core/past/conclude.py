@@ -227,7 +227,7 @@ def _shards(memory: Memory, sight: Sight, now: datetime, rules: Rules) -> dict[s
     paused = memory.ticked_at is not None and now - memory.ticked_at >= STILL_AFTER
     for name, one in seen.items():
         # Of a time without ticks nobody knows: the database may have been away, and the replicator with it.
-        begins = moved[name] or (paused and not before[name].still_ticks)
+        begins = moved[name] or (paused and before[name].still_ticks < STILL_TICKS)
         shards[name] = replace(
             one.progress,
             read_through=_read_through(one, before[name]),

@@ -310,7 +310,9 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     _conclude("gap: a load stands at its time", "_gaps", "sight.loaded - rules.margin", "sight.loaded"),
     _conclude("still: ticks that did not reach the end count", "_shards", "+ ended[name]", "+ 1"),
-    _conclude("still: a pause of the probe counts", "_shards", " or (paused and not before[name].still_ticks)", ""),
+    _conclude(
+        "still: a pause of the probe counts", "_shards", " or (paused and before[name].still_ticks < STILL_TICKS)", ""
+    ),
     _conclude(
         "overtaking: a factor that is not known counts as 1",
         "_overtaking",
