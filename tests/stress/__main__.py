@@ -144,7 +144,7 @@ def _operations(pool: ProcessPoolExecutor, seed: int, histories: int) -> dict[st
         "operations_mutations": len(operations_mutations.MUTATIONS),
         "operations_mutations_caught": sum(bool(found["caught"]) for found in caught.values()),
         "operations_seconds": round(seconds, 1),
-        "operations_counts": asdict(total.counts),
+        "operations_counts": asdict(total.counts) | {"faults": dict(total.counts.faults)},  # a Counter it would recount
         "operations_by_mutation": caught,
         "operations_equivalent": operations_mutations.EQUIVALENT,
     }

@@ -210,6 +210,26 @@ def repointed_and_lost(history: History) -> None:
     history.tick()
 
 
+def off_and_restored(history: History) -> None:
+    """The stream is turned off after what a restored database lacks was trimmed from it."""
+    world = history.world
+    _at_work(history)
+    history.tick()
+    world.backup()
+    before = world.backups[-1][1]
+    history.write()
+    history.pause(90_000 + world.trim_slack.total_seconds())
+    for _ in range(3):  # old shards are rolled
+        history.pause(5)
+    for key in world.keys:
+        world.write(key)
+    history.pause(LAG + _window(history))
+    world.disable_stream()
+    history.pause(10)
+    world.restore(before)
+    history.tick()
+
+
 def first_tick_late(history: History) -> None:
     """No tick looks at the stream for days after the load, and the replicator is dead."""
     for replicator in history.world.replicators:
@@ -230,6 +250,7 @@ SITUATIONS: tuple[Callable[[History], None], ...] = (
     purged_unseen,
     lost_again_before_the_remedy,
     repointed_and_lost,
+    off_and_restored,
 )
 
 
