@@ -1,8 +1,8 @@
-"""What the clocks disagree by, and that nothing is written with a position that they make doubtful.
+"""How far the clocks differ, and that nothing is written with a position that they make doubtful.
 
-Positions are taken by the source's clock (`pipeline.dynamodb.clock`). A host whose clock is off by as much as a
-margin is refused all the same: the margin is what covers clocks that disagree, and what remains of it must be enough
-for a second that creation times are rounded by and a second that the measurement may be wrong by.
+Positions use the source's clock (`pipeline.dynamodb.clock`). A host whose clock is off by as much as a margin is
+refused all the same: the margin covers clocks that disagree, and what is left of it must be enough for a second by
+which creation times are rounded and a second by which the measurement may be wrong.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ NOT_KNOWN = (
 
 
 def source_now(services: Services, mapping: TableMapping) -> datetime:
-    """Return the time at the source, asking it for the table where it was not asked lately."""
+    """Return the time at the source, asking it about the table if it was not asked lately."""
     if not services.clock.asked_lately:
         identify(services.dynamodb, mapping.table, services.clock)
     return services.clock.now()
@@ -43,10 +43,10 @@ def refuse_wrong_clock(
     connection: Connection,
     say: Callable[[str], None] | None = None,
 ) -> None:
-    """Raise ConfigurationError where this host's clock is off by the margin, so that positions would be in doubt.
+    """Raise ConfigurationError if this host's clock is off by the margin, so that positions would be doubtful.
 
-    Asks the source for the table where it was not asked lately. Where it does not say the time, which `say` is told,
-    the host's clock is held against the database's.
+    Asks the source about the table if it was not asked lately. If the source does not tell the time, which `say`
+    reports, the host's clock is compared with the database's.
     """
     source_now(services, mapping)
     ahead, whose = services.clock.ahead, "DynamoDB's"
@@ -58,7 +58,8 @@ def refuse_wrong_clock(
         return
     raise ConfigurationError(
         f"{doing}: this host's clock is {how_far(ahead)} {whose}, and the margin that covers clocks that disagree is"
-        f" {margin.total_seconds():.0f} s: what would be written now could stand later than changes that come after it",
+        f" {margin.total_seconds():.0f} s: what would be written now could count as later than changes that come after"
+        " it",
         table=mapping.name,
         hint=f"{SET_IT}, and run it again",
     )

@@ -1,7 +1,7 @@
-"""Discover: sample a DynamoDB table, profile its attributes, and draft the mapping that would take them up.
+"""Discover: sample a DynamoDB table, profile its attributes, and draft the mapping that would take them.
 
-Invariant: it reads the source within the budget it was given and changes nothing, neither there nor in Aurora; what it
-returns about numbers is exact.
+Invariant: it reads the source within the given budget and changes nothing, neither there nor in Aurora. What it returns
+about numbers is exact.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ if TYPE_CHECKING:
 DEFAULT_ITEMS = 20_000
 DEFAULT_READ_CAPACITY = 100.0
 """Read capacity units a second: with eventually consistent reads some 800 KB."""
-# A scan reads a segment from its beginning: many segments take the sample from many places of the table.
+# A scan reads a segment from its beginning, so many segments take the sample from many places of the table.
 _SEGMENTS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Items of a table, and what it took to read them."""
+    """Items of a table, and what reading them cost."""
 
     table: str
     key: dict[str, str]
@@ -97,16 +97,17 @@ def sample_of_export(
     key: dict[str, str] | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Sample:
-    """Read up to `items` items of a full export, as many of each file as of the others.
+    """Read up to `items` items of a full export, equally many from each file.
 
-    `key` saves asking DynamoDB for it. A file that is not read to its end is not verified: it is a sample, no load.
+    `key` saves asking DynamoDB for it. A file that is not read to its end is not verified: this is a sample, not a
+    load.
     """
     manifest = read_manifest(services.store(location), location, expected_table=table)
     if manifest.kind != "full":
         raise ConfigurationError(f"sampling {location}: it is an incremental export", hint="give a full one")
     key = key or describe(services.dynamodb, table).key
     found: list[Item] = []
-    # Small files first: what one cannot give of its share, the larger ones after it do.
+    # Small files first: the larger ones after them supply what a small one cannot.
     for number, file in enumerate(sorted(manifest.files, key=lambda file: file.item_count)):
         share = -(-(items - len(found)) // (len(manifest.files) - number))
         blocks = read_lines(services.store(location), manifest.bucket, file)
@@ -133,7 +134,7 @@ def _count(items: list[Item]) -> str:
 
 
 def discover(sample: Sample) -> Discovered:
-    """Profile a sample: over all its items, and of each kind where the keys tell kinds apart."""
+    """Profile a sample: over all its items, and for each kind if the keys show kinds."""
     each, found = kinds(sample.items, sample.key)
     index = {tuple(kind.patterns.values()): number for number, kind in enumerate(found)}
     rows = [(index[kind], *seen) for item, kind in zip(sample.items, each, strict=True) for seen in observe(item)]

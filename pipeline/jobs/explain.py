@@ -1,7 +1,7 @@
-"""Explain one item: what the source holds now, what is stored of it, and what each flow knows of it.
+"""Explain one item: what the source holds now, what is stored, and what each flow knows about it.
 
-Invariant: it writes nothing, and tells no values unless they are asked for. Its verdict is as careful as a
-reconciliation's: a difference is drift only where no change on its way can explain it.
+Invariant: it writes nothing, and shows no values unless asked. Its verdict is as careful as a reconciliation's: a
+difference is drift only if no change on its way can explain it.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ class ItemInTarget:
     why: str
     next_step: str | None
     kind: str | None
-    """missing, extra or different; None where nothing differs, or nothing can be compared."""
+    """missing, extra or different; None if nothing differs, or nothing can be compared."""
     columns: dict[str, bool]
-    """Whether each column is equal, where both sides have a row."""
+    """Whether each column is equal, if both sides have a row."""
     values: dict[str, tuple[str | None, str | None]]
     """The source's and the stored text of each column; empty unless asked for."""
     drift: list[FoundDrift]
@@ -86,7 +86,7 @@ class Explanation:
 
     @property
     def needs_person(self) -> bool:
-        """Whether something is not as it should be, and will not come right by itself."""
+        """Whether something is wrong and will not become right by itself."""
         return any(target.verdict in {"behind", "drift", "cannot be stored"} for target in self.targets)
 
 
@@ -223,10 +223,10 @@ class _Looking:
         """Return the verdict, why, and the next step."""
         table = self.mapping.name
         if reason is not None or compared is None:
-            step = f"mend the mapping, then `dynaurora rejects replay {table}`"
+            step = f"correct the mapping, then `dynaurora rejects replay {table}`"
             return "cannot be stored", f"the target cannot hold the item: {reason}", step
         if compared.kind is None:
-            return "equal", "what is stored is what the source holds", None
+            return "equal", "the stored row is what the source holds", None
         behind = is_behind(compared, target, waiting)
         if behind:
             step = f"see `dynaurora rejects show {behind.id}`, then `dynaurora rejects replay {table}`"
@@ -236,11 +236,11 @@ class _Looking:
             mark, read_at = before, read.read_at
         self.first_looks[target.view_name] = (mark, read_at)
         if mark == compared.mark and read_at <= applied.read_covered:
-            passed = f"replication has passed {read_at:%Y-%m-%d %H:%M:%S} UTC, when it was so"
+            passed = f"replication has passed {read_at:%Y-%m-%d %H:%M:%S} UTC, when that was read"
             return "drift", f"the row is {compared.kind}, and {passed}", f"run `dynaurora reconcile {table} --repair`"
-        known = f"is known to have come to {applied.through:%Y-%m-%d %H:%M:%S} UTC"
+        known = f"is known to be at {applied.through:%Y-%m-%d %H:%M:%S} UTC"
         if applied.basis == "assumption":
-            known = "is not watched by a probe, so how far it is is not known"
+            known = "is not watched by a probe, so it is not known how far it is"
         step = f"ask again in a while; `dynaurora reconcile {table}` decides"
         return "in flight", f"the row is {compared.kind}, and a change may be on its way: replication {known}", step
 

@@ -1,13 +1,13 @@
-"""Promote: fill columns that the mapping has gained from the jsonb column, while the stream goes on.
+"""Promote: fill new columns of the mapping from the jsonb column, while replication continues.
 
 Invariant: an attribute is in the jsonb column of a row only if the row was last written by a replicator that did not
-know its column (one that knows it leaves it out), so what is found there is newer than what the column holds, and takes
-its place. A row that anyone writes meanwhile is left as it is. So promoting never undoes a newer value, may be
+know its column (one that knows it leaves it out). So what is found there is newer than what the column holds, and
+replaces it. A row that anyone writes meanwhile is left as it is. So promoting never undoes a newer value, may be
 interrupted and run again, and ends with a pass over all keys that found nothing more to do.
 
-Deploy the mapping to every replicator first. One that still runs with the old mapping does not touch the new column:
-when it writes an item that has the attribute, the next pass takes that up; when it writes one that has lost it, the
-column of a row that was promoted already keeps the old value, which only reconciliation can see.
+Deploy the mapping to every replicator first. One that still runs with the old mapping does not touch the new column. If
+it writes an item that has the attribute, the next pass picks that up. If it writes one that no longer has it, the
+column of a row that was already promoted keeps the old value, which only reconciliation can see.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pipeline.jobs.services import Services
 
 LONGEST_LOCK_SECONDS = 1.0
-"""The bound: a statement that takes longer is cancelled and tried again with half the rows."""
+"""The limit: a statement that takes longer is cancelled and retried with half the rows."""
 _WANTED_SECONDS = 0.1
 _FIRST_ROWS, _FEWEST_ROWS, _MOST_ROWS = 1_000, 10, 20_000
 _SURVEYED_ROWS = 50_000
@@ -57,12 +57,12 @@ class PromotedAttribute:
     filled: int
     """Rows that were changed."""
     settled: int
-    """Values among these that a column could not hold, and its `on_error` made NULL or cut."""
+    """Values among these that a column could not hold, and that its `on_error` made NULL or cut."""
     refused: dict[str, int]
     """Values that a column cannot hold, by column and reason: they stay in the jsonb column, and the column is NULL."""
     passes: int
     finished: bool
-    """Whether the last pass over all keys found nothing to do. If not, someone goes on writing without the column."""
+    """Whether the last pass over all keys found nothing to do. If not, something still writes without the column."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class PromoteReport:
 
 @dataclass(frozen=True, slots=True)
 class PromoteProgress:
-    """How far it is: `rows_done` of `rows` that waited for this attribute."""
+    """The progress: `rows_done` of `rows` that waited for this attribute."""
 
     target: str
     attribute: str
@@ -102,11 +102,11 @@ def promote(
     attribute: str | None = None,
     on_progress: Callable[[PromoteProgress], None] | None = None,
 ) -> PromoteReport:
-    """Fill the columns of every attribute that waits in a jsonb column. Idempotent; interrupted, it resumes.
+    """Fill the columns of every attribute that waits in a jsonb column. Idempotent; after an interruption, it resumes.
 
-    `attribute`: of this one alone. Raises ConfigurationError when no target has a jsonb column or no column takes the
-    attribute, TerminalError when another promotion of the table is running or the database lacks the columns (migrate
-    first), TransientError when rows cannot be written in time.
+    `attribute`: only this one. Raises ConfigurationError if no target has a jsonb column or no column takes the
+    attribute, TerminalError if another promotion of the table is running or the database does not have the columns
+    (migrate first), TransientError if rows cannot be written in time.
     """
     started = time.monotonic()
     targets = [target for target in mapping.targets if target.unmapped]
@@ -186,7 +186,7 @@ def _promote_target(work: _Work, target: Target, attribute: str | None) -> list[
 
 
 def _survey(work: _Work, possible: list[Promotion]) -> list[int]:
-    """Count range by range: one read of a large table would hold up whoever wants to alter it."""
+    """Count range by range, because one read of a large table would block whoever wants to alter it."""
     totals, after = [0] * len(possible), None
     while True:
         end = possible[0].range_end(work.connection, after, _SURVEYED_ROWS)
@@ -224,7 +224,7 @@ def _promote(work: _Work, promotion: Promotion, waiting: int) -> PromotedAttribu
 
 
 def _pass(work: _Work, promotion: Promotion, counts: _Counts, after: Key | None, waiting: int) -> None:
-    """Go over the keys behind `after`."""
+    """Go through the keys after `after`."""
     convert = _Convert(promotion)
     failures = 0
     while True:
@@ -256,7 +256,7 @@ def _try_again(work: _Work, error: TransientError, failures: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Fill:
-    """A row to be filled, and what its conversion came to."""
+    """A row to fill, and the result of its conversion."""
 
     row: FilledRow
     settled: Counter[str]
@@ -292,7 +292,7 @@ def _fill(convert: _Convert, row: StoredRow) -> _Fill:
 
 
 def _write(work: _Work, promotion: Promotion, fills: list[_Fill], counts: _Counts, end: Key | None) -> None:
-    """Write a range and its mark in one transaction, and fit the next range to the time it took."""
+    """Write a range and its mark in one transaction, and size the next range by the time it took."""
     refused: Counter[str] = Counter(reason for fill in fills for reason in fill.refused)
     started = time.monotonic()
     with translating("promoting", table=work.table), work.connection.transaction():

@@ -1,12 +1,12 @@
-"""Purge: old tombstones go, and with them what else is left over after its time.
+"""Purge: remove old tombstones, and leftovers.
 
-Tombstones go as far as the retention allows, and no further than the newest snapshot that was loaded whole: what is as
-old as that snapshot and comes later (a redriven batch, an old export) is then refused where its key has no row, and
-rightly so, because the snapshot held its outcome. Without such a snapshot no tombstone goes. How far the stream is
-applied sets no bound of its own, for the same reason.
+Tombstones are removed as far as the retention allows, and no further than the newest snapshot that was loaded whole.
+What is as old as that snapshot and arrives later (a redriven batch, an old export) is then refused if its key has no
+row. That is right, because the snapshot contained its outcome. Without such a snapshot no tombstone is removed. For the
+same reason, how far the stream is applied sets no limit of its own.
 
-Invariant: `purged_through` is recorded in the transaction of the first tombstone that goes, and before anything relies
-on it. A purge that is killed goes on where it was.
+Invariant: `purged_through` is recorded in the transaction of the first tombstone that is removed, and before anything
+relies on it. A purge that was killed resumes where it was.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
 DEFAULT_RETENTION = timedelta(days=30)
 _ATTEMPTS = 5
-# A chunk that found the table held looks so often, each lock timeout, whether it is free, before it queues again.
+# A chunk that found the table held looks this often, each lock timeout, whether it is free, before it queues again.
 _LOOKS = 30
-# Between two chunks, so that writers who waited for the lock come through.
+# Between two chunks, so that writers that waited for the lock get it.
 _PAUSE_SECONDS = 0.02
 
 
@@ -46,7 +46,7 @@ class PurgeReport:
 
     table: str
     through: datetime | None
-    """Tombstones up to here are gone, and nothing that old makes a row; None: no tombstone could go."""
+    """Tombstones up to here are gone, and nothing that old creates a row; None: no tombstone could be removed."""
     bound: str
     """What set that: `retention`, `snapshot`, or `no snapshot`."""
     tombstones: int
@@ -56,14 +56,14 @@ class PurgeReport:
     exports: int
     seconds: float
     kept: dict[str, int]
-    """Tombstones that something of the users' refuses to let go, by what it is: the constraint, or the SQLSTATE."""
+    """Tombstones that something of the user's refuses to delete, by constraint or SQLSTATE."""
 
     @property
     def next_step(self) -> str:
         """What a person does about the tombstones that were kept."""
         return (
             "they are rows of deleted items, without values: delete the rows that refer to them, or drop the constraint"
-            " or declare it ON DELETE CASCADE or SET NULL; let a trigger or rule pass _deleted rows; then purge again"
+            " or declare it ON DELETE CASCADE or SET NULL; let triggers and rules allow _deleted rows; then purge again"
         )
 
 
@@ -76,10 +76,10 @@ def purge_table(
     rows: int = purge.CHUNK_ROWS,
     on_progress: Callable[[int], None] | None = None,
 ) -> PurgeReport:
-    """Purge one table; `retention` is how long tombstones and bookkeeping are kept, `on_progress` is told tombstones.
+    """Purge one table; `retention` is how long tombstones and bookkeeping are kept, `on_progress` gets the tombstones.
 
-    Each chunk of `rows` keeps the table's writers waiting for its own short transaction. Raises TerminalError while a
-    load of the table runs, TransientError when the lock cannot be had: run it again.
+    Each chunk of `rows` makes the table's writers wait for its own short transaction. Raises TerminalError while a load
+    of the table runs, TransientError if the lock cannot be taken: run it again.
     """
     if retention <= timedelta(0):
         raise ConfigurationError("purging: the retention must be above 0", table=mapping.name)
@@ -133,7 +133,7 @@ def _chunks(
 def _chunk(
     connection: Connection, target: Target, table_name: str, through: datetime, rows: int, kept: purge.Kept
 ) -> int:
-    """Purge a chunk; who waits for its lock keeps writers waiting, so after a first try it waits without queueing."""
+    """Purge a chunk. Queueing for its lock makes writers wait, so after a first try it waits without queueing."""
     storage = [tables.storage(target)]
     held: list[lock_holders.Holder] = []
     for attempt in range(1, _ATTEMPTS + 1):
@@ -153,7 +153,7 @@ def _chunk(
 
 
 def _drop_reconciliations(connection: Connection, table_name: str, before: datetime) -> int:
-    """Remove old runs, and staging tables that runs which were killed have left, unless one is at work now."""
+    """Remove old runs, and staging tables of killed runs, unless a reconciliation is running now."""
     try:
         with reconciliations.table_locked(connection, table_name):
             reconciliations.drop_leftovers(connection, table_name)

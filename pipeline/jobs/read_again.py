@@ -1,6 +1,6 @@
 """Reading items again by key, and bringing their rows to what DynamoDB holds now, under the ordering rule.
 
-Invariant: a row takes a state only with the position of the read that gave it, so nothing newer is undone.
+Invariant: a row takes a state only with the position of the read that returned it, so nothing newer is undone.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ _KEYS_AT_ONCE = 500
 
 @dataclass(slots=True)
 class ReadAgain:
-    """What reading again came to."""
+    """The result of reading again."""
 
     items: int = 0
     removed: int = 0
     """Rows whose item is gone."""
     unfit: int = 0
-    """Items that their target cannot hold; their records are rejects already."""
+    """Items that their target cannot hold; their records are already rejects."""
 
 
 def read_untold(services: Services, mapping: TableMapping, told: Window, margin: timedelta) -> ReadAgain:

@@ -1,8 +1,8 @@
-"""Replay: work off a table's rejects once the mapping, or the database, can hold them.
+"""Replay: resolve a table's rejects once the mapping, or the database, can hold them.
 
-Invariant: a record is applied at its own position, under the ordering rule, and is marked as replayed in the
-transaction that applied it. So replaying is idempotent, a killed replay goes on where it was, and one that comes late
-changes nothing that is newer. What still fails stays, with the reason of today.
+Invariant: a record is applied at its own position, under the ordering rule, and marked as replayed in the transaction
+that applied it. So replaying is idempotent, a killed replay resumes where it was, and a late one changes nothing that
+is newer. What still fails stays, with today's reason.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pipeline.core.model.mapping import TableMapping
     from pipeline.core.ordering import Position
 
-# Records of one transaction: an item has 400 kB at most, so this many are 40 MB at most.
+# Records in one transaction: an item has at most 400 kB, so this many have at most 40 MB.
 _CHUNK = 100
 
 
@@ -43,7 +43,7 @@ class ReplayReport:
     replayed: int = 0
     applied: int = 0
     stale: int = 0
-    """A newer state of the item was stored already; those that could not be converted even so are among them."""
+    """A newer state of the item was already stored; including those that still could not be converted."""
     failed: int = 0
     waiting: int = 0
     """Rejects of the table that wait when the replay is done; some may have come meanwhile."""
@@ -52,7 +52,7 @@ class ReplayReport:
 
 @dataclass(slots=True)
 class _Chunk:
-    """What became of one chunk's rejects so far."""
+    """What happened to one chunk's rejects so far."""
 
     settled: list[StoredReject] = field(default_factory=list["StoredReject"])
     failed: list[tuple[StoredReject, str]] = field(default_factory=list[tuple["StoredReject", str]])
@@ -66,10 +66,10 @@ def replay(
     limit: int | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> ReplayReport:
-    """Decode every waiting reject of `mapping` again and apply it; of the first `limit` alone, where that is given.
+    """Decode every waiting reject of `mapping` again and apply it, or only the first `limit` if given.
 
-    `on_progress` is told the number of records looked at. Raises TransientError, TerminalError; what was committed
-    until then stays.
+    `on_progress` gets the number of records looked at. Raises TransientError, TerminalError; what was committed before
+    stays.
     """
     started, report, after, seen = time.monotonic(), ReplayReport(mapping.name), 0, 0
     sources.require(connection, mapping.name, mapping.table, doing="replaying rejects")
@@ -124,7 +124,7 @@ def _replay_chunk(
             reason = (
                 MATCHES_NO_TARGET
                 if name == NO_TARGET
-                else f"the mapping has no target {name} any more; give it one of that name, or leave the record here"
+                else f"the mapping no longer has a target {name}; give it one with that name, or leave the record here"
             )
             chunk.failed += [(reject, reason) for reject in by_target[name]]
             continue
@@ -153,7 +153,7 @@ def _decode(
 def _set_stale_apart(
     connection: Connection, target: _Target, failed: Sequence[tuple[StoredReject, str]], chunk: _Chunk
 ) -> None:
-    """Settle what cannot be converted where the stored row is newer: nobody will ever need it."""
+    """Resolve records that cannot be converted if the stored row is newer: nobody will ever need them."""
     known: list[tuple[StoredReject, str]] = []
     candidates: list[tuple[tuple[str, ...], Position]] = []
     for reject, reason in failed:
@@ -173,7 +173,7 @@ def _set_stale_apart(
 def _apply(
     connection: Connection, target: _Target, changes: Sequence[tuple[StoredReject, Change]], chunk: _Chunk
 ) -> None:
-    """Apply at once; where PostgreSQL refuses a value, one by one, each under a savepoint."""
+    """Apply at once; if PostgreSQL refuses a value, one by one, each under a savepoint."""
     if not changes:
         return
     try:

@@ -1,9 +1,9 @@
-"""Replicate: apply an event of a table's stream, as the Lambda receives it.
+"""Replicate: apply an event of a table's stream, as the Lambda function receives it.
 
-Invariant: a record is applied, stale, or a reject, and its watermark commits with it; or the call raises and the
-event source mapping delivers the batch again. Nothing is swallowed: a transient fault is tried again within the
-time left and then raised. So is a batch of a table that is not the mapping's source of record, of which the database
-takes nothing: the mapping in hand may be old.
+Invariant: a record is applied, stale, or a reject, and its watermark commits with it; or the call raises and the event
+source mapping delivers the batch again. Nothing is swallowed: a transient error is retried within the time left and
+then raised. So is a batch of a table that is not the mapping's source of record: the database refuses all of it,
+because the replicator's mapping may be old.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from pipeline.jobs.memory import collection_paused
 
 # Records applied in one transaction. A whole batch of up to this many is all or nothing.
 CHUNK_RECORDS = 2_500
-# Time kept back to answer: a chunk is not begun, and a retry not waited for, with less than this left.
+# Time reserved for the answer: with less than this left, no chunk is begun and no retry is waited for.
 RESERVE_SECONDS = 2.0
 _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.1, 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class ReplicationReport:
-    """What became of the records of one stream in one event."""
+    """What happened to the records of one stream in one event."""
 
     table: str
     records: int
@@ -47,17 +47,17 @@ class ReplicationReport:
     """Age of the newest record at the moment it was committed."""
     last_sequence_number: str | None
     first_unprocessed: str | None
-    """Sequence number to continue from when the time ran short, or a later chunk failed; else None."""
+    """Sequence number to continue from if the time ran short, or a later chunk failed; else None."""
     failure: ReplicationError | None = None
-    """Why the chunk that begins at `first_unprocessed` failed; it is raised when it is delivered again and fails."""
+    """Why the chunk that begins at `first_unprocessed` failed; it is raised if it fails when delivered again."""
     ignored: int = 0
-    """Records that match no target, where the mapping says to leave those out."""
+    """Records that match no target, if the mapping says to ignore those."""
     refused: int = 0
     """Of the stale changes, those without a row that were as old as what was purged."""
 
 
 class Replicator:
-    """Applies events with one connection, kept between calls, made anew when it broke."""
+    """Applies events with one connection, which is kept between calls and replaced when it broke."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class Replicator:
         """`connect` opens a connection; `writer` names this replicator's row of the watermarks.
 
         `connect_again=False` is for a `connect` that waits for the server by itself: what it raises is final.
-        `problems` are of mapping files that cannot be used, for the error of a table that has no mapping.
+        `problems` are those of mapping files that cannot be used, for the error about a table without a mapping.
         """
         self._tables = {mapping.table: _Table(StreamDecoder(mapping), BatchWriter(mapping)) for mapping in mappings}
         self._connect = connect
@@ -87,8 +87,8 @@ class Replicator:
     def replicate(self, event: Mapping[str, Any] | Sequence[Any], *, deadline: float) -> list[ReplicationReport]:
         """Apply an event's records, or a bare list of them; one report for each stream in it.
 
-        `deadline` is a time of the monotonic clock. When it nears between chunks the rest is left: the report
-        names the first sequence number not processed. Raises TransientError, TerminalError.
+        `deadline` is a time of the monotonic clock. When it is near, the remaining chunks are left: the report names
+        the first sequence number that was not processed. Raises TransientError, TerminalError.
         """
         reports: list[ReplicationReport] = []
         with collection_paused():
@@ -102,7 +102,7 @@ class Replicator:
         return reports
 
     def open(self) -> None:
-        """Open the connection, unless one is open: what that raises is no batch's fault."""
+        """Open the connection, unless one is open: what that raises is not a batch's fault."""
         self._opened()
 
     def close(self) -> None:
@@ -189,7 +189,7 @@ class Replicator:
         mark: Mark,
         deadline: float,
     ) -> BatchResult:
-        """Write with retries: a transient fault costs the connection, and is raised when the time is up."""
+        """Write with retries: a transient error costs the connection, and is raised when the time is up."""
         wait = _FIRST_WAIT_SECONDS
         while True:
             try:
@@ -203,7 +203,7 @@ class Replicator:
                 wait = min(wait * 2, _LONGEST_WAIT_SECONDS)
 
 
-# Problems of mapping files that an error names.
+# How many problems of mapping files an error names.
 _MOST_PROBLEMS = 5
 
 
@@ -237,7 +237,7 @@ def _by_stream(records: Sequence[StreamRecord]) -> list[tuple[str, list[StreamRe
 
 
 def _sequence_number(record: StreamRecord) -> str | None:
-    """Return a record's sequence number; None unless it is one that the event source mapping could go on from."""
+    """Return a record's sequence number; None unless the event source mapping could continue from it."""
     change: Any = record.get("dynamodb")
     found = change.get("SequenceNumber") if isinstance(change, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     return found if isinstance(found, str) and is_sequence_number(found) else None

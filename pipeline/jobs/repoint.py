@@ -1,8 +1,9 @@
 """Repoint: make another DynamoDB table the source of record of a mapping, such as one restored under a new name.
 
 Invariant: nothing is switched before the new table was found fit: it exists, has the key that the mapping and the rows
-have, and a stream with new images that is younger than any that rows came from. The switch is one transaction, and from
-its commit on nothing of the old table is written. The rows are the new table's once it was loaded and reconciled.
+have, and has a stream with new images that is newer than any that rows came from. The switch is one transaction, and
+from its commit on nothing from the old table is written. The rows are the new table's once it was loaded and
+reconciled.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _ATTEMPTS, _LOOKS = 20, 30
 
 @dataclass(frozen=True, slots=True)
 class RepointReport:
-    """What a switch did, or would do. `since` None: nothing was switched."""
+    """What a switch did, or would do. `since` is None if nothing was switched."""
 
     table: str
     old_table: str
@@ -49,7 +50,7 @@ class RepointReport:
     effects: tuple[str, ...] = ()
     """What the switch means, in sentences."""
     next_steps: tuple[str, ...] = field(default=())
-    """What a person does then, in this order."""
+    """What a person must do then, in this order."""
 
 
 def repoint(
@@ -59,10 +60,10 @@ def repoint(
     dry_run: bool = False,
     on_effects: Callable[[tuple[str, ...]], None] | None = None,
 ) -> RepointReport:
-    """Switch to the table that the mapping names; `on_effects` is told what that means before it is done.
+    """Switch to the table that the mapping names; `on_effects` gets what that means before it is done.
 
-    Raises ConfigurationError when the table is not fit, TerminalError while a load or a reconciliation of the mapping
-    runs, TransientError when writers hold its tables for too long.
+    Raises ConfigurationError if the table is not fit, TerminalError while a load or a reconciliation of the mapping
+    runs, TransientError if writers hold its tables for too long.
     """
     new = describe(services.dynamodb, mapping.table)
     with services.connect("dynaurora repoint") as connection:
@@ -103,7 +104,7 @@ def _recorded(connection: Connection, mapping: TableMapping) -> SourceOfRecord:
 
 
 def _check(connection: Connection, mapping: TableMapping, new: SourceTable) -> bool:
-    """Raise ConfigurationError when the new table is not fit; return whether the database has to be migrated."""
+    """Raise ConfigurationError if the new table is not fit; return whether the database must be migrated."""
     problems = check_source(new, mapping, exported=False)
     planned = plan(connection, [mapping], repointing=True)
     problems += [f"{refusal.what}; {refusal.way_out}" for refusal in planned.refusals]
@@ -113,15 +114,15 @@ def _check(connection: Connection, mapping: TableMapping, new: SourceTable) -> b
 
 
 def _check_label(mapping: TableMapping, new: SourceTable, known: Known) -> None:
-    """Raise ConfigurationError when changes of the new stream would count as older than those that are stored."""
+    """Raise ConfigurationError if changes of the new stream would count as older than stored ones."""
     if new.stream_label is None or known.newest_label is None:
         return
     if label_time(new.stream_label) > label_time(known.newest_label):
         return
     raise ConfigurationError(
-        f"re-pointing to {new.name}: its stream was made at {label_time(new.stream_label):%Y-%m-%d %H:%M:%S} UTC, and"
-        f" rows are stored from a stream made at {label_time(known.newest_label):%Y-%m-%d %H:%M:%S} UTC: the changes of"
-        " the older stream would count as older",
+        f"re-pointing to {new.name}: its stream was created at {label_time(new.stream_label):%Y-%m-%d %H:%M:%S} UTC,"
+        f" and rows are stored from a stream created at {label_time(known.newest_label):%Y-%m-%d %H:%M:%S} UTC: the"
+        " changes of the older stream would count as older",
         table=mapping.name,
         hint=f"give {new.name} a new stream: {change_view_type(new.name, replicated=new.replicated)}",
     )
@@ -150,7 +151,7 @@ def _switch(connection: Connection, mapping: TableMapping, before: SourceOfRecor
 
 def _effects(before: SourceOfRecord, new: SourceTable, known: Known) -> tuple[str, ...]:
     return (
-        f"the source of record becomes {new.arn} in place of {before.arn or before.table}",
+        f"the source of record becomes {new.arn} instead of {before.arn or before.table}",
         f"changes of {before.arn or before.table} are refused from then on: a replicator that still reads its stream"
         " fails its batches",
         f"the rows stay as they are until the new table is loaded and reconciled; {known.loads} loads of the old table"

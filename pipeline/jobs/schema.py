@@ -1,4 +1,4 @@
-"""Schema: is the database as a mapping says? Asked before a load, and whenever somebody wants to know.
+"""Schema: is the database as a mapping says? Checked before a load, and whenever somebody wants to know.
 
 Invariant: it changes nothing; `dynaurora migrate` does.
 """
@@ -21,7 +21,7 @@ _TOLD = 3
 
 @dataclass(frozen=True, slots=True)
 class SchemaReport:
-    """What is missing in the database, in the words of `dynaurora plan`; both empty when nothing is."""
+    """What is missing in the database, in the words of `dynaurora plan`; both are empty if nothing is."""
 
     table: str
     steps: tuple[str, ...]
@@ -36,21 +36,21 @@ class SchemaReport:
 
     @property
     def what(self) -> str:
-        """What differs, the first few things of it."""
+        """The first few differences."""
         differences = [*(what for what, _ in self.refusals), *self.steps]
         more = f", and {len(differences) - _TOLD} more" if len(differences) > _TOLD else ""
         return "; ".join(differences[:_TOLD]) + more
 
     @property
     def next_step(self) -> str:
-        """What a person does about it."""
+        """What a person must do about it."""
         ways_out = [way_out for _, way_out in self.refusals]
         if self.steps:
             ways_out.append(f"run `dynaurora migrate {self.table}` (`dynaurora plan {self.table}` shows the SQL)")
         return "; ".join(ways_out)
 
     def require(self) -> None:
-        """Raise ConfigurationError with the next step when the database is not as the mapping says."""
+        """Raise ConfigurationError with the next step if the database is not as the mapping says."""
         if not self.matches:
             raise ConfigurationError(
                 f"the database is not as the mapping says, so nothing was started: {self.what}",

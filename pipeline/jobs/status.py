@@ -1,6 +1,6 @@
 """Status: how far the tables are, what waits for a person, when each was last loaded and last proven equal.
 
-Invariant: it changes nothing, so it may be asked for at any time and by anyone who may read the bookkeeping.
+Invariant: it changes nothing, so anyone who may read the bookkeeping may ask for it at any time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _TIMEOUT_SECONDS = 20.0
 
 
 def status(services: Services, mappings: Iterable[TableMapping]) -> list[TableStatus | None]:
-    """Return the status of each mapping's table, in their order; None for a table that was never migrated.
+    """Return the status of each mapping's table, in order; None for a table that was never migrated.
 
     Raises TransientError, TerminalError.
     """

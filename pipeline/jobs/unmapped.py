@@ -1,7 +1,7 @@
-"""Unmapped: which attributes have appeared that no column takes, and the mapping lines that would take them up.
+"""Unmapped: which attributes no column takes, and the mapping lines that would take them.
 
-Invariant: every attribute in a jsonb column is in the report once, as one that nobody has mapped, or as one that has a
-column by now and waits to be promoted.
+Invariant: every attribute in a jsonb column is in the report once: as one without a column, or as one that has a column
+by now and waits to be promoted.
 """
 
 from __future__ import annotations
@@ -26,19 +26,20 @@ if TYPE_CHECKING:
     from pipeline.jobs.services import Services
 
 _TIMEOUT_SECONDS = 120.0
-# JSON tells four types apart by itself. A string may be S or B, an array a list or a set: taken for the commoner.
+# JSON itself distinguishes four types. A string may be S or B, an array a list or a set: the more common one is
+# assumed.
 _TAGS = {"string": "S", "number": "N", "boolean": "BOOL", "null": "NULL", "array": "L", "object": "M"}
 
 
 class State(StrEnum):
-    """What an attribute in the jsonb column is there for."""
+    """Why an attribute is in the jsonb column."""
 
     NEW = "new"
     """No column takes it."""
     IN_PART = "in part"
-    """Columns take parts of it by paths; the whole stays in the jsonb column, as it should."""
+    """Columns take parts of it by path; the whole stays in the jsonb column, as it should."""
     WAITING = "waiting"
-    """The mapping has a column for it: the rows that still hold it here wait for `dynaurora promote`."""
+    """The mapping has a column for it: rows that still have it here wait for `dynaurora promote`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class UnmappedAttribute:
     state: State
     rows: int
     since: datetime
-    """At least so old: the oldest `_as_of` among the rows that have it."""
+    """At least this old: the oldest `_as_of` among the rows that have it."""
     types: dict[str, int]
     """Rows by JSON type."""
     evidence: str

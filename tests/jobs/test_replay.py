@@ -143,7 +143,7 @@ def test_a_target_that_is_gone_is_named(apply: Apply, connection: Connection, em
     apply(named(1, 1, LONG))
     renamed = replace(employees, targets=(replace(employees.targets[0], name="Staff"),))
     assert counts(replay(connection, renamed)) == (0, 0, 1, 1)
-    assert "the mapping has no target public.Employees any more" in waiting(connection)[0]
+    assert "the mapping no longer has a target public.Employees" in waiting(connection)[0]
 
 
 def item(number: int, name: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Accept an export that exists: whole, of the mapped table, and as DynamoDB itself describes it.
 
-Invariant: what is refused here is refused before anything is written. What could not be asked is said, never passed
-over; what is known without asking is compared all the same.
+Invariant: what is refused here is refused before anything is written. What could not be asked is reported, never
+ignored; what is known without asking is compared all the same.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pipeline.jobs.services import Services
 
 Notify = Callable[[str], None]
-"""Gets a line that is to stay in sight: what was requested, what could not be checked."""
+"""Gets a line that should stay visible: what was requested, what could not be checked."""
 
 _PLACES = ((1, "partition"), (3, "Region"), (4, "account"), (5, "table"))
 _FLAG = "--accept-other-table (in Dagster: accept_other_table)"
@@ -32,7 +32,9 @@ _FLAG = "--accept-other-table (in Dagster: accept_other_table)"
 
 @dataclass(frozen=True, slots=True)
 class _Identity:
-    """A table as far as it is known: its ARN or its name, and what tells it from another of that ARN."""
+    """A table as far as it is known: its ARN or its name, and its id, which distinguishes it from another with that
+    ARN.
+    """
 
     arn_or_name: str
     table_id: str | None = None
@@ -46,10 +48,10 @@ def accept_export(
     accept_other_table: bool = False,
     notify: Notify,
 ) -> ExportManifest:
-    """Read the manifest at `location`, and return it when the export may be loaded or compared with.
+    """Read the manifest at `location`, and return it if the export may be loaded or compared with.
 
-    Raises TerminalError for an export that is filtered or projected, that differs from what DynamoDB says of it, or
-    that is of another table, unless `accept_other_table`.
+    Raises TerminalError for an export that is filtered or projected, that differs from DynamoDB's description, or that
+    belongs to another table, unless `accept_other_table`.
     """
     manifest = read_manifest(services.store(location), location, expected_table=None)
     if manifest.unknown_members:
@@ -64,19 +66,19 @@ def accept_export(
 
 
 def check_export_arn(mapping: TableMapping, export_arn: str, *, accept_other_table: bool) -> None:
-    """Raise ConfigurationError, before anything is waited for, when it is no export's ARN or that of another table."""
+    """Raise ConfigurationError, before any wait, if it is not an export's ARN, or that of another table."""
     table_arn = table_of_export(export_arn)
     differences = _differences(table_arn, None, _Identity(mapping.table))
     if differences and not accept_other_table:
         raise ConfigurationError(
             f"taking the export {export_arn}: it is not of the mapped table {mapping.table}: {'; '.join(differences)}",
             table=mapping.name,
-            hint=f"give an export of {mapping.table}; if it is meant, add {_FLAG}",
+            hint=f"give an export of {mapping.table}; if you mean this one, add {_FLAG}",
         )
 
 
 def refuse_filtered_export(export: ExportStatus) -> None:
-    """Raise TerminalError when DynamoDB says that the export was filtered or projected."""
+    """Raise TerminalError if DynamoDB says that the export was filtered or projected."""
     refuse_filtered(export.filter_specification, f"taking the export {export.arn}")
 
 
@@ -85,8 +87,8 @@ def _ask_for_identity(services: Services, mapping: TableMapping, notify: Notify)
         return _Identity(*identify(services.dynamodb, mapping.table))
     except ReplicationError as error:
         notify(
-            f"could not ask DynamoDB which table {mapping.table} is ({error.message}); the export is compared with the"
-            " mapping and with earlier exports only"
+            f"could not ask DynamoDB which table {mapping.table} is ({error.message}); the export is only compared with"
+            " the mapping and with earlier exports"
         )
         return None
 
@@ -116,13 +118,13 @@ def _check_table(
     raise TerminalError(
         f"taking an export: {what}",
         table=mapping.name,
-        hint=f"give an export of the mapped table, or leave it out and a new one is requested; if it is meant (a table"
-        f" that was restored, copied or made again, or another Region's replica), add {_FLAG}",
+        hint="give an export of the mapped table, or leave it out and a new one is requested; if you mean this one (a"
+        f" table that was restored, copied or recreated, or another Region's replica), add {_FLAG}",
     )
 
 
 def _differences(table_arn: str, table_id: str | None, known: _Identity) -> list[str]:
-    """Say by name in what a manifest's table differs from the one that is known."""
+    """Return how a manifest's table differs from the known one."""
     theirs = table_arn.split(":", 5)
     ours = known.arn_or_name.split(":", 5) if known.arn_or_name.startswith("arn:") else []
     if not ours:
@@ -135,7 +137,7 @@ def _differences(table_arn: str, table_id: str | None, known: _Identity) -> list
     ]
     if not found and table_id and known.table_id not in {None, table_id}:
         found.append(
-            f"table id {table_id}, not {known.table_id}: the table was deleted and made again since, or restored"
+            f"table id {table_id}, not {known.table_id}: the table was deleted and recreated since, or restored"
         )
     return found
 

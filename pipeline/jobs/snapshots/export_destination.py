@@ -1,4 +1,4 @@
-"""Where exports are written to and how they are encrypted, from the settings; how long to wait for one.
+"""Where exports are written and how they are encrypted, from the settings; how long to wait for one.
 
 Invariant: what cannot be right is refused with the name of its variable, before AWS is asked for anything.
 """
@@ -46,9 +46,9 @@ def export_destination(settings: Settings, doing: str, *, table: str) -> ExportD
     if not _BUCKET.fullmatch(bucket):
         name = bucket.removeprefix("s3://").partition("/")[0]
         raise ConfigurationError(
-            f"{doing}: DYNAURORA_EXPORT_BUCKET is no bucket's name: {bucket}",
+            f"{doing}: DYNAURORA_EXPORT_BUCKET is not a bucket's name: {bucket}",
             table=table,
-            hint=f"write the name alone, {name or 'my-bucket'}, without s3:// and without a path; a prefix goes into"
+            hint=f"write only the name, {name or 'my-bucket'}, without s3:// and without a path; a prefix goes into"
             " DYNAURORA_EXPORT_PREFIX",
         )
     owner = settings.export_bucket_owner
@@ -68,7 +68,7 @@ def encryption(settings: Settings, doing: str) -> tuple[Literal["AES256", "KMS"]
     if key and algorithm != "KMS":
         raise ConfigurationError(
             f"{doing}: DYNAURORA_EXPORT_KMS_KEY is set, and DYNAURORA_EXPORT_SSE is {asked}",
-            hint="set DYNAURORA_EXPORT_SSE to KMS, or leave it out; or leave the key out",
+            hint="set DYNAURORA_EXPORT_SSE to KMS, or remove it; or remove the key",
         )
     return algorithm, key
 

@@ -1,11 +1,11 @@
 """Request an export, or resume the one that an earlier run requested: exports cost money.
 
-Invariant: the request is in the bookkeeping, with its client token, before DynamoDB hears of it. Whenever this is
-killed, the next run asks with the same token (the same export, for 8 hours), or finds the export's ARN. No request is
-made while a load of the table runs, for it could not be loaded.
+Invariant: the request is in the bookkeeping, with its client token, before DynamoDB is asked. Whenever this is killed,
+the next run asks with the same token (the same export, for 8 hours), or finds the export's ARN. No request is made
+while a load of the table runs, because it could not be loaded.
 
-A full export is resumed until it is 24 hours old: for so long the stream still has every change since. A window's is
-resumed at any age, for its content stays what it is. Neither is resumed once its files are deleted.
+A full export is resumed until it is 24 hours old: for that long the stream has every change since. A window's export is
+resumed at any age, because its content does not change. Neither is resumed once its files are deleted.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ if TYPE_CHECKING:
     from pipeline.core.model.mapping import TableMapping
     from pipeline.jobs.services import Services
 
-# DynamoDB API reference: a token is valid for 8 hours. An hour less, so that clocks may disagree.
+# DynamoDB API reference: a token is valid for 8 hours. One hour less, because clocks may disagree.
 _TOKEN_LIVES = timedelta(hours=7)
 _FULL_EXPORT_LIVES = timedelta(hours=24)
 _ATTEMPTS = 3
 
 
 def resume_hint(export_arn: str) -> str:
-    """Return the next step where an export is not waited for to its end."""
-    return f"it runs on in DynamoDB; run this again: it resumes export {export_arn} and requests no other"
+    """Return the next step if the wait for an export ends early."""
+    return f"it continues in DynamoDB; run this again: it resumes export {export_arn} and requests no other"
 
 
 def request_or_resume(
@@ -60,10 +60,8 @@ def request_or_resume(
 ) -> str:
     """Return the ARN of an export of the `table` (ARN and id): full, or incremental over `window`.
 
-    `anew`: of a new one, whatever is under way.
-
-    Raises TerminalError while a load of the table runs, ConfigurationError when it is not the source of record, and as
-    `request_export` does.
+    `anew`: a new one, whatever is under way. Raises TerminalError while a load of the table runs, ConfigurationError if
+    it is not the source of record, and as `request_export` does.
     """
     destination = export_destination(services.settings, "requesting an export", table=mapping.name)
     arn, table_id = table
@@ -85,7 +83,7 @@ class _Requesting:
 
     @property
     def _what(self) -> str:
-        """Whatever a client token goes with."""
+        """Everything that a client token belongs to."""
         to = self.destination
         parts = (*self.table, to.bucket, to.prefix, to.bucket_owner, to.sse_algorithm, to.kms_key)
         return " ".join(part or "-" for part in parts)
@@ -110,15 +108,15 @@ class _Requesting:
             try:
                 return self._request(found)
             except ExportConflictError:
-                continue  # the token was taken for something else: a request of its own
+                continue  # the token was used for something else: make a request of its own
         raise TerminalError(
-            f"requesting an export of {self.table[0]}: every client token was taken for another request",
+            f"requesting an export of {self.table[0]}: every client token was used for another request",
             table=self.mapping.name,
-            hint="run this again; if it stays so, what answers for DynamoDB is not DynamoDB",
+            hint="run this again; if it stays like this, what answers is not DynamoDB",
         )
 
     def _request(self, request: ExportRequest) -> str:
-        """Ask DynamoDB. What it refuses is ended; where it is not known what became of it, it stays open."""
+        """Ask DynamoDB. A request that it refuses is ended; one whose outcome is not known stays open."""
         to = self.destination
         try:
             arn = request_export(
@@ -140,7 +138,7 @@ class _Requesting:
         return arn
 
     def _may_be_resumed(self, found: ExportRequest) -> bool:
-        """Whether an open request still leads to an export that is wanted; else it is ended, saying why."""
+        """Whether an open request still leads to a wanted export; otherwise it is ended, and the reason reported."""
         why = self._why_not(found)
         if why is None:
             return True
@@ -155,28 +153,28 @@ class _Requesting:
         if self.anew:
             return "superseded", "a new export is asked for"
         if found.request != self._what:
-            return "superseded", "the table, the bucket or its encryption is another now"
+            return "superseded", "the table, the bucket or its encryption has changed"
         if found.export_arn is None:
             return ("superseded", "its client token has expired") if found.age > _TOKEN_LIVES else None
         no_use = self._why_of_no_use(found, found.export_arn) if self.window is None else None
         return no_use or self._why_failed(found.export_arn)
 
     def _why_of_no_use(self, found: ExportRequest, export_arn: str) -> tuple[Outcome, str] | None:
-        """Say why a full export would not be loaded, or is not worth it."""
+        """Return why a full export would not be loaded, or is not worth it."""
         if found.age > _FULL_EXPORT_LIVES:
             return "superseded", "it is older than the stream's 24 hours"
         if export_arn in loads.loaded_export_arns(self.connection, self.mapping.name):
-            return "used", "it is loaded already"
+            return "used", "it is already loaded"
         newest = loads.newest_loaded(self.connection, self.mapping.name)
         if newest is not None and newest >= found.requested_at:
-            return "superseded", "a newer snapshot is loaded already"
+            return "superseded", "a newer snapshot is already loaded"
         return None
 
     def _why_failed(self, export_arn: str) -> tuple[Outcome, str] | None:
         try:
             export = describe_export(self.services.dynamodb, export_arn)
         except ExportNotFoundError:
-            return "failed", "DynamoDB does not know it any more"
+            return "failed", "DynamoDB no longer knows it"
         if export.failure:
             return "failed", f"it failed with {export.failure}"
         if export.manifest_location and export.status == "COMPLETED" and self._is_gone(export.manifest_location):

@@ -1,20 +1,20 @@
 """A snapshot by scan, for tables that cannot be exported: written as the files of a full export, and loaded like one.
 
-The snapshot's time is the *start* of the scan. Each page is of its own, later time, so a row may hold changes made
+The snapshot's time is the *start* of the scan. Each page is of its own, later time, so a row may contain changes made
 while the scan ran; it still counts as of the start, less the margin. That claims too little, which is the safe side:
 every change since the start is in the stream, at a later position, and wins whether it comes before the row or after.
-What a reader may see meanwhile: where the stream is behind, a row that the scan brought in its state of a later moment
-goes back to an earlier change of that time as the stream applies it, and forward again as it goes on; it ends right.
+What a reader may see meanwhile: if the stream is behind, a row that the scan brought in its state of a later moment
+goes back to an earlier change as the stream applies it, and forward again later. It ends right.
 
-It reads consistently, the whole table once, within a budget of read capacity units a second, which is kept whatever
-the number of segments: one unit for each 4 KB, so 10 GB take 2.6 million units, and 100 a second seven hours.
+It reads consistently, the whole table once, within a budget of read capacity units a second, whatever the number of
+segments: one unit for each 4 KB, so 10 GB need 2.6 million units, or seven hours at 100 a second.
 
-A run that finds another one scanning the table waits for it and takes its snapshot; where that one dies, it goes on in
+A run that finds another one scanning the table waits for it and uses its snapshot; if that one dies, it continues in
 its place.
 
-Invariant: what was scanned is not scanned again. A file is written, then the place behind it is kept beside the files;
-a scan that was killed goes on from there, with the start, the segments and the folder that it had. The manifest comes
-last, so that what can be loaded is whole.
+Invariant: what was scanned is not scanned again. A file is written, then the place after it is stored beside the files.
+A scan that was killed resumes there, with the start, the segments and the folder that it had. The manifest comes last,
+so whatever can be loaded is whole.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ if TYPE_CHECKING:
 
 READ_CAPACITY = 100.0
 SEGMENTS = 4
-# A file is written when a segment has this much, uncompressed: what is read again after a kill is less than it.
+# A file is written when a segment has this much, uncompressed: after a kill, less than this is read again.
 FILE_BYTES = 8 << 20
 _TELL_SECONDS = 1.0
-# How often it is looked whether a scan of another run has ended.
+# How often to look whether another run's scan has ended.
 _LOOK_SECONDS = 2.0
 
 
@@ -69,10 +69,10 @@ def scan_snapshot(
     file_bytes: int = FILE_BYTES,
     on_progress: Callable[[str], None] | None = None,
 ) -> str:
-    """Scan the table into files, and return the location of their manifest-summary.json; goes on with one not done.
+    """Scan the table into files, and return the location of their manifest-summary.json; resumes an unfinished scan.
 
-    `read_capacity` is in units a second; that of a scan that another run has begun stands. Raises ConfigurationError
-    when there is no bucket or the table is not fit, TransientError when it may be run again.
+    `read_capacity` is in units a second; if another run has begun the scan, its value stays. Raises ConfigurationError
+    if there is no bucket or the table is not fit, TransientError if it may be run again.
     """
     destination = export_destination(services.settings, "scanning", table=mapping.name)
     bucket = destination.bucket
@@ -105,7 +105,7 @@ def _of_another_run(
         return None
     before = place.progress()
     if on_progress:
-        on_progress("another run scans the table: waiting for its snapshot, which this run takes too")
+        on_progress("another run scans the table: waiting for its snapshot, which this run uses too")
     while not loads.try_lock_scan(connection, mapping.name):
         time.sleep(_LOOK_SECONDS)
     now = place.progress()
@@ -147,7 +147,7 @@ class _Place:
         return f"{self.base}/_scans/{self.source.name}.json"
 
     def progress(self) -> _Progress | None:
-        """Return what is kept of the newest scan of this table; None where that is nothing, or of another table."""
+        """Return what is stored about this table's newest scan; None if there is nothing, or it is of another table."""
         try:
             found = _Progress(**json.loads(self.store.read(self.destination.bucket, self.progress_key)))
         except (MissingObjectError, ValueError):
@@ -213,7 +213,7 @@ class _Scan:
                 on_progress(f"scanned {scanned:,} items")
 
     def _write(self, segment: int, resume_from: Item | None) -> None:
-        """Write a segment's lines as a file, then keep the place behind them."""
+        """Write a segment's lines as a file, then store the place after them."""
         lines = self.lines.pop(segment, [])
         self.waiting_bytes.pop(segment, None)
         number = sum(1 for entry in self.progress.files if f"/{segment:05d}-" in entry["dataFileS3Key"])
@@ -234,7 +234,7 @@ class _Scan:
         self._keep()
 
     def finish(self) -> str:
-        """Write the manifests, and forget the scan; returns the location of the summary."""
+        """Write the manifests, and remove the scan's state; return the location of the summary."""
         files = "".join(_json(entry) + "\n" for entry in self.progress.files).encode()
         summary: dict[str, Any] = {
             "version": "2020-06-30",

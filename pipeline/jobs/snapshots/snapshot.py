@@ -1,6 +1,6 @@
-"""Take a snapshot of a DynamoDB table: request a full export (or resume one), wait for it; or take one that exists.
+"""Take a snapshot of a DynamoDB table: request a full export (or resume one) and wait for it; or use one that exists.
 
-Invariant: what comes out is a finished export of the whole of the mapping's own table, whose manifests add up.
+Invariant: the result is a finished export of all of the mapping's own table, whose manifests add up.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _POLL_SECONDS_LOCAL, _POLL_SECONDS = 0.5, 15.0
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A finished full export and where it lies."""
+    """A finished full export and where it is."""
 
     location: str
     export_arn: str | None
@@ -38,7 +38,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class ScanChoice:
-    """How to scan: read capacity units a second over all segments, which are read side by side."""
+    """How to scan: read capacity units a second over all segments, which are read in parallel."""
 
     read_capacity: float = READ_CAPACITY
     segments: int = SEGMENTS
@@ -57,16 +57,16 @@ def take_snapshot(
     on_progress: Callable[[str], None] | None = None,
     on_notice: Callable[[str], None] | None = None,
 ) -> Snapshot:
-    """Return the snapshot to load or to reconcile with; a new export when nothing else is given.
+    """Return the snapshot to load or to reconcile with; a new export if nothing else is given.
 
-    An export that an earlier run requested is resumed, unless `new_export`. `scan` takes it by a scan, for tables that
-    cannot be exported. `manifest` is the location of a manifest-summary.json (s3:// or file://). `accept_other_table`
-    takes an export of another table too, and says in what it differs. `timeout` is how long an export is waited for,
-    the setting's unless given. `on_progress` gets a line of text now and then, `on_notice` (or else `on_progress`) one
-    that is to stay in sight. Raises TerminalError, ConfigurationError, TransientError.
+    An export that an earlier run requested is resumed, unless `new_export`. `scan` takes the snapshot by a scan, for
+    tables that cannot be exported. `manifest` is the location of a manifest-summary.json (s3:// or file://).
+    `accept_other_table` also accepts an export of another table, and reports how it differs. `timeout` is how long to
+    wait for an export, as the settings say unless given. `on_progress` gets a line of text now and then, `on_notice`
+    (or else `on_progress`) one that should stay visible. Raises TerminalError, ConfigurationError, TransientError.
     """
     if scan and (export_arn or manifest):
-        raise ConfigurationError("taking a snapshot: a scan is asked for, and an export given", hint="give one")
+        raise ConfigurationError("taking a snapshot: both a scan and an export are given", hint="give one")
     if export_arn and manifest:
         raise ConfigurationError("taking a snapshot: both an export ARN and a manifest are given", hint="give one")
     say = on_progress or _say_nothing
@@ -85,7 +85,7 @@ def take_snapshot(
         return existing(manifest)
     if export_arn:
         check_export_arn(mapping, export_arn, accept_other_table=accept_other_table)
-        hint = f"it runs on in DynamoDB; wait for it again by --export-arn {export_arn}"
+        hint = f"it continues in DynamoDB; wait for it again with --export-arn {export_arn}"
     else:
         export_arn = _request(services, mapping, say, anew=new_export)
         hint = resume_hint(export_arn)
@@ -94,12 +94,12 @@ def take_snapshot(
 
 
 def poll_seconds(services: Services) -> float:
-    """Return how long to wait between two looks at an export: a stand-in for AWS takes seconds, AWS minutes."""
+    """Return how long to wait between two looks at an export: a stand-in for AWS needs seconds, AWS minutes."""
     return _POLL_SECONDS_LOCAL if services.settings.endpoint_url else _POLL_SECONDS
 
 
 class _Changes:
-    """Tells an export's status when it changes, not at every look; refuses one that is not whole."""
+    """Reports an export's status when it changes, not at every look; refuses one that is not whole."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say, self._told = say, ""
@@ -132,7 +132,7 @@ def wait(
     say: Callable[[str], None],
     notify: Callable[[str], None],
 ) -> str:
-    """Wait for an export; return its manifest's location. Says `hint`, the next step, where it is not waited out."""
+    """Wait for an export; return its manifest's location. If the wait ends early, report `hint`, the next step."""
     try:
         return wait_for_export(
             services.dynamodb,

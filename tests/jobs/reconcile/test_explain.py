@@ -110,7 +110,7 @@ def test_the_command_explains_without_values_unless_asked(
     assert main(["reconcile", "employees", "--key", "Id=4"], environment) == 0
     told = capsys.readouterr().out
     assert "public.Employees: the row is live, from a snapshot, as of " in told
-    assert "  = equal: what is stored is what the source holds\n" in told
+    assert "  = equal: the stored row is what the source holds\n" in told
     assert "name 4" not in told
     assert main(["reconcile", "employees", "--key", "Id=4", "--values"], environment) == 0
     assert "  Name: source 'name 4', stored 'name 4'\n" in capsys.readouterr().out

@@ -277,10 +277,10 @@ def left_open(source: Source) -> str:
     [
         ("requested_at = requested_at - interval '25 hours'", "it is older than the stream's 24 hours"),
         ("export_arn = NULL, requested_at = requested_at - interval '8 hours'", "its client token has expired"),
-        ("request = 'another bucket'", "the table, the bucket or its encryption is another now"),
+        ("request = 'another bucket'", "the table, the bucket or its encryption has changed"),
         (
             "export_arn = replace(export_arn, '/export/', '/export/9')",
-            "DynamoDB does not know it any more",
+            "DynamoDB no longer knows it",
         ),
     ],
 )
@@ -382,8 +382,8 @@ def test_scans_and_moved_objects_name_the_same(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
-        ({"DYNAURORA_EXPORT_BUCKET": "s3://name/x"}, "write the name alone, name, without s3://"),
-        ({"DYNAURORA_EXPORT_BUCKET": "arn:aws:s3:::name"}, "is no bucket's name"),
+        ({"DYNAURORA_EXPORT_BUCKET": "s3://name/x"}, "write only the name, name, without s3://"),
+        ({"DYNAURORA_EXPORT_BUCKET": "arn:aws:s3:::name"}, "is not a bucket's name"),
         ({"DYNAURORA_EXPORT_SSE": "none"}, "DYNAURORA_EXPORT_SSE is none; set it to AES256 or KMS"),
         ({"DYNAURORA_EXPORT_SSE": "AES256", "DYNAURORA_EXPORT_KMS_KEY": "k"}, "set DYNAURORA_EXPORT_SSE to KMS"),
         ({"DYNAURORA_EXPORT_BUCKET_OWNER": "me"}, "not an account's 12 digits"),
@@ -399,7 +399,7 @@ def test_a_bucket_given_as_a_location_is_wrong_use_for_load_and_scan(source: Sou
     for flags in ([], ["--scan"]):
         code, _, err = source.run("load", "employees", *flags, DYNAURORA_EXPORT_BUCKET=f"s3://{source.bucket}")
         assert code == 2
-        assert f"write the name alone, {source.bucket}, without s3://" in err
+        assert f"write only the name, {source.bucket}, without s3://" in err
     assert source.exports() == []
 
 

@@ -205,7 +205,7 @@ def test_a_second_scan_waits_for_the_first_and_takes_its_snapshot(
     first = scan_snapshot(real, source, read_capacity=5000, on_progress=halfway)
     second.join(60)
     assert others == [first]
-    assert told == ["another run scans the table: waiting for its snapshot, which this run takes too"]
+    assert told == ["another run scans the table: waiting for its snapshot, which this run uses too"]
 
 
 def at_work(real: Services, bucket: str, source: TableMapping) -> bool:
@@ -255,5 +255,5 @@ def test_an_export_of_a_table_that_was_made_anew_is_refused(
     assert take_snapshot(real, source, manifest=old).location == old
     real.dynamodb.delete_table(TableName=source.table)
     create(stack, source.table, items=5)
-    with pytest.raises(TerminalError, match=r"table id .*: the table was deleted and made again since"):
+    with pytest.raises(TerminalError, match=r"table id .*: the table was deleted and recreated since"):
         take_snapshot(real, source, manifest=old)
