@@ -224,7 +224,7 @@ def _shards(memory: Memory, sight: Sight, now: datetime, rules: Rules) -> dict[s
             moved[name] |= moved[first]
             ended[name] &= ended[first]
     shards: dict[str, ShardProgress] = {}
-    paused = memory.ticked_at is not None and now - memory.ticked_at >= STILL_AFTER
+    paused = memory.ticked_at is not None and now - memory.ticked_at >= STILL_AFTER + rules.batching_window
     for name, one in seen.items():
         # Of a time without ticks nobody knows: the database may have been away, and the replicator with it.
         begins = moved[name] or (paused and before[name].still_ticks < STILL_TICKS)

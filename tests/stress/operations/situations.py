@@ -230,6 +230,51 @@ def off_and_restored(history: History) -> None:
     history.tick()
 
 
+def loaded_within_the_margin(history: History) -> None:
+    """A load holds what a dead function has not brought, and a reconciliation proves it; then the function works."""
+    world, key = history.world, _key(history)
+    _at_work(history)
+    history.tick()
+    for replicator in world.replicators:
+        replicator.dead = True
+    world.write(key)
+    world.write(key, remove=True)
+    world.write(key)
+    history.commands.run("load orders")
+    history.pause(400 + _window(history))
+    for _ in range(4):
+        history.tick()
+        history.pause(30)
+    history.commands.run("reconcile orders --repair")
+    history.tick()
+    history.fix()
+    history.pause(LAG + _window(history))
+    history.tick()
+
+
+def came_and_went(history: History) -> None:
+    """An item's insert is given up and kept, its delete is given up and lost; a redrive comes behind the catch-up."""
+    world, key, replicator = history.world, _key(history), history.world.replicator
+    assert replicator is not None
+    world.write(key, remove=True)
+    _at_work(history)
+    history.tick()
+    kept, replicator.keeps_failures = replicator.keeps_failures, 1.0
+    _give_up(history, key)
+    replicator.keeps_failures, replicator.poisoned = 0.0, 1
+    world.write(key, remove=True)
+    history.pause(LAG + _window(history))
+    world.write(history.random.choice([other for other in world.keys if other != key]))
+    history.pause(LAG + _window(history))
+    replicator.keeps_failures = kept
+    history.tick()
+    remedies = history.product.remedies()
+    for kind, text in sorted(remedies, key=lambda found: found[0] == "on_failure"):
+        if kind in {"passed", "on_failure"}:
+            history.follow_text(text)
+    history.tick()
+
+
 def first_tick_late(history: History) -> None:
     """No tick looks at the stream for days after the load, and the replicator is dead."""
     for replicator in history.world.replicators:
@@ -251,6 +296,8 @@ SITUATIONS: tuple[Callable[[History], None], ...] = (
     lost_again_before_the_remedy,
     repointed_and_lost,
     off_and_restored,
+    loaded_within_the_margin,
+    came_and_went,
 )
 
 
