@@ -146,6 +146,7 @@ class Oracle:
                 elif row is not None and row.position.version == record.version:
                     for lost in passed:
                         told = any(loss.since <= lost.position.as_of <= loss.until for loss in losses)
+                        told = told or self._behind_in_loss(lost.key)
                         if not told and newer.get(str(lost.key), 0) <= lost.version and self._is_missing(lost):
                             raise Wrong(f"the change of {lost.key} of {lost.made} was passed by, and is in no loss")
                     passed.clear()
@@ -187,6 +188,14 @@ class Oracle:
         for waiting in self.product.memory.waiting:
             if purged is not None and waiting.as_of <= purged and int(waiting.key[0]) not in rows:
                 raise Wrong(f"{waiting} waits, and a purge has passed it")
+
+    def _behind_in_loss(self, key: int) -> bool:
+        """Whether an open loss has the change that the row of a key has been wrong since."""
+        database = self.world.database
+        missing = self.world.table.right_until(key, database.shown(key), database.set_aside())
+        return missing is not None and any(
+            loss.since - MARGIN <= missing <= loss.until + MARGIN for loss in self.product.losses()
+        )
 
     def _is_missing(self, record: Record) -> bool:
         database = self.world.database
