@@ -33,6 +33,7 @@ class ExportServer:
         delay_seconds: float = 0.0,
         minimum_window_seconds: float = 900.0,
         recovery_reach_seconds: float = 0.0,
+        hold: Path | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         """`port=None` takes a free one. See `exports` for the times. `environment`: more variables for the server."""
@@ -43,6 +44,7 @@ class ExportServer:
         self._delay_seconds = delay_seconds
         self._minimum_window_seconds = minimum_window_seconds
         self._recovery_reach_seconds = recovery_reach_seconds
+        self._hold = hold
         self._more_environment = environment or {}
         self._process: ServerProcess | None = None
 
@@ -72,7 +74,7 @@ class ExportServer:
             "--delay-seconds": self._delay_seconds,
             "--minimum-window-seconds": self._minimum_window_seconds,
             "--recovery-reach-seconds": self._recovery_reach_seconds,
-        }
+        } | ({"--hold": self._hold} if self._hold else {})
         arguments = [part for name, value in options.items() for part in (name, str(value))]
         self._process = ServerProcess(
             "the export service",
@@ -109,6 +111,7 @@ async def serve(given: argparse.Namespace) -> None:
         delay_seconds=given.delay_seconds,
         minimum_window_seconds=given.minimum_window_seconds,
         recovery_reach_seconds=given.recovery_reach_seconds,
+        hold=given.hold,
     )
     proxy = Proxy(upstream_port, service.answers(), gate)
     server = await asyncio.start_server(proxy.serve_client, LOOPBACK, given.port, limit=HEAD_LIMIT, backlog=1024)
@@ -124,6 +127,7 @@ def main() -> None:
     parser.add_argument("--delay-seconds", type=float, default=0.0)
     parser.add_argument("--minimum-window-seconds", type=float, default=900.0)
     parser.add_argument("--recovery-reach-seconds", type=float, default=0.0)
+    parser.add_argument("--hold", type=Path)
     asyncio.run(serve(parser.parse_args()))
 
 

@@ -25,6 +25,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 from pipeline.local.change_log import ChangeLogTail, change_log_arn
@@ -69,6 +70,9 @@ class PastOfTable:
     changes: list[PastChange] = field(default_factory=list[PastChange])
 
 
+_HOLD_LOOK_SECONDS = 0.05
+
+
 class ExportService:
     """The exports of one ministack. Requests are handled one after another; files are written in the background."""
 
@@ -80,8 +84,10 @@ class ExportService:
         delay_seconds: float,
         minimum_window_seconds: float,
         recovery_reach_seconds: float = 0.0,
+        hold: Path | None = None,
     ) -> None:
-        """`delay_seconds`: how long an export stays IN_PROGRESS at least, so that a person sees it.
+        """`delay_seconds`: how long an export stays IN_PROGRESS at least, so that a person sees it. While the file
+        `hold` exists, it stays so.
 
         `recovery_reach_seconds`: how far point-in-time recovery reaches back before it was enabled. Without it, a table
         created a minute ago has no hour to catch up; with it, it has hours in which nothing was written.
@@ -89,6 +95,7 @@ class ExportService:
         self._port = upstream_port
         self._gate = gate
         self._delay_seconds = delay_seconds
+        self._hold = hold
         self._minimum_window_ms = int(minimum_window_seconds * 1000)
         self._reach_ms = int(recovery_reach_seconds * 1000)
         self._exports: dict[str, Export] = {}
@@ -325,6 +332,8 @@ class ExportService:
         try:
             write_started(aws, to_try)
             time.sleep(self._delay_seconds)
+            while self._hold and self._hold.exists():
+                time.sleep(_HOLD_LOOK_SECONDS)
             written = write()
         except AwsError as error:
             code = "S3NoSuchBucket" if error.code == "NoSuchBucket" else error.code

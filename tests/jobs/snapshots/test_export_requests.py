@@ -17,7 +17,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 import pytest
@@ -46,15 +46,32 @@ from tests.jobs.past_table import item
 
 NOT_AT_ALL = timedelta(0)
 MARGIN = timedelta(seconds=1)
+HOLD = "hold"
+
+
+class Slow(NamedTuple):
+    """An export service whose exports are under way for a while, and while the file `hold` exists."""
+
+    url: str
+    hold: Path
 
 
 @pytest.fixture(scope="module")
-def slow(stack: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def slow(stack: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slow]:
     """The address of an export service whose exports are under way for a while."""
+    folder = tmp_path_factory.mktemp("slow")
     with ExportServer(
-        tmp_path_factory.mktemp("slow"), stack.ministack.port, delay_seconds=6.0, minimum_window_seconds=0.0
+        folder, stack.ministack.port, delay_seconds=6.0, minimum_window_seconds=0.0, hold=folder / HOLD
     ) as server:
-        yield server.url
+        yield Slow(server.url, folder / HOLD)
+
+
+@pytest.fixture
+def held(slow: Slow) -> Iterator[Path]:
+    """While this file exists no export ends, however slow the machine is."""
+    slow.hold.touch()
+    yield slow.hold
+    slow.hold.unlink(missing_ok=True)
 
 
 @dataclass
@@ -97,19 +114,23 @@ class Source:
 
 @pytest.fixture
 def source(
-    slow: str,
+    slow: Slow,
     stack: LocalStack,
     services: Services,
     employees: TableMapping,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Source:
-    settings = {**stack.environment(), "AWS_ENDPOINT_URL": slow, "DATABASE_URL": str(services.settings.database_url)}
+    settings = {
+        **stack.environment(),
+        "AWS_ENDPOINT_URL": slow.url,
+        "DATABASE_URL": str(services.settings.database_url),
+    }
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
     name, bucket = f"Employees-{uuid4().hex[:8]}", f"exports-{uuid4().hex[:8]}"
-    dynamodb = client("dynamodb", slow)
-    client("s3", slow).create_bucket(Bucket=bucket)
+    dynamodb = client("dynamodb", slow.url)
+    client("s3", slow.url).create_bucket(Bucket=bucket)
     made = dynamodb.create_table(
         TableName=name,
         AttributeDefinitions=[{"AttributeName": "Id", "AttributeType": "N"}],
@@ -143,7 +164,9 @@ def read_until(process: subprocess.Popen[str], *words: str) -> str:
     raise AssertionError(f"none of {words} was said")
 
 
-def test_three_interrupted_loads_and_one_that_ends_are_one_export(source: Source, connection: Connection) -> None:
+def test_three_interrupted_loads_and_one_that_ends_are_one_export(
+    source: Source, held: Path, connection: Connection
+) -> None:
     for _ in range(3):
         process = source.command("load", "employees")
         read_until(process, "in progress")
@@ -153,6 +176,7 @@ def test_three_interrupted_loads_and_one_that_ends_are_one_export(source: Source
         (export,) = source.exports()
         assert f"run this again: it resumes export {export['ExportArn']}" in err
     (export,) = source.exports()
+    held.unlink()
     code, out, err = source.run("load", "employees", "--json")
     assert (code, json.loads(out)["items"]) == (0, 10)
     assert f"export {export['ExportArn']} is under way, requested at" in err
@@ -167,6 +191,7 @@ def test_a_load_after_one_that_ended_requests_its_own_export(source: Source) -> 
         assert len(source.exports()) == count
 
 
+@pytest.mark.usefixtures("held")
 def test_a_wait_that_runs_out_names_the_export_and_is_one_setting(source: Source) -> None:
     for words, variables in (
         (["load", "employees", "--export-wait", "0s"], {}),
@@ -187,6 +212,7 @@ def test_a_wait_that_runs_out_names_the_export_and_is_one_setting(source: Source
         assert said in err
 
 
+@pytest.mark.usefixtures("held")
 def test_a_new_export_is_requested_where_that_is_asked_for(source: Source) -> None:
     for flags, count in ((["--export-wait", "0s"], 1), (["--new-export", "--export-wait", "0s"], 2)):
         assert source.run("load", "employees", *flags)[0] == 3
