@@ -66,7 +66,7 @@ class RedriveReport:
     rejected: int = 0
     ignored: int = 0
     partial: list[Left] = field(default_factory=list[Left])
-    """Damaged batches of which the records that could be read are applied, and that are marked as done."""
+    """Damaged batches that are marked as done, after the records that could be read were applied."""
     read_again: int = 0
     """Batches whose records were read from the stream again, because only what names them was kept."""
     of_other_tables: int = 0

@@ -76,7 +76,7 @@ class FileLoader:
     def load(self, connection: Connection, file: ExportFile, on_lines: OnLines) -> FileCounts | None:
         """Load one file; None when it was loaded already. Raises with the file's name.
 
-        Raises FileBusyError when another worker has it in its hands, LoadEndedError when the load does not go on so.
+        Raises FileBusyError while another worker loads it, LoadEndedError when the load does not go on so.
         When PostgreSQL refuses a value, the file is read again with savepoints, to set that record alone aside.
         """
         try:

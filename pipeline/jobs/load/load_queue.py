@@ -47,7 +47,7 @@ class FileQueue:
             return self._offered.popleft() if self._offered and not self._stopped else None
 
     def put_off(self, file: ExportFile) -> None:
-        """Put a file back that another run has in its hands."""
+        """Put a file back that another run is loading."""
         with self._changed:
             self._busy.append(file)
 

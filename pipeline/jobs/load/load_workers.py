@@ -58,7 +58,7 @@ class Loader(Protocol):
     """Loads one file after another: those of a full export, or of an incremental one."""
 
     def load(self, connection: Connection, file: ExportFile, on_lines: OnLines) -> FileCounts | None:
-        """Load one file; None when it was loaded already. Raises FileBusyError when another has it in its hands."""
+        """Load one file; None when it was loaded already. Raises FileBusyError while another loads it."""
         ...
 
 

@@ -36,7 +36,7 @@ _STATEMENT_SECONDS = 20.0
 
 @dataclass(frozen=True, slots=True)
 class OnFailure:
-    """What waits where batches go that were given up. `count` None: not known, for the reason given."""
+    """What waits at the on-failure destination. `count` None: not known, for the reason given."""
 
     count: int | None
     oldest: datetime | None
