@@ -162,6 +162,30 @@ def test_two_clients_of_one_pooler_never_write_each_others_rows(
 
 
 @BOTH_WAYS
+def test_nothing_is_sent_after_the_end_of_a_transaction(
+    migrated: str, pgbouncer: Start, folder: Path, tmp_path: Path, mode: str, pool_size: int
+) -> None:
+    """A pooler that gets a Flush from an idle client gives it a server connection, and waits for an answer to it.
+
+    With all of a pool's connections held so, every other client waits in vain (PgBouncer's query_wait_timeout).
+    """
+    services = Services(
+        Settings.from_environment({"DATABASE_URL": pgbouncer(migrated, mode=mode, pool_size=pool_size).url})
+    )
+    opened = services.connect("replicator", needs_session=False)
+    trace = tmp_path / "protocol"
+    replicator = Replicator(list(load_mappings(folder)), lambda: opened, writer="one")
+    with trace.open("w") as file, closing(replicator):
+        opened.pgconn.trace(file.fileno())
+        for table, name in (("Employees", "a"), ("Employees", "x" * 30), ("Customers", "b")):
+            replicator.replicate({"Records": [change(table, 1, len(name), name)]}, deadline=time.monotonic() + 60)
+        opened.pgconn.untrace()
+    sent = [line.split("\t")[3] for line in trace.read_text().splitlines() if "\tF\t" in line]
+    assert sent[-1] in ("Sync", "Query")
+    assert "Flush" not in sent
+
+
+@BOTH_WAYS
 def test_clients_at_the_same_time_end_equal(
     migrated: str, pgbouncer: Start, clients_of: Callable[[str], Clients], mode: str, pool_size: int
 ) -> None:

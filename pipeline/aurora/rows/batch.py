@@ -202,12 +202,18 @@ _Sent = tuple["Cursor[tuple[Any, ...]]", int]
 def _one_transaction(connection: Connection) -> Generator[None]:
     """Send what the block executes as one transaction: one round trip, unless something is fetched within.
 
-    Without a BEGIN the end of the pipeline would commit what was sent before the block raised.
+    Behind a pooler each statement is a trip: psycopg's pipeline sends a Flush after its last Sync, for which a pooler
+    hands an idle client a server connection and waits for an answer. Without a BEGIN the end of the pipeline would
+    commit what was sent before the block raised.
     """
+    if connection.pooled:
+        with connection.transaction():
+            set_for_transaction(connection)
+            yield
+        return
     try:
         with connection.pipeline():
             connection.execute(BEGIN)
-            set_for_transaction(connection)
             yield
             connection.execute("COMMIT")
     except BaseException:
