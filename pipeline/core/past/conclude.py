@@ -41,6 +41,8 @@ _GRAIN = timedelta(seconds=1)
 _CLOCKS = timedelta(seconds=2)
 # A shard stands still once nothing was read in it, and nothing applied, for so long and in so many ticks.
 STILL_AFTER, STILL_TICKS = timedelta(seconds=60), 2
+# A tick so soon after another shows no more than that one.
+_APART = timedelta(seconds=10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,10 +215,11 @@ def _shards(memory: Memory, sight: Sight, now: datetime, rules: Rules) -> dict[s
     ended = {name: one.at_end for name, one in seen.items()}
     looked_up = [*memory.waiting, *(change for one in sight.shards for change in (*one.sightings, *one.scouted))]
     for change in looked_up:
-        if change.shard_id in seen and sight.stored.shows_applied(change):
-            moved[change.shard_id] = True
-            found = Applied(change.version, change.as_of)
-            applied[change.shard_id] = _further(applied[change.shard_id], found)
+        name, found = change.shard_id, sight.stored.applied(change)
+        if name in seen and found is not None:
+            known = before[name].applied
+            moved[name] |= found.version == change.version or _further(known, found) != known
+            applied[name] = _further(applied[name], found)
     for line in lineages({name: one.progress for name, one in seen.items()}):
         first = line[0].shard_id
         for name in (ancestor.shard_id for ancestor in line[1:]):
@@ -224,7 +227,8 @@ def _shards(memory: Memory, sight: Sight, now: datetime, rules: Rules) -> dict[s
             moved[name] |= moved[first]
             ended[name] &= ended[first]
     shards: dict[str, ShardProgress] = {}
-    paused = memory.ticked_at is not None and now - memory.ticked_at >= STILL_AFTER + rules.batching_window
+    since_tick = now - memory.ticked_at if memory.ticked_at is not None else timedelta(0)
+    paused = since_tick >= STILL_AFTER + rules.batching_window
     for name, one in seen.items():
         # Of a time without ticks nobody knows: the database may have been away, and the replicator with it.
         begins = moved[name] or (paused and before[name].still_ticks < STILL_TICKS)
@@ -233,7 +237,7 @@ def _shards(memory: Memory, sight: Sight, now: datetime, rules: Rules) -> dict[s
             read_through=_read_through(one, before[name]),
             applied=applied[name],
             moved_at=now if begins else before[name].moved_at,
-            still_ticks=0 if moved[name] else before[name].still_ticks + ended[name],
+            still_ticks=0 if moved[name] else before[name].still_ticks + (ended[name] and since_tick >= _APART),
             unread=_unread(before[name].unread, one.passed, applied[name], now, rules),
         )
     return shards

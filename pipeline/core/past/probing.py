@@ -143,13 +143,17 @@ class Stored:
             return True
         return bool(change.key) and not accepts(change.position, self.positions.get(change.row), self.purged_through)
 
-    def shows_applied(self, change: Waiting) -> bool:
-        """Whether the replicator itself has brought the change, or a later one of its key, from the same stream."""
+    def applied(self, change: Waiting) -> Applied | None:
+        """Return how far the replicator itself is seen to have brought the change's key, through the change at most.
+
+        What it has brought of a key lies in the change's shard, or in one that the shard came from.
+        """
         if change.version in self.rejected:
-            return True
+            return Applied(change.version, change.as_of)
         at = self.positions.get(change.row)
-        version = None if at is None else at.version
-        return version is not None and version >= change.version and same_stream(version, change.version)
+        if at is None or at.version is None or not same_stream(at.version, change.version):
+            return None
+        return min(Applied(at.version, at.as_of), Applied(change.version, change.as_of), key=lambda one: one.version)
 
 
 def not_arrived(changes: Iterable[Waiting], stored: Stored, proof: Proof, margin: timedelta) -> list[Waiting]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+from pipeline.core.ordering import Position
 from pipeline.core.past.conclude import Memory, Rules, ShardSight, Sight, conclude
 from pipeline.core.past.losses import Kind, Loss, Proof
-from pipeline.core.past.probing import ShardProgress, Stored, Waiting
+from pipeline.core.past.probing import Applied, ShardProgress, Stored, Waiting
 
 NOW = datetime(2026, 3, 4, 12, 0, 0, tzinfo=UTC)
 SETTLE = timedelta(seconds=15)
@@ -106,3 +107,23 @@ def test_a_pause_of_the_probe_is_not_taken_for_a_shard_that_stands_still() -> No
         memory = tick(memory, now, shard(now - SETTLE))
         states.append(memory.waiting[0].state.value)
     assert states == ["on_its_way", "on_its_way", "on_its_way", "stuck"]
+
+
+def test_ticks_at_the_same_moment_are_not_taken_for_a_shard_that_stands_still() -> None:
+    late = Waiting("public.Orders", ("1",), 5, NOW, NOW, "s1")
+    memory = tick(before(NOW - timedelta(seconds=30)), NOW, shard(NOW, sightings=(late,)))
+    for _ in range(3):
+        memory = tick(memory, NOW, shard(NOW))
+    memory = tick(memory, NOW + timedelta(minutes=2), shard(NOW + timedelta(minutes=2)))
+    assert memory.waiting[0].state.value == "on_its_way"
+
+
+def test_a_key_that_is_written_all_the_time_shows_how_far_its_shard_is_applied() -> None:
+    """Its newest change is never there yet when a tick looks."""
+    memory = before(NOW - timedelta(minutes=1))
+    for minute in range(3):
+        at = NOW + timedelta(minutes=minute)
+        newest = Waiting("public.Orders", ("1",), 100 + 2 * minute, at, at, "s1")
+        stored = Stored({newest.row: Position(at - timedelta(minutes=1), 97 + 2 * minute)})
+        memory = conclude(memory, Sight(LABEL, at, [shard(at, sightings=(newest,))], stored), at, RULES).memory
+    assert memory.shards["s1"].applied == Applied(101, NOW + timedelta(minutes=1))

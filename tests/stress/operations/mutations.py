@@ -237,9 +237,9 @@ MUTATIONS: tuple[Mutation, ...] = (
     _probing("arrived: proof ignored", "not_arrived", " or proof.shows(change.since, change.as_of, margin)", ""),
     _probing(
         "applied: whatever is stored",
-        "Stored.shows_applied",
-        "version is not None and version >= change.version and same_stream(version, change.version)",
-        "at is not None",
+        "Stored.applied",
+        "min(Applied(at.version, at.as_of), Applied(change.version, change.as_of), key=lambda one: one.version)",
+        "Applied(change.version, change.as_of)",
     ),
     _probing("waiting: since the newest change", "_merged", "since=min(one.since, other.since)", "since=newest.since"),
     _probing("waiting: the oldest change of a key is kept", "_merged", "newest = max(", "newest = min("),
@@ -309,7 +309,8 @@ MUTATIONS: tuple[Mutation, ...] = (
         "Loss(Kind.GAP, known, known)",
     ),
     _conclude("gap: a load stands at its time", "_gaps", "sight.loaded - rules.margin", "sight.loaded"),
-    _conclude("still: ticks that did not reach the end count", "_shards", "+ ended[name]", "+ 1"),
+    _conclude("still: ticks that did not reach the end count", "_shards", "ended[name] and since_tick", "since_tick"),
+    _conclude("still: ticks at the same moment count", "_shards", " and since_tick >= _APART", ""),
     _conclude(
         "still: a pause of the probe counts", "_shards", " or (paused and before[name].still_ticks < STILL_TICKS)", ""
     ),

@@ -167,8 +167,14 @@ class Oracle:
                 if (row := rows.get(record.key)) is not None and row.position.version == record.version
             ]
             read = int(place.sequence_number or 0)
-            unread = place.unread
-            if unread and any(record.number <= read and record.position.as_of > unread.until for record in applied):
+            unread, known = place.unread, int(earlier.sequence_number or 0)
+            looked_up = {waiting.key: waiting.version for waiting in before.waiting}  # not what was proven otherwise
+            if unread and any(
+                record.number <= read
+                and record.position.as_of > unread.until
+                and (record.number > known or looked_up.get((str(record.key),), 0) >= record.version)
+                for record in applied
+            ):
                 raise Wrong(f"{unread} of {name} is over: what is behind it is applied")
             if place.scout is not None and shard.closed is None and name not in product.throttled:
                 self._scouted(earlier, applied)
@@ -190,9 +196,12 @@ class Oracle:
                 raise Wrong(f"{waiting} waits, and a purge has passed it")
 
     def _behind_in_loss(self, key: int) -> bool:
-        """Whether an open loss has the change that the row of a key has been wrong since."""
-        database = self.world.database
+        """Whether an open loss has the change that a row has been wrong since, or says that the row is left over."""
+        database, log = self.world.database, self.world.table.log[key]
         missing = self.world.table.right_until(key, database.shown(key), database.set_aside())
+        left_over = database.shown(key) not in {write.state for write in log}
+        if left_over and any(loss.kind in NOT_BY_CATCH_UP for loss in self.product.losses()):
+            return True
         return missing is not None and any(
             loss.since - MARGIN <= missing <= loss.until + MARGIN for loss in self.product.losses()
         )
