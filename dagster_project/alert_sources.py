@@ -14,22 +14,21 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
-from dagster._core.scheduler.instigation import TickStatus
-from dagster._core.storage.asset_check_execution_record import (
-    COMPLETED_ASSET_CHECK_EXECUTION_RECORD_STATUSES as EVALUATED,
-)
 
 from dagster_project.failures import trouble
 
 if TYPE_CHECKING:
-    from dagster._core.scheduler.instigation import InstigatorState
     from dagster_shared.error import SerializableErrorInfo
 
 ALERTS = "alerts"
 MOST_RUNS = 100
 # How far back a look goes: the clocks of the hosts that write run times may differ by that much.
 OVERLAP_SECONDS = 120.0
-_TICK_ENDED = [TickStatus.SUCCESS, TickStatus.SKIPPED, TickStatus.FAILURE]
+# Statuses as Dagster names them; it exports none of the classes.
+_TICK_FAILED, _TICK_ENDED = "FAILURE", {"SUCCESS", "SKIPPED", "FAILURE"}
+_PLANNED = "PLANNED"
+# Only the newest tick may be under way.
+_TICKS = 2
 
 State = Literal["error", "resolved", "run failed"]
 Cursor = dict[str, Any]
@@ -55,8 +54,9 @@ def failing_checks(context: dg.SensorEvaluationContext, cursor: Cursor) -> Itera
     records = storage.get_latest_asset_check_execution_by_key(keys)
     for key, record in records.items():
         newest = record
-        if record.status not in EVALUATED:
-            results = storage.get_asset_check_execution_history(key, limit=1, status=EVALUATED)
+        if record.status.value == _PLANNED:
+            evaluated = {status for status in type(record.status) if status.value != _PLANNED}
+            results = storage.get_asset_check_execution_history(key, limit=1, status=evaluated)
             if not results:
                 continue
             newest = results[0]
@@ -141,14 +141,17 @@ def failing_ticks(context: dg.SensorEvaluationContext, cursor: Cursor) -> Iterab
         if not state.is_running:
             yield from _turned(cursor, subject, lambda: "it was stopped in Dagster", failed=False)
             continue
-        yield from _of_ticks(context.instance, state, cursor, subject)
+        yield from _of_ticks(context.instance, state.instigator_origin_id, state.selector_id, cursor, subject)
 
 
-def _of_ticks(instance: dg.DagsterInstance, state: InstigatorState, cursor: Cursor, subject: str) -> Iterable[Alert]:
-    ticks = instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=1, statuses=_TICK_ENDED)
-    if not ticks:
+def _of_ticks(
+    instance: dg.DagsterInstance, origin: str, selector: str, cursor: Cursor, subject: str
+) -> Iterable[Alert]:
+    ticks = instance.get_ticks(origin, selector, limit=_TICKS)
+    ended = next((tick for tick in ticks if tick.status.value in _TICK_ENDED), None)
+    if ended is None:
         return
-    failed, error = ticks[0].status is TickStatus.FAILURE, ticks[0].error
+    failed, error = ended.status.value == _TICK_FAILED, ended.error
     yield from _turned(
         cursor, subject, lambda: _tick_error(error) if failed else "its newest tick succeeded", failed=failed
     )

@@ -6,7 +6,7 @@ exports as the loads and catch-ups before it allow.
 
 # No `from __future__ import annotations`: Dagster reads the annotations of what is defined in a function.
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import dagster as dg
@@ -15,14 +15,11 @@ from croniter import croniter
 from dagster_project.failures import explained
 from dagster_project.forms import CatchUpChoice, catch_up_form
 from dagster_project.graph import catch_up_spec
-from dagster_project.keys import TableKeys
+from dagster_project.keys import AssetJob, TableKeys
 from dagster_project.resources import ServicesResource
 from pipeline.core.exports.windows import RECOVERY
 from pipeline.core.model.mapping import TableMapping
 from pipeline.jobs.catch_up.catch_up import CatchUpReport, WindowReport, catch_up
-
-if TYPE_CHECKING:
-    from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 _MOST_HOURS_A_RUN = 24
 MAX_SECONDS = 24 * 3600
@@ -66,7 +63,7 @@ def catch_up_asset(mapping: TableMapping) -> dg.AssetsDefinition:
     return caught_up
 
 
-def catch_up_job(mapping: TableMapping) -> "UnresolvedAssetJobDefinition":
+def catch_up_job(mapping: TableMapping) -> AssetJob:
     """Define the job that catches up hours of the past."""
     keys = TableKeys(mapping.name)
     return dg.define_asset_job(  # pyright: ignore[reportUnknownMemberType]  # dagster leaves a parameter of PathLike out
@@ -80,7 +77,7 @@ def catch_up_job(mapping: TableMapping) -> "UnresolvedAssetJobDefinition":
     )
 
 
-def catch_up_schedule(mapping: TableMapping, job: "UnresolvedAssetJobDefinition") -> dg.ScheduleDefinition | None:
+def catch_up_schedule(mapping: TableMapping, job: AssetJob) -> dg.ScheduleDefinition | None:
     """Define the schedule, if the mapping has one. It launches the hours that have ended since its last run."""
     cron = mapping.schedule.get("catch_up")
     if cron is None:

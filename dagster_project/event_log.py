@@ -2,7 +2,8 @@
 
 Dagster keeps events for ever. Its own retention settings (`retention` of dagster.yaml) cover only ticks of sensors and
 schedules; `dagster asset wipe` removes the newest events too; `dagster run delete` covers events of runs. So this job
-removes events from the tables of Dagster's storage, as `SqlEventLogStorage.delete_events_for_run` does.
+removes events from the tables of Dagster's storage, as its own `delete_events_for_run` does. It names the tables and
+columns itself, because Dagster exports none. With a version that lacks them the job fails, and removes nothing.
 
 Invariant: an event is removed only if it belongs to no run, is about an asset or check of this code location, is older
 than asked, and a newer one of the same asset and kind, or of the same check, stays. So freshness, the state of checks,
@@ -15,17 +16,10 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import dagster as dg
 import sqlalchemy as db
-from dagster._core.instance import RUNLESS_RUN_ID
-from dagster._core.storage.event_log.schema import (
-    AssetCheckExecutionsTable,
-    AssetEventTagsTable,
-    SqlEventLogStorageTable,
-)
-from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 
 from dagster_project.forms import EventsChoice, job_form
 from dagster_project.keys import TableKeys
@@ -41,7 +35,31 @@ _KINDS = [
     dg.DagsterEventType.ASSET_MATERIALIZATION.value,
     dg.DagsterEventType.ASSET_OBSERVATION.value,
 ]
-_EVENTS, _CHECKS, _TAGS = SqlEventLogStorageTable.c, AssetCheckExecutionsTable.c, AssetEventTagsTable.c
+_OF_NO_RUN = ""
+
+
+def _table(name: str, *columns: str) -> db.TableClause:
+    return db.table(name, *(db.Column[Any](column) for column in columns))
+
+
+EVENTS_TABLE = _table(
+    "event_logs", "id", "run_id", "asset_key", "dagster_event_type", "timestamp", "partition", "event"
+)
+CHECKS_TABLE = _table(
+    "asset_check_executions",
+    *("id", "run_id", "asset_key", "check_name", "partition"),
+    *("evaluation_event_timestamp", "evaluation_event_storage_id"),
+)
+TAGS_TABLE = _table("asset_event_tags", "event_id")
+_EVENTS, _CHECKS, _TAGS = EVENTS_TABLE.c, CHECKS_TABLE.c, TAGS_TABLE.c
+
+
+@runtime_checkable
+class SqlEvents(Protocol):
+    """What this job uses of Dagster's storages that keep events in tables."""
+
+    def index_connection(self) -> AbstractContextManager[Any]: ...
+    def run_connection(self, run_id: str | None = None) -> AbstractContextManager[Any]: ...
 
 
 @dataclass(slots=True)
@@ -57,7 +75,7 @@ def purge_events(storage: object, keys: Sequence[dg.AssetKey], before: datetime)
 
     Raises ConfigurationError if the instance does not keep its events in tables.
     """
-    if not isinstance(storage, SqlEventLogStorage):
+    if not isinstance(storage, SqlEvents):
         raise ConfigurationError(
             f"purging Dagster's event log: {type(storage).__name__} keeps no tables of events",
             hint="turn this schedule off, and set a retention in the storage that keeps the events",
@@ -75,18 +93,18 @@ def purge_events(storage: object, keys: Sequence[dg.AssetKey], before: datetime)
     return purged
 
 
-def _purge_checks(storage: SqlEventLogStorage, names: Sequence[str], before: datetime) -> int:
+def _purge_checks(storage: SqlEvents, names: Sequence[str], before: datetime) -> int:
     """Remove old results, except each check's newest, from the table of checks and from the log."""
     newest = (
         db.select(db.func.max(_CHECKS.id))
-        .where(_CHECKS.asset_key.in_(names), _CHECKS.run_id == RUNLESS_RUN_ID)
+        .where(_CHECKS.asset_key.in_(names), _CHECKS.run_id == _OF_NO_RUN)
         .group_by(_CHECKS.asset_key, _CHECKS.check_name, _CHECKS.partition)
     )
     old = (
         db.select(_CHECKS.id, _CHECKS.evaluation_event_storage_id)
         .where(
             _CHECKS.asset_key.in_(names),
-            _CHECKS.run_id == RUNLESS_RUN_ID,
+            _CHECKS.run_id == _OF_NO_RUN,
             _CHECKS.evaluation_event_timestamp < before,
             _CHECKS.id.not_in(newest),
         )
@@ -94,14 +112,14 @@ def _purge_checks(storage: SqlEventLogStorage, names: Sequence[str], before: dat
     )
     with storage.index_connection() as connection:
         found = connection.execute(old).fetchall()
-        _delete(connection, AssetCheckExecutionsTable, _CHECKS.id, (row[0] for row in found))
-        _delete(connection, SqlEventLogStorageTable, _EVENTS.id, (row[1] for row in found))
+        _delete(connection, CHECKS_TABLE, _CHECKS.id, (row[0] for row in found))
+        _delete(connection, EVENTS_TABLE, _EVENTS.id, (row[1] for row in found))
     return len(found)
 
 
 def _purge_assets(opened: AbstractContextManager[Any], names: Sequence[str], before: datetime) -> int:
     """Remove old materializations and observations, except each asset's newest of both kinds, with their tags."""
-    ours = (_EVENTS.run_id == RUNLESS_RUN_ID, _EVENTS.asset_key.in_(names), _EVENTS.dagster_event_type.in_(_KINDS))
+    ours = (_EVENTS.run_id == _OF_NO_RUN, _EVENTS.asset_key.in_(names), _EVENTS.dagster_event_type.in_(_KINDS))
     newest = (
         db.select(db.func.max(_EVENTS.id))
         .where(*ours)
@@ -110,12 +128,12 @@ def _purge_assets(opened: AbstractContextManager[Any], names: Sequence[str], bef
     old = db.select(_EVENTS.id).where(*ours, _EVENTS.timestamp < before, _EVENTS.id.not_in(newest)).limit(CHUNK_EVENTS)
     with opened as connection:
         found = [row[0] for row in connection.execute(old)]
-        _delete(connection, AssetEventTagsTable, _TAGS.event_id, found)
-        _delete(connection, SqlEventLogStorageTable, _EVENTS.id, found)
+        _delete(connection, TAGS_TABLE, _TAGS.event_id, found)
+        _delete(connection, EVENTS_TABLE, _EVENTS.id, found)
     return len(found)
 
 
-def _purge_copies(storage: SqlEventLogStorage, keys: Sequence[dg.AssetKey], before: datetime) -> int:
+def _purge_copies(storage: SqlEvents, keys: Sequence[dg.AssetKey], before: datetime) -> int:
     """Remove old events from the file of events that belong to no run. The index has the newest, so it answers which
     stay.
 
@@ -131,13 +149,13 @@ def _purge_copies(storage: SqlEventLogStorage, keys: Sequence[dg.AssetKey], befo
         )
         .limit(CHUNK_EVENTS)
     )
-    with storage.run_connection(RUNLESS_RUN_ID) as connection:
+    with storage.run_connection(_OF_NO_RUN) as connection:
         found = [row[0] for row in connection.execute(old)]
-        _delete(connection, SqlEventLogStorageTable, _EVENTS.id, found)
+        _delete(connection, EVENTS_TABLE, _EVENTS.id, found)
     return len(found)
 
 
-def _delete(connection: Any, table: db.Table, column: Any, ids: Iterable[int | None]) -> None:  # noqa: ANN401 - SQLAlchemy's
+def _delete(connection: Any, table: db.TableClause, column: Any, ids: Iterable[int | None]) -> None:  # noqa: ANN401 - SQLAlchemy's
     if chosen := [number for number in ids if number is not None]:
         connection.execute(table.delete().where(column.in_(chosen)))
 

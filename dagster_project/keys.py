@@ -6,8 +6,12 @@ Invariant: every name follows from the mapping's name alone, so that history sta
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import dagster as dg
+
+AssetJob = Any
+"""What `dg.define_asset_job` returns; Dagster does not export the class."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from dagster_project.catch_up import catch_up_asset, catch_up_job, catch_up_sche
 from dagster_project.forms import full_load_form, job_form, reconcile_form
 from dagster_project.graph import replication_spec, source_spec
 from dagster_project.history_checks import history_checks
-from dagster_project.keys import TableKeys
+from dagster_project.keys import AssetJob, TableKeys
 from dagster_project.load_assets import load_assets
 from dagster_project.promotion import promote_job
 from dagster_project.purge import purge_job, purge_schedule
@@ -24,8 +24,6 @@ from dagster_project.repointing import repoint_job
 from dagster_project.run_workers import LOAD_MAX_SECONDS, load_files_job
 
 if TYPE_CHECKING:
-    from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
-
     from pipeline.core.model.mapping import TableMapping
 
 RECONCILE_MAX_SECONDS = 24 * 3600
@@ -63,7 +61,7 @@ def table_definitions(mapping: TableMapping) -> dg.Definitions:
     )
 
 
-def _full_load(mapping: TableMapping) -> UnresolvedAssetJobDefinition:
+def _full_load(mapping: TableMapping) -> AssetJob:
     keys = TableKeys(mapping.name)
     return dg.define_asset_job(  # pyright: ignore[reportUnknownMemberType]  # dagster leaves a parameter of PathLike out
         keys.full_load_job,
@@ -77,7 +75,7 @@ def _full_load(mapping: TableMapping) -> UnresolvedAssetJobDefinition:
     )
 
 
-def _reconcile(mapping: TableMapping) -> UnresolvedAssetJobDefinition:
+def _reconcile(mapping: TableMapping) -> AssetJob:
     keys = TableKeys(mapping.name)
     return dg.define_asset_job(  # pyright: ignore[reportUnknownMemberType]  # dagster leaves a parameter of PathLike out
         keys.reconcile_job,
@@ -90,7 +88,7 @@ def _reconcile(mapping: TableMapping) -> UnresolvedAssetJobDefinition:
     )
 
 
-def _reconcile_schedule(mapping: TableMapping, reconcile: UnresolvedAssetJobDefinition) -> dg.ScheduleDefinition | None:
+def _reconcile_schedule(mapping: TableMapping, reconcile: AssetJob) -> dg.ScheduleDefinition | None:
     """Return the reconciliation schedule, if the mapping has one. It is on, because it only reports."""
     cron = mapping.schedule.get("reconcile")
     if cron is None:
