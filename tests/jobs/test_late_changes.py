@@ -173,7 +173,7 @@ def test_a_batch_that_is_being_applied_while_a_catch_up_ends_is_waited_for(
 
         def commit(text: str) -> None:
             told.append(text)
-            if text.startswith("waiting for a batch"):
+            if text.endswith("which is applying a batch"):
                 writer.execute("COMMIT")
 
         report = catch_up(services, employees, START + HOUR, START + 4 * HOUR, on_progress=commit)

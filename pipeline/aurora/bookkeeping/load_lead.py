@@ -93,7 +93,7 @@ def take_part(connection: Connection, table_name: str, lead: Lead, strategy: str
     found = led_load(connection, table_name, lead) if taken else None
     if found is None or found.strategy != strategy:
         raise LoadEndedError(
-            "loading: the load that this file belongs to has ended, or was begun again",
+            "loading: the load that this file belongs to has ended, or has begun again",
             table=table_name,
             hint="run the load again; what is loaded stays loaded",
         )

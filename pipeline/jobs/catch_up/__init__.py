@@ -1,1 +1,1 @@
-"""Catch up: what was written in a range of the past."""
+"""Catch up: apply what was written in a range of the past."""

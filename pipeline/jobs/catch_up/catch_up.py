@@ -1,12 +1,12 @@
-"""Catch up: bring over what was written in a range of the past, from incremental exports of its windows.
+"""Catch up: apply what was written in a range of the past, from incremental exports of its windows.
 
-It heals whatever the stream lost, deletes included, up to the range's end less the margin, within the table's
-point-in-time recovery. It costs the table no read capacity but for the few items that are read again by key.
+It restores everything the stream lost, deletes included, up to the range's end less the margin, within the table's
+point-in-time recovery. It uses no read capacity of the table except for the few items that are read again by key.
 
-Invariant: each file's changes and its mark commit together, after the whole file has been verified. So a catch-up that
-was killed resumes, one that is repeated changes nothing, and nothing that is newer is undone: all goes through the
-ordering rule. Windows are applied in their order, each followed by those that overlap it and end no later
-(`pipeline.core.exports.windows`): of them only that counts which it does not tell.
+Invariant: each file's changes and its mark commit together, after the whole file has been verified. So a killed
+catch-up resumes, a repeated one changes nothing, and nothing newer is undone, because every change goes through the
+ordering rule. Windows are applied in order, each followed by the windows that overlap it and end no later
+(`pipeline.core.exports.windows`): these count only for what it does not contain.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ if TYPE_CHECKING:
     from pipeline.dynamodb.tables import SourceTable
     from pipeline.jobs.services import Services
 
-# Exports requested ahead of the one that is applied. DynamoDB runs 300 at once for an account (service quotas).
+# Exports requested ahead of the one that is being applied. DynamoDB runs 300 at once for an account (service quotas).
 _EXPORTS_AT_ONCE = 16
-# From here on the workers are processes: below, starting them takes longer than they save.
+# With this many items or more the workers are processes: below, starting them takes longer than they save.
 PROCESSES_FROM_ITEMS = 100_000
-# How long a batch that is being applied is waited for: longer than a replicator's statement may take.
+# How long to wait for a batch that is being applied: longer than a replicator's statement may take.
 _LOOKS, _LOOK_SECONDS = 240, 0.25
 
 
@@ -61,7 +61,7 @@ class WindowReport:
     start: datetime
     end: datetime
     is_seam: bool
-    """It overlaps the windows that meet: a seam, or a window from a snapshot's time that none of those begins at."""
+    """It overlaps its neighbours: a seam, or a window that begins at a snapshot's time within another one."""
     location: str
     export_arn: str | None
     as_of: datetime
@@ -69,7 +69,7 @@ class WindowReport:
     items: int
     applied: int
     stale: int
-    """Older than what is stored, or told of by a snapshot that ends later."""
+    """Older than the stored state, or covered by a snapshot that ends later."""
     rejected: int
     ignored: int
     size_bytes: int
@@ -78,13 +78,13 @@ class WindowReport:
 
 @dataclass(frozen=True, slots=True)
 class CatchUpReport:
-    """What a catch-up did, over all its windows. Its end is earlier than asked where a load came just before that."""
+    """What a catch-up did, over all its windows. It ends earlier than asked if a load was made just before that end."""
 
     table: str
     start: datetime
     end: datetime
     healed_through: datetime
-    """Whatever was written before this is as DynamoDB has it: the end less the margin."""
+    """Everything written before this is now as DynamoDB has it: the end less the margin."""
     windows: tuple[WindowReport, ...]
     items: int
     applied: int
@@ -92,9 +92,9 @@ class CatchUpReport:
     rejected: int
     ignored: int
     read_again: int
-    """Items read again by key, because the stream had brought them in the range and the exports leave them out."""
+    """Items read again by key, because the stream had brought them in the range and the exports do not contain them."""
     removed: int
-    """Rows among those whose item is gone."""
+    """Rows among those whose item no longer exists."""
     seconds: float
 
 
@@ -110,17 +110,17 @@ def catch_up(
     on_progress: Callable[[str], None] | None = None,
     on_notice: Callable[[str], None] | None = None,
 ) -> CatchUpReport:
-    """Apply what was written from `start`, inclusive, to `end`, exclusive (aware; taken to the second).
+    """Apply what was written from `start`, inclusive, to `end`, exclusive (aware; whole seconds).
 
-    Idempotent; run again it resumes, its exports too. `timeout` is how long each of them is waited for, the setting's
-    unless given. Raises ConfigurationError for a range that is none, TerminalError when part of it is beyond the
-    table's recovery window, an export is damaged, or another load of the table is running; TransientError when it may
-    be run again.
+    Idempotent; a repeated call resumes, its exports too. `timeout` is how long to wait for each export, the setting's
+    unless given. Raises ConfigurationError for an impossible range; TerminalError when part of it is beyond the
+    table's recovery window, an export is damaged, or another load of the table is running; TransientError when the
+    caller may try again.
     """
     started, say = time.monotonic(), on_progress or _say_nothing
     margin = mapping.margin if margin is None else margin
     asked = Window(whole_seconds(start), whole_seconds(end))
-    with services.connect("dynaurora catch-up") as connection:  # before anything is waited for
+    with services.connect("dynaurora catch-up") as connection:  # before any wait
         sources.require(connection, mapping.name, mapping.table, doing="catching up")
         refuse_wrong_clock(services, mapping, margin, f"catching up {asked}", connection, say)
     source = check_range(services, mapping, asked, margin, say)
@@ -134,7 +134,7 @@ def catch_up(
             reports.append(run.apply(location or run.wait(arn), arn, is_seam=is_seam))
     healed = Window(asked.start, max(window.end for window, _ in planned))
     _close(services, mapping, healed, margin, say)
-    say("reading items again that no export told of")
+    say("reading items again that no export contains")
     told = Window(min(window.start for window, _ in planned), healed.end)  # the first seam begins before the range
     again = read_untold(services, mapping, told, margin)
     with services.connect("dynaurora catch-up") as connection:
@@ -155,11 +155,11 @@ def apply_export(
     on_progress: Callable[[str], None] | None = None,
     on_notice: Callable[[str], None] | None = None,
 ) -> CatchUpReport:
-    """Apply one incremental export that exists, by its ARN or the location of its manifest-summary.json.
+    """Apply one existing incremental export, given its ARN or the location of its manifest-summary.json.
 
-    Raises as `catch_up` does, and for an export of another table unless `accept_other_table`. Alone it has no seams:
-    changes of its last minutes may need the window that follows. Nor has it windows from the snapshots that end within
-    it: the first of them ends what the report claims.
+    Raises as `catch_up` does, and for an export of another table unless `accept_other_table`. A single export has no
+    seams: changes of its last minutes may need the next window. Nor does it have windows that begin at the snapshots
+    within it: the report's claim ends at the first of those.
     """
     started, say = time.monotonic(), on_progress or _say_nothing
     margin = mapping.margin if margin is None else margin
@@ -180,10 +180,10 @@ def apply_export(
 def _close(
     services: Services, mapping: TableMapping, healed: Window, margin: timedelta, say: Callable[[str], None]
 ) -> None:
-    """Let no change of the range take anything back from now on: what the stream still brings of it is stale.
+    """Mark the range as proven: a change from it that the stream still brings is now stale.
 
-    Batches that began before are waited for, so that reading again meets the rows that they make. Who holds the tables
-    for longer is none of ours, which have their own limits.
+    Waits for batches that began before, so that reading again finds the rows they write. Anyone who holds the tables
+    for longer is not a replicator, because replicators have time limits.
     """
     with services.connect("dynaurora catch-up") as connection:
         proofs.prove_caught_up(connection, mapping.name, healed.start, healed.end, margin)
@@ -193,12 +193,12 @@ def _close(
             pause=lambda: time.sleep(_LOOK_SECONDS),
             looks=_LOOKS,
             only_writers=True,
-            tell=lambda who: say(f"waiting for a batch that is being applied: {who}"),
+            tell=lambda who: say(f"waiting for {who}, which is applying a batch"),
         )
 
 
 def _say_nothing(_: str) -> None:
-    """Progress that nobody asked for."""
+    """Report progress to nobody."""
 
 
 def _report(
@@ -228,7 +228,7 @@ def _report(
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """One catch-up at work."""
+    """One catch-up in progress."""
 
     services: Services
     mapping: TableMapping
@@ -240,9 +240,9 @@ class _Run:
     accept_other_table: bool = False
 
     def plan(self, asked: Window, source: SourceTable) -> list[tuple[Window, bool]]:
-        """Return the windows of the range in their order, with False; behind each, with True, those that overlap it.
+        """Return the windows of the range in order, with False; after each, with True, the windows that overlap it.
 
-        These are the seam at its beginning, and the windows from the times of snapshots that end within it. Raises
+        Those are the seam at its beginning, and the windows that begin at the times of snapshots within it. Raises
         ConfigurationError where a load's time is too close to both ends of the range.
         """
         shortest = shortest_window(self.services)
@@ -266,14 +266,14 @@ class _Run:
         return planned
 
     def require_source(self, connection: Connection, arn: str, table_id: str | None) -> None:
-        """Raise ConfigurationError unless the mapping's table, that of the ARN, is the source of record."""
+        """Raise ConfigurationError unless the mapping's table, the one of the ARN, is the source of record."""
         if self.accept_other_table:
             arn, table_id = "", None
         mapping = self.mapping
         sources.require(connection, mapping.name, mapping.table, doing="catching up", arn=arn, table_id=table_id)
 
     def export_of(self, source: SourceTable, window: Window) -> tuple[str | None, str | None]:
-        """Return location and ARN of the window's export: one that an earlier run has begun to apply, or a new one."""
+        """Return the window's export (location, ARN): one that an earlier run began to apply, or a new one."""
         as_of = snapshot_position(window.end, self.margin).as_of
         with self.services.connect("dynaurora catch-up") as connection:
             known = loads.find_window(connection, self.mapping.name, window, as_of)
@@ -297,7 +297,7 @@ class _Run:
         )
 
     def apply(self, location: str, export_arn: str | None, *, is_seam: bool) -> WindowReport:
-        """Apply an export that is complete."""
+        """Apply a complete export."""
         expected = None if self.accept_other_table else self.mapping.table
         manifest = read_manifest(self.services.store(location), location, expected_table=expected)
         if manifest.from_time is None:
@@ -374,13 +374,13 @@ class _Run:
             loads.finish(connection, record.id)
 
     def _totals(self, connection: Connection, manifest: ExportManifest, record: ExportRecord) -> FileCounts:
-        """Add up what is applied; it must be what the manifest states."""
+        """Add up what is applied; it must equal what the manifest states."""
         files, counts = loads.totals(connection, record.id)
         if files != len(manifest.files) or counts.items != manifest.item_count:
             raise TerminalError(
                 f"catching up from {manifest.location}: {counts.items} items of {files} files are applied, and the"
                 f" manifest states {manifest.item_count} items of {len(manifest.files)} files",
                 table=self.mapping.name,
-                hint="run it again; if it stays so, request another export",
+                hint="run it again; if the numbers still differ, request another export",
             )
         return counts

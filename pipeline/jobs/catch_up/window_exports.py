@@ -1,7 +1,7 @@
-"""Incremental exports of windows: what can be exported at all, requesting it, waiting for it.
+"""Incremental exports of windows: which windows can be exported, requesting an export, waiting for it.
 
-Invariant: a window's request is recorded before it is made, so that a catch-up that was killed finds its own exports
-again (`pipeline.jobs.snapshots.export_requests`).
+Invariant: a window's request is recorded before it is made, so that a killed catch-up finds its own exports again
+(`pipeline.jobs.snapshots.export_requests`).
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 _LOOK_AGAIN_SECONDS = 15.0
 # The end of the recovery window is typically 5 minutes behind now (botocore: LatestRestorableDateTime).
 _LONGEST_WAIT = timedelta(minutes=30)
-# A range may end so far ahead of now, and is waited for: that of a loss found just now ends a margin later.
+# A range may end this far ahead of now; the catch-up waits. A loss that was just found ends a margin from now.
 _MOST_AHEAD = timedelta(minutes=20)
-# A stand-in for AWS, whose tables were made a minute ago, has no shortest window.
+# Local AWS, whose tables were created a minute ago, has no shortest window.
 _SHORTEST_LOCAL = timedelta(seconds=1)
 
 
@@ -40,9 +40,9 @@ def shortest_window(services: Services) -> timedelta:
 def check_range(
     services: Services, mapping: TableMapping, asked: Window, margin: timedelta, say: Callable[[str], None]
 ) -> SourceTable:
-    """Return the table once all of the range can be exported; wait where its end is a few minutes too young.
+    """Return the table once the whole range can be exported; wait if its end is a few minutes too recent.
 
-    Raises ConfigurationError for a range that is none, TerminalError saying what lies beyond the recovery window.
+    Raises ConfigurationError for an impossible range, TerminalError saying which part is beyond the recovery window.
     """
     doing = f"catching up {asked}"
     least = shortest_range(margin, shortest_window(services))
@@ -50,7 +50,7 @@ def check_range(
         raise ConfigurationError(
             f"{doing}: the range is shorter than {_span(least)}, the shortest that can be caught up",
             table=mapping.name,
-            hint="begin earlier: what is applied already is not applied again",
+            hint="begin earlier: changes already applied are not applied again",
         )
     if asked.end > services.clock.now() + _MOST_AHEAD:
         raise ConfigurationError(f"{doing}: the range ends in the future", table=mapping.name, hint="end it at now")
@@ -64,15 +64,15 @@ def check_range(
 
 
 def too_close(mapping: TableMapping, asked: Window, cuts: Iterable[datetime], least: timedelta) -> ConfigurationError:
-    """Return what is wrong with a range that the exports applied before leave no window of."""
+    """Return the error for a range in which the exports applied before leave room for no window."""
     inside = sorted(cut for cut in cuts if asked.start < cut < asked.end)
     first, last = whole_seconds(inside[0]), round_up(inside[-1])
     return ConfigurationError(
-        f"catching up {asked}: an export or a scan that was applied, of {first:%Y-%m-%d %H:%M:%S} UTC, lies closer than"
-        f" {_span(least)} to both ends, and no export of so short a time tells what was deleted since",
+        f"catching up {asked}: an export or a scan already applied, of {first:%Y-%m-%d %H:%M:%S} UTC, is less than"
+        f" {_span(least)} from both ends, and no export that short can show which items were deleted since",
         table=mapping.name,
         hint=f"begin at {first - least:%Y-%m-%dT%H:%M:%SZ} or before, or end at {last + least:%Y-%m-%dT%H:%M:%SZ} or"
-        " after: what is applied already is not applied again",
+        " after: changes already applied are not applied again",
     )
 
 
@@ -84,8 +84,8 @@ def _beyond(mapping: TableMapping, asked: Window, earliest: datetime) -> Termina
         f"catching up {asked}: what was written before {earliest.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC, the first"
         f" {_span(beyond)} of the range, is beyond the table's point-in-time recovery (35 days at most)",
         table=mapping.name,
-        hint=f"{first}bring what is beyond by a full load: `dynaurora load {mapping.name}`; deletes that were lost"
-        f" there need `dynaurora reconcile {mapping.name} --repair`",
+        hint=f"{first}restore what is beyond with a full load: `dynaurora load {mapping.name}`; if deletes were lost"
+        f" there, run `dynaurora reconcile {mapping.name} --repair`",
     )
 
 
@@ -96,11 +96,11 @@ def _wait_until_restorable(
     while (source.latest_restorable or services.clock.now()) < asked.end:
         if time.monotonic() > deadline:
             raise TransientError(
-                f"catching up {asked}: point-in-time recovery has not come as far as its end",
+                f"catching up {asked}: point-in-time recovery has not reached its end",
                 table=mapping.name,
                 hint="try again later, or end the range earlier",
             )
-        say("waiting until point-in-time recovery has come as far as the range's end")
+        say("waiting until point-in-time recovery has reached the range's end")
         time.sleep(_LOOK_AGAIN_SECONDS)
         source = describe(services.dynamodb, mapping.table, services.clock)
     return source

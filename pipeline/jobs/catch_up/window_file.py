@@ -1,8 +1,8 @@
 """Applying one file of an incremental export: its changes, its rejects and its mark, in one transaction.
 
 Invariant: as for a full export's file (`pipeline.jobs.load.load_file`): it counts once, and nothing commits before the
-whole file has been verified. Changes are staged and merged in the order of the key, deletes with them, so that a window
-and a batch of the stream lock rows in one order.
+whole file has been verified. Changes and deletes are staged together and merged in key order, so that a window and a
+stream batch lock rows in the same order.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class WindowWork:
-    """What all workers of a window share. It is pickled for those in other processes."""
+    """What all workers of a window share. It is pickled for workers in other processes."""
 
     services: Services
     mapping: TableMapping
@@ -49,15 +49,15 @@ class WindowWork:
     export_id: int
     window: Window
     covering: tuple[Span, ...] = ()
-    """What snapshots that end later hold (`pipeline.aurora.bookkeeping.loads.covering`)."""
+    """What snapshots that end later contain (`pipeline.aurora.bookkeeping.loads.covering`)."""
 
     def loader(self) -> WindowFileLoader:
-        """Return what applies the files, one for each worker."""
+        """Return an applier of files; each worker needs its own."""
         return WindowFileLoader(self)
 
 
 class WindowFileLoader:
-    """Applies files, one after another. Build it once a worker."""
+    """Applies files, one after another. Each worker builds one."""
 
     def __init__(self, work: WindowWork) -> None:
         self._work = work
@@ -68,7 +68,7 @@ class WindowFileLoader:
         }
 
     def load(self, connection: Connection, file: ExportFile, on_lines: OnLines) -> FileCounts | None:
-        """Apply one file; None when it was applied already. Raises with the file's name."""
+        """Apply one file; None when it was applied already. Errors name the file."""
         try:
             return self._load(connection, file, on_lines, isolate=False)
         except DataError:

@@ -1,14 +1,15 @@
-"""Load: bring a full export into a table's targets, under the ordering rule, while the stream is applied.
+"""Load: put a full export into a table's targets, under the ordering rule, while the stream is being applied.
 
-Invariant: each file's rows and its mark commit together after the whole file has been verified, so a damaged file
+Invariant: each file's rows and its mark commit together, after the whole file has been verified. So a damaged file
 leaves nothing behind, a killed load resumes, and no file counts twice. Items must add up to the manifest.
 
-Two strategies, chosen when a load is begun and kept when it resumes. A first load of a big table is built aside: into
-new tables without an index, keyed when full, brought up to date with what the stream wrote, and swapped in
-(`pipeline.aurora.rows.build_aside`). Any other load merges file by file into the storage tables.
+There are two strategies. A load chooses one when it begins, and keeps it when it resumes. The first load of a big
+table is built aside: into new tables without an index, which then get their keys, are brought up to date with what the
+stream wrote, and are swapped in (`pipeline.aurora.rows.build_aside`). Any other load merges file by file into the
+storage tables.
 
-This run leads the load: it begins and ends it, and loads what nobody else does. Other runs may load files meanwhile
-(`pipeline.jobs.load.load_help`).
+This run leads the load: it begins and ends it, and loads every file that no other run loads. Other runs may load files
+at the same time (`pipeline.jobs.load.load_help`).
 """
 
 from __future__ import annotations
@@ -46,9 +47,9 @@ if TYPE_CHECKING:
     from pipeline.dynamodb.exports.manifest import ExportManifest
     from pipeline.jobs.services import Services
 
-# From here on a first load is built aside: below, merging takes a second or two and locks nothing.
+# A first load of this size or more is built aside: below, merging takes a second or two and locks nothing.
 ASIDE_FROM_ITEMS = 50_000
-# From here on the workers are processes: below, starting them takes longer than they save.
+# With this many items or more the workers are processes: below, starting them takes longer than they save.
 PROCESSES_FROM_ITEMS = 100_000
 
 
@@ -56,8 +57,8 @@ PROCESSES_FROM_ITEMS = 100_000
 class LoadReport:
     """What a load did. `applied` + `stale` + `rejected` + `ignored` = rows; stale rows were newer in Aurora already.
 
-    With patterns every item is one target's, or matches none: `rows` is then `items`. Without, every item is a row of
-    each target.
+    With `match` patterns every item belongs to one target or to none, so `rows` equals `items`. Without them every
+    item is a row of each target.
     """
 
     table: str
@@ -79,9 +80,9 @@ class LoadReport:
     strategy: str = "merge"
     """`merge`, or `aside` when the tables were built aside and swapped in."""
     ignored: int = 0
-    """Items that match no target, where the mapping says to leave those out."""
+    """Items that match no target, where the mapping says to leave such items out."""
     merged_because: tuple[str, ...] = ()
-    """Why a first load of this size was merged, which takes several times as long: what a swap would have lost."""
+    """Why a first load of this size was merged, which takes several times as long: a swap would have lost this."""
     led_elsewhere: bool = False
     """Another run led this load; this one shared its files, or waited for its end (`pipeline.jobs.load.load_once`)."""
     ways: Ways = NO_LINES
@@ -89,7 +90,7 @@ class LoadReport:
 
     @property
     def rows(self) -> int:
-        """What the items came to, ignored ones included."""
+        """The number of rows that the items made, ignored ones included."""
         return self.applied + self.stale + self.rejected + self.ignored
 
 
@@ -106,13 +107,14 @@ def load(
     processes_from: int = PROCESSES_FROM_ITEMS,
     on_lead: Callable[[Lead], None] | None = None,
 ) -> LoadReport:
-    """Load the full export at `location` (its manifest-summary.json). Idempotent; run again it resumes.
+    """Load the full export at `location` (its manifest-summary.json). Idempotent; a repeated call resumes.
 
-    `margin` is the mapping's unless given; exports of `aside_from` items and more are built aside where they may be,
-    and of `processes_from` items and more are loaded by processes. `on_lead` is called whenever files are about to be
-    loaded, with what other runs need to take part (`help_load`). Raises TerminalError with the file and the reason
-    when the export is damaged or foreign, when another load of the table is running, or when tombstones were purged
-    as far as the snapshot; nothing of a damaged file is in the table. Raises TransientError when it may be run again.
+    `margin` is the mapping's unless given. Exports of `aside_from` items or more are built aside where that is
+    possible; those of `processes_from` items or more are loaded by processes. `on_lead` is called whenever files are
+    about to be loaded, with what other runs need to take part (`help_load`). Raises TerminalError with the file and
+    the reason when the export is damaged or is another table's, when another load of the table is running, or when
+    tombstones were purged as far as the snapshot; nothing of a damaged file is in the table. Raises TransientError
+    when the caller may try again.
     """
     started = time.monotonic()
     expected = None if accept_other_table else mapping.table
@@ -169,15 +171,15 @@ def _may_be_built_aside(connection: Connection, mapping: TableMapping) -> bool:
 
 
 def _is_first(connection: Connection, mapping: TableMapping) -> bool:
-    """Only a first load: later ones meet full tables, which bringing over would copy whole."""
+    """Return whether this is a first load: later ones find full tables, and building aside would copy all of them."""
     if loads.loaded_before(connection, mapping.name):
         return False
-    # What is built aside has no row that decides for its children.
+    # A table built aside has no parent row to decide for its children.
     return not any(target.children for target in mapping.targets)
 
 
 def _bars(connection: Connection, mapping: TableMapping) -> tuple[str, ...]:
-    """Say what of the storage tables would be lost by a swap, so that even a first load merges."""
+    """Say what a swap would lose of the storage tables. If there is anything, even a first load merges."""
     return tuple(
         f"{target.view_name}: {why}" for target in mapping.targets for why in beyond_standard(connection, target)
     )
@@ -191,12 +193,12 @@ def _begin(
 
 
 class _CannotBeBuiltAsideError(Exception):
-    """The files hold what only the merge can set aside."""
+    """The files hold records that only a merge can set aside."""
 
 
 @dataclass
 class _Run:
-    """One run of a load, from where an earlier one left it to its end."""
+    """One run of a load, from where an earlier one stopped to the end."""
 
     services: Services
     mapping: TableMapping
@@ -213,11 +215,11 @@ class _Run:
 
     @property
     def strategy(self) -> str:
-        """How the load went, or goes."""
+        """How the load is done: merged or built aside."""
         return self.record.strategy
 
     def to_the_end(self) -> tuple[int, FileCounts]:
-        """Load what is not loaded yet, and record how it ended; returns the files and their counts."""
+        """Load what is not loaded yet, and record the end; returns the number of files and their counts."""
         try:
             try:
                 builds = self._builds() if self.strategy == "aside" else ()
@@ -233,7 +235,7 @@ class _Run:
         return files, counts
 
     def finished(self) -> tuple[int, FileCounts]:
-        """Return what an earlier run has loaded."""
+        """Return what earlier runs have loaded."""
         self.files_resumed = len(self.record.loaded_files)
         return self._totals()
 
@@ -260,7 +262,7 @@ class _Run:
             if not build.swapped:
                 self._put_in_place(build, progress)
         with translating("ending the load", table=self.mapping.name), self.connection.transaction():
-            if not builds:  # a swap has asked, under the lock that keeps purges out
+            if not builds:  # a swap has checked already, under the lock that keeps purges out
                 loads.refuse_purged(self.connection, self.mapping.name, self.position.as_of)
             loads.finish(self.connection, self.record.id)
         return self._totals() if builds else files_and_counts
@@ -279,7 +281,7 @@ class _Run:
             build_aside.swap(self.connection, build, brought, stopped=stop, tell=waiting)
 
         def waiting(who: str) -> None:
-            progress.tell(f"putting {name} in place, once {who} has let go of it")
+            progress.tell(f"putting {name} in place, once {who} has released it")
 
         progress.tell(f"building the primary key of {name}")
         telling(progress, self.connection, key)
@@ -287,7 +289,7 @@ class _Run:
         telling(progress, self.connection, swap)
 
     def _builds(self) -> tuple[Build, ...]:
-        """Find the tables that an earlier run began, or make them; none when the load has to merge after all."""
+        """Find the tables that an earlier run created, or create them; none when the load has to merge after all."""
         table, targets, as_of = self.mapping.name, self.mapping.targets, self.position.as_of
         found = build_aside.find(self.connection, self.record.id, table, targets, as_of)
         if found is not None:
@@ -299,12 +301,12 @@ class _Run:
         return ()
 
     def _merge_instead(self) -> None:
-        """Begin again, by merging: what was built aside cannot be used."""
+        """Begin again and merge: the tables built aside cannot be used."""
         build_aside.discard(self.connection, [self.record.id], self.mapping.name)
         self.record = loads.ExportRecord(self.record.id, self.record.status, "merge", frozenset())
 
     def _totals(self) -> tuple[int, FileCounts]:
-        """Add up what is loaded; it must be what the manifest states."""
+        """Add up what is loaded; it must equal what the manifest states."""
         manifest = self.manifest
         files, counts = loads.totals(self.connection, self.record.id)
         if files != len(manifest.files) or counts.items != manifest.item_count:
@@ -312,6 +314,6 @@ class _Run:
                 f"loading {manifest.location}: {counts.items} items of {files} files are loaded, and the manifest"
                 f" states {manifest.item_count} items of {len(manifest.files)} files",
                 table=self.mapping.name,
-                hint="run the load again; if it stays so, request another export",
+                hint="run the load again; if the numbers still differ, request another export",
             )
         return files, counts

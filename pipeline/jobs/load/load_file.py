@@ -1,8 +1,8 @@
 """Loading one file of an export: its rows, its rejects and its mark, in one transaction.
 
-Invariant: a file counts once. It is taken under a lock that ends with the transaction, and its mark is looked for under
-that lock, so that two runs of one load never both load it. Nothing commits before the whole file has been verified,
-nor for a load that has ended or goes on another way (`pipeline.aurora.bookkeeping.load_lead`).
+Invariant: a file counts once. A worker locks it until the transaction ends, and looks for its mark under that lock, so
+two runs of one load never both load it. Nothing commits before the whole file has been verified, nor for a load that
+has ended or has changed its strategy (`pipeline.aurora.bookkeeping.load_lead`).
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
     from pipeline.jobs.export_file import OnLines
     from pipeline.jobs.services import Services
 
-# A file's rows are sorted before they are merged; without memory for it they would go through temporary files.
+# A file's rows are sorted before they are merged; with less memory PostgreSQL would sort them in temporary files.
 _MERGE_MEMORY = "64MB"
 
 
 @dataclass(frozen=True, slots=True)
 class LoadWork:
-    """What all workers of a load share. It is pickled for those in other processes."""
+    """What all workers of a load share. It is pickled for workers in other processes."""
 
     services: Services
     mapping: TableMapping
@@ -52,20 +52,20 @@ class LoadWork:
     position: Position
     lead: Lead
     builds: tuple[str, ...] = ()
-    """Names of the tables built aside, one a target; none when files are merged into storage."""
+    """The tables built aside, one for each target; empty when files are merged into storage."""
 
     @property
     def strategy(self) -> str:
-        """How the load goes, as `replication.exports` has it."""
+        """How the load is done, as `replication.exports` names it."""
         return "aside" if self.builds else "merge"
 
     def loader(self) -> FileLoader:
-        """Return what loads the files, one for each worker."""
+        """Return a loader of files; each worker needs its own."""
         return FileLoader(self)
 
 
 class FileLoader:
-    """Loads files, one after another. Build it once a worker: its decoders are compiled then."""
+    """Loads files, one after another. Each worker builds one, because building it compiles the decoders."""
 
     def __init__(self, work: LoadWork) -> None:
         self._work = work
@@ -74,10 +74,10 @@ class FileLoader:
         self._decoders = [BlockDecoder(target, self._settled[target.view_name]) for target in work.mapping.targets]
 
     def load(self, connection: Connection, file: ExportFile, on_lines: OnLines) -> FileCounts | None:
-        """Load one file; None when it was loaded already. Raises with the file's name.
+        """Load one file; returns None when it was loaded already. Errors name the file.
 
-        Raises FileBusyError while another worker loads it, LoadEndedError when the load does not go on so.
-        When PostgreSQL refuses a value, the file is read again with savepoints, to set that record alone aside.
+        Raises FileBusyError while another worker loads it, LoadEndedError when the load has ended or has changed its
+        strategy. When PostgreSQL refuses a value, the file is read again with savepoints, to reject that record alone.
         """
         try:
             return self._load(connection, file, on_lines, isolate=False)

@@ -1,8 +1,8 @@
-"""Taking part in a load that another run leads: its files are spread over several processes, tasks or hosts.
+"""Take part in a load that another run leads, so that several processes, tasks or hosts share its files.
 
-Invariant: the lead begins and ends the load and needs no other run for it. A run that takes part loads files that
-nobody has loaded, through the very code that the lead uses, and nothing else: it makes, drops and swaps no table. It
-does nothing when the load has ended by then, and ends with it.
+Invariant: the lead begins and ends the load and needs no other run for it. A run that takes part only loads files that
+nobody has loaded, through the same code as the lead. It never creates, drops or swaps a table. If the load has ended
+before it starts, it does nothing; when the load ends, it ends too.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class HelpReport:
-    """What a run that took part in a load did: the files it loaded itself."""
+    """What a run did that took part in a load: the files it loaded itself."""
 
     table: str
     export_id: int
     files: int
     seconds: float
     outcome: str
-    """In words: why it ended."""
+    """Why it ended, in words."""
 
 
-NOTHING_LEFT = "every file is loaded or in another run's hands"
-ENDED_BEFORE = "the load had ended, or was begun again, before this run came to it: nothing was done"
-ENDED_MEANWHILE = "the load ended, or was begun again: what this run had in work was rolled back"
+NOTHING_LEFT = "every file is loaded, or another run is loading it"
+ENDED_BEFORE = "the load had ended, or had begun again, before this run joined it: this run did nothing"
+ENDED_MEANWHILE = "the load ended, or began again: the files that this run had not finished were rolled back"
 
 
 def help_load(
@@ -62,8 +62,8 @@ def help_load(
 ) -> HelpReport:
     """Load files of the load that `lead` leads, until none is left.
 
-    That the load has ended is an outcome, and no error. Raises ConfigurationError when the mapping here is not the
-    one that the load goes by, and otherwise what the load itself would raise; the lead loads those files then.
+    When the load has ended, that is an outcome, not an error. Raises ConfigurationError when this run reads another
+    mapping than the load uses, and otherwise what the load itself would raise; the lead then loads those files.
     """
     started = time.monotonic()
     with closing(services.connect("dynaurora load helper")) as connection:
@@ -113,13 +113,13 @@ class _Help:
         return led_load(self.connection, self.mapping.name, self.lead)
 
     def _work(self, found: LedLoad) -> LoadWork | None:
-        """Return what the load's workers share; None when its tables are gone, as is then the load."""
+        """Return what the load's workers share; None when its tables are gone, because then the load is gone too."""
         mapping, export_id = self.mapping, self.lead.export_id
         if found.mapping_digest not in digests(mapping):
             raise ConfigurationError(
-                "loading: the mapping that this run reads is not the one that the load goes by",
+                "loading: this run reads another mapping than the load uses",
                 table=mapping.name,
-                hint="deploy one state of the mappings to all run workers; the load goes on without this run",
+                hint="deploy the same mappings to all run workers; the load continues without this run",
             )
         builds: tuple[Build, ...] | None = ()
         if found.strategy == "aside":

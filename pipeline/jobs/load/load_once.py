@@ -1,11 +1,11 @@
-"""One load at a time, whoever asks for it: a run that finds another one leading takes part in it and ends with it.
+"""One load at a time: a run that finds another one leading a load takes part in it and ends with it.
 
-That is so when a run was launched twice, and when Dagster has taken a run for dead that lives, and launched it again:
-the second must neither buy a second export nor load again once the first has ended.
+This happens when a run was launched twice, and when Dagster took a living run for dead and launched it again. The
+second run must neither pay for a second export nor load again after the first has ended.
 
-Invariant: a table is loaded from one export, once, however many runs were asked to load it meanwhile, and each of them
-reports that load. When the run that leads dies, one of the others leads in its place, from the same export. Whoever
-asks for an export of their own gets that one, or is told that another load runs.
+Invariant: a table is loaded from one export, once, however many runs were asked to load it at that time, and each of
+them reports that load. When the run that leads dies, one of the others takes the lead and loads the same export. A run
+that was asked for a certain export loads that one, or fails because another load is running.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pipeline.jobs.services import Services
     from pipeline.jobs.snapshots.snapshot import Snapshot
 
-# How long a run waits for another one that holds the load lock to show whether it leads a load, or for its last steps.
+# Another run may hold the load lock before it leads a load, or for its last steps: how long this run waits for it.
 _PATIENCE_SECONDS = 120.0
 _LOOK_AGAIN_SECONDS = 1.0
 
@@ -53,11 +53,11 @@ def load_once(
     on_progress: Callable[[LoadProgress], None] | None = None,
     **options: Any,  # noqa: ANN401 - those of `load`
 ) -> Iterator[Snapshot | LoadReport]:
-    """Yield the snapshot as soon as this run has taken one, by `take`, and at last what the load came to.
+    """Yield the snapshot as soon as this run has obtained one from `take`; at the end yield the load's report.
 
-    With `location` none is taken: that export is to be loaded. `joins`: any load of the table will do that another run
-    leads meanwhile; otherwise only one of the same export. `say` is told when another run leads. Raises as `take` and
-    `load` do, and LoadRunningError while a load of another export runs.
+    With `location`, that export is loaded and `take` is not called. With `joins`, this run joins any load of the table
+    that another run leads; otherwise only one of the same export. `say` is called when another run leads. Raises what
+    `take` and `load` raise, and LoadRunningError while a load of another export runs.
     """
     margin: timedelta = options.get("margin") or mapping.margin
     once = _Once(services, mapping, joins, margin, say, workers, on_progress)
@@ -81,7 +81,7 @@ def load_once(
 
 @dataclass
 class _Once:
-    """One run that was asked to load, beside another that may lead."""
+    """One run that was asked to load, while another one may be leading."""
 
     services: Services
     mapping: TableMapping
@@ -97,7 +97,7 @@ class _Once:
     patient_until: float | None = None
 
     def joined(self, location: str | None) -> LoadReport | None:
-        """Take part in the load that another run leads, to its end; None when none does, or the one that did died."""
+        """Take part in the load that another run leads, until it ends; None when no run leads one, or that run died."""
         started, name = time.monotonic(), self.mapping.name
         with self._connected() as connection:
             self.begun = self.begun or _now(connection)
@@ -111,7 +111,7 @@ class _Once:
         return None
 
     def wait(self, error: LoadRunningError, location: str | None) -> None:
-        """Wait a little for who holds the load lock; raise the error when that is no load that this run may join."""
+        """Wait a little for the holder of the load lock; raise the error if that is not a load this run may join."""
         with self._connected() as connection:
             found = current_lead(connection, self.mapping.name)
         if not error.by_load or (found and not self._is_wanted(found[1], location)):
@@ -124,7 +124,7 @@ class _Once:
         time.sleep(_LOOK_AGAIN_SECONDS)
 
     def _connected(self) -> AbstractContextManager[Connection]:
-        """Open a connection for the block: an export may take hours, and a connection may not last for so long."""
+        """Open a connection for this block only: an export may take hours, and a connection may not last that long."""
         return closing(self.services.connect("dynaurora load watch"))
 
     def _is_wanted(self, led: LedLoad, location: str | None) -> bool:
@@ -132,19 +132,19 @@ class _Once:
         return same and led.as_of == led.snapshot_time - self.margin
 
     def _follow(self, connection: Connection, lead: Lead, led: LedLoad) -> bool:
-        """Load files that nobody has, and wait for the lead's end; returns whether the export is loaded then."""
-        self.say(f"another run leads the load of {led.location}: this one takes part in it and loads nothing besides")
+        """Load files that nobody has, and wait until the lead ends; returns whether the export is loaded then."""
+        self.say(f"another run leads the load of {led.location}: this run takes part in it and starts none of its own")
         helped = help_load(self.services, self.mapping, lead, workers=self.workers, on_progress=self.on_progress)
         self.say(f"{helped.files} files loaded by this run; waiting for the run that leads to end the load")
         while current_lead(connection, self.mapping.name) == (lead, led):
             time.sleep(LOOK_SECONDS)
         status = loads.status_of(connection, lead.export_id)
         if status != "loaded":
-            self.say(f"the run that led has not ended the load ({status or 'forgotten'})")
+            self.say(f"the run that led has not finished the load ({status or 'forgotten'})")
         return status == "loaded"
 
     def _report(self, connection: Connection, export_id: int, started: float) -> LoadReport:
-        """Return what the load of the other run came to."""
+        """Return the report of the load that another run led."""
         report = loaded_report(connection, self.mapping.name, export_id, time.monotonic() - started)
         self.say(f"loaded by the other run: {report.items} items of {report.files} files; this run did not load again")
         return report
@@ -158,7 +158,7 @@ def loaded_report(connection: Connection, table_name: str, export_id: int, secon
             [export_id],
         ).fetchone()
     if row is None:
-        raise TerminalError("reading what was loaded: it was forgotten meanwhile", table=table_name)
+        raise TerminalError("reading what was loaded: its record was deleted meanwhile", table=table_name)
     location, export_arn, snapshot_time, as_of, strategy = row
     files, counts = loads.totals(connection, export_id)
     return LoadReport(

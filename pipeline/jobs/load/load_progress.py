@@ -1,6 +1,6 @@
-"""How far a load is: counted by every worker, told at least every half second.
+"""The progress of a load: every worker counts, and the caller gets a report at least every half second.
 
-Invariant: calls of the caller's function never overlap, and what it raises ends the load.
+Invariant: calls of the caller's function never overlap, and an error that it raises ends the load.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ COPYING = "copying"
 
 @dataclass(frozen=True, slots=True)
 class LoadProgress:
-    """How far a load is, over all its files. `size_bytes_done` is this run's; the rate is that of all its runs."""
+    """The progress of a load over all its files. `size_bytes_done` is this run's; the rate is that of all its runs."""
 
     files_done: int
     files: int
@@ -35,7 +35,7 @@ class LoadProgress:
     rows_per_second: float
     seconds_left: float | None
     phase: str = COPYING
-    """What is being done, in words: copying; for tables built aside then keys and swap."""
+    """The current phase, in words: copying, then (for tables built aside) keys and swap."""
 
 
 class Progress:
@@ -51,7 +51,7 @@ class Progress:
         self.files_loaded = 0
         """By this run."""
         self.ways = Ways()
-        """How this run decoded their lines."""
+        """How this run decoded its lines."""
         self._tell = on_progress
         self._lock = threading.Lock()
         self._files, self._rows = len(manifest.files), manifest.item_count
@@ -61,7 +61,7 @@ class Progress:
         self._started = self._told = time.monotonic()
 
     def add(self, rows: int, size_bytes: int) -> None:
-        """Count rows read, and the bytes they were."""
+        """Count rows that were read, and their bytes."""
         with self._lock:
             self._rows_done += rows
             self._size_bytes += size_bytes
@@ -69,7 +69,7 @@ class Progress:
                 self._report()
 
     def finish_file(self, ways: Ways) -> None:
-        """Count a file as loaded, its lines decoded so."""
+        """Count a file as loaded, and how its lines were decoded."""
         with self._lock:
             self.ways += ways
             self.files_loaded += 1
@@ -84,7 +84,7 @@ class Progress:
             self._report()
 
     def tell(self, phase: str | None = None) -> None:
-        """Report now; `phase` is what begins."""
+        """Report now; `phase` names the phase that begins."""
         with self._lock:
             self.phase = phase or self.phase
             self._report()
@@ -110,9 +110,9 @@ class Progress:
 
 
 def telling(progress: Progress, connection: Connection, work: Callable[[threading.Event], None]) -> None:
-    """Do `work`, which uses `connection`, and tell the progress meanwhile.
+    """Do `work`, which uses `connection`, and report progress meanwhile.
 
-    When telling raises, or a person interrupts, the running statement is cancelled and `work`'s event is set.
+    When a report raises, or a person interrupts, the running statement is cancelled and `work`'s event is set.
     """
     stop = threading.Event()
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="load") as pool:

@@ -1,7 +1,7 @@
-"""The files that are left to one run of a load, for its workers, while other runs load files of the same export.
+"""The files that one run of a load still has to load, for its workers, while other runs load files of the same export.
 
-Invariant: a file is in one worker's hands at a time here. One that another run has in its hands is offered again until
-it is known to be loaded, so that what a run leaves undone that dies, another does.
+Invariant: at most one worker of this run has a file at a time. A file that another run is loading is offered again
+until it is known to be loaded, so that this run loads what another one leaves undone when it dies.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class FileQueue:
-    """Files to load, in their order; `to_the_end` waits for those that others have in their hands."""
+    """Files to load, in their order; `to_the_end` waits for those that other runs are loading."""
 
     def __init__(self, files: Iterable[ExportFile], *, to_the_end: bool = True) -> None:
         self._offered = deque(files)
@@ -29,16 +29,16 @@ class FileQueue:
 
     @property
     def stopped(self) -> bool:
-        """Whether the run is to end with what it has."""
+        """Whether the run should end now."""
         return self._stopped
 
     @property
     def idle(self) -> bool:
-        """Whether a worker waits for files that others have in their hands."""
+        """Whether a worker is waiting for files that other runs are loading."""
         return self._idle > 0
 
     def take(self) -> ExportFile | None:
-        """Take the next file, waiting for it where need be; None when there is none to come."""
+        """Take the next file, waiting for one if necessary; None when there are no more."""
         with self._changed:
             while not self._offered and self._busy and self._to_the_end and not self._stopped:
                 self._idle += 1
@@ -52,7 +52,7 @@ class FileQueue:
             self._busy.append(file)
 
     def settle(self, loaded: Container[str]) -> list[ExportFile]:
-        """Leave out files that others have loaded, which are returned, and offer those put off once more."""
+        """Remove and return the files that others have loaded, and offer the ones put off once more."""
         with self._changed:
             waiting = [*self._offered, *self._busy]
             self._offered = deque(file for file in waiting if file.key not in loaded)
@@ -61,7 +61,7 @@ class FileQueue:
             return [file for file in waiting if file.key in loaded]
 
     def stop(self) -> None:
-        """End it: no file comes any more."""
+        """End the queue: `take` returns no more files."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()

@@ -1,7 +1,7 @@
-"""A load's worker process: reads the files it is to load from its standard input, answers on its standard output.
+"""A load's worker process: reads the files to load from its standard input, answers on its standard output.
 
-Invariant: it ends at once when its standard input does, so that it never outlives the load that started it, whatever
-became of that. What it had not committed is then rolled back by the server.
+Invariant: it ends as soon as its standard input does, so it never outlives the load that started it. The server then
+rolls back what the worker had not committed.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ _KINDS: tuple[type[ReplicationError], ...] = (
 
 def main() -> None:
     """Load files until the standard input ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a person's interrupt goes to the load, which ends its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a person's interrupt reaches the load, which ends its workers
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # so that nothing printed can come between the answers
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # so that no print() can get between the answers
     work: Work = pickle.load(sys.stdin.buffer)  # noqa: S301  the load that started us wrote it
     files: SimpleQueue[ExportFile] = SimpleQueue()
     threading.Thread(target=_read, args=(sys.stdin.buffer, files), daemon=True).start()
-    # A block is a hundred thousand small objects without cycles: looking for cycles among them costs more than they do.
+    # A block is a hundred thousand small objects without cycles: searching them for cycles costs more than it frees.
     gc.disable()
     _work_off(work, files, answers)
 
@@ -80,7 +80,7 @@ def _work_off(work: Work, files: SimpleQueue[ExportFile], answers: BinaryIO) -> 
         answer("failed", *failure_parts(error))
     except BrokenPipeError:  # the load is gone
         os._exit(0)
-    except Exception as error:  # noqa: BLE001 - told to the load, without its text, which may quote a value
+    except Exception as error:  # noqa: BLE001 - reported to the load, without its text, which may quote a value
         where = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{Path(where.filename).name}:{where.lineno}"
         text = f"loading: an unforeseen {type(error).__name__} at {place}"
@@ -88,7 +88,7 @@ def _work_off(work: Work, files: SimpleQueue[ExportFile], answers: BinaryIO) -> 
 
 
 def failure_parts(error: ReplicationError) -> tuple[str, str, str | None, str | None, str | None, str | None]:
-    """Return what makes up an error, to send it to another process."""
+    """Return the parts of an error, to send it to another process."""
     kind = next(kind for kind in _KINDS if isinstance(error, kind))
     return kind.__name__, error.message, error.table, error.key_digest, error.sequence_number, error.hint
 
@@ -96,6 +96,6 @@ def failure_parts(error: ReplicationError) -> tuple[str, str, str | None, str | 
 def failure_from(
     kind: str, message: str, table: str | None, key_digest: str | None, sequence_number: str | None, hint: str | None
 ) -> ReplicationError:
-    """Make an error again from its parts; of its kind the part that says what to do about it."""
+    """Rebuild an error from its parts; its class is the one that says what to do about it."""
     (made,) = (known for known in _KINDS if known.__name__ == kind)
     return made(message, table=table, key_digest=key_digest, sequence_number=sequence_number, hint=hint)

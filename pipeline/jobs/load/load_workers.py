@@ -1,11 +1,11 @@
-"""The workers of a load: side by side, as threads for a small load and as processes, but for one, for a big one.
+"""The workers of a load, side by side: threads for a small load; for a big one processes, and one thread.
 
-Invariant: the first failure stops all, and no worker outlives its load: a process ends when the pipe from the load
-does, however the load ended. A file in work is then rolled back by the server.
+Invariant: the first failure stops all of them, and no worker outlives its load: a process ends when the pipe from the
+load does, however the load ended. The server then rolls back the file it was loading.
 
-Decoding is work for the processor, which Python's threads share; a process each has its own. They are started as
-interpreters of their own that import the load and nothing else, never as copies of the caller, which may be large
-(a Dagster run) or a script that cannot be imported twice.
+Decoding keeps the processor busy, and Python's threads share one; processes have one each. The processes are started as
+new interpreters that import the load and nothing else, never as copies of the caller, which may be large (a Dagster
+run) or a script that cannot be imported twice.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ _START = (
 
 
 class Watch(Protocol):
-    """Watches what other runs do; what it raises ends the run."""
+    """Watches what other runs do; an error that it raises ends the run."""
 
     def __call__(self, *, idle: bool) -> Container[str] | None:
-        """Return the files that are loaded, whoever loaded them; None when that was looked up lately.
+        """Return the files that are loaded, whoever loaded them; None when they were looked up a moment ago.
 
-        `idle` says that a worker waits for it.
+        `idle`: a worker is waiting for the answer.
         """
         ...
 
@@ -58,20 +58,20 @@ class Loader(Protocol):
     """Loads one file after another: those of a full export, or of an incremental one."""
 
     def load(self, connection: Connection, file: ExportFile, on_lines: OnLines) -> FileCounts | None:
-        """Load one file; None when it was loaded already. Raises FileBusyError while another loads it."""
+        """Load one file; None when it was loaded already. Raises FileBusyError while another worker loads it."""
         ...
 
 
 class Work(Protocol):
-    """What all workers share, and can be pickled."""
+    """What all workers share; it can be pickled."""
 
     @property
     def services(self) -> Services:
-        """What the workers need from outside."""
+        """Return the settings and clients that the workers use."""
         ...
 
     def loader(self) -> Loader:
-        """Return what loads the files, one for each worker."""
+        """Return a loader of files; each worker needs its own."""
         ...
 
 
@@ -81,7 +81,7 @@ class _Worker(Protocol):
         ...
 
     def stop(self) -> None:
-        """Have it fail soon; called from another thread than `load`."""
+        """Make `load` fail soon; called from another thread."""
         ...
 
     def close(self) -> None:
@@ -99,10 +99,10 @@ def load_files(
     watch: Watch | None = None,
     to_the_end: bool = True,
 ) -> None:
-    """Load files side by side. Raises what the first of them to fail raised; the others are then rolled back.
+    """Load files side by side. Raises the first failure; the other workers are then rolled back.
 
-    `watch` is called every half second where other runs load files of the same export too. Files that such a run has
-    in its hands are waited for, and loaded should it leave them undone; not `to_the_end`, they are left to others.
+    `watch` is called every half second where other runs load files of the same export too. With `to_the_end`, this run
+    waits for the files that such a run is loading, and loads them if it leaves them undone; otherwise it leaves them.
     """
     progress.tell()
     if not files:
@@ -129,7 +129,7 @@ def load_files(
 
 
 def _crew(work: Work, count: int, *, processes: bool) -> list[_Worker]:
-    """Start the workers. Of several processes one is a thread here instead: at work while the others still start."""
+    """Start the workers. If they are processes, one is a thread instead: it can work while the others still start."""
     if not processes:
         return [_Thread(work) for _ in range(count)]
     started: list[_Worker] = [_Process(work) for _ in range(max(1, count - 1))]
@@ -142,7 +142,7 @@ def _raise_first(driving: Iterable[Any]) -> None:
 
 
 def _drive(worker: _Worker, queue: FileQueue, progress: Progress) -> None:
-    """Give a worker one file after another until there is none."""
+    """Give a worker one file after another until there are none."""
 
     def on_lines(lines: int, size_bytes: int) -> None:
         if queue.stopped:
@@ -181,7 +181,7 @@ class _Thread:
             collect_young()
 
     def stop(self) -> None:
-        """Nothing to do: it notices at its next block."""
+        """Do nothing: the worker notices at its next block."""
 
     def close(self) -> None:
         if self._connection is not None:
@@ -189,7 +189,7 @@ class _Thread:
 
 
 class _Process:
-    """A worker in a process of its own, reached through its standard input and output."""
+    """A worker in its own process, reached through its standard input and output."""
 
     def __init__(self, work: Work) -> None:
         self._process = subprocess.Popen(  # noqa: S603  our own interpreter
@@ -212,7 +212,7 @@ class _Process:
                 return values[0] if kind == "loaded" else None
 
     def stop(self) -> None:
-        self._process.kill()  # between files it has nothing to lose, and within one the server rolls back
+        self._process.kill()  # between files it has nothing to lose, and within a file the server rolls back
 
     def close(self) -> None:
         process = self._process
@@ -220,7 +220,7 @@ class _Process:
         process.wait(_END_SECONDS)
         for pipe in (process.stdin, process.stdout):
             if pipe:
-                with suppress(BrokenPipeError):  # what a worker that ended had not read yet
+                with suppress(BrokenPipeError):  # a worker that has ended left something unread
                     pipe.close()
 
     def _send(self, value: object) -> None:
@@ -245,7 +245,7 @@ class _Process:
         status = self._process.wait(_END_SECONDS)
         return TransientError(
             f"loading: a worker process ended before its file was loaded ({_status(status)})",
-            hint="run the load again; it resumes. A status of signal 9 is often the system out of memory",
+            hint="run the load again; it resumes. Signal 9 often means that the system ran out of memory",
         )
 
 

@@ -1,1 +1,1 @@
-"""Probe: how far replication is, and what was lost."""
+"""Probe: how far replication is, and which changes were lost."""

@@ -1,9 +1,9 @@
-"""Lost history: whether changes were lost on their way, are about to be, or could be; and what mends it.
+"""Lost history: whether changes were lost, will be lost soon, or could be lost; and which command repairs that.
 
-It looks at the table's stream and point-in-time recovery, at the event source mappings that read the stream, at where
-those put what they gave up, and at what the probe knows. Five calls of AWS for a table, and as many statements.
+It looks at the table's stream and point-in-time recovery, at the event source mappings that read the stream, at their
+on-failure destinations, and at what the probe knows. It makes five AWS calls for a table, and as many statements.
 
-Invariant: what it may not look at it reports as not known. It starts nothing: each finding names the command.
+Invariant: it reports what it may not read as not known. It starts nothing: each finding names the command.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _STATEMENT_SECONDS = 20.0
 
 @dataclass(frozen=True, slots=True)
 class OnFailure:
-    """What waits at the on-failure destination. `count` None: not known, for the reason given."""
+    """Discarded batches at the on-failure destination. `count` None: not known, for the reason given."""
 
     count: int | None
     oldest: datetime | None
@@ -48,7 +48,7 @@ class OnFailure:
 
 @dataclass(frozen=True, slots=True)
 class HistoryReport:
-    """What was found of one table, the worst first."""
+    """The findings on one table, the worst first."""
 
     table: str
     findings: list[Finding]
@@ -63,9 +63,9 @@ class Functions:
     """The replicator's functions, as far as they are known."""
 
     of_table: frozenset[str]
-    """That must read the stream: the one that DYNAURORA_FUNCTION names, or those that have written the table."""
+    """Those that must read the stream: the one that DYNAURORA_FUNCTION names, or those that have written the table."""
     of_database: frozenset[str] = frozenset()
-    """That have written other tables of the database."""
+    """Those that have written other tables of the database."""
     named: bool = False
     """By DYNAURORA_FUNCTION."""
 
@@ -76,7 +76,7 @@ class Functions:
 
 @dataclass(frozen=True, slots=True)
 class Readers:
-    """The event source mappings of a stream, this deployment's apart from others'."""
+    """The event source mappings of a stream: this deployment's, and others'."""
 
     functions: Functions
     ours: Sequence[EventSourceMapping]
@@ -86,7 +86,7 @@ class Readers:
 def lost_history_report(
     services: Services, mapping: TableMapping, *, now: Callable[[], datetime] | None = None
 ) -> HistoryReport:
-    """Look at a table's source once and keep what was found. Raises TransientError, TerminalError."""
+    """Look at a table's source once and record the findings. Raises TransientError, TerminalError."""
     table, mappings = stream_readers(services, mapping)
     at = (now or services.clock.now)()
     with _connect(services) as connection:
@@ -115,7 +115,7 @@ def lost_history_report(
 def stream_readers(
     services: Services, mapping: TableMapping
 ) -> tuple[SourceTable, Sequence[EventSourceMapping] | None]:
-    """Return the source table and the event source mappings of its stream; None where they may not be listed.
+    """Return the source table and the event source mappings of its stream; None where this process may not list them.
 
     Raises TransientError, TerminalError.
     """
@@ -130,7 +130,7 @@ def _source(
     state: ProbeState,
     remembered: Remembered,
 ) -> Source:
-    """`readers` None: they may not be listed."""
+    """`readers` None: this process may not list them."""
     coming = [change.since for change in state.memory.waiting if not change.state.lost]
     return Source(
         name=mapping.name,
@@ -157,9 +157,9 @@ def _source(
 
 
 def known_functions(services: Services, connection: Connection, table_name: str) -> Functions:
-    """Return which functions are this deployment's replicator: as the setting says, else those seen to have written.
+    """Return the functions that are this deployment's replicator: the setting's, or those known to have written.
 
-    So that another environment's Lambda on the same stream is not taken for ours.
+    So another environment's Lambda function on the same stream is not taken for ours.
     """
     if services.settings.function:
         return Functions(frozenset({services.settings.function}), named=True)
@@ -168,7 +168,7 @@ def known_functions(services: Services, connection: Connection, table_name: str)
 
 
 def split_readers(mappings: Sequence[EventSourceMapping], functions: Functions) -> Readers:
-    """Tell this deployment's event source mappings from others'; where nothing is known of them, all may be ours."""
+    """Separate this deployment's event source mappings from others'; if nothing is known, all may be ours."""
     for known in (functions.of_table, functions.of_database):
         ours = [found for found in mappings if any(found.feeds(function) for function in known)]
         if ours or (known and known is functions.of_table):
@@ -177,7 +177,7 @@ def split_readers(mappings: Sequence[EventSourceMapping], functions: Functions) 
 
 
 def as_reader(found: EventSourceMapping) -> Reader:
-    """Return what is judged of an event source mapping."""
+    """Return the facts about an event source mapping that are judged."""
     return Reader(
         found.mapping_id,
         found.enabled,
@@ -198,7 +198,7 @@ def as_reader(found: EventSourceMapping) -> Reader:
 
 
 def readers_when_late(services: Services, mapping: TableMapping) -> tuple[SourceTable, Readers] | None:
-    """Look up what should have applied changes that wait; None where event source mappings may not be listed."""
+    """Look up who should have applied the waiting changes; None where event source mappings may not be listed."""
     table, mappings = stream_readers(services, mapping)
     if mappings is None:
         return None
@@ -207,7 +207,7 @@ def readers_when_late(services: Services, mapping: TableMapping) -> tuple[Source
 
 
 def why_not_delivered(readers: Readers) -> list[str]:
-    """Return why changes that wait may never arrive, as far as the event source mappings of the stream say."""
+    """Return why waiting changes may never arrive, as far as the stream's event source mappings show."""
     if not readers.ours:
         feeds = f"; it feeds {', '.join(found.function for found in readers.others)} instead" if readers.others else ""
         return [f"no event source mapping hands the stream to the replicator{feeds}"]

@@ -1,11 +1,11 @@
-"""Probe: the end-to-end lag of a table, true also when nothing is written, and without touching the user's table.
+"""Probe: the end-to-end lag of a table. It is right even when nothing is written, and leaves the user's table alone.
 
-A tick reads what has arrived in the table's stream since the last one and asks Aurora for the rows of those keys.
-What follows from both, and from what was known, is in `pipeline.core.past.conclude`. Between ticks the place in each
-shard and what waits are kept in `replication`, so a tick may run anywhere, and after any pause.
+A tick reads what has arrived in the table's stream since the last tick and asks Aurora for the rows of those keys.
+`pipeline.core.past.conclude` draws the conclusions. Between ticks, `replication` keeps the place in each shard and the
+changes that wait, so a tick may run anywhere, and after any pause.
 
-Invariant: what is stored is asked for as of one moment, after the stream was read; and a tick costs no more than its
-limits (`pipeline.jobs.probe.probe_shards`).
+Invariant: a tick asks Aurora as of one moment, after it has read the stream; and it costs no more than its limits
+(`pipeline.jobs.probe.probe_shards`).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from pipeline.jobs.services import Services
 
 TICK_SECONDS = 15.0
-# Lag that is a finding where the mapping's `freshness` does not say.
+# The lag that counts as a finding where the mapping's `freshness` does not say.
 WARN = timedelta(minutes=5)
 _STATEMENT_SECONDS = 20.0
 
@@ -53,12 +53,12 @@ def probe(
     limits: Limits | None = None,
     settle: timedelta = SETTLE,
 ) -> Tick:
-    """Run one tick for a table and return what it found, or what another found that came first.
+    """Run one tick for a table and return its findings, or those of another tick that finished first.
 
-    Calls of AWS: 1 DescribeTable, 1 DescribeStream for each 100 shards, and for each open shard 2 GetRecords when
-    nothing was written; one or two more, and GetShardIterator, where a shard is opened. Statements: 5 to read the
-    state, 1 for each target that changed, 1 for rejects where something waits, 3 to 7 to keep what was found.
-    Raises TransientError, TerminalError (no stream; a table that was not migrated, or is not the source of record).
+    AWS calls: 1 DescribeTable, 1 DescribeStream for each 100 shards, and 2 GetRecords for each open shard when nothing
+    was written; opening a shard takes one or two more, and GetShardIterator. Statements: 5 to read the state, 1 for
+    each target that changed, 1 for rejects where something waits, 3 to 7 to record the findings. Raises
+    TransientError, TerminalError (no stream; a table that was not migrated, or is not the source of record).
     """
     limits = limits or Limits(time.monotonic() + TICK_SECONDS)
     with services.connect("dynaurora probe", statement_timeout_seconds=_STATEMENT_SECONDS) as connection:
@@ -91,7 +91,7 @@ def probe(
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What a tick read of the stream. `calls` are those of AWS."""
+    """What a tick read of the stream. `calls` counts AWS calls."""
 
     stream: TableStream
     through: datetime
@@ -135,7 +135,7 @@ def _read_stream(
 
 
 def _held(waiting: Sequence[Waiting]) -> set[str]:
-    """Return the shards that are not read on: with so much waiting, more would only make it more."""
+    """Return the shards that this tick does not read further: so much waits already that more would not help."""
     not_lost = [change.shard_id for change in waiting if not change.state.lost]
     return set(not_lost) if len(not_lost) >= MOST_WAITING else set()
 
@@ -143,7 +143,7 @@ def _held(waiting: Sequence[Waiting]) -> set[str]:
 def _sight(finder: _Finder, reading: ShardReading) -> ShardSight:
     passed = Unread(reading.passed.since, reading.passed.until) if reading.passed else None
     return ShardSight(
-        # A scout's place would be old where one is needed again.
+        # A scout's place would be too old by the time one is needed again.
         replace(reading.progress, scout=None, scout_at=None),
         finder.sightings(reading.progress.shard_id, reading.records),
         at_end=reading.at_end,
@@ -167,7 +167,7 @@ def _second(record: KeyRecord) -> datetime:
 
 
 class _Finder:
-    """Says for which rows a record is, by its key alone."""
+    """Finds the rows that a record concerns, by its key alone."""
 
     def __init__(self, mapping: TableMapping, stream_label: str) -> None:
         self._router = Router(mapping)
@@ -198,13 +198,13 @@ class _Finder:
 
 
 def _of_mapping(mapping: TableMapping, waiting: Sequence[Waiting]) -> list[Waiting]:
-    """Leave out what waited for a target that the mapping has lost, or has given another key."""
+    """Drop what waited for a target that the mapping no longer has, or has given another key."""
     lengths = {target.view_name: {0, len(target.primary_key)} for target in mapping.targets} | {NO_TARGET: {0}}
     return [change for change in waiting if len(change.key) in lengths.get(change.target, ())]
 
 
 def _look_up(connection: Connection, mapping: TableMapping, state: ProbeState, changes: Sequence[Waiting]) -> Stored:
-    """Return what Aurora holds of these changes, all as of one moment."""
+    """Return what Aurora holds for these changes, all as of one moment."""
     if not changes:
         return Stored({}, (), state.purged_through)
     positions: dict[Row, Position] = {}

@@ -1,7 +1,7 @@
-"""A look at the end of a shard whose place does not move on, because so much of it waits already.
+"""Look at the end of a shard that the probe does not read further, because so many of its changes wait already.
 
-Only there can be seen that the replicator has come past what waits, or that nothing moves in the shard. What the scout
-sees is read again when the reading comes to it.
+Only the end shows whether the replicator has passed the waiting changes, or whether nothing moves in the shard. What
+the scout reads is read again when the probe gets there.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Scouted:
-    """What was seen at a shard's end, and where to look on."""
+    """What was seen at a shard's end, and where to look next."""
 
     progress: ShardProgress
     records: list[KeyRecord]
     at_end: bool
-    """It looked on from where it looked before, and came to the end."""
+    """It continued from its last place and reached the end."""
 
 
 def scout(stream: StreamReader, limits: Limits, shard: Shard, place: ShardProgress) -> Scouted:
-    """Read what came to the shard's end since the last look: two pages at most. The first look only begins there."""
+    """Read what was added at the shard's end since the last look: two pages at most. The first look only marks it."""
     if shard.closed:
         return Scouted(place, [], at_end=True)
     records: list[KeyRecord] = []
@@ -55,6 +55,6 @@ def scout(stream: StreamReader, limits: Limits, shard: Shard, place: ShardProgre
     except UnreachableError:
         raise
     except TransientError:
-        return Scouted(place, records, at_end=False)  # throttled: looked at again in the next tick
+        return Scouted(place, records, at_end=False)  # throttled: the next tick looks again
     at_end = iterator is None or empty == EMPTY_AT_END
     return Scouted(replace(place, scout=iterator, scout_at=limits.now()), records, at_end=at_end)

@@ -1,14 +1,14 @@
-"""Reading the shards of a stream for one tick of the probe: bounded in time, in records and in pace.
+"""Read the shards of a stream for one tick of the probe, within limits of time, records and pace.
 
 It reads breadth first, in rounds: one page of each shard that needs one, many shards side by side, then the next round.
-So many shards take the time of the calls, not of the pauses. A round ends after a second, and no more shards are begun
-than a round suffices for, so that they come to their ends where the time does not suffice for all. A shard that was not
-read to its end, because the tick's time was up or its reads were throttled, is resumed in the next tick where it was
-left; only one that had its whole share and is still hopelessly behind is passed by.
+So reading many shards takes the time of the calls, not of the pauses. A round ends after a second, and no more shards
+are begun than fit into a round, so that those that are begun reach their ends even when the time is too short for all.
+A shard that was not read to its end, because the tick's time was up or its reads were throttled, is resumed in the next
+tick. A shard is skipped to its end only if it had its whole share and is still hopelessly behind.
 
 Invariant: a shard counts as read through a time only when it is closed and gave its last page, gave enough empty pages
-one after another, or gave a record that was made later: a shard that is written to all the time has no end. What is
-passed by to keep up with a busy shard is returned (`passed`), never forgotten.
+in a row, or gave a record that was made later: a shard that is written all the time has no end. What is skipped to keep
+up with a busy shard is returned (`passed`), never forgotten.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ if TYPE_CHECKING:
 
     from pipeline.dynamodb.streams.shards import KeyRecord, Page, Shard, StreamReader
 
-# Pages asked for of one shard in a tick, throttled requests included: more would take reads away from its Lambda.
+# Pages requested of one shard in a tick, throttled requests included: more would take reads away from its Lambda.
 PAGES_OF_A_SHARD = 12
 RECORDS_OF_A_TICK = 50_000
 # Between two pages of one shard. It allows 5 reads a second (DynamoDB guide, quotas), and its Lambda takes 4.
 PAUSE_SECONDS = 1.0
 # Shards of one table read side by side.
 READERS = 32
-# Empty pages in a row that are taken for the end: more where the place may lie far back.
+# Empty pages in a row that count as the end: more where the place may be far back.
 EMPTY_AT_END, EMPTY_AT_END_OPENED = 2, 4
 # Iterators live 15 minutes.
 ITERATOR_LIFE = timedelta(minutes=14)
-# A shard that is further behind than this, and that would not be at its end after so many ticks, is read from its end.
+# A shard further behind than this, that would not reach its end within this many ticks, is skipped to its end.
 TOO_FAR_BEHIND, TICKS_TO_CATCH_UP = timedelta(minutes=5), 20
-# A shard whose newest record was made so short a time ago is at its end, for all that a lag can tell.
+# A shard whose newest record is younger than this is at its end, as far as a lag can tell.
 _PRESENT_SECONDS = 3.0
 # Creation times are whole seconds.
 _GRAIN_SECONDS = 1.0
@@ -53,7 +53,7 @@ _NEVER = datetime.min.replace(tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Of one tick. `deadline` is a time of the monotonic clock."""
+    """The limits of one tick. `deadline` is a time of the monotonic clock."""
 
     deadline: float
     monotonic: Callable[[], float] = time.monotonic
@@ -65,7 +65,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class PassedBy:
-    """A stretch of a shard that was passed by without being read."""
+    """A stretch of a shard that was skipped without being read."""
 
     shard_id: str
     after: str
@@ -73,7 +73,7 @@ class PassedBy:
     since: datetime
     """When that record was made, to the second."""
     ending: str | None
-    """The shard's last sequence number, where it is closed; None: it is open, and goes on behind the stretch."""
+    """The shard's last sequence number, if it is closed; None: it is open, and continues after the stretch."""
     until: datetime
     """Everything in the stretch was made before this."""
 
@@ -86,21 +86,21 @@ class ShardReading:
     progress: ShardProgress
     records: list[KeyRecord] = field(default_factory=list["KeyRecord"])
     at_end: bool = False
-    """False: it is resumed in the next tick."""
+    """False: the next tick resumes it."""
     trimmed: bool = False
-    """The stream has dropped records, perhaps, before they were read."""
+    """The stream may have dropped records before they were read."""
     passed: PassedBy | None = None
     requests: int = 0
     pages: int = 0
-    """The requests that were answered."""
+    """The requests that got an answer."""
     empty: int = 0
     """Empty pages in a row."""
     empty_at_end: int = EMPTY_AT_END_OPENED
     beyond: bool = False
-    """A record was read that was made later than the time that the shard is to be read through."""
+    """It read a record that was made after the time through which the shard is to be read."""
     unreachable: bool = False
     not_before: float = 0.0
-    """When its next page may be asked for, by the monotonic clock."""
+    """When its next page may be requested, by the monotonic clock."""
 
 
 class ShardsReader:
@@ -114,9 +114,9 @@ class ShardsReader:
         self._lock = Lock()
 
     def read(self, listed: Sequence[Shard], known: dict[str, ShardProgress], through: datetime) -> list[ShardReading]:
-        """Read on in every shard that is not finished, the ones read longest ago first.
+        """Continue to read every unfinished shard, starting with the ones that were read longest ago.
 
-        `through` is the time up to which a shard that is read to its end counts as read. Raises UnreachableError when
+        `through` is the time through which a shard counts as read once its end is reached. Raises UnreachableError when
         the stream cannot be reached twice in a row, TerminalError.
         """
         readings = [
@@ -152,7 +152,7 @@ class ShardsReader:
             served = list(threads.map(partial(self._step, through=through, until=start + PAUSE_SECONDS), due))
             new.extendleft(reading for reading in reversed(taken) if not reading.requests)
             begun = [r for r in [*begun, *taken] if not r.at_end and 0 < r.requests < limits.pages]
-            if not all(served):  # as many are begun as calls fit into a round, so that they come to their ends
+            if not all(served):  # begin only as many as fit into a round, so that those reach their ends
                 room = max(READERS, self._stream.calls - calls)
 
     def _time_is_left(self) -> bool:
@@ -160,9 +160,9 @@ class ShardsReader:
         return not self._failed and limits.monotonic() < limits.deadline and self._records < limits.records
 
     def _step(self, reading: ShardReading, *, through: datetime, until: float) -> bool:
-        """Read one page of a shard, unless the round that ends at `until` is over: return whether that was tried.
+        """Read one page of a shard, unless the round that ends at `until` is over; returns whether it was tried.
 
-        Throttled or broken off, it is due again later.
+        If it was throttled or failed, it is due again later.
         """
         now = self._limits.monotonic()
         if now >= until or not self._time_is_left():
@@ -180,12 +180,12 @@ class ShardsReader:
                 raise
             reading.unreachable = isinstance(error, UnreachableError)
         except Exception:
-            self._failed = True  # the others need not read on
+            self._failed = True  # the others need not continue
             raise
         return True
 
     def _judge(self, reading: ShardReading, page: Page, through: datetime) -> None:
-        """Say whether the shard's end was reached by this page."""
+        """Record whether this page reached the shard's end."""
         reading.pages += 1
         reading.empty = 0 if page.records else reading.empty + 1
         if page.records:
@@ -197,7 +197,7 @@ class ShardsReader:
             reading.at_end = True
 
     def _empty_at_end(self, place: ShardProgress) -> int:
-        """Return how many empty pages count as the end: few where it was at its end not long ago."""
+        """Return how many empty pages count as the end: few if it was at its end not long ago."""
         was_there = place.read_through is not None and self._limits.now() - place.read_through < ITERATOR_LIFE
         return EMPTY_AT_END if was_there and self._iterator_lives(place) else EMPTY_AT_END_OPENED
 
@@ -207,7 +207,7 @@ class ShardsReader:
         return self._limits.now() - place.iterator_at < ITERATOR_LIFE
 
     def _open(self, reading: ShardReading) -> bool:
-        """Open the shard where it was left, or at the oldest record there is; False when it is gone."""
+        """Open the shard at its last place, or at the oldest record there is; False when the shard is gone."""
         opened = self._stream.open(reading.progress.shard_id, after=reading.progress.sequence_number)
         reading.trimmed = reading.trimmed or opened.trimmed
         reading.progress = replace(reading.progress, iterator=opened.iterator, iterator_at=self._limits.now())
@@ -216,7 +216,7 @@ class ShardsReader:
         return opened.iterator is not None
 
     def _page(self, reading: ShardReading) -> Page | None:
-        """Read a page and go on behind it; None when the shard is gone."""
+        """Read a page and move the place after it; None when the shard is gone."""
         if not self._iterator_lives(reading.progress) and not self._open(reading):
             return None
         try:
@@ -250,7 +250,7 @@ class ShardsReader:
         reading.at_end = True
 
     def _pass_by_if_hopeless(self, reading: ShardReading, *, shards: int) -> None:
-        """Go to the shard's end where reading on would never, or not soon, reach it."""
+        """Skip to the shard's end if reading on would never reach it, or not soon."""
         if reading.at_end or reading.beyond:
             reading.at_end = True
             return
@@ -264,10 +264,10 @@ class ShardsReader:
         try:
             self._pass_by(reading, datetime.fromtimestamp(last // 1, UTC), now)
         except TransientError:
-            return  # throttled: it is read on from where it is
+            return  # throttled: it is resumed from its place
 
     def _had_its_share(self, reading: ShardReading, shards: int) -> bool:
-        """Whether the shard's own backlog ended its reading: not the time, nor throttling, nor what others had."""
+        """Whether the shard's own backlog ended its reading: not the time, throttling, or the other shards' share."""
         limits = self._limits
         out_of_records = self._records >= limits.records
         return reading.pages >= limits.pages or (out_of_records and len(reading.records) * shards >= limits.records)

@@ -1,6 +1,6 @@
-"""Probe several tables side by side, as many at once as one process and its database bear.
+"""Probe several tables side by side, as many at once as one process and its database can handle.
 
-Invariant: a table that cannot be probed holds up no other, but for what no other can do without either: the database.
+Invariant: a table that cannot be probed does not hold up the others, unless the cause is the database they all need.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from pipeline.core.model.mapping import TableMapping
     from pipeline.jobs.services import Services
 
-# A tick takes a second and more, most of which it waits, one connection to Aurora, and up to 32 readers of shards.
+# A tick takes over a second, mostly waiting; it uses one connection to Aurora, and up to 32 readers of shards.
 TABLES_AT_ONCE = 4
 
 
 def probe_tables(services: Services, mappings: Sequence[TableMapping]) -> list[Tick | ReplicationError]:
-    """Run one tick for each table; returns what it found, or why it could not, in their order.
+    """Run one tick for each table; returns the findings or the error of each, in order.
 
     A tick takes up to 15 s, so N tables take up to N/4 times that. Raises UnreachableError, ConfigurationError.
     """

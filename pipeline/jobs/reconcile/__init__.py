@@ -1,1 +1,1 @@
-"""Reconcile: the replica proven equal to a snapshot, and repaired."""
+"""Reconcile: prove that the replica equals a snapshot, and repair it."""

@@ -1,6 +1,6 @@
-"""Comparing a target with its staged snapshot range by range, by several connections or by one that rests.
+"""Compare a target with its staged snapshot range by range, on several connections or on one that pauses.
 
-Invariant: every key is compared once, also when the run is killed and resumed: a range's mark moves with its result.
+Invariant: every key is compared once, even if the run is killed and resumed: a range's mark moves with its result.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pipeline.jobs.pace import Bounds
     from pipeline.jobs.services import Services
 
-# A first chunk of this size takes well under a second; the next ones follow from how long it took.
+# A first chunk of this size takes well under a second; the time it took sets the size of the next ones.
 _FIRST_ROWS = 100_000
 # Below this many rows a second connection takes longer to open than it saves.
 _ROWS_WORTH_A_LANE = 50_000
@@ -34,18 +34,18 @@ _MOST_GROWTH, _MOST_SHRINKAGE = 4.0, 0.25
 
 @dataclass(frozen=True, slots=True)
 class Comparing:
-    """One target's comparison, and what it may take. `pause` is called between chunks, and may wait or raise."""
+    """One target's comparison and its limits. `pause` is called between chunks, and may wait or raise."""
 
     services: Services
     comparison: Comparison
     number: int
     rows: int
-    """Rows to compare, about."""
+    """Rows to compare, approximately."""
     bounds: Bounds
     pause: Callable[[Connection], None]
 
     def lanes(self, connection: Connection, workers: int) -> list[tuple[Lane, list[Key]]]:
-        """Return what is left of the lanes that an earlier part of the run divided, or divide them; with their cuts."""
+        """Return the unfinished lanes of an earlier part of the run, or divide the work into lanes; with their cuts."""
         found = key_ranges.lanes(connection, self.comparison.run_id, self.number)
         if found:
             return [(lane, self._cuts(connection, lane)) for lane in found if not lane.done]
@@ -56,7 +56,7 @@ class Comparing:
         divided = key_ranges.divide(
             connection, self.comparison.run_id, self.number, [cuts[edge] for edge in edges[1:-1]]
         )
-        # A lane goes through the key at its edge, and the next one begins behind it.
+        # A lane includes the key at its edge; the next lane begins after it.
         return [(lane, cuts[edges[number] + (number > 0) : edges[number + 1]]) for number, lane in enumerate(divided)]
 
     def _cuts(self, connection: Connection, lane: Lane) -> list[Key]:
@@ -65,7 +65,7 @@ class Comparing:
         return key_ranges.cuts(connection, comparison.target, relations, lane, self.rows)
 
     def carry_out(self, connection: Connection, workers: int) -> None:
-        """Compare what is not compared yet. Raises what the first lane to fail raised, once the others stand still."""
+        """Compare what is not compared yet. Raises the first failure of a lane, once the other lanes have stopped."""
         lanes = self.lanes(connection, workers)
         stride = first_stride(self.rows, sum(len(cuts) for _, cuts in lanes))
         stop, opened = threading.Event(), list["Connection"]()
@@ -109,11 +109,11 @@ class Comparing:
 
 
 def first_stride(rows: int, cuts: int) -> int:
-    """Return how many cuts to go first, where so many cuts part so many rows."""
+    """Return how many cuts the first chunk spans, where `cuts` cuts divide `rows` rows."""
     return max(1, _FIRST_ROWS * cuts // max(1, rows))
 
 
 def next_stride(stride: int, seconds: float, wanted_seconds: float) -> int:
-    """Return how many cuts to go next, for a chunk of `wanted_seconds`, when `stride` of them took `seconds`."""
+    """Return how many cuts the next chunk spans to take `wanted_seconds`, when `stride` of them took `seconds`."""
     factor = wanted_seconds / max(seconds, 1e-3)
     return max(1, int(stride * min(_MOST_GROWTH, max(_MOST_SHRINKAGE, factor))))

@@ -1,11 +1,11 @@
-"""Reconcile: prove that a table's targets equal a snapshot of it, name what differs, and mend it when asked.
+"""Reconcile: compare a table's targets with a snapshot of it, list the differences, and repair them on request.
 
-Invariant: only a settled difference is called drift (`pipeline.jobs.reconcile.verdict`). What was done is marked
-where it was done, so that a run that was killed goes on with the same snapshot: its files staged once, its keys
-compared once.
+Invariant: only a proven difference is called drift (`pipeline.jobs.reconcile.verdict`). Each step is marked where its
+work is done, so that a killed run resumes with the same snapshot: its files are staged once, its keys compared once.
 
-The snapshot is staged beside the target, file by file, each read once for all targets; compared range by range in the
-database, which keeps the list of what differs; and settled from that list. The client never holds more than a chunk.
+The snapshot is staged beside the target, file by file; each file is read once for all targets. The database compares
+range by range and keeps the list of differences; they are resolved from that list. The client never holds more than a
+chunk.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ __all__ = ["Bounds", "DriftSample", "ReconcileReport", "reconcile"]
 
 _LAG_LOOK_SECONDS = 2.0
 _SAY_SECONDS = 5.0
-# Replication that has not moved for so long, while others may be waiting for it, is no longer waited for.
+# Reconciliation stops waiting for replication that has not moved for this long, while others may wait for this run.
 _STILL_SECONDS = 90.0
 _TICK_EVERY = timedelta(seconds=5)
 _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS, _WAIT_GROWTH = 0.5, 10.0, 1.5
-# How long after the margin a replicator may still deliver, before nothing more is expected of it.
+# How long after the margin a replicator may still deliver; after that nothing more is expected of it.
 _GRACE = timedelta(seconds=10)
 
 
@@ -76,13 +76,13 @@ def reconcile(
     show_keys: bool = False,
     processes_from: int = PROCESSES_FROM_ITEMS,
 ) -> ReconcileReport:
-    """Compare every target of `mapping` with the full snapshot at `location`; mend the drift when `repair`.
+    """Compare every target of `mapping` with the full snapshot at `location`; with `repair`, repair the drift.
 
-    One at a time for each table; no load of the table runs meanwhile. Killed, or broken off by a TransientError, it
-    goes on when it is called again with the same location. `bounds` is what it may take of Aurora and how long it
-    waits for replication; `show_keys` names keys in the samples. Snapshots of `processes_from` items and more are
-    staged by processes. Raises TransientError, TerminalError; then nothing was repaired that was not a newer state of
-    its row.
+    One at a time for each table; no load of the table runs meanwhile. A run that was killed or ended by a
+    TransientError resumes when it is called again with the same location. `bounds` limits what it takes of Aurora and
+    how long it waits for replication; `show_keys` names keys in the samples. Snapshots of `processes_from` items or
+    more are staged by processes. Raises TransientError, TerminalError; each repair made before that wrote a newer
+    state of its row.
     """
     margin = mapping.margin if margin is None else margin
     expected = None if accept_other_table else mapping.table
@@ -141,18 +141,18 @@ def reconcile(
 def _look_at_clocks(
     services: Services, mapping: TableMapping, margin: timedelta | None, connection: Connection, say: _Saying
 ) -> None:
-    """Learn the source's time; it need not answer, as equal rows need nothing of it. `margin` is that of repairs."""
+    """Read the source's clock; if it does not answer, go on, as equal rows do not need it. `margin` is for repairs."""
     try:
         source_now(services, mapping)
     except ReplicationError as error:
-        say(f"going by this host's clock: {error}")
+        say(f"using this host's clock: {error}")
     else:
         if margin is not None:
             refuse_wrong_clock(services, mapping, margin, "repairing", connection, say)
 
 
 class _Saying:
-    """Tells the caller what is being done; from several threads, one at a time."""
+    """Reports to the caller what is being done; several threads may report, one at a time."""
 
     def __init__(self, tell: Callable[[str], None] | None) -> None:
         self._tell, self._lock = tell, threading.Lock()
@@ -164,7 +164,7 @@ class _Saying:
                 self._tell(text)
 
     def now_and_then(self, text: str) -> None:
-        """Tell, unless that was done a moment ago."""
+        """Report, unless the last report was a moment ago."""
         if time.monotonic() - self._told > _SAY_SECONDS:
             self._told = time.monotonic()
             self(text)
@@ -172,7 +172,7 @@ class _Saying:
 
 @dataclass
 class _Run:
-    """One reconciliation at work."""
+    """One reconciliation in progress."""
 
     services: Services
     mapping: TableMapping
@@ -186,12 +186,12 @@ class _Run:
     show_keys: bool
     processes: bool
     keys: dict[tuple[str, str], str] = field(default_factory=dict[tuple[str, str], str])
-    """Keys of the first rows that drifted, by target and digest."""
+    """Keys of the first rows with drift, by target and digest."""
     lag_looked_at: float = 0.0
     cannot_probe: bool = False
 
     def carry_out(self, connection: Connection, *, resumed: bool) -> tuple[int, AppliedThrough]:
-        """Stage, compare and settle; returns how many rows stay undecided, and how far replication is."""
+        """Stage, compare and resolve; returns how many rows stay undecided, and how far replication is."""
         work = StageWork(
             self.services,
             self.mapping,
@@ -213,7 +213,7 @@ class _Run:
             )
             settlers.append(self._settler(connection, number, candidates))
             if left := candidates.left(connection).keys:
-                self.say(f"settling {left} differences of {target.view_name}")
+                self.say(f"resolving {left} differences of {target.view_name}")
                 settlers[-1].look(connection, self._pause, changed=False)
                 settlers[-1].look(connection, self._pause, changed=True, most=self.bounds.most_read_again)
         self._settle_rest(connection, settlers)
@@ -238,19 +238,19 @@ class _Run:
             self.keys[drift.target, drift.key_digest] = json.dumps(attributes, separators=(",", ":"))
 
     def _stage(self, connection: Connection, work: StageWork, *, resumed: bool) -> None:
-        """Bring what is not staged yet to the staging tables."""
+        """Stage the files that are not staged yet."""
         done = reconciliations.staged_files(connection, self.id)
         waiting = [file for file in self.manifest.files if file.key not in done]
         files = len(self.manifest.files)
         if resumed:
-            self.say(f"going on with reconciliation {self.id}: {files - len(waiting)} of {files} files are staged")
+            self.say(f"resuming reconciliation {self.id}: {files - len(waiting)} of {files} files are staged")
         if not done:
             reconciliations.forget_work(connection, self.id)
         for number, target in enumerate(self.mapping.targets):
             work.staging(number).create(connection)
             candidates = Candidates.of(target, work.suffix(number))
             candidates.create(connection)
-            if not done:  # what is left of a run whose marks are gone
+            if not done:  # left over from a run whose marks are gone
                 work.staging(number).clear(connection)
                 candidates.clear(connection)
         self._pause(connection)
@@ -269,9 +269,9 @@ class _Run:
         )
 
     def _wait_until_older(self, connection: Connection) -> None:
-        """Wait until the snapshot is older than the margin, where only an assumption says how far replication is.
+        """Wait until the snapshot is older than the margin, where how far replication is can only be assumed.
 
-        Where snapshot and targets are both empty nothing can differ, so there is nothing to wait for.
+        If both snapshot and targets are empty, nothing can differ, so there is no wait.
         """
         if not self.manifest.item_count and not any(
             reconciliations.has_rows(connection, target) for target in self.mapping.targets
@@ -288,7 +288,7 @@ class _Run:
             time.sleep(min(left, _SAY_SECONDS))
 
     def _pause(self, connection: Connection) -> None:
-        """Wait while a probe says that replication is too far behind. Raises TransientError when that takes long."""
+        """Wait while a probe says that replication is too far behind. Raises TransientError if that takes long."""
         if time.monotonic() - self.lag_looked_at < _LAG_LOOK_SECONDS:
             return
         self.lag_looked_at = time.monotonic()
@@ -297,16 +297,16 @@ class _Run:
             self.say.now_and_then(f"pausing: replication is {lag.total_seconds():.0f} s behind")
             if time.monotonic() > deadline:
                 raise TransientError(
-                    f"reconciling: replication is {lag.total_seconds():.0f} s behind, and was waited for for"
+                    f"reconciling: replication is {lag.total_seconds():.0f} s behind and did not catch up within"
                     f" {self.bounds.patience.total_seconds():.0f} s",
                     table=self.mapping.name,
                     hint=f"{self._why_behind()}see `dynaurora status {self.mapping.name}`; run it again with the same"
-                    " snapshot to go on",
+                    " snapshot to resume",
                 )
             time.sleep(_LAG_LOOK_SECONDS)
 
     def _why_behind(self) -> str:
-        """Say what keeps changes from ever arriving, where the event source mappings show it."""
+        """Say why changes may never arrive, where the event source mappings show it."""
         try:
             seen = readers_when_late(self.services, self.mapping)
         except ReplicationError:
@@ -318,7 +318,7 @@ class _Run:
         return applied.lag(self.services.clock.now()) if applied.basis == "probe" else timedelta(0)
 
     def _settle_rest(self, connection: Connection, settlers: list[Settler]) -> None:
-        """Look again at what is not decided, as replication passes the states that were read."""
+        """Look again at undecided rows, as replication passes the states that were read."""
         deadline = time.monotonic() + self.bounds.patience.total_seconds()
         wait = _FIRST_WAIT_SECONDS
         moved, moved_at = (datetime.min.replace(tzinfo=UTC), None), time.monotonic()
@@ -336,13 +336,13 @@ class _Run:
             if self.cannot_probe and _hopeless(left, applied, self.snapshot.margin, self.services.clock.now()):
                 return
             if time.monotonic() - moved_at > _STILL_SECONDS and not any(each.proven for each in left):
-                return  # replication stands still: it would be waited for in vain
+                return  # replication is not moving: waiting would be in vain
             self.say.now_and_then(f"waiting until replication has passed the states that {keys} rows differ from")
             time.sleep(wait)
             wait = min(_LONGEST_WAIT_SECONDS, wait * _WAIT_GROWTH)
 
     def _look_at_stream(self, connection: Connection) -> None:
-        """Tick the probe where no sensor does: an idle table has nothing else to show that it is caught up."""
+        """Run a tick of the probe if no sensor does: nothing else shows that an idle table is caught up."""
         if self.cannot_probe:
             return
         tick = probes.read_tick(connection, self.mapping.name)
@@ -396,7 +396,7 @@ class _Run:
 
 
 def _go_on(_: Connection) -> None:
-    """No pause: waiting for replication is what is being done."""
+    """Do not pause: this step waits for replication anyway."""
 
 
 def _left(connection: Connection, settlers: list[Settler]) -> list[Left]:
@@ -405,7 +405,7 @@ def _left(connection: Connection, settlers: list[Settler]) -> list[Left]:
 
 
 def _hopeless(left: list[Left], applied: AppliedThrough, margin: timedelta, now: datetime) -> bool:
-    """Whether only an assumption says how far replication is, and nothing comes that would decide by it."""
+    """Return whether how far replication is can only be assumed, and no time to come would decide by it."""
     if applied.basis != "assumption" or any(each.proven for each in left):
         return False
     newest_read = max((each.newest_read for each in left if each.newest_read), default=None)

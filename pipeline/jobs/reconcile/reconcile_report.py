@@ -15,7 +15,7 @@ SAMPLES = 20
 
 @dataclass(frozen=True, slots=True)
 class DriftSample:
-    """One drifted row, named by the digest of its key, and by the key where that was allowed."""
+    """One row with drift, named by the digest of its key, and by the key where that was allowed."""
 
     target: str
     key_digest: str
@@ -37,38 +37,38 @@ class ReconcileReport:
     as_of: datetime
     compared: int
     in_flight: int
-    """Rows that differed from the snapshot, because they were changed since, and were right when read again."""
+    """Rows that differed from the snapshot because they were changed since, and were right when read again."""
     missing: int
     extra: int
     different: int
     repaired: int
     rejected: int
-    """Items that a target cannot hold, or that match none: kept as rejects when they came, and no drift."""
+    """Items that a target cannot hold, or that match no target: they became rejects on arrival and are not drift."""
     by_column: dict[str, int]
     samples: tuple[DriftSample, ...]
     seconds: float
     stale: int = 0
     """Rows that differ and are proven to hold an older state."""
     undecided: int = 0
-    """Rows that differ, of which it is not known that replication had come as far as the state they differ from."""
+    """Rows that differ when we don't know whether replication had reached the state that they differ from."""
     behind_seconds: float | None = None
-    """How far replication was known to be behind at the end, where rows are undecided; None where it is not known."""
+    """How far behind replication was at the end, where rows are undecided; None where it is not known."""
     resumed: bool = False
-    """Whether an earlier run, killed or broken off, was gone on with; `seconds` are then this one's alone."""
+    """Whether this run resumed an earlier one that was killed or had failed; `seconds` are then this run's alone."""
 
     @property
     def drift(self) -> int:
-        """Settled differences, repaired or not."""
+        """Proven differences, repaired or not."""
         return self.missing + self.extra + self.different + self.stale
 
     @property
     def items_per_second(self) -> float:
-        """Keys decided a second, waiting for replication included."""
+        """Keys decided per second, including the time spent waiting for replication."""
         return round(self.compared / self.seconds, 1) if self.seconds else 0.0
 
     @property
     def verdict(self) -> Literal["equal", "repaired", "drift", "undecided"]:
-        """The outcome in a word; drift that is left outweighs what is undecided."""
+        """The outcome in a word; drift that is left outweighs undecided rows."""
         if self.drift > self.repaired:
             return "drift"
         if self.undecided:
@@ -102,7 +102,7 @@ def _duration(seconds: float) -> str:
 
 
 def counted(counts: Counts) -> dict[str, int | dict[str, int]]:
-    """Return the counts that the report takes over."""
+    """Return the counts that the report repeats."""
     return {
         "compared": counts.compared,
         "in_flight": counts.in_flight,

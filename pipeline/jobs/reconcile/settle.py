@@ -1,7 +1,7 @@
-"""Settling differences: each is read again from DynamoDB, compared again, judged, recorded and, if asked, mended.
+"""Resolve differences: read each again from DynamoDB, compare it again, judge it, record it and, if asked, repair it.
 
-Invariant: a key leaves the list of differences with its drift and its repair in one transaction. A repair is a snapshot
-like any other, so the ordering rule keeps it from undoing a newer change.
+Invariant: a key leaves the list of differences in the transaction that records its drift and its repair. A repair is a
+snapshot like any other, so the ordering rule keeps it from undoing a newer change.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ if TYPE_CHECKING:
     from pipeline.jobs.services import Services
 
 KEYS_AT_ONCE = 300
-# Positions have the grain of a second.
+# Positions are precise to the second.
 _GRAIN = timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """A candidate with the source's state now. `change` None: the target cannot hold it."""
+    """A candidate with the source's current state. `change` None: the target cannot hold it."""
 
     candidate: Candidate
     key: Key
-    """The primary key's texts as the codec writes them: PostgreSQL shows 1.5 as 1.50 in a numeric(4,2)."""
+    """The primary key's texts as the codec writes them: in a numeric(4,2) PostgreSQL shows 1.5 as 1.50."""
     attributes: Item
     """The item's key attributes."""
     read_at: datetime
@@ -63,7 +63,7 @@ class _Read:
 
 @dataclass
 class _Outcome:
-    """What a chunk of candidates came to."""
+    """The results of a chunk of candidates."""
 
     drift: list[Drift] = field(default_factory=list[Drift])
     settled: list[int] = field(default_factory=list[int])
@@ -73,7 +73,7 @@ class _Outcome:
 
 @dataclass(kw_only=True)
 class Settler:
-    """Settles the differences of one target."""
+    """Resolves the differences of one target."""
 
     services: Services
     mapping: TableMapping
@@ -82,7 +82,7 @@ class Settler:
     run_id: int
     snapshot: SnapshotTime
     baseline: datetime | None
-    """What the newest full load stands for: a live row that is older is an older state."""
+    """The time of the newest full load's snapshot: a live row that is older holds an older state."""
     repair: bool
     patience: timedelta
     on_drift: Callable[[Drift, Item], None]
@@ -100,9 +100,9 @@ class Settler:
         ready: AppliedThrough | None = None,
         most: int | None = None,
     ) -> int:
-        """Look at every candidate once: those changed since the snapshot, or not, or all; `most` of them.
+        """Look at every candidate once: those changed since the snapshot, those not changed, or all; at most `most`.
 
-        With `ready`, only at those worth another look as far as replication is known to be. Returns how many.
+        With `ready`, only at those that replication has now passed. Returns how many.
         """
         after, seen = 0, 0
         while most is None or seen < most:
@@ -127,7 +127,7 @@ class Settler:
         )
 
     def give_up(self, connection: Connection) -> int:
-        """Record what is proven and could not be mended in time; returns how many stay undecided."""
+        """Record drift that is proven and could not be repaired in time; returns how many rows stay undecided."""
         after = 0
         while chunk := self.candidates.next(connection, after=after, most=KEYS_AT_ONCE):
             after = chunk[-1].number
@@ -183,12 +183,12 @@ class Settler:
                 key = decoder.key(keys)
                 change = Change(key, None if read.item is None else decoder.row(read.item), position)
             except ConversionError:
-                pass  # it goes on as an item that the target cannot hold
+                pass  # it is handled as an item that the target cannot hold
             found.append(_Read(candidate, key, read.key, read.read_at, change))
         return found
 
     def _staged(self, connection: Connection, reads: Sequence[_Read], unfit: set[str]) -> Staging:
-        """Stage the source's states, to be compared by PostgreSQL as it stores them."""
+        """Stage the source's states, so that PostgreSQL compares them as it would store them."""
         staging = Staging.temporary(connection, self.target)
         rows = [read.change.row for read in reads if read.change and read.change.row is not None]
 
@@ -211,7 +211,7 @@ class Settler:
         last: bool,
         now: datetime,
     ) -> None:
-        """Mend drift where that is asked for and the ordering rule lets it; record it, or keep it until it may be."""
+        """Repair drift if asked and if the ordering rule allows it; record it, or keep it until it may be repaired."""
         after = {read.candidate.number: compared for read, compared in drifted}
         mendable = [(read, found) for read, found in drifted if self.repair and _may_replace(read, found)]
         if mendable:
@@ -240,16 +240,16 @@ class Settler:
                 self.on_drift(drift, read.attributes)
 
     def _worth_waiting(self, read: _Read, found: Compared, now: datetime) -> bool:
-        """Whether a row that is too new for a repair will be old enough before the patience ends."""
+        """Whether a row that is too new to repair will be old enough before the wait ends."""
         from_when = _mendable_from(found, self.snapshot.margin)
         return self.repair and from_when is not None and read.read_at < from_when <= now + self.patience
 
     def _kinds(
         self, connection: Connection, drifted: Sequence[tuple[_Read, Compared]], behind: Mapping[Key, Position]
     ) -> dict[int, str]:
-        """Find out which of the different rows are stale: there is evidence that they hold an older state.
+        """Return which of the different rows are stale: there is evidence that they hold an older state.
 
-        `behind` are changes that the probe has seen not to arrive.
+        `behind` holds changes that, as the probe saw, have not arrived.
         """
         different = [(read, found) for read, found in drifted if found.kind == "different" and found.as_of]
         waiting = rejects.waiting_of_items(
@@ -257,7 +257,7 @@ class Settler:
         )
         stale: dict[int, str] = {}
         for index, (read, found) in enumerate(different):
-            if found.as_of is None:  # pragma: no cover - they were chosen so
+            if found.as_of is None:  # pragma: no cover - only rows with a time are passed in
                 continue
             behind_load = self.baseline is not None and found.as_of < self.baseline
             behind_reject = is_behind(found, self.target, waiting.get(index, ()))
@@ -285,14 +285,14 @@ class Settler:
 
 
 def is_behind(found: Compared, target: Target, waiting: Sequence[ItemReject]) -> ItemReject | None:
-    """Return the newest waiting reject of the item for this target that the stored row is older than."""
+    """Return the newest waiting reject of the item for this target, if the stored row is older than it."""
     stored = None if found.as_of is None else Position(found.as_of, found.version)
     of_target = (reject for reject in waiting if reject.target in {target.view_name, NO_TARGET})
     return next((reject for reject in of_target if stored is None or supersedes(reject.position, stored)), None)
 
 
 def _look(read: _Read, before: str, compared: Compared) -> Look:
-    """Keep a look for the next: the earlier one where the row has not changed since, as it is covered the sooner."""
+    """Keep a look for the next: the earlier one if the row has not changed since, as replication passes it sooner."""
     candidate = read.candidate
     if candidate.mark is not None and candidate.mark == compared.mark:
         return Look(candidate.number, candidate.mark, candidate.read_at, proven=False, not_before=None)

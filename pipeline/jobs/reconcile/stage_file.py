@@ -1,7 +1,7 @@
-"""Staging one file of a snapshot: read once for all targets, its rows and its mark in one transaction.
+"""Stage one file of a snapshot: it is read once for all targets; its rows and its mark commit in one transaction.
 
 Invariant: a file counts once, as in a load, and nothing of it commits before the whole file has been verified. Items
-that a target cannot hold are noted by digest, and are no rejects: those were kept when the items came.
+that a target cannot hold are noted by digest, not rejected: they became rejects when they arrived.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class StageWork:
-    """What all workers that stage a snapshot share. It is pickled for those in other processes."""
+    """What all workers that stage a snapshot share. It is pickled for workers in other processes."""
 
     services: Services
     mapping: TableMapping
@@ -49,20 +49,20 @@ class StageWork:
     max_share: float = 1.0
 
     def loader(self) -> FileStager:
-        """Make a worker's stager."""
+        """Return a stager; each worker needs its own."""
         return FileStager(self)
 
     def staging(self, number: int) -> Staging:
-        """Name the staging table of a target."""
+        """Return the staging table of a target."""
         return Staging(self.mapping.targets[number], sql.Identifier(STORAGE_SCHEMA, f"_{self.suffix(number)}"))
 
     def suffix(self, number: int) -> str:
-        """Name what belongs to a target in this run."""
+        """Return the ending of the names that belong to a target in this run."""
         return f"reconcile_{self.run_id}_{number}"
 
 
 def item_digest(mapping: TableMapping, attributes: Mapping[str, AttributeValue]) -> str:
-    """Name an item by the digest of its key attributes. An equal number in another notation names the same item."""
+    """Return the digest of an item's key attributes. Numbers that are equal give the same digest in any notation."""
     return key_digest(repr(_canonical(attributes.get(name))) for name in mapping.key)
 
 
@@ -74,7 +74,7 @@ def _canonical(value: AttributeValue | None) -> AttributeValue | None:
 
 
 class FileStager:
-    """Stages files, one after another. Build it once a worker: its decoders are compiled then."""
+    """Stages files, one after another. Each worker builds one, because building it compiles the decoders."""
 
     def __init__(self, work: StageWork) -> None:
         self._work = work
@@ -83,7 +83,7 @@ class FileStager:
         self._pace = Pace(work.max_share)
 
     def load(self, connection: Connection, file: ExportFile, on_lines: OnLines) -> None:
-        """Stage one file, unless it is staged. Raises with the file's name.
+        """Stage one file, unless it is staged. Errors name the file.
 
         When PostgreSQL refuses a value, the file is read again with savepoints, to set that item alone aside.
         """

@@ -1,11 +1,11 @@
-"""What a difference comes to once its source has been read again: right, drift, or not decided yet.
+"""Judge a difference once its source has been read again: right, drift, or undecided.
 
-Invariant: drift is proven, never guessed. Let R be the stored row, looked at before the source was read and found to
-hold something else than that read gave. If R is still the same once replication is known to have applied every change
-that was made before the read, then no change on its way explains R. A row that changes between is on its way.
+Invariant: drift is proven, never guessed. Let R be the stored row. It was read before the source was, and the source
+gave something else. Once replication is known to have applied every change made before that read, R has either changed
+or not. If R is still the same, no change in transit explains it: it is drift. If R changed meanwhile, it was in flight.
 
-The same holds without a second look where the source still holds what the snapshot held, the row was last changed
-before the snapshot, and replication has come past the snapshot.
+One look is enough where the source still holds what the snapshot held, the row was last changed before the snapshot,
+and replication has passed the snapshot.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class SnapshotTime:
-    """The snapshot that candidates differed from."""
+    """The snapshot from which candidates differed."""
 
     time: datetime
     margin: timedelta
 
     @property
     def as_of(self) -> datetime:
-        """What it stands for."""
+        """The time that the snapshot stands for."""
         return self.time - self.margin
 
 

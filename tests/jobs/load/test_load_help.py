@@ -370,7 +370,7 @@ def test_a_run_with_another_mapping_loads_nothing_and_says_so(
     services: Services, employees: TableMapping, export: WrittenExport, connection: Connection, helping: Helping
 ) -> None:
     def launch(lead: Lead) -> None:
-        with pytest.raises(ConfigurationError, match="is not the one that the load goes by"):
+        with pytest.raises(ConfigurationError, match="this run reads another mapping than the load uses"):
             helping(lead, changed(employees))
 
     load(services, employees, export.location, on_lead=launch)

@@ -149,7 +149,7 @@ def test_when_the_run_that_leads_is_killed_the_other_leads_in_its_place(
     assert process.exitcode == -9
     assert not report.led_elsewhere
     assert (report.items, report.applied + report.stale) == (ITEMS, ITEMS)
-    assert any("has not ended the load" in line for line in second.said)
+    assert any("has not finished the load" in line for line in second.said)
     assert loads_recorded(connection) == [("loaded", FILES)]
     assert view(connection) == WHOLE
 

@@ -120,7 +120,7 @@ def test_a_pause_ends_with_a_message_and_the_run_goes_on_later(
     location, said = source.export(6), list[str]()
     with pytest.raises(TransientError, match=r"replication is 60\d s behind") as refused:
         source.reconcile_with(location, on_progress=said.append)
-    assert "run it again with the same snapshot to go on" in str(refused.value)
+    assert "run it again with the same snapshot to resume" in str(refused.value)
     assert any(text.startswith("pausing: replication is 60") for text in said)
     probe.behind = timedelta(0)
     report = source.reconcile_with(location, on_progress=said.append)

@@ -45,7 +45,7 @@ def test_a_run_broken_off_while_comparing_does_not_stage_again(
     with monkeypatch.context() as patched:
         patched.setattr(export_file, "read_lines", break_off)
         report = source.reconcile_with(location, on_progress=said.append)
-    assert "going on with reconciliation 1: 5 of 5 files are staged" in said
+    assert "resuming reconciliation 1: 5 of 5 files are staged" in said
     assert (report.resumed, report.reconciliation_id, report.compared, found(report)) == (True, 1, 10, (0, 0, 1))
     assert (statuses(connection), leftovers(connection)) == (["done"], [])
     assert not source.reconcile_with(location).resumed, "a run that ended is not gone on with"
