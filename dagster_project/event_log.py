@@ -1,6 +1,6 @@
 """Dagster's event log: a daily job that removes old events of the sensors, and keeps the newest.
 
-Dagster keeps events for ever. Its own retention settings (`retention` of dagster.yaml) cover only ticks of sensors and
+Dagster keeps events forever. Its own retention settings (`retention` of dagster.yaml) cover only ticks of sensors and
 schedules; `dagster asset wipe` removes the newest events too; `dagster run delete` covers events of runs. So this job
 removes events from the tables of Dagster's storage, as its own `delete_events_for_run` does. It names the tables and
 columns itself, because Dagster exports none. With a version that lacks them the job fails, and removes nothing.

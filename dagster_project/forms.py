@@ -83,7 +83,7 @@ class SnapshotChoice(ExportWaitChoice):
 
     @property
     def names_one(self) -> bool:
-        """Whether one particular snapshot is asked for. A running load of another one is then no answer."""
+        """Whether one particular snapshot is asked for. If so, a running load of another one will not do."""
         return bool(self.export_arn or self.manifest or self.scan or self.new_export)
 
     @model_validator(mode="after")

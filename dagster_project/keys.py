@@ -112,7 +112,7 @@ class TableKeys:
 
     @property
     def repoint_op(self) -> str:
-        """Step of it, as it stands in run configuration."""
+        """Step of a switch, as run configuration names it."""
         return f"{self.name}__repoint"
 
     @property

@@ -74,7 +74,7 @@ def redrive_sensor() -> dg.SensorDefinition:
 
     @dg.sensor(  # pyright: ignore[reportUnknownMemberType]  # dagster leaves a parameter of PathLike out
         name=GIVEN_UP,
-        job_name=REDRIVE,  # by name: a sensor with a job is made again by Dagster, with a parameter that is in beta
+        job_name=REDRIVE,  # by name: Dagster recreates a sensor that has a job, with a parameter that is in beta
         minimum_interval_seconds=INTERVAL_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Looks below DYNAURORA_ON_FAILURE for discarded batches, and launches `redrive` when there are new"

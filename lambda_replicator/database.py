@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pipeline.settings import DatabaseDefaults
 
 CONNECT_TIMEOUT_SECONDS = 5
-# A statement that was sent and never acknowledged fails as soon as the keepalives of an idle connection would.
+# A statement that is sent and never acknowledged fails as soon as an idle connection's keepalives would.
 _SESSION = {"tcp_user_timeout": 6_000}
 
 
@@ -37,7 +37,7 @@ class DatabaseSecret:
         self._provider: SecretsProvider | None = None
 
     def address(self, *, fresh: bool = False) -> Address:
-        """Where to connect; `fresh` bypasses the cache, for a password that was refused."""
+        """Return where to connect; `fresh` bypasses the cache, for a password that was refused."""
         driver_logs.hold()
         if self._provider is None:
             self._provider = _secrets_provider()
@@ -63,7 +63,7 @@ class DatabaseUrl:
         self._defaults = defaults
 
     def address(self, *, fresh: bool = False) -> Address:  # noqa: ARG002 (same call as DatabaseSecret)
-        """The URL's address; there is nothing to read again."""
+        """Return the URL's address; there is nothing to read again."""
         return from_url(self._url, self._defaults)
 
 
@@ -82,7 +82,7 @@ class DatabaseOpener:
         self._through = through
 
     def __call__(self) -> Connection:
-        """Open a connection; after a refused password try once more, if the secret has another one by now."""
+        """Open a connection; after a refused password try once more, if the secret has a new one."""
         used = self._credentials.address()
         try:
             return self._open(used)

@@ -1,7 +1,8 @@
 """The Lambda function's entry point: a batch of stream records in, the answer for the event source mapping out.
 
-Invariant: a batch is stored whole, or the invocation fails; what was not stored is named in the answer, or the whole
-batch is delivered again. No exception leaves here with a cause or text that could quote an attribute value.
+Invariant: the batch is stored whole; or the answer names the first record that is not stored; or the invocation fails
+and the whole batch is delivered again. No exception leaves here with a cause or text that could quote an attribute
+value.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ ANSWER_SECONDS = 0.5
 def lambda_handler(event: dict[str, Any] | list[Any], context: LambdaContext) -> dict[str, Any]:
     """Apply one batch of a DynamoDB stream. Idempotent: a batch delivered again changes nothing.
 
-    Answers `{"batchItemFailures": []}`, or the first record that there was no time for, from which the mapping
-    continues. Raises TransientError or TerminalError if nothing of the batch could be stored; if a part could, the
-    answer names the first record that was not.
+    Answers `{"batchItemFailures": []}`, or names the first record that there was no time for; the event source mapping
+    then continues from that record. Raises TransientError or TerminalError if nothing of the batch could be stored; if
+    a part could, the answer names the first record that was not.
     """
     remaining_seconds = context.get_remaining_time_in_millis() / 1000
     deadline = time.monotonic() + remaining_seconds - ANSWER_SECONDS
@@ -53,7 +54,7 @@ def lambda_handler(event: dict[str, Any] | list[Any], context: LambdaContext) ->
 
 
 def answer(reports: Iterable[ReplicationReport]) -> dict[str, Any]:
-    """The answer for the mapping. At most one identifier: Lambda starts again at the lowest, whatever follows."""
+    """Return the answer. It names at most one record, because Lambda starts again at the lowest, whatever follows."""
     left = [report.first_unprocessed for report in reports if report.first_unprocessed is not None]
     # As numbers, because sequence numbers differ in length within one shard.
     return {"batchItemFailures": [{"itemIdentifier": min(left, key=int)}] if left else []}

@@ -1,9 +1,8 @@
 """Builds the Lambda's zip: `python -m lambda_replicator.package` (what `make lambda` runs).
 
-Invariant: the zip holds what importing the handler loads, and nothing that it does not: our own modules as
-a clean interpreter loaded them, the locked dependencies without what no import reaches, and the mappings.
-The same inputs give the same bytes. One zip serves one Python minor version: its database driver is
-compiled for that.
+Invariant: the zip contains what importing the handler loads, and nothing else: our own modules as a clean interpreter
+loaded them, the locked dependencies without the parts that no import reaches, and the mappings. The same inputs give
+the same bytes. One zip serves one Python minor version, because its database driver is compiled for that version.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ LIMIT_BYTES = 15_000_000
 # The template's default runtime. Lambda runs x86_64 on Amazon Linux 2023 (glibc 2.34).
 PYTHON_VERSION = "3.13"
 PLATFORM = "x86_64-manylinux2014"
-# In every Lambda runtime already.
+# These are already in every Lambda runtime.
 _PROVIDED = frozenset({"boto3", "botocore", "s3transfer", "dateutil", "six", "urllib3"})
 # 1980-01-01 is the zip format's zero.
 _TIMESTAMP = (1980, 1, 1, 0, 0, 0)
@@ -58,13 +57,13 @@ def build(
 
 
 def loaded_modules() -> frozenset[str]:
-    """Every module that a clean interpreter has loaded once the handler is imported."""
+    """Return every module that a clean interpreter has loaded once the handler is imported."""
     done = subprocess.run([sys.executable, "-c", _LIST_LOADED], cwd=PROJECT, check=True, capture_output=True, text=True)
     return frozenset(json.loads(done.stdout))
 
 
 def own_files(loaded: frozenset[str]) -> dict[str, Path]:
-    """Our own loaded modules, by their path in the zip."""
+    """Return our own loaded modules, by their path in the zip."""
     files: dict[str, Path] = {}
     for module in loaded:
         if module.partition(".")[0] not in {"pipeline", "lambda_replicator"}:
@@ -76,7 +75,7 @@ def own_files(loaded: frozenset[str]) -> dict[str, Path]:
 
 
 def library_files(libraries: Path, loaded: frozenset[str]) -> dict[str, Path]:
-    """What is kept of the installed dependencies, by its path in the zip."""
+    """Return the files to keep of the installed dependencies, by their path in the zip."""
     packages = {name.partition(".")[0] for name in loaded} - _PROVIDED
     files: dict[str, Path] = {}
     for path in libraries.rglob("*"):
@@ -89,7 +88,7 @@ def library_files(libraries: Path, loaded: frozenset[str]) -> dict[str, Path]:
 def _kept(relative: Path, packages: set[str], loaded: frozenset[str]) -> bool:
     top = relative.parts[0]
     if top.endswith(".dist-info"):
-        # Names and versions for vulnerability scanners, and the licences that ask to go with the code.
+        # Vulnerability scanners need names and versions; licences must accompany the code.
         return relative.name == "METADATA" or "licenses" in relative.parts
     if top.endswith(".libs"):
         return top.removesuffix(".libs") in packages
@@ -97,7 +96,7 @@ def _kept(relative: Path, packages: set[str], loaded: frozenset[str]) -> bool:
         return False
     if relative.suffix in {".pyi", ".pyx", ".pxd", ".c"} or relative.name == "py.typed":
         return False
-    # Powertools is many tools in one; those that nothing imports (event handlers, parsers …) are most of it.
+    # Powertools is many tools in one; most of it (event handlers, parsers …) is never imported.
     return top != "aws_lambda_powertools" or _reached(relative, loaded)
 
 
@@ -108,7 +107,7 @@ def _reached(relative: Path, loaded: frozenset[str]) -> bool:
 
 
 def _install(target: Path, python_version: str) -> None:
-    """The locked requirements as wheels for Lambda, whatever this machine is."""
+    """Install the locked requirements as wheels for Lambda, whatever this machine is."""
     uv = shutil.which("uv", path=str(Path(sys.executable).parent)) or shutil.which("uv")
     if uv is None:
         raise SystemExit("building the Lambda's zip: uv is not installed here; run `make setup` first")
@@ -129,13 +128,13 @@ def _write(archive: Path, files: dict[str, Path]) -> None:
         for name in sorted(files):
             entry = zipfile.ZipInfo(name, _TIMESTAMP)
             entry.compress_type = zipfile.ZIP_DEFLATED
-            entry.create_system = 3  # Unix, or the permissions below mean nothing
+            entry.create_system = 3  # Unix; without it the permissions below mean nothing
             entry.external_attr = 0o100644 << 16
             zipped.writestr(entry, files[name].read_bytes())
 
 
 def shares(archive: Path) -> dict[str, int]:
-    """Compressed bytes by top-level folder, largest first; a wheel's libraries count to its package."""
+    """Return compressed bytes by top-level folder, largest first; a wheel's libraries count as its package."""
     sizes: Counter[str] = Counter()
     with zipfile.ZipFile(archive) as zipped:
         for entry in zipped.infolist():
@@ -146,7 +145,7 @@ def shares(archive: Path) -> dict[str, int]:
 
 
 def main() -> None:
-    """Command line: what to build for, and where to put it."""
+    """Run the command line: which Python to build for, and where to put the zip."""
     parser = argparse.ArgumentParser(description="build the zip of the replicator Lambda")
     parser.add_argument("--python", default=PYTHON_VERSION, help="minor version the function will run on")
     parser.add_argument("--output", type=Path, default=ARCHIVE)

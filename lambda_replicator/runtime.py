@@ -1,7 +1,6 @@
-"""What one Lambda execution environment builds at its first invocation and keeps.
+"""The parts that one Lambda execution environment builds at its first invocation and keeps.
 
-Invariant: nothing is read, opened or built when a module is imported; the environment's variables are read
-once, here.
+Invariant: importing a module reads, opens and builds nothing. The environment's variables are read once, here.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from pipeline.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# How long before Lambda's timeout the server gives up a statement, so that the error is told and not cut off.
+# How long before Lambda's timeout the server cancels a statement, so that the error is logged and not cut off.
 STATEMENT_RESERVE_SECONDS = 3.0
 
 
@@ -37,10 +36,10 @@ class Runtime:
 
 
 def build(environment: Mapping[str, str], *, timeout_seconds: float) -> Runtime:
-    """Everything from the environment's variables; `timeout_seconds` is the function's own.
+    """Build everything from the environment's variables; `timeout_seconds` is the function's own.
 
-    Opens no connection. Raises ConfigurationError for a setting that cannot be used, or when no mapping file can; one
-    that cannot stops the batches of its own table alone.
+    Opens no connection. Raises ConfigurationError for a wrong setting, or if no mapping file can be used. A file that
+    cannot be used only stops the batches of its own table.
     """
     settings = Settings.from_environment(environment)
     opener = DatabaseOpener(
@@ -48,9 +47,9 @@ def build(environment: Mapping[str, str], *, timeout_seconds: float) -> Runtime:
         statement_timeout_seconds=max(timeout_seconds - STATEMENT_RESERVE_SECONDS, timeout_seconds / 2),
         through=settings.pooler,
     )
-    # An absolute folder stays what it is; a relative one lies in the package, wherever Lambda started Python.
+    # An absolute folder is used as it is; a relative one is in the package, wherever Lambda started Python.
     tables = Path(environment.get("LAMBDA_TASK_ROOT", ".")) / settings.tables_folder
-    # One row of watermarks for each execution environment: concurrent ones never wait for each other's.
+    # Each execution environment has its own row of watermarks, so concurrent ones never wait for each other.
     function, stream = (
         environment.get("AWS_LAMBDA_FUNCTION_NAME", "local"),
         environment.get("AWS_LAMBDA_LOG_STREAM_NAME"),
@@ -75,10 +74,10 @@ _runtime: Runtime | None = None
 
 
 def current(*, remaining_seconds: float) -> Runtime:
-    """The environment's one runtime, built at the first call, while nearly all the timeout remains."""
+    """Return the environment's runtime, which the first call builds while nearly all the timeout remains."""
     global _runtime  # noqa: PLW0603 (state between invocations lives in globals)
     if _runtime is None:
         _runtime = build(os.environ, timeout_seconds=remaining_seconds)
-        # Lambda parses an event before it calls: pausing the search while a batch is applied comes too late for that.
+        # Lambda parses an event before it calls the handler: pausing collection while a batch is applied is too late.
         collect_rarely()
     return _runtime

@@ -1,8 +1,7 @@
-"""What the replicator tells CloudWatch: one log line and one metrics line for each table and batch.
+"""The replicator's output to CloudWatch: one log line and one metrics line for each table and batch.
 
-Invariant: nothing here ever sees a record. Lines carry counts, the table's name, sequence numbers, lag,
-and the kind and place of an error; an error nobody foresaw loses its text, because that text may quote an
-attribute value.
+Invariant: no record ever reaches this module. Lines contain counts, the table's name, sequence numbers, lag, and the
+kind and place of an error. An unforeseen error loses its text, because that text may quote an attribute value.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ NAMESPACE = "Dynaurora"
 
 
 class UnforeseenError(TerminalError):
-    """A defect: something raised what no edge translates. Says what and where, never its text."""
+    """A defect: an exception that no edge translates. It names the class and the place, never the text."""
 
     def __init__(self, error: BaseException) -> None:
         super().__init__(
@@ -36,21 +35,21 @@ class UnforeseenError(TerminalError):
 
 
 class Telemetry:
-    """Powertools Logger and Metrics with the project's names as defaults; POWERTOOLS_* variables win."""
+    """Powertools Logger and Metrics with this project's names as defaults; POWERTOOLS_* variables override them."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         service = environment.get("POWERTOOLS_SERVICE_NAME") or SERVICE
         self._namespace = environment.get("POWERTOOLS_METRICS_NAMESPACE") or NAMESPACE
         self._logger = Logger(service=service)
-        # The service's name would be a second dimension, and an alarm on "table" alone would find nothing.
+        # The service's name would be a second dimension, and then an alarm on "table" alone would match nothing.
         self._metrics_service = ""
 
     def invocation(self, request_id: str) -> None:
-        """Tie the lines that follow to one invocation."""
+        """Give the following lines this invocation's id."""
         self._logger.append_keys(function_request_id=request_id)
 
     def applied(self, report: ReplicationReport) -> None:
-        """One batch, or the part of it that there was time for, is committed."""
+        """Log and count a committed batch, or the part of it that there was time for."""
         self._logger.info(
             "batch applied",
             extra={
@@ -70,7 +69,7 @@ class Telemetry:
         self._count(report)
 
     def failed(self, error: ReplicationError, *, in_part: bool = False) -> None:
-        """Records were rolled back; the event source mapping will deliver them again. `in_part`: not the first ones."""
+        """Log a rollback; Lambda will deliver the records again. `in_part`: earlier records of the batch are stored."""
         self._logger.error(
             "rest of the batch failed, nothing of it is stored" if in_part else "batch failed, nothing of it is stored",
             extra={
@@ -100,7 +99,7 @@ class Telemetry:
 
 
 def place(error: BaseException) -> str:
-    """The innermost lines of our own and of libraries that led to an error: file, line and function, no
+    """Return where an error was raised: file, line and function of the innermost frames, ours and libraries', without
     values.
     """
     frames = traceback.extract_tb(error.__traceback__)[-3:]

@@ -126,7 +126,7 @@ def check(arguments: Namespace) -> None:
 
 
 def names_one(arguments: Namespace) -> bool:
-    """Whether the arguments ask for one particular snapshot. A running load of another one is then no answer."""
+    """Whether the arguments ask for one particular snapshot. If so, a running load of another one will not do."""
     return bool(arguments.export_arn or arguments.manifest or arguments.scan or arguments.new_export)
 
 

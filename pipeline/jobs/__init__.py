@@ -1,1 +1,1 @@
-"""One verb a file: what a person or a schedule asks for."""
+"""One file for each verb: what a person or a schedule asks for."""

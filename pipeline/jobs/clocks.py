@@ -1,8 +1,8 @@
-"""How far the clocks differ, and that nothing is written with a position that they make doubtful.
+"""How far the clocks differ. No position that differing clocks make doubtful is written.
 
 Positions use the source's clock (`pipeline.dynamodb.clock`). A host whose clock is off by as much as a margin is
-refused all the same: the margin covers clocks that disagree, and what is left of it must be enough for a second by
-which creation times are rounded and a second by which the measurement may be wrong.
+refused all the same: the margin covers clocks that disagree, and must leave room for a second by which creation times
+are rounded and a second by which the measurement may be wrong.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reading one file of an export, for a load, a catch-up or a reconciliation: each line goes to its targets.
+"""Read one file of an export, for a load, a catch-up or a reconciliation, and give each line to its targets.
 
 Invariant: every line is counted, and a line that gives no row is kept whole with the reason. When `read_file` returns,
 the whole file was read and verified. The caller owns the transaction.
@@ -39,15 +39,15 @@ if TYPE_CHECKING:
     from pipeline.dynamodb.exports.objects import ObjectStore
 
 OnLines = Callable[[int, int], None]
-"""Told the lines of each block read, and its size in bytes."""
+"""Gets the number of lines of each block that was read, and its size in bytes."""
 
 _COPYING = "copying rows"
 _Line = tuple["Row", bytes]
-"""A row, and the line that it was."""
+"""A row, and the line that it came from."""
 
 
 class Route(Protocol):
-    """Parts a block of whole lines; `first_line` is the number of its first line in the file, for errors."""
+    """Divides a block of whole lines; `first_line` is the number of its first line in the file, for errors."""
 
     def __call__(self, block: bytes, *, file: str, first_line: int) -> RoutedBlock: ...
 
@@ -63,7 +63,7 @@ class Decode(Protocol[_Decoded_co]):
 
 @dataclass
 class FileReading:
-    """One reading of a file, block by block, and what became of its lines."""
+    """One reading of a file, block by block, and the outcome of its lines."""
 
     store: ObjectStore
     bucket: str
@@ -72,23 +72,23 @@ class FileReading:
     on_lines: OnLines
     rejects_unmatched: bool
     working: Callable[[], AbstractContextManager[None]] = nullcontext
-    """Entered for the work on each block."""
+    """Entered while each block is worked on."""
     lines: int = 0
     size_bytes: int = 0
     rows: int = 0
-    """Lines times their targets, those rejected for having none included."""
+    """Lines times their targets, including the lines rejected because they have no target."""
     applied: int = 0
     ignored: int = 0
     refused: list[tuple[str, bytes, str]] = field(default_factory=list[tuple[str, bytes, str]])
-    """Lines that are no rows: the target's view, the line, the reason."""
+    """Lines that give no row: the target's view, the line, the reason."""
 
     @property
     def location(self) -> str:
-        """Where the file is, for messages."""
+        """The file's location, for messages."""
         return join_location(self.bucket, self.file.key)
 
     def parts(self) -> Iterator[tuple[Target, Part]]:
-        """Yield each target's lines, block by block. Raises ExportFileError when the manifest says otherwise."""
+        """Yield each target's lines, block by block. Raises ExportFileError if the manifest says otherwise."""
         for block in read_lines(self.store, self.bucket, self.file):
             with self.working():
                 routed = self.route(block, file=self.location, first_line=self.lines + 1)
@@ -109,18 +109,18 @@ class FileReading:
         self.refused += [(target.view_name, line, error.message) for line, error in failures]
 
     def rejects(self, position: Position) -> list[Reject]:
-        """Return what was refused, to be kept."""
+        """Return the refused lines as rejects."""
         return [Reject(view_name, reason, line, position) for view_name, line, reason in self.refused]
 
     def counts(self) -> FileCounts:
-        """Return what became of the lines."""
+        """Return the outcome of the lines."""
         stale = self.rows - self.applied - len(self.refused)
         return FileCounts(self.lines, self.applied, stale, len(self.refused), self.size_bytes, self.ignored)
 
 
 @dataclass
 class Destination:
-    """Where a target's rows go: a table in which they stay, or a staging table, to be merged from there."""
+    """Where a target's rows go: the table where they stay, or a staging table from which they are merged."""
 
     target: Target
     table: sql.Identifier
@@ -131,7 +131,7 @@ class Destination:
     merge: Callable[[], int] | None = None
     """Merges the staging table and returns the rows taken."""
     deletes: bool = False
-    """Whether the table has a last column for deletes, as `Staging` has it."""
+    """Whether the table's last column marks deletes, as in `Staging`."""
     copied: int = 0
     merged_before: bool = False
     """Whether the staging table holds rows that were merged already."""
@@ -141,12 +141,12 @@ class Destination:
         return connection.cursor().copy(copy_statement(self.target, self.table, deletes=self.deletes))
 
     def settle(self) -> int:
-        """Merge what was copied, where it is to be; returns the rows taken."""
+        """Merge what was copied, if it has to be merged; return the number of rows taken."""
         return self.merge() if self.merge else self.copied
 
     def store(self, connection: Connection, rows: Sequence[Row]) -> int:
-        """Copy rows, and merge them where they are to be, under the caller's savepoint."""
-        if self.merge and self.merged_before:  # what was refused is rolled back: a truncation for each would cost more
+        """Copy rows, and merge them if they have to be merged, under the caller's savepoint."""
+        if self.merge and self.merged_before:  # a refused row is rolled back: one TRUNCATE for each would cost more
             connection.execute(sql.SQL("TRUNCATE {}").format(self.table))
         with translating(_COPYING), self.opened(connection) as copy:
             copy.write(copy_text(rows))
@@ -157,7 +157,7 @@ class Destination:
 
 
 def recorded(manifest: ExportManifest, position: Position, *, is_seam: bool = False) -> Export:
-    """Return what is recorded of an export whose rows stand at `position`."""
+    """Return the record of an export whose rows have the position `position`."""
     return Export(
         kind="incremental" if manifest.from_time else "scan" if manifest.scanned else "full",
         location=manifest.location,
@@ -177,14 +177,15 @@ def read_file(
 ) -> None:
     """Store all rows of a file. Raises DataError when PostgreSQL refuses a value.
 
-    Then, with `isolate`, it is read again: every block is stored under savepoints, and what is refused set aside alone.
+    The caller then reads it again with `isolate`: blocks are stored under savepoints, and only what is refused is set
+    aside.
     """
     if isolate:
         for target, part in reading.parts():
             _store_isolating(connection, reading, destinations[target], part)
         return
     with ExitStack() as stack:
-        # A connection can do one COPY at a time: one a file for a single target, otherwise one a block.
+        # A connection can run one COPY at a time: one for each file if there is a single target, else for each block.
         only = next(iter(destinations.values())) if len(destinations) == 1 else None
         copying = stack.enter_context(only.opened(connection)) if only else None
         for target, part in reading.parts():
@@ -201,7 +202,7 @@ def read_file(
 
 
 def count_nothing(_lines: int, _size_bytes: int) -> None:
-    """Progress of a second reading: its lines were counted by the first."""
+    """Report nothing: the first reading has counted these lines."""
 
 
 def _store_isolating(connection: Connection, reading: FileReading, destination: Destination, part: Part) -> None:

@@ -1,7 +1,7 @@
-"""Python's search for cycles, paused where objects come by the hundred thousand and have none.
+"""Pause Python's garbage collection of cycles while many objects are made that have none.
 
-A block of an export or a batch of a stream is decoded into many small objects that refer to each other in no circle:
-they go when nobody refers to them any more. Looking for circles among them would cost more than they do.
+A block of an export or a batch of a stream is decoded into many small objects without reference cycles. Python frees
+them when nobody refers to them any more. To search them for cycles would cost more time than it frees memory.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import gc
 from collections.abc import Generator
 from contextlib import contextmanager
 
-# New objects, less those that went, before a search: more than the JSON of a batch of 1,000 records is made of.
+# New objects, less those freed, before a search: more than the JSON of a batch of 1,000 records is made of.
 _RARELY = 50_000
 
 
 @contextmanager
 def collection_paused() -> Generator[None]:
-    """Pause the search in this process. What takes long calls `collect_young` now and then."""
+    """Pause the search in this process. Long work calls `collect_young` from time to time."""
     paused = gc.isenabled()
     gc.disable()
     try:
@@ -27,15 +27,15 @@ def collection_paused() -> Generator[None]:
 
 
 def collect_young() -> None:
-    """Search among what was made since the last search, while it is paused; what is older is not looked through."""
+    """While the search is paused, search the objects made since the last search; older ones are not searched."""
     if not gc.isenabled():
         gc.collect(0)
 
 
 def collect_rarely() -> None:
-    """Search among what this process makes from now on, and rarely: for one that is to serve events for hours.
+    """Search new objects, and only rarely: for a process that serves events for hours.
 
-    What is there already, modules for the most part, stays for good and is never looked through again.
+    Objects that exist now, mostly modules, are never searched again.
     """
     gc.freeze()
     gc.set_threshold(_RARELY)

@@ -1,4 +1,4 @@
-"""Reading items again by key, and bringing their rows to what DynamoDB holds now, under the ordering rule.
+"""Read items again by key, and write what DynamoDB holds now to their rows, under the ordering rule.
 
 Invariant: a row takes a state only with the position of the read that returned it, so nothing newer is undone.
 """
@@ -40,13 +40,13 @@ class ReadAgain:
 
     items: int = 0
     removed: int = 0
-    """Rows whose item is gone."""
+    """Rows whose item no longer exists."""
     unfit: int = 0
     """Items that their target cannot hold; their records are already rejects."""
 
 
 def read_untold(services: Services, mapping: TableMapping, told: Window, margin: timedelta) -> ReadAgain:
-    """Read again every item whose row the windows up to `told.end` should have replaced, and did not."""
+    """Read every item again whose row the windows up to `told.end` should have replaced, and did not."""
     found = ReadAgain()
     with (
         services.connect("dynaurora catch-up look") as looking,

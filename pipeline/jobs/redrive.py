@@ -1,10 +1,11 @@
-"""Redrive: apply the batches that the replicator's event source mapping gave up, and mark them as done.
+"""Redrive: apply the batches that Lambda discarded, and mark them as done.
 
-Each is applied as the Lambda would have applied it, at the positions of its records, so that one that comes a week late
-changes nothing that is newer. Then it is marked: an object is moved to `done/`, a message deleted.
-A redrive that is killed between the two applies again, which changes nothing.
+Each is applied as the Lambda function would have applied it, at the positions of its records, so a batch that comes a
+week late changes nothing that is newer. Then it is marked: an object is moved to `done/`, a message is deleted. If a
+redrive is killed between the two, the next one applies the batch again, which changes nothing.
 
-Invariant: what cannot be applied stays where it is and is named with its reason and the next step; the others go on.
+Invariant: a batch that cannot be applied stays in place and is reported with the reason and the next step; the others
+are applied.
 """
 
 from __future__ import annotations
@@ -34,18 +35,18 @@ if TYPE_CHECKING:
     from pipeline.jobs.services import Services
 
 DONE = "done"
-# Time that applying one batch may take, retries of a database that is away included.
+# How long applying one batch may take, including retries while the database is away.
 _BATCH_SECONDS = 120.0
 _MESSAGES_AT_ONCE = 10
-# What code raises that meets a document or record of a form that no one foresaw.
+# What the code raises when a document or record has an unforeseen form.
 _UNFORESEEN = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-# How long a message stays hidden from others while it is worked on.
+# How long a message stays hidden from other readers while this process works on it.
 _HIDDEN_SECONDS = 300
 
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """A batch that stays where it is."""
+    """A batch that stays in place."""
 
     location: str
     reason: str
@@ -54,11 +55,11 @@ class Left:
 
 @dataclass(slots=True)
 class RedriveReport:
-    """What a redrive did. `records` = `applied` + `stale` + `rejected`, times targets, but for ignored ones."""
+    """What a redrive did. `records` times their targets = `applied` + `stale` + `rejected`, except ignored ones."""
 
     tables: tuple[str, ...]
     batches: int = 0
-    """Batches applied, and marked as done."""
+    """Batches that were applied and marked as done."""
     records: int = 0
     applied: int = 0
     stale: int = 0
@@ -66,11 +67,11 @@ class RedriveReport:
     rejected: int = 0
     ignored: int = 0
     partial: list[Left] = field(default_factory=list[Left])
-    """Damaged batches that are marked as done, after the records that could be read were applied."""
+    """Damaged batches that were marked as done after their readable records were applied."""
     read_again: int = 0
-    """Batches whose records were read from the stream again, because only what names them was kept."""
+    """Batches whose records were read from the stream again, because only a description of them was kept."""
     of_other_tables: int = 0
-    """Batches of tables that this redrive is not for."""
+    """Batches of tables that this redrive does not cover."""
     left: list[Left] = field(default_factory=list[Left])
     seconds: float = 0.0
 
@@ -85,16 +86,16 @@ def redrive(
     accept_partial: bool = False,
     on_progress: Callable[[int], None] | None = None,
 ) -> RedriveReport:
-    """Apply what was kept of the mappings' tables under `prefix`, the setting's unless given, or in a queue.
+    """Apply the discarded batches of the mappings' tables under `prefix` (default: the setting's), or in a queue.
 
-    `only` names one object, as `left` names it or by its key; of that one, `accept_partial` applies the records that
-    can be read although others are gone. `on_progress` is told the number of batches looked at. Raises TransientError
+    `only` names one object, as `left` names it or by its key. For that one, `accept_partial` applies the records that
+    can be read although others are gone. `on_progress` gets the number of batches looked at. Raises TransientError
     when the database or AWS is away; what was marked until then stays done.
     """
     started = time.monotonic()
     if accept_partial and not only:
         raise ConfigurationError(
-            "redriving: a batch that is damaged is accepted one at a time", hint="name it with --object"
+            "redriving: a damaged batch can only be accepted by its name", hint="name it with --object"
         )
     run = _Run(services, {mapping.table: mapping for mapping in mappings}, on_progress, only, accept_partial)
     replicator = Replicator(
@@ -117,7 +118,7 @@ def split_prefix(location: str | None) -> tuple[str, str]:
     """Split `s3://bucket`, `s3://bucket/prefix` or `file:///folder/` into bucket and prefix."""
     if location is None:
         raise ConfigurationError(
-            "redriving: it is not known where the batches that were given up are kept",
+            "redriving: it is not known where discarded batches are kept",
             hint="set DYNAURORA_ON_FAILURE, or give --prefix s3://BUCKET/PREFIX (the stack's on-failure bucket), or"
             " --queue URL",
         )
@@ -133,7 +134,7 @@ def split_prefix(location: str | None) -> tuple[str, str]:
 
 
 def _done_key(key: str, prefix: str) -> str:
-    """Return where an object goes that is done: out of the folder that Lambda writes to, `aws/lambda/`, where it is."""
+    """Return the key for an object that is done: outside `aws/lambda/`, if that is in it, where Lambda writes."""
     at = key.find("aws/lambda/")
     at = len(prefix.rpartition("/")[0]) + ("/" in prefix) if at < 0 else at
     return f"{key[:at]}{DONE}/{key[at:]}"
@@ -149,7 +150,7 @@ def waiting(services: Services, location: str) -> Iterator[str]:
 
 @dataclass
 class _Run:
-    """One redrive at work."""
+    """One redrive in progress."""
 
     services: Services
     mappings: dict[str, TableMapping]
@@ -164,7 +165,7 @@ class _Run:
         self.report = RedriveReport(tuple(mapping.name for mapping in self.mappings.values()))
 
     def objects(self, bucket: str, prefix: str) -> None:
-        """Work off the objects under a prefix."""
+        """Apply the objects under a prefix."""
         location = join_location(bucket, prefix)
         store = self.services.store(location)
         found = False
@@ -184,11 +185,11 @@ class _Run:
         if self.only and not found:
             raise ConfigurationError(
                 f"redriving: no object {self.only} waits below {location}",
-                hint="name it as `dynaurora redrive` does in its lines `left:`; one that is done lies below done/",
+                hint="name it as `dynaurora redrive` does in its lines `left:`; objects that are done are under done/",
             )
 
     def queue(self, url: str) -> None:
-        """Work off the messages of a queue. What is left comes back when its time of being hidden is over."""
+        """Apply the messages of a queue. A message that is left becomes visible again when its hidden time is over."""
         sqs = self.services.queues
         while True:
             with translating("receiving messages of the queue"):
@@ -204,7 +205,7 @@ class _Run:
                         sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
 
     def _settle(self, where: str, content: bytes) -> bool:
-        """Apply one batch; False when it stays. Raises TransientError, and TerminalError for a refused connection."""
+        """Apply one batch; False if it stays. Raises TransientError, and TerminalError for a refused connection."""
         self.seen += 1
         if self.on_progress:
             self.on_progress(self.seen)
@@ -218,9 +219,9 @@ class _Run:
                 return False
             self._apply(batch)
         except _UNFORESEEN as error:
-            # Its text may quote a value; the others behind it go on.
-            reason = f"reading a batch that was given up: {type(error).__name__} at a value of no foreseen form"
-            self.report.left.append(Left(where, reason, "this is a defect, report it; the object stays where it is"))
+            # The error's text may quote a value; the batches after it are still applied.
+            reason = f"reading a discarded batch: {type(error).__name__} at a value of an unforeseen form"
+            self.report.left.append(Left(where, reason, "this is a defect, report it; the object stays in place"))
         except TrimmedError as error:
             self.report.left.append(Left(where, error.message, None))
         except TerminalError as error:
@@ -231,7 +232,7 @@ class _Run:
         return False
 
     def _settle_partial(self, where: str, content: bytes) -> bool:
-        """Apply the records that can be read of a damaged batch, and say how the others come back."""
+        """Apply the readable records of a damaged batch, and report how to restore the others."""
         batch = salvage(content)
         mapping = self.mappings.get(batch.table)
         if mapping is None:
@@ -270,7 +271,7 @@ class _Run:
             if done.first_unprocessed is not None:
                 raise TransientError(
                     f"redriving: a batch took longer than {_BATCH_SECONDS:.0f} s",
-                    hint="the database is slow or away; run it again: what was applied changes nothing",
+                    hint="the database is slow or away; run it again: what was applied is not changed by that",
                 )
             self.report.records += done.records
             self.report.applied += done.applied
@@ -280,7 +281,7 @@ class _Run:
             self.report.ignored += done.ignored
 
     def _window(self, batch: FailedBatch) -> str:
-        """Name the range to catch up, in place of records that are gone."""
+        """Return the command that catches up the range, in place of records that are gone."""
         mapping = self.mappings[batch.table]
         if batch.first_arrived is None:
             return f"catch up over the outage: `dynaurora catch-up {mapping.name} --from TIME`; then delete the message"

@@ -57,7 +57,7 @@ class ReplicationReport:
 
 
 class Replicator:
-    """Applies events with one connection, which is kept between calls and replaced when it broke."""
+    """Applies events with one connection, which is kept between calls and replaced if it breaks."""
 
     def __init__(
         self,

@@ -1,9 +1,8 @@
 """Repoint: make another DynamoDB table the source of record of a mapping, such as one restored under a new name.
 
-Invariant: nothing is switched before the new table was found fit: it exists, has the key that the mapping and the rows
-have, and has a stream with new images that is newer than any that rows came from. The switch is one transaction, and
-from its commit on nothing from the old table is written. The rows are the new table's once it was loaded and
-reconciled.
+Invariant: nothing is switched unless the new table is fit: it exists, has the key that the mapping and the rows have,
+and has a stream with new images that is newer than any that rows came from. The switch is one transaction; after its
+commit nothing from the old table is written. The rows are those of the new table once it was loaded and reconciled.
 """
 
 from __future__ import annotations

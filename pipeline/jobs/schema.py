@@ -1,4 +1,4 @@
-"""Schema: is the database as a mapping says? Checked before a load, and whenever somebody wants to know.
+"""Schema: does the database match a mapping? Checked before a load, and whenever somebody asks.
 
 Invariant: it changes nothing; `dynaurora migrate` does.
 """
@@ -27,7 +27,7 @@ class SchemaReport:
     steps: tuple[str, ...]
     """What `dynaurora migrate` would do."""
     refusals: tuple[tuple[str, str], ...]
-    """What it would not do, and the way out."""
+    """What it would not do, and what to do instead."""
 
     @property
     def matches(self) -> bool:

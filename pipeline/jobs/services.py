@@ -1,6 +1,6 @@
-"""What the jobs need from outside, built once from the settings: the database, DynamoDB, and where exports lie.
+"""The outside services that the jobs use, built once from the settings: the database, DynamoDB, the exports' bucket.
 
-Invariant: nothing is connected until it is asked for, and no secret is kept longer than it takes to connect.
+Invariant: nothing is connected until it is used, and no secret is kept longer than it takes to connect.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.2, 5.0
 
 
 class Services:
-    """The outside world of one process, as its settings name it."""
+    """The outside services of one process, as its settings name them."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.clock = SourceClock()
-        """The source's clock, as far as the calls made so far tell: one, whichever thread asks first."""
+        """The source's clock, as the AWS calls so far have shown it: one for all threads."""
 
     def __reduce__(self) -> tuple[type[Services], tuple[Settings]]:
-        """Pickle as the settings alone: clients and what they hold are each process's own."""
+        """Pickle only the settings: each process has its own clients."""
         return type(self), (self.settings,)
 
     def connect(
         self, application_name: str, *, statement_timeout_seconds: float | None = None, needs_session: bool = True
     ) -> Connection:
-        """Open a connection to Aurora, waiting a while for a server that takes no session yet.
+        """Open a connection to Aurora; wait a while if the server accepts no session yet.
 
-        `needs_session=False` is for the replicator, which works through a pooler of transactions too. Raises
+        `needs_session=False` is for the replicator, which also works through a transaction pooler. Raises
         UnreachableError, LoginRefusedError, ConfigurationError.
         """
         address = self._address()
@@ -80,7 +80,7 @@ class Services:
 
     @cached_property
     def shard_pages(self) -> DynamoDBStreamsClient:
-        """Client of DynamoDB Streams whose calls are not tried again: who reads shards paces that."""
+        """Client of DynamoDB Streams that does not retry: the reader of the shards sets the pace."""
         return client("dynamodbstreams", endpoint_url=self.settings.endpoint_url, attempts=1)
 
     @cached_property
@@ -94,7 +94,7 @@ class Services:
         return client("sqs", endpoint_url=self.settings.endpoint_url)
 
     def store(self, location: str) -> ObjectStore:
-        """Where a location's objects lie: a folder for file://, S3 otherwise."""
+        """Return the store that holds a location's objects: a folder for file://, S3 otherwise."""
         return FolderObjects() if location.startswith("file:") else self._s3
 
     @cached_property

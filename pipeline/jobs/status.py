@@ -1,4 +1,4 @@
-"""Status: how far the tables are, what waits for a person, when each was last loaded and last proven equal.
+"""Status: how far the tables are, what waits for a person, when each was last loaded and last compared.
 
 Invariant: it changes nothing, so anyone who may read the bookkeeping may ask for it at any time.
 """

@@ -1,1 +1,1 @@
-"""A laptop's stand-in for the AWS services."""
+"""A local stand-in for the AWS services and Aurora, for a laptop."""

@@ -352,7 +352,7 @@ class ExportService:
 
 
 def _settle_broken(export: Export, run: Future[None]) -> None:
-    """A defect of ours must not leave an export IN_PROGRESS for ever."""
+    """A defect of ours must not leave an export IN_PROGRESS forever."""
     error = run.exception()
     if error is not None:
         outcome = {"ExportStatus": "FAILED", "FailureCode": "UNKNOWN", "FailureMessage": repr(error)}

@@ -1,7 +1,7 @@
 """Runs one server, and makes sure that the server never outlives the process which asked for it.
 
-Invariant: once this guard's parent is gone, however that happened (`kill -9` included), the server is told to stop and,
-after a grace period, killed together with everything it started.
+Invariant: once this guard's parent is gone, however that happened (`kill -9` included), the guard tells the server to
+stop and, after a grace period, kills it together with everything it started.
 
 There are three ways, because each alone has a hole:
 

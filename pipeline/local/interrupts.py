@@ -25,8 +25,8 @@ def interrupts_deferred() -> Generator[None]:
     """Delay interrupts until the block has ended. For a short block that starts threads and waits for them.
 
     Python's threads and futures do not survive an exception from a signal's handler: one that arrives while a
-    condition's lock is being taken leaves it taken, and whoever needs it next waits for ever. In another thread than
-    the main one, which alone is interrupted, this does nothing.
+    condition's lock is being taken leaves it taken, and whoever needs it next waits forever. Only the main thread is
+    interrupted, so in any other thread this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

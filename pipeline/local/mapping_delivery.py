@@ -2,7 +2,7 @@
 output.
 
 Invariant: records are delivered in order, and none is skipped unless the function succeeded on it or a limit of the
-mapping discarded it. So a failure blocks the shard: with the default settings for ever, as on AWS.
+mapping discarded it. So a failure blocks the shard: with the default settings forever, as on AWS.
 
 Rules, from the Lambda developer guide ("errors", "partial batch response" of DynamoDB event sources):
 

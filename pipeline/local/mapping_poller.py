@@ -1,4 +1,4 @@
-"""An event source mapping for DynamoDB Streams with AWS's semantics, where ministack's own falls short.
+"""An event source mapping for DynamoDB Streams with AWS's semantics, because ministack's own lacks some of them.
 
 Invariant: within a shard, batches are delivered one after another. A shard begins only when its parent is finished, so
 an item's changes arrive in order across splits. Otherwise shards do not wait for each other.

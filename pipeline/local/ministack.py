@@ -1,10 +1,9 @@
 """ministack on loopback: DynamoDB, Streams, Lambda, S3, Secrets Manager, CloudFormation and SQS for a laptop.
 
-Invariant: state is in memory and everything it writes lies in the run directory, so that stopping it leaves
+Invariant: state is in memory and everything it writes is in the run directory, so that stopping it leaves
 nothing.
 
-What matters of ministack 1.5.33, read in its source and seen running (see also the design notes on event
-source mappings):
+Facts about ministack 1.5.33, read in its source and seen when running it:
 - One process, one event loop: each DynamoDB call is handled whole before the next, and the stream record of a
   write exists when the write is answered. The loop is also what bounds throughput.
 - Streams: one shard a stream; sequence numbers of 30 digits, the first 20 being epoch milliseconds with

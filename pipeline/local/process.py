@@ -1,4 +1,4 @@
-"""A local server as a child process: started under a guard, logging to a file, ready or explained.
+"""A local server as a child process: started under a guard, logging to a file. If it fails, the error says why.
 
 Invariant: a `ServerProcess` that its owner does not stop is stopped by the guard when its owner dies.
 """

@@ -36,8 +36,8 @@ Answer = Callable[[Head, bytes], Awaitable[tuple[int, bytes]]]
 
 
 class WriteGate:
-    """Lets any number of writes through at once, until it is held: then new ones wait, and those under way are waited
-    for.
+    """Lets any number of writes through at once, until it is held. Then new ones wait, and so does the holder for
+    those under way.
     """
 
     def __init__(self) -> None:
@@ -172,7 +172,7 @@ class Proxy:
 
 
 def _has_framing(response: Head) -> bool:
-    """Whether the end of the response can be told without the end of the connection."""
+    """Whether the response shows where it ends, without the end of the connection."""
     return bool(response.value(b"content-length") or response.value(b"transfer-encoding")) or response.status in (
         204,
         304,
