@@ -16,9 +16,10 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-from tests.bench import apply_race, cold_start, load_race, profiles, promote, results, routes
+from tests.bench import against, apply_race, cold_start, load_race, profiles, promote, results, routes
 from tests.bench.contestant import ROOT
 from tests.bench.report import RUNS_SHOWN, newest_runs, write_report
 from tests.bench.server import SETTINGS, BenchServer, running
@@ -38,15 +39,25 @@ def main(arguments: list[str]) -> int:
     with running() as server:
         if options.profile:
             return profiles.show(options.profile, server, DATA, _say)
+        if options.against:
+            found = against.measure(
+                server, DATA, options.against.resolve(), quick=options.quick, rounds=options.rounds, say=_say
+            )
+            against.write(found, BUILD)
+            return _told(found["problems"], "build/against.json")
         began = time.monotonic()
         parts = _run(_parts(server, options), options.only)
         seconds = time.monotonic() - began
         found = _described(server, parts, options, seconds)
     _write(found, whole=options.only is None)
-    for problem in found["problems"]:
+    return _told(found["problems"], f"{seconds:.0f} s; build/benchmarks.json")
+
+
+def _told(problems: list[str], last: str) -> int:
+    for problem in problems:
         _say(f"FAILED: {problem}")
-    _say(f"{seconds:.0f} s; build/benchmarks.json")
-    return 1 if found["problems"] else 0
+    _say(last)
+    return 1 if problems else 0
 
 
 def _options(arguments: list[str]) -> argparse.Namespace:
@@ -58,8 +69,11 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--profile", choices=profiles.PATHS, help="where the time of one path goes, and nothing else")
     parser.add_argument("--report", action="store_true", help="write docs/benchmarks.md from the runs there are")
+    parser.add_argument(
+        "--against", type=Path, metavar="CHECKOUT", help="compare with another checkout, and nothing else"
+    )
     options = parser.parse_args(arguments)
-    options.rounds = options.rounds or (1 if options.quick else 3)
+    options.rounds = options.rounds or (1 if options.quick else against.ROUNDS if options.against else 3)
     return options
 
 

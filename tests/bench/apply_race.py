@@ -16,11 +16,9 @@ from typing import Any
 
 import psycopg
 
-from pipeline.aurora.schema.migrate import migrate
 from pipeline.aurora.sessions.connection import connect
-from pipeline.core.mapping_files.mapping_file import read_mapping
 from tests.bench.contest import Spec
-from tests.bench.contestant import OURS_PYTHON, RIVALS_PYTHON, ContestantError, run
+from tests.bench.contestant import OURS_PYTHON, RIVALS_PYTHON, ROOT, ContestantError, migrate, run
 from tests.bench.history import History
 from tests.bench.network import Network
 from tests.bench.rounds import EXACT, Entry, Outcome, Run, Say, interleave
@@ -58,8 +56,17 @@ class ApplyRace:
     """The contest on one server, by way of one network."""
 
     def __init__(
-        self, server: BenchServer, network: Network, folder: Path, shape: Shape, scale: Scale, say: Say
+        self,
+        server: BenchServer,
+        network: Network,
+        folder: Path,
+        shape: Shape,
+        scale: Scale,
+        say: Say,
+        *,
+        root: Path = ROOT,
     ) -> None:
+        self._root = root
         self._server, self._network, self._folder, self._say = server, network, folder, say
         self._shape, self._scale = shape, scale
         self._histories: dict[str, History] = {}
@@ -86,10 +93,10 @@ class ApplyRace:
                 select=False,
                 log=False,
             ),
-            *(self._ours(first, size, count) for size, count in scale.batches.items()),
-            *(self._ours(rows, 100, scale.batches[100]) for rows in scale.rows[1:]),
-            self._ours(first, 100, scale.batches[100], also="no-delay"),
-            self._ours(first, 100, scale.batches[100], also="synced"),
+            *(self.ours(first, size, count) for size, count in scale.batches.items()),
+            *(self.ours(rows, 100, scale.batches[100]) for rows in scale.rows[1:]),
+            self.ours(first, 100, scale.batches[100], also="no-delay"),
+            self.ours(first, 100, scale.batches[100], also="synced"),
         ]
         return interleave(entries, rounds, self._say)
 
@@ -112,12 +119,13 @@ class ApplyRace:
 
         return Entry(key, f"{label}, batch 100", "rival", contest, _CLOSE if log else 1)
 
-    def _ours(self, rows: int, size: int, batches: int, *, also: str = "") -> Entry:
+    def ours(self, rows: int, size: int, batches: int, *, also: str = "") -> Entry:
+        """Return the replicator of the checkout at `root`."""
         key = f"batch-{size}" + ("" if rows == self._scale.rows[0] else f"-rows-{rows}") + (f"-{also}" if also else "")
         label = f"dynaurora, batch {size:,}, {rows:,} rows" + (f", {_ALSO[also]}" if also else "")
 
         def contest() -> Run:
-            database = f"bench_apply_{self._shape.name}_{rows}"
+            database = f"bench_apply_{self._shape.name}_{rows}{'_there' if self._root != ROOT else ''}"
             if database not in self._histories:
                 self._fill(database, rows)
                 self._histories[database] = History(rows, shape=self._shape)
@@ -132,9 +140,9 @@ class ApplyRace:
 
     def _fill(self, database: str, rows: int) -> None:
         self._say(f"  filling a table of {rows:,} rows")
-        mapping = read_mapping(self._shape.mapping, "bench.yaml")
-        with closing(connect(self._server.fresh(database), application_name="bench")) as connection:
-            migrate(connection, [mapping])
+        url = self._server.fresh(database)
+        migrate(url, self._shape, self._folder, self._root)
+        with closing(connect(url, application_name="bench")) as connection:
             storage = 'replica."Employees"'
             ours, values = "_as_of", "'2024-05-14'::timestamptz"
             if self._shape.unmapped:
@@ -174,7 +182,7 @@ class ApplyRace:
             options=dict(options),
         )
         before = self._network.traffic()
-        measured = run(module, spec, server_pid=self._server.pid, python=python)
+        measured = run(module, spec, server_pid=self._server.pid, python=python, root=self._root)
         passed = self._network.traffic()
         measured.figures["round_trips_per_batch"] = (passed.round_trips - before.round_trips) / (batches + 1)
         measured.figures["bytes_per_event"] = (passed.bytes_in - before.bytes_in) / (batches + 1) / size

@@ -13,6 +13,7 @@ from tests.bench import processes
 
 if TYPE_CHECKING:
     from tests.bench.contest import Spec
+    from tests.bench.shapes import Shape
 
 ROOT = Path(__file__).parents[2]
 OURS_PYTHON = ROOT / ".venv/bin/python"
@@ -35,16 +36,18 @@ class Measurement:
     """What else the contestant stated."""
 
 
-def run(module: str, spec: Spec, *, server_pid: int, python: Path, first_on_path: Path | None = None) -> Measurement:
+def run(
+    module: str, spec: Spec, *, server_pid: int, python: Path, first_on_path: Path | None = None, root: Path = ROOT
+) -> Measurement:
     """Run a contestant once. Raises ContestantError with the end of what it said.
 
-    `first_on_path` is a folder whose modules come before all others.
+    `first_on_path` is a folder whose modules come before all others; `root` is the checkout whose code runs.
     """
     environment = os.environ | ({"PYTHONPATH": str(first_on_path)} if first_on_path else {})
     command = [str(python), "-m", "tests.bench.contest", module, spec.to_json()]
     with subprocess.Popen(
         command,
-        cwd=ROOT,
+        cwd=root,
         env=environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -65,6 +68,18 @@ def run(module: str, spec: Spec, *, server_pid: int, python: Path, first_on_path
         _, told = process.communicate()
     reason = told.strip().splitlines()[-1] if told.strip() else f"it ended with status {process.returncode}"
     raise ContestantError(f"{module.rpartition('.')[2]}: {reason}")
+
+
+def migrate(url: str, shape: Shape, folder: Path, root: Path = ROOT) -> None:
+    """Make the tables of a shape's mapping as the checkout at `root` makes them."""
+    mappings = folder / "tables"
+    mappings.mkdir(exist_ok=True)
+    (mappings / "employees.yaml").write_text(shape.mapping)
+    environment = os.environ | {"DATABASE_URL": url, "DYNAURORA_TABLES": str(mappings)}
+    command = [str(OURS_PYTHON), "-c", "from pipeline.cli import main; raise SystemExit(main(['migrate']))"]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ContestantError(f"migrate of {root}: {done.stderr.strip()[-200:]}")
 
 
 def _measurement(found: dict[str, Any], server_seconds: float, rss_mb: float) -> Measurement:

@@ -11,11 +11,10 @@ import psycopg
 from psycopg import sql
 
 from pipeline.aurora.schema import tables
-from pipeline.aurora.schema.migrate import migrate
 from pipeline.aurora.sessions.connection import connect
 from pipeline.core.mapping_files.mapping_file import read_mapping
 from tests.bench.contest import Spec
-from tests.bench.contestant import OURS_PYTHON, RIVALS_PYTHON, ContestantError, run
+from tests.bench.contestant import OURS_PYTHON, RIVALS_PYTHON, ROOT, ContestantError, migrate, run
 from tests.bench.export import Data, generate
 from tests.bench.rounds import EXACT, Entry, Outcome, Run, Say, interleave
 from tests.bench.server import BenchServer
@@ -49,8 +48,9 @@ _WITHOUT_ISAL = Path(__file__).with_name("without_isal")
 class LoadRace:
     """The contest of one shape on one server."""
 
-    def __init__(self, server: BenchServer, folder: Path, shape: str, sizes: Sizes) -> None:
+    def __init__(self, server: BenchServer, folder: Path, shape: str, sizes: Sizes, *, root: Path = ROOT) -> None:
         self._server, self._folder, self._shape, self._sizes = server, folder, SHAPES[shape], sizes
+        self._root = root
         self._wanted: dict[int, tuple[str, ...]] = {}
 
     def rounds(self, rounds: int, say: Say) -> dict[str, Outcome]:
@@ -59,7 +59,7 @@ class LoadRace:
         entries = [
             *self._closest(),
             self.limit("copy_indexed", "psql \\copy of ready text, key first", key_after=False),
-            *(self._ours(workers) for workers in WORKERS if workers != TWO),
+            *(self.ours(workers) for workers in WORKERS if workers != TWO),
             self._reconciliation(),
             self._rival("boto3_executemany", "boto3 TypeDeserializer, executemany", sizes.slow, times=_CLOSE),
             self._rival("pandas_to_sql", "pandas to_sql", sizes.slow),
@@ -84,7 +84,7 @@ class LoadRace:
 
     def _closest(self) -> list[Entry]:
         limit = self.limit("copy_then_index", "psql \\copy of ready text, key built after", key_after=True)
-        return [limit, self._ours(TWO), self._ours_without_isal()]
+        return [limit, self.ours(TWO), self._ours_without_isal()]
 
     def limit(self, key: str, label: str, *, key_after: bool) -> Entry:
         """Return the limit: ready-made text into the product's own table."""
@@ -112,7 +112,8 @@ class LoadRace:
 
         return Entry(key, label, "rival", contest, times)
 
-    def _ours(self, workers: int) -> Entry:
+    def ours(self, workers: int = TWO) -> Entry:
+        """Return the load of the checkout at `root`."""
         label = f"dynaurora load, {workers} worker{'s' if workers > 1 else ''}"
         times = _CLOSE if workers == TWO else 1
         return Entry(f"load_{workers}", label, "ours", lambda: self._run_ours(workers, self._sizes.items), times)
@@ -180,10 +181,9 @@ class LoadRace:
     def _storage(self, database: str, data: Data, *, keyed: bool) -> tuple[str, str]:
         """Make the product's own table in a fresh database; without its key where that is built after."""
         url = self._server.fresh(database)
-        mapping = read_mapping(self._shape.mapping, "bench.yaml")
-        (target,) = mapping.targets
+        migrate(url, self._shape, self._folder, self._root)
+        (target,) = read_mapping(self._shape.mapping, "bench.yaml").targets
         with connect(url, application_name="bench") as connection:
-            migrate(connection, [mapping])
             table = tables.storage(target)
             if data.text_path and database == "bench_limit":
                 connection.execute(sql.SQL("ALTER TABLE {} ALTER _as_of SET DEFAULT '2024-05-14'").format(table))
@@ -203,7 +203,9 @@ class LoadRace:
     ) -> Run:
         wanted = self._reference(data)
         self._server.settle()
-        measured = run(module, spec, server_pid=self._server.pid, python=python, first_on_path=first_on_path)
+        measured = run(
+            module, spec, server_pid=self._server.pid, python=python, first_on_path=first_on_path, root=self._root
+        )
         return Run(data.count, measured, _verdict(_checksum(spec.url, self._shape, relation), wanted))
 
     def _reference(self, data: Data) -> tuple[str, ...]:

@@ -15,8 +15,9 @@ import psycopg
 import pytest
 
 from pipeline.local.postgres import PostgresServer
-from tests.bench import contestant, report, results
+from tests.bench import against, contestant, report, results
 from tests.bench.contest import Spec
+from tests.bench.contestant import Measurement
 from tests.bench.export import generate
 from tests.bench.history import History
 from tests.bench.items import Item, items
@@ -175,3 +176,14 @@ def test_ratios_are_to_exact_results_alone_and_stand_in_the_report() -> None:
     text = report.document([run, run])
     assert "| load wide | `psql \\copy`, key after | 0.60 | 0.60 |" in text
     assert "**wrong: scalar values**" in text
+
+
+def test_the_ratio_to_another_checkout_is_of_medians_and_what_was_wrong_is_a_problem() -> None:
+    def entry(*rates: float, verdict: str = EXACT) -> Entry:
+        left = iter(rates)
+        return Entry("load", "load", "ours", lambda: Run(100, Measurement(100 / next(left), 0, 0, 0), verdict), 3)
+
+    compared = against.compared("load", "narrow", [entry(30, 10, 20), entry(50, 40, 30)], 3, quiet)
+    assert (compared["ratio_to_other"], compared["problems"]) == (0.5, [])
+    wrong = against.compared("load", "narrow", [entry(1), entry(1, verdict="wrong: count")], 1, quiet)
+    assert wrong["problems"] == ["load narrow, load, there: wrong: count"]
