@@ -1,7 +1,7 @@
-"""What can go wrong, in two kinds: try again, or a person must act.
+"""Errors of two kinds: try again, or a person must act.
 
 Invariant: no error contains an attribute value, a secret or a connection string. A key is named by its digest, so that
-somebody who may read the row can match it with a log line, and nobody else learns anything.
+only somebody who may read the row can match it with a log line.
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ class TerminalError(ReplicationError):
 
 
 class UnusableSnapshotError(TerminalError):
-    """A snapshot that no later run can use either: another one must be taken."""
+    """A snapshot that no later run can use either; take another one."""
 
 
 class ConfigurationError(TerminalError):
-    """A mapping file, setting or command line that cannot be used as it is."""
+    """A mapping file, setting or command line that must be corrected."""
 
 
 class UnreachableError(TransientError):
@@ -79,7 +79,7 @@ class LoginRefusedError(TransientError):
 
 
 class DataError(TerminalError):
-    """PostgreSQL refused a value that decoding accepted; the batch is halved until the record is alone."""
+    """PostgreSQL refused a value that decoding accepted; the caller halves the batch until the record is alone."""
 
 
 class ConversionError(TerminalError):

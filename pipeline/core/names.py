@@ -18,7 +18,7 @@ def fitting(name: str) -> str:
 
 
 def with_digest(name: str, of: str) -> str:
-    """Return as much of the name as fits before a digest of `of`, cut between two characters."""
+    """Return the name, cut to fit between two characters, followed by a digest of `of`."""
     digest = sha256(of.encode()).hexdigest()[:_DIGEST_CHARACTERS]
     start = name.encode()[: LONGEST_NAME_BYTES - _DIGEST_CHARACTERS - 1].decode(errors="ignore")
     return f"{start}_{digest}"

@@ -1,12 +1,12 @@
-"""The ordering contract: which of two states of one key is the newer. Everything else rests on it.
+"""The ordering contract: which of two states of one key is newer. Everything else depends on it.
 
 A state has its position in time in one of two ways.
 
 - *streamed*: it came from the table's stream. `version` is (stream label, sequence number) as one number, and
   `as_of` is the record's ApproximateCreationDateTime, whole seconds rounded down.
-- *snapshot*: it came from a full export, an incremental export, a scan or a consistent re-read. It has no
-  version, and `as_of` is the snapshot's time less a margin, so that whatever the clocks disagree by, everything
-  older than `as_of` is in the snapshot.
+- *snapshot*: it came from a full export, an incremental export, a scan or a consistent re-read. It has no version, and
+  `as_of` is the snapshot's time less a margin, so that everything older than `as_of` is in the snapshot even if the
+  clocks disagree.
 
 For each key this is a total order, as long as the creation times of one key's records do not go back
 against their sequence numbers (docs/decisions/0002-ordering.md shows what happens when they do). So any order of
@@ -52,10 +52,10 @@ def supersedes(candidate: Position, stored: Position) -> bool:
 
 
 def accepts(candidate: Position, stored: Position | None, purged_through: datetime | None) -> bool:
-    """Whether `candidate` is taken: against the stored row, or if no row is stored.
+    """Whether `candidate` is accepted, whether or not a row is stored.
 
-    If no row is stored, a tombstone may have been purged. What is not newer than `purged_through` is refused, because
-    it could bring a deleted item back.
+    If no row is stored, a tombstone may have been purged. A candidate that is not newer than `purged_through` is
+    refused, because it could bring a deleted item back.
     """
     if stored is not None:
         return supersedes(candidate, stored)
@@ -63,11 +63,11 @@ def accepts(candidate: Position, stored: Position | None, purged_through: dateti
 
 
 def comes_too_late(candidate: Position, *, deleted: bool, shown: bool, proven: bool) -> bool:
-    """Whether a change is left out although the rule would take it.
+    """Whether a change is left out although the rule would accept it.
 
-    `proven`: every change made when it was is in Aurora, as a catch-up or a reconciliation shows. So what is `shown` of
-    its key, or not, is right, and the change could only take that back, for good where a later record of the key is
-    lost. Where nothing is shown, a delete is taken: changes that are older, and not proven, must lose against it.
+    `proven`: a catch-up or a reconciliation proved that Aurora has every change made at that time. So whether the key's
+    row is `shown` is already right, and the change could only undo that, permanently if a later record of the key is
+    lost. If no row is shown, a delete is still accepted, so that older, unproven changes lose against it.
     """
     return candidate.streamed and proven and (shown or not deleted)
 
@@ -75,7 +75,7 @@ def comes_too_late(candidate: Position, *, deleted: bool, shown: bool, proven: b
 def snapshot_position(snapshot_time: datetime, margin: timedelta = DEFAULT_MARGIN) -> Position:
     """Position of every item in a snapshot taken at `snapshot_time` (aware).
 
-    Raises ValueError when the margin is under a second, the grain of a stream record's time.
+    Raises ValueError when the margin is under a second, the resolution of a stream record's time.
     """
     if margin < SMALLEST_MARGIN:
         raise ValueError(f"a margin of {margin.total_seconds()} s is under the smallest, 1 s")

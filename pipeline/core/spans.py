@@ -11,6 +11,6 @@ HOW_TO_WRITE = "write a number and s, m, h or d, such as 90m or 6h"
 
 
 def parse_span(text: str) -> timedelta | None:
-    """Return the span, or None when the text is none."""
+    """Return the span, or None if the text is not a span."""
     found = _SPAN.fullmatch(text.strip())
     return timedelta(**{_UNITS[found[2]]: int(found[1])}) if found else None

@@ -125,9 +125,9 @@ class Destination:
     target: Target
     table: sql.Identifier
     decode: Decode[Decoded]
-    """Converts lines to COPY text, the fast way."""
+    """Converts lines to COPY text, the fast path."""
     decode_each: Decode[tuple[list[Row], list[Failure]]]
-    """Converts lines to rows in their order, the general way."""
+    """Converts lines to rows in their order, the general path."""
     merge: Callable[[], int] | None = None
     """Merges the staging table and returns the rows taken."""
     deletes: bool = False

@@ -1,4 +1,4 @@
-"""What each fast way of decoding is worth: loads and batches with it switched off, against all of them, interleaved.
+"""What each fast path of decoding is worth: loads and batches with it switched off, against all of them, interleaved.
 
 Real loads and batches by one worker, each in a process of its own that has learnt nothing. What is compared is that
 process's processor time; it is set against both sides' of the whole load or batch. A way that is worth less than a
@@ -177,7 +177,7 @@ def _entry(name: str, off: str, contest: Callable[[], Run]) -> Entry:
 
 
 def measure(server: BenchServer, folder: Path, *, quick: bool, say: Say) -> dict[str, Any]:
-    """Run every variant; returns what each fast way is worth."""
+    """Run every variant; returns what each fast path is worth."""
     race, rounds = _Race(server, folder, quick=quick), 2 if quick else ROUNDS
     entries = {name: race.loading(name, ways) for name, ways in _LOADS.items()}
     found: dict[str, Any] = {"outcomes": [], "worth": []}

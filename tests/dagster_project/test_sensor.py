@@ -96,7 +96,9 @@ def test_a_dead_lambda_is_seen_and_its_lag_check_fails(code: Code) -> None:
     assert told.endswith("; event source mapping esm-1 is Disabled")
     code.services.lambdas.mappings[0] |= {"State": "Enabled", "FilterCriteria": {"Filters": [{"Pattern": "{}"}]}}
     told = judged_by_hand(code)
-    assert told.endswith("; event source mapping esm-1 has FilterCriteria, and what they leave out never arrives")
+    assert told.endswith(
+        "; event source mapping esm-1 has FilterCriteria, and the changes that they exclude never arrive"
+    )
     key = dg.AssetCheckKey(REPLICATION, "lag")
     record = code.instance.event_log_storage.get_latest_asset_check_execution_by_key([key])[key]
     assert record.evaluation is not None

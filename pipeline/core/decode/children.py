@@ -1,7 +1,7 @@
 """From an item to the rows of a child target: the elements of a list or a map, each with its place.
 
-Invariant: an item gives all rows of its child or none. If an element cannot be converted, the whole item fails, so a
-parent's row and its children always show one state.
+Invariant: an item gives all rows of its child target or none. If an element cannot be converted, the whole item fails,
+so a parent's row and its children always show one state.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class ChildDecoder:
         tag = "L" if self._of_list else "M"
         if tag not in found:
             kind = "list" if self._of_list else "map"
-            raise ConversionError(self.child.key_columns[-1].name, f"what should contain the elements is not a {kind}")
+            raise ConversionError(self.child.key_columns[-1].name, f"the elements are not in a {kind}")
         value: Any = found[tag]
         if self._of_list:
             return [({"N": str(number)}, element) for number, element in enumerate(value)]

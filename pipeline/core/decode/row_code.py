@@ -1,12 +1,12 @@
-"""Code that converts an item to a target's row, written for the target: no look-up and no call that it can do without.
+"""Generates, for each target, the code that converts an item to a row, without needless look-ups and calls.
 
-It writes out the cases that most values are: an attribute in the column's fast form. Whatever else a column meets goes
-to that column's converter, and an item in which anything at all goes wrong goes the general way whole, which then
-decides and says why.
+The code handles the usual case inline: an attribute in the column's fast form. Any other value goes to the column's
+converter. If anything at all goes wrong in an item, the whole item goes through the general path, which decides and
+gives the reason.
 
-Invariant: the row is that of `RowDecoder.row`, failures included. What a column's `on_error` settles is left to the
-general way, so that it is counted once. Code is compiled as it was written, names and values of a mapping are in it
-as literals only, and tracebacks show it.
+Invariant: the row equals that of `RowDecoder.row`, failures included. A value that needs a column's `on_error` policy
+goes through the general path, so it is counted once. The generated source contains a mapping's names and values only as
+literals; it is compiled unchanged, and tracebacks show it.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ if TYPE_CHECKING:
 
 
 class WrittenDecoder:
-    """Decodes as its RowDecoder does, rows by the function written for the target."""
+    """Decodes like its RowDecoder, but converts rows with the function generated for the target."""
 
     def __init__(self, decoder: RowDecoder) -> None:
         self.target, self.key, self.key_of = decoder.target, decoder.key, decoder.key_of
         self.general_rows = 0
-        """Items that were left to the general way."""
+        """Items that took the general path."""
         self._general = decoder.row
         self.source = _source(decoder, names := {"general": self._general_row})
-        """The function, for people to read; "" for a target that is for the general way."""
+        """The function's source, for people to read; "" for a target that always takes the general path."""
         self.row: Callable[[Mapping[str, AttributeValue]], Row] = self._general_row
         """Converts an item, as `RowDecoder.row` does."""
         if self.source:
@@ -55,7 +55,7 @@ class WrittenDecoder:
         return self._general(item)
 
 
-# Every exception: the general way meets the same item next, and raises what is to be raised.
+# Catches every exception: the general path then gets the same item, and raises the right one.
 _FUNCTION = """\
 def row(item):
     try:
@@ -68,7 +68,7 @@ def row(item):
 
 
 def _source(decoder: RowDecoder, names: dict[str, Any]) -> str:
-    """Write the function, and add to `names` what it uses; "" where the target is for the general way."""
+    """Write the function, and add the objects it uses to `names`; "" if the target must take the general path."""
     target = decoder.target
     forms = fast_forms(target)
     if forms is None:
@@ -94,7 +94,7 @@ def _source(decoder: RowDecoder, names: dict[str, Any]) -> str:
 
 
 def _unmapped(target: Target, names: dict[str, Any]) -> list[str]:
-    """Write the statements that set `rest`, the attributes that no column takes; mostly there are none."""
+    """Write the statements that set `rest`, the attributes that no column takes; usually there are none."""
     taken = {column.path[0] for column in target.columns if len(column.path) == 1}
     taken |= {attribute for attribute, _ in target.match}
     names["taken"] = frozenset(taken)
@@ -107,9 +107,9 @@ def _unmapped(target: Target, names: dict[str, Any]) -> list[str]:
 
 
 def _column(column: Column, form: FastForm | None, code: ColumnCode, seen: set[str], *, is_key: bool) -> list[str]:
-    """Write the statements that set a column's variable; `seen` are the attributes that were looked for before."""
+    """Write the statements that set a column's variable; `seen` holds the attributes already looked up."""
     value, general = code.value, code.general.removesuffix("(a)")
-    # What a policy would settle goes to the general way, item and all, where it is counted once.
+    # If a value needs a policy, the whole item takes the general path, where the value is counted once.
     strict = replace(column, on_error=OnError.REJECT)
     if column.capture is not None:
         code.names[general] = capture_converter(strict, is_key=is_key)
@@ -120,7 +120,7 @@ def _column(column: Column, form: FastForm | None, code: ColumnCode, seen: set[s
         lookup, null = f"get({name!r})", f"{name!r} in item"
     else:
         lookup, null = f"find(item, {code.bind('path', column.path)})", f"get({name!r}, item) is None"
-    # Null where an attribute value should be is not a missing attribute.
+    # A bare null instead of an attribute value does not mean that the attribute is missing.
     lines = [
         f"a = {lookup}",
         "if a is None:",
@@ -134,7 +134,7 @@ def _column(column: Column, form: FastForm | None, code: ColumnCode, seen: set[s
 
 
 def _compiled(source: str, file: str, names: dict[str, Any]) -> dict[str, Any]:
-    """Run code that was written here, from a checked mapping, among these names; returns them with its own."""
+    """Run code generated here from a checked mapping with these globals; return them, with what the code defined."""
     exec(compile(source, file, "exec"), names)  # noqa: S102  see above
     linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
     return names

@@ -50,11 +50,11 @@ class RowDecoder:
             attribute for attribute, _ in target.match
         }
         roots = {str(column.path[0]) for column in target.columns if column.path} | {name for name, _ in target.match}
-        # The attributes that a row is made of; None for all.
+        # The attributes that make up a row; None: all of them.
         self._read = None if target.unmapped or target.children else roots
 
     def row(self, item: Mapping[str, AttributeValue]) -> Row:
-        """Convert an item to the target's stored columns, and what they carry. Raises ConversionError."""
+        """Convert an item to the target's stored columns and carried child rows. Raises ConversionError."""
         if None in item.values() and None in {name: item.get(name, {}) for name in self._read or item}.values():
             raise UnrepresentableError("null in place of an attribute value")
         values = self._convert(self._named, self._columns, item)
@@ -100,7 +100,7 @@ def _source(column: Column, *, is_key: bool, settled: Counter[str] | None = None
 
 
 def _named(sources: list[_Source]) -> list[_Named] | None:
-    """Return the columns by their attributes' names; None unless each is a whole attribute, found by its name alone."""
+    """Return the columns by attribute name; None unless every column is a whole attribute, found by its name alone."""
     if any(capture is not None or len(path) > 1 for capture, path, _ in sources):
         return None
     return [(cast("str", path[0]), convert) for _, path, convert in sources]

@@ -81,8 +81,8 @@ def draft(
     lines += taken
     if left:
         lines += [
-            f"      # Left in the jsonb column: in under {100 * presence:.0f} % of the items, within a map, or not to",
-            "      # be named or typed. `dynaurora promote` takes one up later, from there, without a load.",
+            f"      # Left in the jsonb column: in under {100 * presence:.0f} % of the items, within a map, or without",
+            "      # a usable name or type. `dynaurora promote` can add one later from there, without a load.",
         ]
         lines += left
     lines.append(f"    unmapped: {_unmapped(found.profiles)}")

@@ -1,6 +1,6 @@
-"""What one look at an attribute value records: its type, its length, its digits, the form of its text.
+"""What is recorded of one attribute value: its type, its length, its digits, the form of its text.
 
-Invariant: an observation contains no text of an item. Numbers are seen with every digit, never through a float.
+Invariant: an observation contains no text of an item. Numbers are read with every digit, never through a float.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ class AttributeProfile:
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A column type, or None if there is no evidence for any, and what is worth knowing about it."""
+    """A column type, or None if there is no evidence for any, and remarks about it."""
 
     type: str | None
     epoch: str | None = None
@@ -128,7 +128,7 @@ def _digits(profile: AttributeProfile) -> str:
 def _propose_key(profile: AttributeProfile, tag: str) -> Proposal:
     if tag == "N":
         return Proposal(_whole_or_numeric(profile))
-    # A key's text is kept as it is: a uuid or date column would refuse it as soon as one has another form.
+    # A key stays text: a uuid or date column would refuse the first key that has another form.
     remark = _all_of(profile, seen.UUID, seen.DATE) if tag == "S" else None
     return Proposal("text" if tag == "S" else "bytea", remarks=(f"every value is a {remark}",) if remark else ())
 

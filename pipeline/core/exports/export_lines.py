@@ -1,8 +1,8 @@
 """From the lines of an export's data files to rows (full) or changes (incremental), and failures.
 
 Invariant: every line ends as a row or change, or as a failure that holds it whole. A line that does not have the
-documented form stops the file instead, named by file and line: the file is then not what DynamoDB wrote, although
-its MD5 may match, and what else it holds cannot be trusted.
+documented form raises an error that names file and line: DynamoDB did not write the file like that, although its MD5
+may match, so the rest of it cannot be trusted.
 
 A full line is `{"Item": {…}}`. An incremental line is `{"Metadata": {"WriteTimestampMicros": …}, "Keys": {…}}` with
 `NewImage` when the item exists at the end of the window, and without when it does not; `OldImage`, the state
@@ -39,18 +39,18 @@ _To = TypeVar("_To")
 
 @dataclass(frozen=True, slots=True)
 class ItemChange:
-    """One incremental line: the item as it was at the end of the window, None when it did not exist then."""
+    """One incremental line: the item as of the window's end; None if it did not exist then."""
 
     keys: Item
     image: Item | None
     write_micros: int | None
-    """When DynamoDB wrote it last, in epoch microseconds; for people to read, the position is the window's end."""
+    """When DynamoDB last wrote it, in epoch microseconds; only for people, because the position is the window's end."""
 
 
 def decode_full(
     block: bytes, decoder: RowDecoder | WrittenDecoder, *, file: str, first_line: int = 1
 ) -> tuple[list[Row], list[Failure]]:
-    """Convert a block of whole lines of a full export. Raises TerminalError for a line that is not of the form.
+    """Convert a block of whole lines of a full export. Raises TerminalError for a line without the documented form.
 
     `file` and `first_line`, the number of the block's first line, are for that error's message.
     """
@@ -79,12 +79,12 @@ def decode_incremental(
 
 
 def parse_full(block: bytes, *, file: str, first_line: int = 1) -> list[Item]:
-    """Return the items of a block of whole lines. Raises TerminalError naming the line that is not of the form."""
+    """Return the items of a block of whole lines. Raises TerminalError naming a line without the documented form."""
     return _parse(block, _item, file, first_line)
 
 
 def parse_incremental(block: bytes, *, file: str, first_line: int = 1) -> list[ItemChange]:
-    """Return the changes of a block of whole lines. Raises TerminalError naming the line that is not of the form."""
+    """Return the changes of a block of whole lines. Raises TerminalError naming a line without the documented form."""
     return _parse(block, _item_change, file, first_line)
 
 
@@ -108,7 +108,7 @@ def _convert(
 
 
 def _bare(error: ConversionError) -> ConversionError:
-    """Return the error without the frames it passed, which would keep every value of its line alive."""
+    """Return the error without its traceback frames, which would keep every value of its line alive."""
     error.__context__ = error.__cause__ = None
     return error.with_traceback(None)
 
@@ -124,7 +124,7 @@ def _parse(block: bytes, form: Callable[[Any], _To], file: str, first_line: int)
 
 
 def _parse_each(block: bytes, form: Callable[[Any], _To], file: str, first_line: int) -> list[_To]:
-    """Parse line by line, to name the one that is at fault."""
+    """Parse line by line, to name the malformed one."""
     parsed: list[_To] = []
     for number, line in enumerate(block.removesuffix(b"\n").split(b"\n"), first_line):
         try:
@@ -140,7 +140,7 @@ def _parse_each(block: bytes, form: Callable[[Any], _To], file: str, first_line:
 
 
 class _FormError(ValueError):
-    """What a line lacks, in words that quote nothing of it."""
+    """What is wrong with a line, without quoting it."""
 
 
 def _item(line: Any) -> Item:  # noqa: ANN401  whatever the JSON holds
@@ -174,7 +174,7 @@ def _write_micros(metadata: Any) -> int | None:  # noqa: ANN401  whatever the JS
 
 
 def malformed(file: str, line: int, reason: str) -> TerminalError:
-    """Return the error for a line that is not of the form; `reason` quotes nothing of it."""
+    """Return the error for a line without the documented form; `reason` quotes nothing from it."""
     return TerminalError(
         f"reading the export's file {file}, line {line}: {reason}",
         hint="the file is not what DynamoDB wrote, although its MD5 is that of the manifest; request another export",
@@ -182,7 +182,7 @@ def malformed(file: str, line: int, reason: str) -> TerminalError:
 
 
 def _is_well_formed(value: object) -> bool:
-    """Whether every attribute value inside has DynamoDB's form; asked only when converting went wrong."""
+    """Whether every attribute value inside has DynamoDB's form; checked only after a conversion failed."""
     if isinstance(value, ItemChange):
         return is_item(value.keys) and (value.image is None or is_item(value.image))
     return is_item(value)

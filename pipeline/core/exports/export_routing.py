@@ -1,7 +1,7 @@
-"""A block of a full export's lines, parted by the target that each line is for.
+"""Splits a block of a full export's lines by target.
 
-Invariant: every line goes to one target, or is handed back as unmatched; the parts' lines and the unmatched ones add
-up to the block's. A mapping without patterns is not read here at all: each of its targets gets the whole block.
+Invariant: every line goes to one target or is returned as unmatched; the lines of the parts and the unmatched lines add
+up to the block. The lines of a mapping without patterns are not parsed here: each target gets the whole block.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Decode(Protocol[_Decoded_co]):
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The lines of a block that are one target's, as a block; `numbers` are their numbers in the file."""
+    """One target's lines of a block, as a block; `numbers` are their line numbers in the file."""
 
     block: bytes
     numbers: range | list[int]
@@ -37,8 +37,8 @@ class Part:
     def decode(self, decode: Decode[_Decoded_co]) -> _Decoded_co:
         """Decode the part.
 
-        A block whose lines do not follow each other in the file would name a wrong line in an error: they are then
-        decoded one by one, and the line at fault names itself.
+        If the lines are not consecutive in the file, an error would name a wrong line. They are then decoded again one
+        by one, so that the error names the right one.
         """
         try:
             return decode(self.block, first_line=self.numbers[0])
@@ -51,18 +51,18 @@ class Part:
 
 @dataclass(slots=True)
 class RoutedBlock:
-    """A block's parts by target, targets without a line left out, and the lines that match no target."""
+    """A block's parts by target, only for targets that have lines, and the lines that match no target."""
 
     parts: dict[Target, Part] = field(default_factory=dict["Target", Part])
     unmatched: list[bytes] = field(default_factory=list[bytes])
     lines: int = 0
-    """How many the block has."""
+    """Number of lines in the block."""
     covered: int = 0
-    """Of an incremental export, lines times their targets that a later snapshot has told of."""
+    """Lines, times their targets, that a later snapshot already covers (incremental exports only)."""
 
 
 def route_block(block: bytes, router: Router, *, file: str, first_line: int) -> RoutedBlock:
-    """Part a block of whole lines. Raises TerminalError for a line that is not of the form."""
+    """Split a block of whole lines. Raises TerminalError for a line without the documented form."""
     if router.trivial:
         lines = count_lines(block)
         whole = Part(block, range(first_line, first_line + lines))

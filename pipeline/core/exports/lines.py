@@ -1,6 +1,6 @@
-"""Lines of a block, counted.
+"""Counts the lines of a block.
 
-Invariant: a block is of whole lines, each with its line end.
+Invariant: a block consists of whole lines, each with its line end.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 def count_lines(block: bytes) -> int:
     """Return how many lines a block holds.
 
-    CPython's `replace` looks for a byte with `memchr`, its `count` at every byte in a loop: that takes several times as
-    long (`Objects/stringlib/transmogrify.h`, `fastsearch.h`), and every byte of an export is counted.
+    CPython's `replace` finds a byte with `memchr`, while `count` loops over every byte and takes several times as long
+    (`Objects/stringlib/transmogrify.h`, `fastsearch.h`); and this runs over every byte of an export.
     """
     return len(block) - len(block.replace(b"\n", b""))

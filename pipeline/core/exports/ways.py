@@ -1,6 +1,6 @@
-"""How many lines each way of decoding has served.
+"""Counts the lines that each decoding path handled.
 
-A general way that serves more than a few is a load that takes several times as long as it could: its report says so.
+If more than a few lines take the general path, a load takes several times as long as it could; its report says so.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Ways:
-    """Lines of a full export, times their targets, by the way that decoded them (decision record 8)."""
+    """Lines of a full export, times their targets, by the path that decoded them (decision record 8)."""
 
     unparsed: int = 0
-    """Read without parsing them."""
+    """Read without parsing."""
     parsed: int = 0
-    """Parsed, and converted by the function written for the target."""
+    """Parsed, and converted by the function generated for the target."""
     general: int = 0
     """Converted value by value."""
 
@@ -26,8 +26,8 @@ class Ways:
         return Ways(self.unparsed - other.unparsed, self.parsed - other.parsed, self.general - other.general)
 
     def __str__(self) -> str:
-        """For people."""
-        return f"{self.unparsed} lines read without parsing, {self.parsed} parsed, {self.general} the general way"
+        """The counts in words."""
+        return f"{self.unparsed} lines read without parsing, {self.parsed} parsed, {self.general} on the general path"
 
 
 NO_LINES = Ways()

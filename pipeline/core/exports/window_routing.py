@@ -1,10 +1,10 @@
-"""A block of an incremental export's lines, parted by target, without the lines that a later snapshot has told of.
+"""Splits a block of an incremental export's lines by target, and skips lines that a later snapshot already covers.
 
-A live line whose last write is in a snapshot that was loaded whole and ends later brings nothing: either that snapshot
-holds the item, newer, or the item was deleted in between, and no tombstone need stand against it. A delete is never
-left out: what it could remove wrongly has a newer row.
+A live line brings nothing new if a later, fully loaded snapshot covers its last write: either that snapshot holds a
+newer state of the item, or the item was deleted in between, and then no tombstone is needed against the line. A delete
+is never skipped: any row that it could remove wrongly is newer and wins.
 
-Invariant: every line goes to its targets, or is counted as covered, or is handed back as unmatched.
+Invariant: every line goes to its targets, is counted as covered, or is returned as unmatched.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 def route_changes(
     block: bytes, router: Router, window: Window, spans: Sequence[Span], *, file: str, first_line: int
 ) -> RoutedBlock:
-    """Part a block of whole lines. `spans` are those that `pipeline.aurora.bookkeeping.loads.covering` returns.
+    """Split a block of whole lines. `spans` are those that `pipeline.aurora.bookkeeping.loads.covering` returns.
 
-    Raises TerminalError for a line that is not of the form.
+    Raises TerminalError for a line without the documented form.
     """
     if router.trivial and not spans:
         lines = count_lines(block)
@@ -61,7 +61,7 @@ def route_changes(
 
 
 def _written(change: ItemChange, window: Window) -> datetime:
-    """Return when the item was written last; at the window's very end, where its line does not say."""
+    """Return when the item was last written; the window's very end if its line does not say."""
     if change.write_micros is None:
         return window.end - timedelta(microseconds=1)
     return _EPOCH + timedelta(microseconds=change.write_micros)

@@ -1,22 +1,22 @@
-"""Windows of incremental exports: how a range of time is cut up, and how the cuts are covered.
+"""Windows of incremental exports: how a time range is split, and how the cuts are covered.
 
-A range is cut into windows that meet, each of at most 24 hours, and across every cut lies a *seam*: a short window that
-begins twice the margin before the cut and ends twice the margin after it. So windows overlap by at least twice the
-margin around every cut, and need to, and need it in this form (docs/decisions/0006-catch-up.md):
+A range is split into adjacent windows of at most 24 hours. Each cut gets a *seam*: a short window from twice the margin
+before the cut to twice the margin after it. So windows overlap by at least twice the margin around every cut. They
+must, and in just this form (docs/decisions/0006-catch-up.md):
 
-- A window counts as of its end less the margin. A change lost in the last minutes before a cut is in the window, but
-  its state is not taken where the stream brought an earlier change of those same minutes. The seam counts as of a
-  margin after the cut, and takes it.
-- Windows that simply began earlier would lose deletes: an item inserted in the overlap and deleted after it is brought
-  by the one window and not mentioned by the next, because a window leaves out what came and went within it.
+- A window counts as of its end less the margin. If the stream lost a change in the last minutes before a cut, the
+  window has that change, but its state loses against an earlier change of those same minutes that the stream did bring.
+  The seam counts as of a margin after the cut, and wins.
+- Simply starting each window earlier would lose deletes: the first window brings an item inserted in the overlap and
+  deleted after it, and the next does not mention it, because a window omits items that came and went within it.
 
-A snapshot that was applied before is a cut too: the rows that it brought do not say when they were written, so only a
-window that begins where the snapshot ends is sure to tell of their deletes. Where the windows that meet cannot begin
-there, because they would be too short, a further window does.
+The time of a snapshot applied earlier is a cut too: its rows do not say when they were written, so only a window that
+begins where the snapshot ends is sure to report their deletes. If the adjacent windows cannot begin there, because they
+would be too short, an extra window does.
 
-Invariants: every moment of the range is in exactly one window that meets the others; every cut between those, the
-range's beginning included, is well inside one seam unless nothing before it can be exported; from every snapshot's time
-in the range to its end, each moment is in a window that begins at that time or later.
+Invariants: every moment of the range is in exactly one of the adjacent windows; every cut, including the beginning of
+the range, is well inside a seam unless nothing before it can be exported; from the time of every snapshot within the
+range to the range's end, each moment is in a window that begins at that time or later.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 # DynamoDB guide, S3DataExport_Requesting.
 SHORTEST = timedelta(minutes=15)
 LONGEST = timedelta(hours=24)
-# The most that point-in-time recovery reaches back (botocore: PointInTimeRecoveryDescription).
+# The longest that point-in-time recovery reaches back (botocore: PointInTimeRecoveryDescription).
 RECOVERY = timedelta(days=35)
 
 
@@ -45,14 +45,14 @@ class Window:
     end: datetime
 
     def __str__(self) -> str:
-        """The window, for people."""
+        """The window in words."""
         start, end = self.start.astimezone(UTC), self.end.astimezone(UTC)
         return f"{start:%Y-%m-%d %H:%M:%S} to {end:%Y-%m-%d %H:%M:%S} UTC"
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A stretch of time that a snapshot holds every change of. `start` None: since ever."""
+    """A stretch of time whose changes are all in a snapshot. `start` None: from the beginning."""
 
     start: datetime | None
     end: datetime
@@ -63,12 +63,12 @@ class Span:
 
 
 def whole_seconds(moment: datetime) -> datetime:
-    """Return the moment in UTC without its fraction of a second, as export times are given."""
+    """Return the moment in UTC, cut to whole seconds, as export times are."""
     return moment.astimezone(UTC).replace(microsecond=0)
 
 
 def shortest_range(margin: timedelta, shortest: timedelta = SHORTEST) -> timedelta:
-    """Return the shortest range that can be caught up: a window is one at least, and takes a seam's half."""
+    """Return the shortest range that can be caught up: at least one window, and long enough for half a seam."""
     return max(shortest, 2 * margin)
 
 
@@ -79,11 +79,11 @@ def split(
     cuts: Iterable[datetime] = (),
     shortest: timedelta = SHORTEST,
 ) -> list[Window]:
-    """Cut a range into windows that meet, each of `shortest` to 24 hours.
+    """Split a range into adjacent windows, each of `shortest` to 24 hours.
 
-    `cuts` are the times of the snapshots that were applied before. At each a window begins, of two that are closer than
-    the shortest window at the later one; `windows_from_cuts` are for the others. The windows end before a cut for which
-    the range leaves no window of its own. None are returned where then less than the shortest window is left.
+    `cuts` are the times of the snapshots applied earlier. A window begins at each; if two cuts are closer than
+    `shortest`, at the later one, and `windows_from_cuts` handles the other. If the range is too short for a window
+    after a cut, the windows end at that cut. Returns no windows if less than `shortest` is left.
     """
     inside = _whole(cuts, start, end)
     while late := [cut for cut in inside if end - shortest < cut < end]:
@@ -102,10 +102,10 @@ def split(
 def windows_from_cuts(
     windows: Sequence[Window], cuts: Iterable[datetime], *, shortest: timedelta = SHORTEST
 ) -> list[Window]:
-    """Return, for each cut that none of the windows of `split` begins at, a further window that does.
+    """Return an extra window for each cut at which no window of `split` begins.
 
-    It goes as far as the next one begins at least, which tells of what is deleted from there on. It is to be applied
-    behind the windows that it overlaps, as a seam is.
+    It extends at least to the beginning of the next window, which reports later deletes. Apply it after the windows
+    that it overlaps, like a seam.
     """
     if not windows:
         return []
@@ -118,10 +118,9 @@ def windows_from_cuts(
 
 
 def _whole(cuts: Iterable[datetime], start: datetime, end: datetime) -> list[datetime]:
-    """Return the whole seconds on both sides of every cut, those between `start` and `end`, in their order.
+    """Return the whole seconds on both sides of every cut that lie between `start` and `end`, sorted.
 
-    A window that begins at the one would leave out what was deleted, at the other what was inserted, between that
-    second and the cut.
+    A window that begins on one side would miss deletes between that second and the cut, and on the other side inserts.
     """
     both = {moment for cut in cuts for moment in (whole_seconds(cut), round_up(cut))}
     return sorted(moment for moment in both if start < moment < end)
@@ -141,7 +140,7 @@ def _parts(start: datetime, end: datetime) -> list[Window]:
 def seam(
     cut: datetime, margin: timedelta, *, earliest: datetime | None, end: datetime, shortest: timedelta = SHORTEST
 ) -> Window | None:
-    """Return the window that lies across a cut, within `earliest` and `end`; None where nothing before it is left."""
+    """Return the window across a cut, within `earliest` and `end`; None if nothing before the cut can be exported."""
     half = max(2 * margin, shortest / 2)
     begins = cut - half if earliest is None else max(cut - half, earliest)
     if begins >= cut:

@@ -99,7 +99,7 @@ def _read_element(field: Field, path: tuple[PathPart, ...] | None) -> Column | N
     if members is None:
         return None
     if len(members) != 1:
-        field.problem("names one column for an element's place: {line: integer} in a list, {name: text} in a map")
+        field.problem("must name one column for an element's place: {line: integer} in a list, {name: text} in a map")
         return None
     ((name, member),) = members.items()
     kind = member.text("write integer for a list's elements, text for a map's")

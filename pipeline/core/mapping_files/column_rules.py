@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pipeline.core.types.codec import Option
 
 COLUMN_EXAMPLE = "columns: {Id: {attribute: Id, type: bigint}}"
-# Keys of a column that are for one type: a field of Column each.
+# Column keys that apply to one type; each is a field of Column.
 OPTIONS = {option.name: option for codec in TYPES.values() for option in codec.options}
 # PostgreSQL manual, system columns: CREATE TABLE refuses them.
 _SYSTEM_COLUMNS = frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"})

@@ -54,7 +54,7 @@ def read_target(name: str, field: Field, key: dict[str, str] | None) -> Target |
     match = read_match(fields["match"], key) if "match" in fields else ()
     members = fields["columns"].members("{Id: {attribute: Id, type: bigint}}") if "columns" in fields else None
     if match is None or members is None:
-        return None  # reported; what is captured, or mapped, is not known
+        return None  # reported; the captures or the columns are unknown
     columns = _read_columns(fields["columns"], members, ColumnSources(key, captures_of(match)), unmapped)
     if "primary_key" not in fields:
         return None
@@ -150,7 +150,7 @@ def _read_primary_key(
             element.problem(f'"{name}" is not a column of this target; {suggestion(name, members, "the columns are")}')
         names.append(name)
     if key is None or set(names) - set(columns):
-        return tuple(names)  # reported: it is not known yet what the key should be
+        return tuple(names)  # reported; the right key is not known yet
     filled: dict[str, str] = {}
     for name in dict.fromkeys(names):
         _check_key_column(members[name], columns[name], key, filled)

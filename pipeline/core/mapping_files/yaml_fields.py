@@ -57,7 +57,7 @@ class MappingError(ConfigurationError):
 
 @dataclass(slots=True)
 class Document:
-    """One file that is being read: what is wrong with it so far, and the line of every field that was looked at."""
+    """One file that is being read: its problems so far, and the line of every field read."""
 
     file: str
     problems: list[Problem] = field(default_factory=list[Problem])
@@ -129,7 +129,7 @@ class Field:
         """
         if self.tag in {"int", "float", "str"}:
             return {"N": _plain_number(self.written)}
-        self.text()  # which notes what it is instead
+        self.text()  # notes what it is instead
         return None
 
     def anything(self) -> AttributeValue:

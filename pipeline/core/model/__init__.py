@@ -1,1 +1,1 @@
-"""What everything else is about: attribute values, mappings, changes. Plain values, valid by construction."""
+"""The values that everything else works on: attribute values, mappings, changes. Valid by construction."""

@@ -1,19 +1,19 @@
 """Whether attribute values have DynamoDB's form: one of ten type tags, and a value of its kind.
 
-Invariant: this is only asked after a conversion failed, so well-formed values, which nearly all are, cost nothing.
+Invariant: this is only checked after a conversion failed, so well-formed values, nearly all, cost nothing.
 """
 
 from __future__ import annotations
 
 from typing import Any, cast
 
-# What code for well-formed values raises when it meets others.
+# What code for well-formed values raises for malformed ones.
 MALFORMED = (AttributeError, KeyError, RecursionError, TypeError, ValueError)
 NOT_OF_THE_FORM = "an attribute value is not in DynamoDB's form"
 
 
 def is_item(value: object) -> bool:
-    """Whether every attribute value inside has DynamoDB's form. One that is nested too deeply to check has not."""
+    """Whether every attribute value inside has DynamoDB's form. False if it is nested too deeply to check."""
     try:
         return _is_item(value)
     except RecursionError:

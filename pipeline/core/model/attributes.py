@@ -46,7 +46,7 @@ def number(text: str) -> str:
     if not _NUMBER.fullmatch(text):
         raise UnrepresentableError("is not a number")
     value = Decimal(text)
-    # Checked before it is written out: `1e999999` is eight characters, and then a million.
+    # Checked before it is written out: `1e999999` has eight characters, and a million written out.
     if value.adjusted() >= _WHOLE_DIGITS or -int(value.as_tuple().exponent) > _FRACTION_DIGITS:
         raise UnrepresentableError("has more digits than numeric can hold")
     return f"{value:f}"
@@ -88,7 +88,7 @@ def to_json(attribute: AttributeValue) -> str:
 
 
 def _json_text(value: str) -> str:
-    # `text` would return it unchanged. Most are like this, and a call costs more than this look.
+    # `text` would return it unchanged. Most texts are like this, and a call costs more than this check.
     return encode_basestring(value if value.isascii() and "\x00" not in value else text(value))
 
 
@@ -180,7 +180,7 @@ def sort_numbers(values: list[str]) -> list[str]:
 
 
 def a_list(values: list[_T]) -> list[_T]:
-    """Return a set's or list's values. Raises UnrepresentableError for a text, which would pass as its letters."""
+    """Return a set's or list's values. Raises UnrepresentableError for a text, whose letters would pass as a list."""
     if type(values) is not list:
         raise UnrepresentableError("is a set or list whose value is not a list")
     return values

@@ -24,7 +24,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}", re.ASCII)
 
 
 class PatternError(ValueError):
-    """A pattern that cannot be used, with what is wrong and the remedy."""
+    """A pattern that cannot be used; the text says what is wrong, and the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def parse_pattern(text: str, tag: str) -> Pattern:
         captures.append(part["name"])
         texts.append("")
     if texts == [""]:
-        raise PatternError("is empty, and no key is; write a pattern such as ORDER#{order_id}")
+        raise PatternError("is empty, but a key never is; write a pattern such as ORDER#{order_id}")
     if tag == "N" and not captures:
         texts = [_literal_number(text, texts[0])]
     if tag != "S" and captures and any(texts):

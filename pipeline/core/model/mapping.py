@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 STORAGE_SCHEMA = "replica"
 BOOKKEEPING_SCHEMA = "replication"
-# Columns of a storage table that are ours; a mapping may not use these names.
+# Our own columns of a storage table; a mapping may not use these names.
 VERSION, AS_OF, DELETED = "_version", "_as_of", "_deleted"
 BOOKKEEPING_COLUMNS = (VERSION, AS_OF, DELETED)
 # Columns of staging tables that carry the rows of child targets; a mapping may not use names that begin so.
@@ -112,7 +112,7 @@ class Target:
 
     @property
     def carried(self) -> tuple[str, ...]:
-        """Names of what a row carries besides its stored columns: the rows of each child target, as JSON."""
+        """Names of the values that a row carries besides its stored columns: the rows of each child target, as JSON."""
         return tuple(f"{CARRIED_PREFIX}{number}" for number in range(len(self.children)))
 
     @property
@@ -138,7 +138,7 @@ class TableMapping:
     schedule: dict[str, str] = field(default_factory=dict[str, str])
     """Cron expressions by job, and `timezone`."""
     freshness: dict[str, timedelta] = field(default_factory=dict[str, timedelta])
-    """`warn` and `fail`: how far behind is late."""
+    """`warn` and `fail`: the lags at which the freshness check warns and fails."""
     unmatched: Unmatched = Unmatched.REJECT
     """What happens to an item that no target matches."""
     owners: tuple[str, ...] = ()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # Increase it if a field is renamed, or its default gets another meaning; then keep recognising this version too.
 _VERSION = 2
-# What does not affect rows.
+# Fields that do not affect rows.
 _WORDS = frozenset({"description"})
 # Version 1 hashed the `repr` of these classes, with the fields that they had then.
 _FIRST_FIELDS = {
@@ -48,7 +48,7 @@ def _hash(*lines: str) -> str:
 
 
 def _form(value: object) -> object:
-    """Return what is hashed for a value: for an object, the fields that differ from their defaults, by name."""
+    """Return the form of a value that is hashed; for an object, the fields that differ from their defaults, by name."""
     if is_dataclass(value):
         return {each.name: _form(found) for each, found in _set_fields(value) if each.name not in _WORDS}
     if isinstance(value, tuple):

@@ -1,11 +1,12 @@
-"""What a tick of the probe may conclude: from what the database remembers and what the tick saw. Pure; time is given.
+"""Draws a probe tick's conclusions from what the database remembers and what the tick saw. Pure; time is given.
 
-Everything remembered lies in the database beside the rows that it speaks of. So a database that was restored, cloned
-or rolled back has a memory that agrees with its rows: the places in the shards go back with them, the stream from
-there on is read again, and each change is looked up. Nothing has to say that it was restored.
+The database keeps this memory beside the rows that it describes. So after a restore, a clone or a rollback the memory
+still agrees with the rows: the probe's places in the shards go back too, the probe reads the stream again from there,
+and looks up each change. Nobody has to report the restore.
 
 Invariants: `caught_up_through` is never later than a change that is missing. `settled_through` is never later than a
-change that the replicator may still bring. A change that is missing is waiting by its key, or lies in an open loss.
+change that the replicator may still bring. A change that is missing is listed as waiting under its key, or lies within
+an open loss.
 """
 
 from __future__ import annotations
@@ -33,78 +34,80 @@ from pipeline.core.streams.positions import label_time
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-# With so many keys on their way, shards that have some are not read on; and no more lost ones are kept by their keys.
+# With this many keys on their way, the probe stops reading the shards that have some. It keeps at most this many lost
+# changes by key.
 MOST_WAITING = MOST_LOST = 10_000
 # Creation times are whole seconds.
 _GRAIN = timedelta(seconds=1)
-# What the clocks of this machine and of the source may disagree by, once that was measured.
+# How far this machine's clock and the source's may still disagree after the difference was measured.
 _CLOCKS = timedelta(seconds=2)
-# A shard stands still once nothing was read in it, and nothing applied, for so long and in so many ticks.
+# A shard is still once nothing was read or applied in it for this long and in this many ticks.
 STILL_AFTER, STILL_TICKS = timedelta(seconds=60), 2
-# A tick so soon after another shows no more than that one.
+# A tick that follows another within this time shows nothing new.
 _APART = timedelta(seconds=10)
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What a table's mapping, and its event source mapping, say."""
+    """Settings from a table's mapping and its event source mapping."""
 
     margin: timedelta
     warn: timedelta = timedelta(minutes=5)
-    """Lag that the mapping's `freshness` warns of: what is stuck for longer is a finding."""
+    """The lag at which the mapping's `freshness` warns; a change stuck for longer is a finding."""
     parallelization: int | None = 1
-    """Batches of a shard that the replicator works on at once: above 1 they overtake each other. None: not known, which
-    counts as above 1, so that no change is called lost while it is on its way."""
+    """Batches of a shard that the replicator works on at once: above 1 they overtake each other. None (unknown) counts
+    as above 1, so that no change is called lost while it is on its way."""
     batching_window: timedelta = timedelta(0)
     """How long the replicator may wait before it takes a batch."""
     most_lost: int = MOST_LOST
-    """So many lost changes are kept by their keys."""
+    """Keep at most this many lost changes by key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What the database remembers of a table's past: what one tick leaves to the next."""
+    """What the database remembers about a table's past from one tick to the next."""
 
     stream_label: str | None = None
-    """Of the stream that the last tick read; None before the first tick."""
+    """The label of the stream that the last tick read; None before the first tick."""
     table_id: str | None = None
-    """DynamoDB's id of the table that it read."""
+    """DynamoDB's id of the table that the last tick read."""
     ticked_at: datetime | None = None
     caught_up_through: datetime | None = None
     """Every change made before this time is in Aurora, was overtaken there, or waits as a reject. May go back."""
     settled_through: datetime | None = None
     """No change made before this time is still on its way: what is missing will not come by itself."""
     read_through: datetime | None = None
-    """The same for a key that no change is known to be on its way for."""
+    """The same for keys that have no known change on its way."""
     settles_from: datetime | None = None
-    """A stream before this one may still bring changes; they lose against what is read from the source after this."""
+    """An earlier stream may still bring changes; they lose against anything read from the source after this time."""
     newest_read: datetime | None = None
     """Creation time of the newest record read in any tick."""
     shards: Mapping[str, ShardProgress] = field(default_factory=dict[str, ShardProgress])
-    """By name, those of `stream_label`."""
+    """The shards of `stream_label`, by name."""
     waiting: Sequence[Waiting] = ()
     losses: Sequence[Loss] = ()
-    """Those that are open, one of each kind."""
+    """The open losses, one of each kind."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShardSight:
-    """What a tick saw of a shard."""
+    """What a tick saw in a shard."""
 
     progress: ShardProgress
-    """Its place after reading. What only `conclude` fills in may be as it was."""
+    """Its place after reading. Fields that only `conclude` fills in may still have their old values."""
     sightings: Sequence[Waiting] = ()
-    """One for each record read on from the place, and each target: what was read, arrived or not."""
+    """One for each target of each record read since the place, whether it arrived or not."""
     at_end: bool = False
     """The shard was read to its end."""
     trimmed: bool = False
-    """The place that it was left at is not in the stream any more."""
+    """The stream no longer holds the place where the last tick stopped."""
     passed: Unread | None = None
-    """A stretch behind the sightings was passed by unread."""
+    """A stretch after the sightings that was skipped unread."""
     held: bool = False
-    """So much of it waits that the place does not move on; `at_end` is then a scout's, which looks on from the end."""
+    """So many changes wait that the place stays where it is; `at_end` is then that of the scout, which reads from the
+    end."""
     scouted: Sequence[Waiting] = ()
-    """Sightings of records that the scout saw; the reading will come to them later."""
+    """Sightings of records that the scout saw; the normal reading reaches them later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,19 +116,19 @@ class Sight:
 
     stream_label: str
     through: datetime
-    """Through which a shard read to its end counts as read."""
+    """A shard that was read to its end counts as read through this time."""
     shards: Sequence[ShardSight]
-    """All shards that the stream lists, those not read in this tick too."""
+    """All shards that the stream lists, including those not read in this tick."""
     stored: Stored
-    """Of every change in `memory.waiting`, and of every sighting."""
+    """Covers every change in `memory.waiting` and every sighting."""
     newest: datetime | None = None
-    """Creation time of the newest record read, also of one that no target takes."""
+    """Creation time of the newest record read, even if no target takes it."""
     stream_enabled: bool = True
     table_id: str | None = None
     applied_label: str | None = None
-    """The stream that a change was last applied from."""
+    """The stream from which a change was last applied."""
     applied_through: datetime | None = None
-    """Creation time of the newest change that was applied from it."""
+    """Creation time of the newest change applied from that stream."""
     proof: Proof = field(default_factory=Proof)
     loaded: datetime | None = None
     """Time of the newest snapshot that was loaded whole."""
@@ -133,7 +136,7 @@ class Sight:
 
 @dataclass(frozen=True, slots=True)
 class Conclusion:
-    """What a tick concludes."""
+    """The result of a tick."""
 
     memory: Memory
     read_whole: bool
@@ -146,7 +149,7 @@ def conclude(memory: Memory, sight: Sight, now: datetime, rules: Rules) -> Concl
     kept = memory if same else replace(memory, shards={}, waiting=(), read_through=memory.settled_through)
     read = [change.as_of for one in sight.shards for change in one.sightings]
     newest = _latest(memory.newest_read, sight.newest, *read)
-    if same and _overlooked(memory, sight, newest, now):  # an empty page was taken for an end, and not known of which
+    if same and _overlooked(memory, sight, newest, now):  # an empty page was mistaken for some shard's end
         sight = replace(sight, shards=[_not_ended(kept.shards, one) for one in sight.shards])
     shards = _shards(kept, sight, now, rules)
     waiting = _waiting(kept, sight, shards, now, rules)
@@ -181,12 +184,12 @@ def _caught_up(
     """Return the time before which every change is in Aurora."""
     claimed = earliest(shard.read_through for shard in frontier(shards.values())) or before
     if claimed is None or any(loss.kind in NOT_BY_CATCH_UP for loss in losses):
-        return None  # of what another table held before its stream began, nothing is known to be there
+        return None  # nothing shows that what another table held before its stream began is in Aurora
     return min([claimed, *(change.since for change in waiting), *(loss.since for loss in losses)])
 
 
 def _overlooked(memory: Memory, sight: Sight, newest: datetime | None, now: datetime) -> bool:
-    """Whether the replicator has applied a newer record than was read: then an empty page was not the end."""
+    """Whether the replicator applied a newer record than the probe read: then an empty page was not the end."""
     applied = sight.applied_through
     if applied is None or sight.applied_label != sight.stream_label or applied < now - RETENTION + timedelta(hours=1):
         return False
@@ -204,9 +207,9 @@ def _not_ended(known: Mapping[str, ShardProgress], one: ShardSight) -> ShardSigh
 
 
 def _shards(memory: Memory, sight: Sight, now: datetime, rules: Rules) -> dict[str, ShardProgress]:
-    """Return the shards, each with how far it is applied, and since when it stands still.
+    """Return the shards, each with how far it is applied, and since when it is still.
 
-    What happens in a shard says the same of those that it came from: a replicator ends a shard before its successors.
+    Progress in a shard proves the same progress in its ancestors: a replicator finishes a shard before its successors.
     """
     seen = {one.progress.shard_id: one for one in sight.shards}
     before = {name: memory.shards.get(name, ShardProgress(name, None)) for name in seen}
@@ -230,7 +233,7 @@ def _shards(memory: Memory, sight: Sight, now: datetime, rules: Rules) -> dict[s
     since_tick = now - memory.ticked_at if memory.ticked_at is not None else timedelta(0)
     paused = since_tick >= STILL_AFTER + rules.batching_window
     for name, one in seen.items():
-        # Of a time without ticks nobody knows: the database may have been away, and the replicator with it.
+        # Nobody knows what happened while no tick ran: the database may have been away, and the replicator with it.
         begins = moved[name] or (paused and before[name].still_ticks < STILL_TICKS)
         shards[name] = replace(
             one.progress,
@@ -244,7 +247,7 @@ def _shards(memory: Memory, sight: Sight, now: datetime, rules: Rules) -> dict[s
 
 
 def _read_through(one: ShardSight, before: ShardProgress) -> datetime | None:
-    """Return through when a shard was read: one that is found closed has not taken what was written since."""
+    """Return the time through which a shard was read: one found closed did not take later writes."""
     if not one.progress.finished or before.finished:
         return one.progress.read_through
     return _latest(before.read_through, *(change.as_of for change in one.sightings))
@@ -262,7 +265,7 @@ def _further(one: Applied | None, other: Applied | None) -> Applied | None:
 def _unread(
     before: Unread | None, passed: Unread | None, applied: Applied | None, now: datetime, rules: Rules
 ) -> Unread | None:
-    """Return the stretch that the replicator may still be in: not once it has applied what is behind it."""
+    """Return the unread stretch that the replicator may still be in; None once it has applied a change after it."""
     if before is not None and passed is not None:
         return Unread(min(before.since, passed.since), max(before.until, passed.until))
     unread = passed or before
@@ -273,7 +276,7 @@ def _unread(
 
 
 def _overtaking(rules: Rules) -> timedelta:
-    """By how much later a change may be applied than others of its shard that are younger."""
+    """How long after a younger change of the same shard a change may still be applied."""
     return timedelta(0) if rules.parallelization == 1 else rules.margin + rules.batching_window
 
 
@@ -291,7 +294,7 @@ def _state(change: Waiting, shard: ShardProgress | None, now: datetime, rules: R
         return change.state
     if change.as_of <= now - RETENTION:
         return State.TRIMMED
-    if shard is None:  # it is not listed any more
+    if shard is None:  # the stream no longer lists it
         return change.state
     applied = shard.applied
     if applied and change.version < applied.version and change.as_of <= applied.as_of - _overtaking(rules):
@@ -308,7 +311,7 @@ def _stands_still(shard: ShardProgress, now: datetime, rules: Rules) -> bool:
 
 
 def _stream_changed(memory: Memory, sight: Sight, now: datetime) -> list[Loss]:
-    """Return what may be lost between the stream that was read or applied before, and this one."""
+    """Return what may be lost between this stream and the one read or applied before."""
     before = memory.stream_label or sight.applied_label
     if before is None or before == sight.stream_label:
         return []
@@ -325,42 +328,42 @@ def _stream_changed(memory: Memory, sight: Sight, now: datetime) -> list[Loss]:
 
 
 def _gaps(memory: Memory, sight: Sight, now: datetime, rules: Rules) -> list[Loss]:
-    """Return the time that no tick covers and that the stream no longer holds, or that was passed by."""
+    """Return the time that no tick covers and the stream no longer holds, and the stretches that were skipped."""
     unread = [one.passed for one in sight.shards if one.passed is not None]
     gaps = [Loss(Kind.UNREAD, span.since, span.until) for span in unread]
     kept_since = now - RETENTION
-    # The stream may still bring an older state of the margin before a snapshot, and lose a newer one.
+    # The stream may still bring an older state from the margin before a snapshot, and lose a newer one.
     known = _latest(sight.loaded and sight.loaded - rules.margin, sight.proof.reconciled)
     if memory.stream_label is None:
         return gaps if known is None else [*gaps, *_gap_before_first(sight, known, kept_since)]
     if memory.stream_label != sight.stream_label:
         return gaps
     begun = label_time(sight.stream_label)
-    if not memory.shards and begun < kept_since and sight.stream_enabled:  # it was seen before its first shard was
+    if not memory.shards and begun < kept_since and sight.stream_enabled:  # seen before its first shard
         gaps.append(Loss(Kind.GAP, begun, kept_since))
     parents = {one.progress.parent_id for one in sight.shards}
     seen = {one.progress.shard_id: one for one in sight.shards}
     for place in frontier(memory.shards.values()):
         if place.finished and not sight.stream_enabled:
-            continue  # nothing is behind it
+            continue  # nothing follows it
         since = place.read_through or memory.caught_up_through or known
-        followed = place.finished and place.shard_id in parents  # by shards that may have lost some already
+        followed = place.finished and place.shard_id in parents  # by shards that may have lost changes already
         if since is not None and since < kept_since and (followed or _lost_place(place, seen.get(place.shard_id))):
             gaps.append(Loss(Kind.GAP, since, kept_since))
     return gaps
 
 
 def _gap_before_first(sight: Sight, known: datetime, kept_since: datetime) -> list[Loss]:
-    """Return what came before the first tick ever, of what is neither known to be there nor in the stream."""
+    """Return the time before the very first tick whose changes are neither known to be in Aurora nor in the stream."""
     begun = label_time(sight.stream_label)
     if kept_since > begun:
         return [Loss(Kind.GAP, known, kept_since)] if known < kept_since else []
-    # The stream holds all since it began, and no other has brought anything: a snapshot of a later time has the rest.
+    # The stream holds everything since it began, and no other stream brought anything: a later snapshot has the rest.
     return [Loss(Kind.GAP, known, begun)] if max([known, sight.loaded or known]) < begun else []
 
 
 def _lost_place(place: ShardProgress, one: ShardSight | None) -> bool:
-    """Whether what was behind the place may have been dropped unread. A place without a number cannot show it."""
+    """Whether records after the place may have been dropped unread. A place without a number cannot show it."""
     if one is None or one.trimmed:
         return True
     return place.sequence_number is None and not place.finished and (one.at_end or bool(one.sightings))
@@ -369,7 +372,7 @@ def _lost_place(place: ShardProgress, one: ShardSight | None) -> bool:
 def _losses(
     memory: Memory, sight: Sight, waiting: list[Waiting], found: list[Loss], now: datetime, rules: Rules
 ) -> tuple[list[Loss], list[Waiting]]:
-    """Return the losses that are open, and what waits without the lost keys that are too many to keep."""
+    """Return the open losses, and what waits; lost changes are left out of it when they are too many to keep by key."""
     lost = [change for change in waiting if change.state.lost]
     stuck = [change for change in waiting if change.state is State.STUCK and change.since <= now - rules.warn]
     kept = len(lost) <= rules.most_lost
@@ -392,16 +395,16 @@ def _settled_read(
     now: datetime,
     rules: Rules,
 ) -> datetime | None:
-    """Return the time before which nothing that was not read is still on its way.
+    """Return the time before which nothing unread is still on its way.
 
-    In a shard that stands still nothing is: neither behind the place, nor in a stretch that was passed by.
+    In a still shard nothing is on its way: neither after the place, nor in a skipped stretch.
     """
     if not shards and not sight.stream_enabled:
         return sight.through
     ended = {one.progress.shard_id for one in sight.shards if one.at_end}
     still = {name for name in ended if _stands_still(shards[name], now, rules)}
     times: list[datetime | None] = [
-        # What a shard that was closed holds is read; its successors may not be listed yet, unless the stream is off.
+        # A closed shard was read whole; its successors may not be listed yet, unless the stream is off.
         sight.through
         if shard.shard_id in still and not (shard.finished and sight.stream_enabled)
         else shard.read_through

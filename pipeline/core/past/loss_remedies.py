@@ -1,7 +1,7 @@
-"""What a loss means, in words, and the command that closes it. Pure; time is given.
+"""Describes a loss in words, and names the command that closes it. Pure; time is given.
 
-Invariant: the command printed is one that runs, and that closes the loss: its range is as long as a catch-up needs, and
-ends where no snapshot that was loaded since cuts it short.
+Invariant: the printed command runs and closes the loss: its range is long enough for a catch-up, and no snapshot loaded
+since cuts it short.
 """
 
 from __future__ import annotations
@@ -22,33 +22,34 @@ if TYPE_CHECKING:
 
 _WHAT = {
     Kind.PASSED: "the replicator has applied later changes, and will not come back for these (after a restore of the"
-    " database, or a batch that Lambda gave up)",
+    " database, or a batch that Lambda discarded)",
     Kind.TRIMMED: "the stream dropped changes before they were applied",
     Kind.STUCK: "changes wait in the stream, and the replicator applies nothing",
-    Kind.GAP: "no tick of the probe covers this time, and the stream no longer holds it: whether its changes were"
-    " applied is not known",
-    Kind.UNREAD: "a shard was too busy to be read whole: whether these changes were applied is not known",
-    Kind.STREAM_REMADE: "the stream was disabled and enabled again: what was written between is in no stream",
-    Kind.TABLE_RECREATED: "the table was deleted and created again: rows of the deleted one are still in Aurora",
-    Kind.REPOINTED: "the mapping was pointed at another table: rows of the one before are still in Aurora",
-    Kind.MAPPING_REMADE: "the event source mapping was created again, and passes by what the one before had left",
+    Kind.GAP: "no tick of the probe covers this time, and the stream no longer holds it: we don't know whether its"
+    " changes were applied",
+    Kind.UNREAD: "a shard was too busy for the probe to read all of it: we don't know whether these changes were"
+    " applied",
+    Kind.STREAM_REMADE: "the stream was disabled and enabled again: no stream has the changes made in between",
+    Kind.TABLE_RECREATED: "the table was deleted and created again: rows of the deleted table are still in Aurora",
+    Kind.REPOINTED: "the mapping was pointed at another table: rows of the previous table are still in Aurora",
+    Kind.MAPPING_REMADE: "the event source mapping was created again, and skips what the previous one had not read",
 }
 _CERTAIN = {Kind.PASSED, Kind.TRIMMED, Kind.STUCK}
 
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """What a table can be healed with."""
+    """What is available to repair a table."""
 
     name: str
     """The mapping's."""
     margin: timedelta
     recovery: bool = True
-    """Whether point-in-time recovery is on; taken for granted where it is not known."""
+    """Whether point-in-time recovery is on; assumed on where unknown."""
     earliest: datetime | None = None
-    """How far it reaches back; None where it is not known."""
+    """How far it reaches back; None: unknown."""
     snapshots: Sequence[datetime] = ()
-    """Times of the snapshots that were loaded."""
+    """Times of the loaded snapshots."""
 
 
 def told(loss: Loss, means: Means) -> Finding:
@@ -67,7 +68,7 @@ def remedy(loss: Loss, means: Means) -> str:
     """Return what to do, in the words to type."""
     reload = (
         f"`dynaurora load {means.name}{{scan}}`, then `dynaurora reconcile {means.name}{{scan}} --repair`, which also"
-        " removes what was deleted meanwhile"
+        " removes rows deleted in the meantime"
     )
     if loss.kind in NOT_BY_CATCH_UP:
         return f"run a full load, {reload.format(scan='' if means.recovery else ' --scan')}"
@@ -82,15 +83,16 @@ def remedy(loss: Loss, means: Means) -> str:
     if loss.kind is not Kind.STUCK:
         return command
     return (
-        "look at the errors and the log of the table's Lambda function, which resumes where it stopped; if it has none,"
-        f" the database was restored to an earlier moment, and nothing will bring them: {command}"
+        "look at the errors and the log of the table's Lambda function, which resumes where it stopped; if there are"
+        " none, the database was restored to an earlier moment, and nothing will bring these changes by itself:"
+        f" {command}"
     )
 
 
 def catch_up_range(loss: Loss, means: Means) -> tuple[datetime, datetime]:
     """Return the range that a catch-up must cover to close the loss, in whole seconds.
 
-    A catch-up is cut short by a snapshot that ends close before its end, so it ends later.
+    A snapshot shortly before the end would cut the catch-up short, so the range then ends later.
     """
     least = shortest_range(means.margin, SHORTEST)
     end = round_up(loss.until + means.margin)

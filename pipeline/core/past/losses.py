@@ -1,7 +1,7 @@
-"""Spans of time whose changes may be missing: which kinds there are, what widens one, and what closes it. Pure.
+"""Spans of time whose changes may be missing: their kinds, what widens one, and what closes it. Pure.
 
-Invariant: a loss closes only when its changes are shown to be in Aurora: by a catch-up over its whole span, by a
-reconciliation that left nothing to do, or because each of its changes was kept by its key and has arrived.
+Invariant: a loss closes only on proof that its changes are in Aurora: a catch-up over its whole span, a reconciliation
+that left nothing to do, or the arrival of every change where all were kept by key.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Kind(StrEnum):
-    """What was found of a table's source: a condition that lasts, or a loss."""
+    """A finding about a table's source: a lasting condition, or a loss."""
 
     STREAM_OFF = "stream_off"
     VIEW_TYPE = "view_type"
@@ -41,7 +41,7 @@ class Kind(StrEnum):
     GAP = "gap"
     """No tick covers this time, and the stream no longer holds it."""
     UNREAD = "unread"
-    """The probe passed by a stretch of a busy shard: whether its changes arrived was not looked up."""
+    """The probe skipped a stretch of a busy shard and did not look up whether its changes arrived."""
     STREAM_REMADE = "stream_remade"
     TABLE_RECREATED = "table_recreated"
     REPOINTED = "repointed"
@@ -50,7 +50,7 @@ class Kind(StrEnum):
 
 # A stream keeps its records for 24 h; older ones "can be removed at any moment" (DynamoDB guide, Streams).
 RETENTION = timedelta(hours=24)
-# The rows of another table are still there, and a catch-up, which brings what was written to the new one, leaves them.
+# Another table's rows are still there. A catch-up only brings what was written to the new table, and leaves those rows.
 NOT_BY_CATCH_UP = frozenset({Kind.TABLE_RECREATED, Kind.REPOINTED})
 
 
@@ -62,9 +62,9 @@ class Loss:
     since: datetime
     until: datetime
     keys_kept: bool = False
-    """Each of its changes is kept by its key: it closes by itself once none of them is left."""
+    """All its changes are kept by key; the loss closes by itself once the last has arrived."""
     found_at: datetime | None = None
-    """None: only now."""
+    """None: just found."""
 
     def widened(self, other: Loss) -> Loss:
         """Return a loss over both spans."""
@@ -79,16 +79,16 @@ class Loss:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What shows changes to be in Aurora without looking up each of them. Use `Proof.of`."""
+    """Proof that changes are in Aurora, without looking up each one. Use `Proof.of`."""
 
     covered: tuple[tuple[datetime, datetime], ...] = ()
-    """What finished catch-ups cover, in order, none touching the next."""
+    """The ranges that finished catch-ups cover, in order, with gaps between them."""
     reconciled: datetime | None = None
     """Newest `as_of` of a reconciliation that left nothing undecided and nothing to repair."""
 
     @classmethod
     def of(cls, catch_ups: Iterable[tuple[datetime, datetime]] = (), reconciled: datetime | None = None) -> Proof:
-        """Put together the ranges of finished catch-ups, in any order, overlapping or not."""
+        """Merge the ranges of finished catch-ups, given in any order, overlapping or not."""
         covered: list[tuple[datetime, datetime]] = []
         for since, until in sorted(catch_ups):
             if covered and since <= covered[-1][1]:
@@ -118,8 +118,8 @@ def stream_changed(
 ) -> Loss:
     """Return what may be lost between an earlier stream and the one of this label.
 
-    Everything made before `proven` is in Aurora; `waiting` are the times of changes that are not. What the new stream
-    has dropped since it began was not read either.
+    Everything made before `proven` is in Aurora; `waiting` are the times of changes that are not. The loss includes
+    what the new stream has dropped since it began, because nobody read it.
     """
     begun = max(label_time(label), now - RETENTION)
     since = min([begun, proven or begun, *waiting])

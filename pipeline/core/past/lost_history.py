@@ -1,10 +1,10 @@
-"""Which changes may never arrive, and what could come to lose some: judged from what is seen of a source. Pure.
+"""Finds which changes may never arrive, and what could lose more, from a look at the source. Pure.
 
 Two kinds of findings. A *condition* lasts as long as it is seen (the stream is off, no Lambda reads it). A *loss* is a
 span of time whose changes may never have been applied; it stays until a catch-up or a reconciliation has covered it.
 
-Invariant: a finding says since when, and the remedy in the words to type. Where the beginning is not proven, the span
-begins earlier: catching up over more costs little, over less leaves the replica wrong.
+Invariant: a finding says since when, and gives the command to type. Where its beginning is not proven, the span begins
+earlier: catching up over too much costs little, over too little leaves the replica wrong.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pipeline.core.streams.positions import label_time
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# What is not applied after this long is about to be trimmed.
+# A change not applied after this long will soon be trimmed.
 ABOUT_TO_BE_LOST = timedelta(hours=18)
 NEW_IMAGES = frozenset({"NEW_IMAGE", "NEW_AND_OLD_IMAGES"})
 
@@ -31,9 +31,9 @@ class Severity(StrEnum):
     ERROR = "error"
     """Changes are lost, or are being lost."""
     WARN = "warn"
-    """What would heal a loss is missing."""
+    """A loss could not be repaired, because something needed for it is missing."""
     UNKNOWN = "unknown"
-    """It could not be looked at."""
+    """It could not be checked."""
 
 
 CONFIGURATION = frozenset(
@@ -53,7 +53,7 @@ CONFIGURATION = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing found. `since` None: not known."""
+    """One finding. `since` None: unknown."""
 
     kind: Kind
     severity: Severity
@@ -64,31 +64,31 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """An event source mapping, as far as it matters here."""
+    """The relevant settings of an event source mapping."""
 
     mapping_id: str
     enabled: bool
     from_trim_horizon: bool
     function: str = ""
-    """Name of the function that it feeds, with an alias if it names one."""
+    """Name of the function that it invokes, with the alias if it has one."""
     function_version: str = ""
-    """The published version that it feeds; empty: the latest code, or an alias."""
+    """The published version that it invokes; empty: the latest code, or an alias."""
     filtered: bool = False
     reports_failures: bool = True
     tumbling_seconds: int = 0
     retries: int = -1
-    """How often a batch is tried again; -1: until the stream drops it."""
+    """How often Lambda retries a batch; -1: until the stream drops it."""
     max_age_seconds: int = -1
     bisects: bool = True
     on_failure: str = ""
-    """ARN of where batches go that it gave up; empty: they are lost."""
+    """ARN of the destination for discarded batches; empty: they are lost."""
     last_result: str = ""
     parallelization: int = 1
     batching_window_seconds: int = 0
 
     @property
     def gives_up(self) -> bool:
-        """Whether its own limits make it give up batches, before the stream drops them."""
+        """Whether its own limits make it discard batches before the stream drops them."""
         return self.retries >= 0 or 0 <= self.max_age_seconds <= RETENTION.total_seconds()
 
 
@@ -104,14 +104,14 @@ class Remembered:
     """When one of these event source mappings was last seen enabled."""
     table_id: str | None = None
     parallelization: int | None = None
-    """The most batches of one shard that they hand over at once; None: not known."""
+    """The most batches of one shard that they deliver at once; None: unknown."""
     batching_window_seconds: int | None = None
-    """The longest that they wait before they hand over a batch."""
+    """The longest that they wait before they deliver a batch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What is seen of a table's source, and how far it is applied."""
+    """A table's source as observed, and how far it is applied."""
 
     name: str
     """The mapping's."""
@@ -122,7 +122,7 @@ class Source:
     recovery_enabled: bool
     earliest_restorable: datetime | None
     readers: Sequence[Reader] | None
-    """The stream's event source mappings; None: this process may not list them."""
+    """The replicator's event source mappings on the stream; None: this process may not list them."""
     remembered: Remembered = Remembered()
     proven_through: datetime | None = None
     """The probe's `caught_up_through`."""
@@ -133,25 +133,25 @@ class Source:
     oldest_waiting: datetime | None = None
     """Creation time of the oldest change that the probe has not found applied."""
     replicated: bool = False
-    """It is a global table, with replicas in other Regions."""
+    """Whether it is a global table, with replicas in other Regions."""
     kms_key: str = ""
-    """ARN of the customer managed key that it is encrypted with, if it is."""
+    """ARN of the customer managed key that encrypts the table, if any."""
     key_unusable_since: datetime | None = None
     """Since when DynamoDB cannot use that key."""
     function: str = ""
-    """The replicator's functions and how they are known, where they are: `readers` feed them alone."""
+    """The replicator's functions and how we know them, where we do; `readers` then invoke only these."""
     others: Sequence[Reader] = ()
-    """Event source mappings that feed other functions from this stream."""
+    """Event source mappings from this stream to other functions."""
     table_id: str | None = None
     probed_label: str | None = None
-    """The stream that the probe has read last: what came between it and those before, it has found itself."""
+    """The stream that the probe read last. The probe itself has found the losses between it and earlier streams."""
 
     @property
     def applied_for_certain(self) -> datetime | None:
-        """A time before which every change is applied, as far as is known.
+        """A time before which every change is known to be applied.
 
-        Without a probe: a stream's length before the newest change applied, because one shard of several may be
-        behind the others.
+        Without a probe: a stream's retention before the newest change applied, because one shard may be behind the
+        others.
         """
         if self.proven_through is None and self.applied_through is not None:
             return self.applied_through - RETENTION
@@ -159,7 +159,7 @@ class Source:
 
 
 def new_losses(source: Source, now: datetime) -> list[Loss]:
-    """Return the spans of time that this look at the source shows to be, perhaps, lost."""
+    """Return the spans of time whose changes this look at the source shows to be possibly lost."""
     return [loss for loss in (_stream_remade(source, now), _mapping_remade(source, now)) if loss is not None]
 
 
@@ -169,7 +169,7 @@ def _stream_remade(source: Source, now: datetime) -> Loss | None:
     if before is None or source.stream_label is None or before == source.stream_label:
         return None
     proven = source.applied_for_certain
-    if proven is None or proven >= label_time(source.stream_label):  # of the new stream: it says nothing of the other
+    if proven is None or proven >= label_time(source.stream_label):  # says nothing about the old stream
         proven = label_time(before) if seen.streamed_at is None else seen.streamed_at - RETENTION
     return stream_changed(
         source.stream_label,
@@ -186,12 +186,12 @@ def _mapping_remade(source: Source, now: datetime) -> Loss | None:
         return None
     since = source.applied_for_certain or source.remembered.mapped_at or now - RETENTION
     if any(reader.from_trim_horizon for reader in readers) and since > now - RETENTION:
-        return None  # it began with what its predecessor had left
+        return None  # it started with what its predecessor had not read
     return Loss(Kind.MAPPING_REMADE, min(since, now), now)
 
 
 def conditions(source: Source, now: datetime) -> list[Finding]:
-    """Return what is wrong with the source as long as it is."""
+    """Return the lasting faults of the source, as of this look."""
     found = [_stream(source), _key(source), *_readers(source), _recovery(source), _about_to_be_lost(source, now)]
     return [finding for finding in found if finding is not None]
 
@@ -202,7 +202,7 @@ def _stream(source: Source) -> Finding | None:
         return Finding(
             Kind.STREAM_OFF,
             Severity.ERROR,
-            f"the stream of {source.table} is off: what is written is recorded nowhere",
+            f"the stream of {source.table} is off: nothing records what is written",
             since,
             f"enable it (`aws dynamodb update-table --table-name {source.table} --stream-specification"
             " StreamEnabled=true,StreamViewType=NEW_AND_OLD_IMAGES`), deploy the replicator on the new stream, then"

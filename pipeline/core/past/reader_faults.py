@@ -1,7 +1,7 @@
-"""What is wrong with the event source mappings that read a stream: settings that drop changes or alter them.
+"""Faults of the event source mappings that read a stream: settings that drop or delay changes.
 
 Invariant: each finding names the event source mapping, its function and the command that repairs it. An *error* loses
-changes; a *warning* loses what could heal, or makes replication late.
+changes; a *warning* loses the means of repair, or makes replication late.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
     from pipeline.core.past.lost_history import Reader, Source
 
-# The stream itself keeps records no longer, so a greater age never comes to bear.
+# The stream itself keeps records no longer, so a higher maximum age has no effect.
 STREAM_SECONDS = 86_400
 
 
 def reader_faults(source: Source) -> list[Finding]:
-    """Return what is wrong with the readers of a stream that is on."""
+    """Return the faults of the readers of a stream that is on."""
     if not source.stream_enabled or source.readers is None:
         return []
     found = [finding for reader in source.readers for finding in [*_dropping(reader), *_bending(source, reader)]]
@@ -28,9 +28,9 @@ def reader_faults(source: Source) -> list[Finding]:
 
 
 def never_delivered(readers: Sequence[Reader]) -> list[str]:
-    """Return why changes that wait may never arrive, however long they are waited for."""
+    """Return the reasons why waiting changes may never arrive, however long one waits."""
     return [
-        f"event source mapping {reader.mapping_id} has FilterCriteria, and what they leave out never arrives"
+        f"event source mapping {reader.mapping_id} has FilterCriteria, and the changes that they exclude never arrive"
         for reader in readers
         if reader.filtered
     ]
@@ -43,7 +43,7 @@ def _dropping(reader: Reader) -> list[Finding]:
             _finding(
                 reader,
                 Severity.ERROR,
-                "has FilterCriteria: changes that they leave out are dropped, and never arrive",
+                "has FilterCriteria: changes that they exclude are dropped and never arrive",
                 _update(reader, "--filter-criteria '{}'") + ", then reconcile with repair",
             )
         )
@@ -52,7 +52,7 @@ def _dropping(reader: Reader) -> list[Finding]:
             _finding(
                 reader,
                 Severity.ERROR,
-                "does not have ReportBatchItemFailures: when the replicator stops within a batch, the rest is dropped",
+                "lacks ReportBatchItemFailures: when the replicator stops within a batch, Lambda drops the rest",
                 _update(reader, "--function-response-types ReportBatchItemFailures"),
             )
         )
@@ -61,7 +61,7 @@ def _dropping(reader: Reader) -> list[Finding]:
             _finding(
                 reader,
                 Severity.ERROR,
-                f"gives batches up ({_limits(reader)}) and has no on-failure destination: they are lost",
+                f"discards batches ({_limits(reader)}) and has no on-failure destination: they are lost",
                 "give it a bucket: "
                 + _update(reader, '--destination-config \'{"OnFailure": {"Destination": "arn:aws:s3:::BUCKET"}}\''),
             )
@@ -71,8 +71,8 @@ def _dropping(reader: Reader) -> list[Finding]:
             _finding(
                 reader,
                 Severity.WARN,
-                f"gives batches up ({_limits(reader)}) to a queue or a topic, which holds where they are in the"
-                " stream and not their records: after 24 hours they are lost",
+                f"discards batches ({_limits(reader)}) to a queue or a topic, which gets their position in the stream"
+                " but not their records: after 24 hours they are lost",
                 "redrive them within 24 hours, or give it a bucket: "
                 + _update(reader, '--destination-config \'{"OnFailure": {"Destination": "arn:aws:s3:::BUCKET"}}\''),
             )
@@ -93,7 +93,7 @@ def _bending(source: Source, reader: Reader) -> list[Finding]:
     if reader.gives_up and not reader.bisects:
         found.append(
             (
-                "does not split a batch that fails: one bad record takes the whole batch with it when it is given up",
+                "does not split a batch that fails: one bad record makes Lambda discard the whole batch",
                 _update(reader, "--bisect-batch-on-function-error"),
             )
         )
@@ -108,7 +108,7 @@ def _bending(source: Source, reader: Reader) -> list[Finding]:
     if not reader.from_trim_horizon:
         found.append(
             (
-                "started at LATEST: changes made while it was created or updated may be passed over",
+                "started at LATEST: it may have skipped changes made while it was created or updated",
                 "create it again with the starting position TRIM_HORIZON (records applied twice change nothing), then"
                 f" reconcile {source.name}",
             )
@@ -116,7 +116,7 @@ def _bending(source: Source, reader: Reader) -> list[Finding]:
     if reader.function_version:
         found.append(
             (
-                f"feeds version {reader.function_version} of the function, so a newer deployment does not reach it",
+                f"invokes version {reader.function_version} of the function, so a newer deployment has no effect",
                 _update(reader, f"--function-name {reader.function}"),
             )
         )
@@ -127,7 +127,7 @@ def _bending(source: Source, reader: Reader) -> list[Finding]:
             if source.kms_key
             else ""
         )
-        found.append((f"says: {reader.last_result[:200]}", f"see the function's log and errors{key}"))
+        found.append((f"reports: {reader.last_result[:200]}", f"see the function's log and errors{key}"))
     return [_finding(reader, Severity.WARN, what, remedy) for what, remedy in found]
 
 
@@ -140,10 +140,10 @@ def _crowded(source: Source) -> list[Finding]:
         Finding(
             Kind.CROWDED,
             Severity.WARN,
-            f"{len(enabled)} event source mappings read the stream ({functions}), and the probe of each Dynaurora that"
-            " is installed besides. DynamoDB serves two readers a shard (one is advised for a global table) and 5 reads"
-            " a second, of which a Lambda takes 4: more are throttled, so that replication is late and the lag is often"
-            " not known",
+            f"{len(enabled)} event source mappings read the stream ({functions}), and so does the probe of each"
+            " Dynaurora installation. DynamoDB serves two readers a shard (it advises one for a global table) and 5"
+            " reads a second, and a Lambda takes 4: it throttles more, so replication is late and the lag is often"
+            " unknown",
             None,
             "let one replicator and one probe read the stream, for example by giving each environment a table of its"
             " own" + ("" if source.function else "; set DYNAURORA_FUNCTION to this deployment's replicator"),

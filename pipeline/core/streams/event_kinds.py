@@ -1,4 +1,4 @@
-"""What kind of event it is, by its well-known form: the records of a DynamoDB stream, or something else, named.
+"""Recognises an event by its well-known form: the records of a DynamoDB stream, or something else, which is named.
 
 Invariant: an event that is not a batch of stream records raises, and the text names it by its keys, never by its
 values. A new event version is accepted, because DynamoDB raises it whenever it adds a member (botocore:

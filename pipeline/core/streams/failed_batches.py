@@ -1,7 +1,7 @@
 """What Lambda keeps of a discarded batch: the document of the event source mapping's on-failure destination.
 
-In S3 it has the whole event in `payload`; in SQS and SNS only what names the records (Lambda developer guide,
-services-dynamodb-errors). Invariant: a document from here is whole: its records are those that it states, all of one
+In S3 it has the whole event in `payload`; in SQS and SNS only the records' positions (Lambda developer guide,
+services-dynamodb-errors). Invariant: a document returned here is whole: it has the records that it states, all of one
 stream. Nothing else in it is trusted.
 """
 
@@ -26,7 +26,7 @@ _MOST_BYTES = 64 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class FailedBatch:
-    """One discarded batch. `records` is None if only what names them was kept."""
+    """One discarded batch. `records` is None if only their positions were kept."""
 
     table: str
     """The DynamoDB table's name."""

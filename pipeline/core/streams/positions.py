@@ -66,7 +66,7 @@ def label_time(stream_label: str) -> datetime:
 
 @lru_cache(maxsize=4_096)  # a batch's records share their seconds
 def _whole_second(seconds: float | str | None) -> datetime:
-    value = float(seconds)  # type: ignore[arg-type]  # None raises TypeError, which is meant
+    value = float(seconds)  # type: ignore[arg-type]  # None raises TypeError, as intended
     for unit in _SMALLER_UNITS:
         if _FIRST_IN_DOUBT * unit <= value < _FIRST_IN_DOUBT * unit * 10:
             value //= unit

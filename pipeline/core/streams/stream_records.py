@@ -1,9 +1,9 @@
 """From a stream's records, as Lambda delivers them, to changes for each target, and rejects.
 
 Invariant: every record becomes a change of each of its targets, or a reject that keeps it whole, or is counted as
-ignored if no target matches it and the mapping says so. None is dropped. If the same is wrong with every record of a
-batch (no position, no new image, another source), the batch stops instead: the source is not what we think, and every
-later record would fail in the same way. A malformed attribute value is that record's own problem, and always a reject.
+ignored if no target matches it and the mapping says so. None is dropped. If every record of a batch has the same fault
+(no position, no new image, another source), the batch stops instead: the source is not what we expect, and every later
+record would fail too. A malformed attribute value is that record's own problem, and always a reject.
 """
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ def _lacking(keys: Item) -> TerminalError:
 
 
 def _position(change: ImageChange, stream_label: str) -> Position:
-    """Return the position of a record with malformed keys; whether it has any was asked."""
+    """Return the position of a record with malformed keys. Raises TerminalError if it has no keys or number."""
     number = change.get("SequenceNumber")
     if not change.get("Keys") or number is None:
         raise _lacking(change.get("Keys", _NO_KEYS))
@@ -253,7 +253,7 @@ def _alike(error: TerminalError, records: int, table: str) -> TerminalError:
         f"{error.message}; no record of the {records} can be applied",
         table=table,
         sequence_number=error.sequence_number,
-        hint=f"nothing of them is stored. {error.hint or _NOT_A_STREAM}",
+        hint=f"none of them is stored. {error.hint or _NOT_A_STREAM}",
     )
 
 

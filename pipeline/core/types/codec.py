@@ -1,4 +1,4 @@
-"""The contract of a SQL type: what a codec defines. What it leaves out has the defaults given here.
+"""The contract of a SQL type's codec, with a default for everything optional.
 
 Invariant: nothing outside a type's file asks for its name to know how it behaves. A codec without a fast form only
 costs speed: each of its values is then converted one by one, on every path.
@@ -35,14 +35,14 @@ class Use(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """A key of a column in a mapping file that applies to columns of one type. The field of Column has its name."""
+    """A key of a column in a mapping file that applies to columns of one type. Column has a field of the same name."""
 
     name: str
     values: tuple[str, ...]
     remedy: str
     """What to write if it is empty."""
     refusal: str
-    """What a wrong value is not: the end of the message."""
+    """The end of the message for a wrong value: `"…" is not a unit`."""
     introduction: str
     """The words before the list of right values."""
     elsewhere: str
@@ -75,7 +75,7 @@ class Codec:
     tags: frozenset[str]
     """Attribute types (AttributeValue tags) that it accepts. All accept NULL: as NULL, unless NULL is one of these."""
     key_of: frozenset[str] = frozenset()
-    """Types of key attributes whose different values it keeps different."""
+    """Types of key attributes whose distinct values stay distinct in it."""
     takes_captures: bool = False
     """Whether a part captured from a text key may fill it; as a number if it can be a key of numbers."""
     is_text: bool = False
@@ -108,8 +108,8 @@ class Codec:
     widened: Callable[[Params, SqlType], TypeChange] = lambda _params, _wanted: TypeChange.REFUSED
     """Returns what is needed to turn a column with these parameters into another type."""
     most_key_bytes: Callable[[Params], int] = lambda _: 0
-    """Returns the bytes that a key may have in an index; 0 if they are always few."""
+    """Returns the most bytes that a key may take in an index; 0 if always few."""
     key_bytes: Callable[[str], int] = lambda _: 0
-    """Returns how many of those bytes a key has."""
+    """Returns how many of those bytes a key takes."""
     options: tuple[Option, ...] = ()
     examples: tuple[Example, ...] = ()

@@ -1,6 +1,6 @@
 """From an attribute value to the text that PostgreSQL reads for one column.
 
-Invariant: a value arrives exactly or not at all. What a type cannot hold raises ConversionError with a reason that
+Invariant: a value arrives exactly or not at all. A value that the type cannot hold raises ConversionError, whose reason
 never quotes the value; the column's `on_error` then decides. The same converters serve the stream, both kinds of export
 and re-reads, so one item becomes the same row on every path.
 """
@@ -55,7 +55,7 @@ def converter(column: Column, *, is_key: bool = False, settled: Counter[str] | N
 
 
 def _type(tag: str) -> str:
-    """Return the name of a type. What is in place of a tag may be data."""
+    """Return the name of a type. An unknown tag is not shown, because it may be data."""
     return f"type {tag}" if tag in _TAGS else "an unknown type tag"
 
 
@@ -80,8 +80,8 @@ def unmapped_json(
 ) -> str:
     """Return the attributes that no column takes as one JSON object.
 
-    Raises ConversionError for what jsonb cannot hold. Under `OnError.NULL`, each such attribute is null instead, and
-    one whose name cannot be held is left out.
+    Raises ConversionError for an attribute that jsonb cannot hold. Under `OnError.NULL`, each such attribute becomes
+    null, and one whose name jsonb cannot hold is left out.
     """
     try:
         return to_json({"M": rest}) if rest else "{}"

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pipeline.core.model.change import Row
 
 
-# Stands for NULL until a block is whole: no text of PostgreSQL's has it.
+# Stands for NULL until a block is complete; no PostgreSQL text can contain it.
 _NULL = "\x00"
 
 
@@ -28,7 +28,7 @@ def copy_text(rows: Sequence[Row]) -> bytes:
     lines.append("")
     text = "\n".join(lines)
     tabs = (len(rows[0]) - 1) * len(rows) if rows else 0
-    # Mostly nothing in a whole block has to be escaped: then no field is looked at by itself.
+    # Usually nothing in a block needs escaping; then no field is checked individually.
     found = (text.count("\t"), text.count("\n"), text.count(_NULL))
     if "\\" in text or "\r" in text or found != (tabs, len(rows), nulls):
         return "".join(["\t".join(map(field, row)) + "\n" for row in rows]).encode()
@@ -41,7 +41,7 @@ def field(value: str | None) -> str:
 
 
 def escape(value: str) -> str:
-    """Return one text that is not NULL, escaped."""
+    """Escape one text."""
     if "\\" in value:
         value = value.replace("\\", "\\\\")
     if "\n" in value:

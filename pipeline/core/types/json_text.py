@@ -1,7 +1,7 @@
 """Strings that hold JSON, checked before they are sent to PostgreSQL as jsonb.
 
-Invariant: PostgreSQL accepts what passes, and it is sent as written, so every digit of its numbers arrives. The check
-only depends on the text, so it is the same on every machine.
+Invariant: PostgreSQL accepts every text that passes, and it is sent as written, so every digit of its numbers arrives.
+The check depends only on the text, so it gives the same result on every machine.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import Any, cast
 
 from pipeline.core.model.attributes import UnrepresentableError, number, text
 
-# PostgreSQL's limit is its stack, and Python has its own. This is below both, and far above what people write.
+# PostgreSQL's limit is its stack, and Python has a limit too. This is below both, and far above real data.
 DEEPEST_JSON = 200
 
 
 class _Members(list[tuple[str, Any]]):
-    """An object's members, including those that a later one with the same name hides: PostgreSQL reads them all."""
+    """An object's members, including earlier ones with a repeated name: PostgreSQL checks them all."""
 
 
 def checked_json(value: str) -> str:

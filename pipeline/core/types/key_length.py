@@ -1,6 +1,6 @@
-"""How long a primary key may be: the length that PostgreSQL's index accepts in any case.
+"""Limits a primary key to the length that PostgreSQL's index always accepts.
 
-Invariant: the decision is made here, always in the same way, and never depends on how well a key compresses.
+Invariant: whether a key fits is decided only here, and never depends on how well the key compresses.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
     from pipeline.core.model.mapping import Target
 
-# PostgreSQL's index accepts rows of 2,704 bytes (error 54000), measured after compression, so it would depend on a
-# key's content whether it fits. Less headers and a number beside the text, this length always fits.
+# PostgreSQL's index accepts rows of 2,704 bytes (error 54000), measured after compression, so whether a key fits would
+# depend on its content. This length, which leaves room for headers and a number beside the text, always fits.
 LONGEST_KEY_BYTES = 2_600
-# What a DynamoDB key attribute of type S or B may have: 2,048 bytes for a partition key, 1,024 for a sort key.
+# The longest DynamoDB key attribute of type S or B: 2,048 bytes for a partition key, 1,024 for a sort key.
 LONGEST_ATTRIBUTE_BYTES = 2_048
 # A character has at most four bytes in UTF-8, and escapes only make a text longer.
 MOST_BYTES = 4
@@ -31,7 +31,7 @@ def limits_key(target: Target) -> bool:
 
 
 def key_share(target: Target) -> int:
-    """Return the most bytes of each of a key's columns that can be long."""
+    """Return the most bytes for each of the key's columns that can be long."""
     long = [column for column in target.key_columns if column.type.codec.most_key_bytes(column.type.params)]
     return LONGEST_KEY_BYTES // len(long)
 
@@ -42,6 +42,6 @@ def check_length(target: Target, key: Sequence[str]) -> None:
     if size > LONGEST_KEY_BYTES:
         raise ConversionError(
             ", ".join(target.primary_key),
-            f"the key has {size} bytes, and a row of PostgreSQL's index holds {LONGEST_KEY_BYTES} in any case; the item"
-            " cannot be a row of this target until its key is shorter",
+            f"the key has {size} bytes, and a row of PostgreSQL's index is sure to hold only {LONGEST_KEY_BYTES}; the"
+            " item cannot be a row of this target until its key is shorter",
         )

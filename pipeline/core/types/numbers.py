@@ -126,8 +126,9 @@ def _double_default(field: Field) -> AttributeValue | None:
     return attribute
 
 
-# The number of digits that always fit, and the first digits that one more may have; the converter compares the others.
-# Most numbers are short, and none is tried twice: this order and these repeats save a fifth of reading narrow lines.
+# Each expression matches numbers that certainly fit: few enough digits, or one more digit with a low first digit. The
+# converter compares all others. This order and possessive repeats save a fifth of the time of reading narrow lines,
+# because most numbers are short and none is tried twice.
 INTEGERS = (
     _integer("smallint", ("int2",), r"-?+[1-9]\d{0,3}+|-?[12]\d{4}|0", "32767", "32768", "1.5"),
     _integer("integer", ("int", "int4"), r"-?+[1-9]\d{0,8}+|-?1\d{9}|0", "-2147483648", "2147483648"),

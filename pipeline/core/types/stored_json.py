@@ -30,7 +30,7 @@ def parse(text: str) -> object:
 
 
 def attribute_value(root: object, column: Column) -> AttributeValue | None:
-    """Return what the column's path leads to in a parsed attribute (the path's first part); None if it is missing."""
+    """Return the value at the column's path in a parsed attribute (the path's first part); None if it is missing."""
     value = root
     for part in column.path[1:]:
         found = _step(value, part)

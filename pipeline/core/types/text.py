@@ -54,7 +54,7 @@ def _fast_form(column: Column, _is_key: bool) -> FastForm:  # noqa: FBT001  a co
 
     def code(code: ColumnCode) -> list[str]:
         value = code.value
-        # Most texts are ASCII: the call that would return them is left out.
+        # Most texts are ASCII, which need no call to check them.
         checked = f'{value} if {value}.isascii() and "\\0" not in {value} else text({value})'
         if most is not None:
             checked = f"({checked}) if len({value}) <= {most} else {code.general}"
@@ -66,7 +66,7 @@ def _fast_form(column: Column, _is_key: bool) -> FastForm:  # noqa: FBT001  a co
         times = repeated(1, most)
         if most is None:
             return f'"([^"]{times})"'
-        # Characters are counted one by one only if there are too many bytes, which is the first and fast alternative.
+        # The first, fast alternative counts bytes. Only if there are too many does the second count characters.
         return rf'"([^"]{times}(?=")|(?:[^"\x80-\xbf][\x80-\xbf]*+){times.rstrip("+")}(?="))"'
 
     return FastForm(tag="S", code=code, line=line)

@@ -56,7 +56,7 @@ def _epoch(unit: str) -> Callable[[str], str]:
         whole, _, fraction = canonical_number(value).partition(".")
         if len(fraction) > digits:
             raise UnrepresentableError("is an epoch time finer than a microsecond")
-        # Cut, because it is already out of every range: int() refuses texts of thousands of digits.
+        # Cut, because int() refuses texts of thousands of digits; the number stays out of range.
         microseconds = int(whole[:_MOST_EPOCH_DIGITS] + fraction.ljust(digits, "0"))
         try:
             return (_EPOCH + timedelta(microseconds=microseconds)).isoformat()

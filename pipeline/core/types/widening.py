@@ -1,7 +1,7 @@
-"""Which changes of a column's type keep every stored value as the mapping would write it today.
+"""Decides which type changes keep every stored value as the mapping would write it today.
 
 Invariant: after a widening, the stored rows equal what a new load would store. So `uuid` to `text` is not a widening,
-although PostgreSQL would cast it: a load would now keep the case of the letters.
+although PostgreSQL would cast it: a new load would keep the case of the letters.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Dynaurora's load or its replicator with a fast way of decoding switched off: `options["off"]` names it."""
+"""Dynaurora's load or its replicator with a fast path of decoding switched off: `options["off"]` names it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What decoding costs in things that do not depend on the machine: function calls, Python's and C's, an item.
 
-A call costs about as much everywhere in comparison with the rest. What goes the general way costs hundreds of them.
+A call costs about as much everywhere in comparison with the rest. What takes the general path costs hundreds of them.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def record(number: int) -> dict[str, Any]:
 
 
 def test_a_record_costs_so_many_calls_and_no_more() -> None:
-    """The general way, which nothing here should take, costs over a hundred."""
+    """The general path, which nothing here should take, costs over a hundred."""
     mapping = TableMapping("t", "t", {"pk": "S"}, (EVERY_TYPE,))
     decoder = StreamDecoder(mapping)
     records: Any = [record(number) for number in range(1_000)]

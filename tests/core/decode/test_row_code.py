@@ -1,4 +1,4 @@
-"""The function written for a target against the general way: same rows, same refusals, same counts."""
+"""The function written for a target against the general path: same rows, same refusals, same counts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Blocks decoded the fast way against the general way: same rows, same failures, same refusals."""
+"""Blocks decoded on the fast path against the general path: same rows, same failures, same refusals."""
 
 from __future__ import annotations
 

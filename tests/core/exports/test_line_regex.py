@@ -1,4 +1,4 @@
-"""Lines read without parsing against the general way: hostile texts and names, every type, what is nearly right."""
+"""Lines read without parsing against the general path: hostile texts and names, every type, what is nearly right."""
 
 from __future__ import annotations
 
@@ -317,7 +317,7 @@ def test_a_name_that_one_line_has_alone_is_not_learnt(monkeypatch: pytest.Monkey
 
 def test_parts_of_keys_and_elements_have_no_expression() -> None:
     child = Target("public", "c", ("pk", "n"), (), parent="public.t", explode=("list",))
-    with pytest.raises(ValueError, match="parts of keys"):
+    with pytest.raises(ValueError, match="captured parts"):
         LineRegex(Target("public", "t", ("pk",), (column("pk", "text"),), children=(child,)), {})
 
 

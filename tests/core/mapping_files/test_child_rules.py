@@ -56,8 +56,8 @@ LINES = "targets.Lines"
          ' address.city, lines[0].sku or "a.b".c',), False),
         ("{line: integer}", "{line: bigint}", (f'11: {LINES}.element.line: "bigint" is not a type for a place; write'
          " integer for the elements of a list, text for those of a map",), True),
-        ("{line: integer}", "{}", (f"11: {LINES}.element: names one column for an element's place: {{line: integer}} in"
-         " a list, {name: text} in a map",), True),
+        ("{line: integer}", "{}", (f"11: {LINES}.element: must name one column for an element's place: "
+         "{line: integer} in a list, {name: text} in a map",), True),
         ("{line: integer}", "{order: integer}", (f"11: {LINES}.element: \"order\" is already a column of the parent's"
          " key; rename it",), False),
         ("      sku:", "      line:", (f'13: {LINES}.columns.line: "line" is already a column of the child, through its'
@@ -130,7 +130,7 @@ def test_elements_become_rows(shop: TableMapping) -> None:
 @pytest.mark.parametrize(
     ("lines", "reason"),
     [
-        ({"M": {}}, 'column "public.Lines.line": what should contain the elements is not a list'),
+        ({"M": {}}, 'column "public.Lines.line": the elements are not in a list'),
         ({"L": [{"S": "secret"}]}, 'column "public.Lines.line": an element is not a map'),
         ({"L": [{"M": {"sku": {"N": "1"}}}]}, 'column "public.Lines.sku": accepts S, and the attribute is of type N'),
     ],

@@ -65,7 +65,7 @@ WRONG = (
         f' "ORDER#{{order_id}}"}}',
     ), structural=True),
     Wrong("empty pattern", "SK: PROFILE", 'SK: ""', (
-        f"5: {CUSTOMERS}.match.SK: is empty, and no key is; write a pattern such as ORDER#{{order_id}}",
+        f"5: {CUSTOMERS}.match.SK: is empty, but a key never is; write a pattern such as ORDER#{{order_id}}",
     ), structural=True),
     Wrong("nothing for a pattern", "SK: PROFILE", "SK: null", (
         f"5: {CUSTOMERS}.match.SK: is empty; write a pattern such as ORDER#{{order_id}}",

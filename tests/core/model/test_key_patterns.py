@@ -69,7 +69,7 @@ def test_numbers_match_by_value_and_binary_whole() -> None:
 @pytest.mark.parametrize(
     ("text", "tag", "message"),
     [
-        ("", "S", "is empty, and no key is"),
+        ("", "S", "is empty, but a key never is"),
         ("A{id", "S", 'has a "{" without its partner'),
         ("A}id", "S", 'has a "}" without its partner'),
         ("A{}", "S", 'names a part ""'),

@@ -1,4 +1,4 @@
-"""A column option or a type that fast decoding was not made for: every way honours it, or goes the general way."""
+"""A column option or a type that fast decoding was not made for: every way honours it, or takes the general path."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_a_target_with_what_is_not_known_is_written_out_nowhere() -> None:
         assert WrittenDecoder(decoder).source == ""
         assert LineReader(target).read(written([line_of(item)])).rows == 0
         assert template_of(line_of(item).encode(), target) is None
-        with pytest.raises(ValueError, match="more to be done"):
+        with pytest.raises(ValueError, match="options need the general path"):
             LineRegex(target, {})
 
 

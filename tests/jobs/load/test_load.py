@@ -494,7 +494,7 @@ def test_the_report_says_how_many_lines_each_way_served(run: Load, exports: Expo
     report = run(exports.full(items, Layout(files=2, empty_files=0)).location, processes_from=processes_from)
     assert (report.applied, report.rejected) == (29, 1)
     assert report.ways == Ways(unparsed=28, parsed=1, general=1)
-    assert str(report.ways) == "28 lines read without parsing, 1 parsed, 1 the general way"
+    assert str(report.ways) == "28 lines read without parsing, 1 parsed, 1 on the general path"
 
 
 def test_a_file_that_is_read_again_with_savepoints_went_the_general_way(

@@ -234,7 +234,7 @@ def test_a_table_created_under_the_name_of_one_deleted_takes_a_load_and_a_reconc
     world.map("esm-2")
     finding = world.only()
     assert finding.kind == Kind.TABLE_RECREATED
-    assert "rows of the deleted one are still in Aurora" in finding.what
+    assert "rows of the deleted table are still in Aurora" in finding.what
     assert finding.remedy.startswith("run a full load, `dynaurora load employees`, then `dynaurora reconcile employees")
     losses.note_caught_up(world.connection, "employees", NOW - 9 * DAY, NOW + 9 * DAY)
     assert world.kinds() == [Kind.TABLE_RECREATED]
@@ -277,39 +277,39 @@ FAULTS: list[tuple[dict[str, Any], Severity, str, str]] = [
     (
         {"FilterCriteria": {"Filters": [{"Pattern": "{}"}]}},
         Severity.ERROR,
-        "has FilterCriteria: changes that they leave out are dropped",
+        "has FilterCriteria: changes that they exclude are dropped",
         "--uuid esm-1 --filter-criteria '{}'`",
     ),
     ({"FilterCriteriaError": {"ErrorCode": "x"}}, Severity.ERROR, "has FilterCriteria", "--filter-criteria '{}'`"),
     (
         {"FunctionResponseTypes": []},
         Severity.ERROR,
-        "does not have ReportBatchItemFailures",
+        "lacks ReportBatchItemFailures",
         "--function-response-types ReportBatchItemFailures`",
     ),
     ({"TumblingWindowInSeconds": 60}, Severity.WARN, "a tumbling window of 60 s", "--tumbling-window-in-seconds 0`"),
     (
         {"MaximumRetryAttempts": 3, "DestinationConfig": {}},
         Severity.ERROR,
-        "gives batches up (after 3 retries) and has no on-failure destination: they are lost",
+        "discards batches (after 3 retries) and has no on-failure destination: they are lost",
         "arn:aws:s3:::BUCKET",
     ),
     (
         {"MaximumRecordAgeInSeconds": 600, "DestinationConfig": {}},
         Severity.ERROR,
-        "gives batches up (when they are 600 s old) and has no on-failure destination",
+        "discards batches (when they are 600 s old) and has no on-failure destination",
         "arn:aws:s3:::BUCKET",
     ),
     (
         {"MaximumRetryAttempts": 0, "DestinationConfig": {"OnFailure": {"Destination": "arn:aws:sqs:e:1:q"}}},
         Severity.WARN,
-        "to a queue or a topic, which holds where they are in the stream and not their records",
+        "to a queue or a topic, which gets their position in the stream but not their records",
         "redrive them within 24 hours",
     ),
     (
         {"MaximumRetryAttempts": 3, "BisectBatchOnFunctionError": False},
         Severity.WARN,
-        "one bad record takes the whole batch",
+        "one bad record makes Lambda discard the whole batch",
         "--bisect-batch-on-function-error`",
     ),
     ({"MaximumRecordAgeInSeconds": 90_000}, Severity.WARN, "no effect above 86400", "rely on the stream's 24 hours"),
@@ -317,13 +317,13 @@ FAULTS: list[tuple[dict[str, Any], Severity, str, str]] = [
     (
         {"FunctionArn": "arn:aws:lambda:eu-central-1:111122223333:function:r:7"},
         Severity.WARN,
-        "feeds version 7 of the function",
+        "invokes version 7 of the function",
         "--function-name r`",
     ),
     (
         {"LastProcessingResult": "PROBLEM: Function call failed"},
         Severity.WARN,
-        "says: PROBLEM: Function call failed",
+        "reports: PROBLEM: Function call failed",
         "see the function's log",
     ),
 ]
@@ -367,7 +367,7 @@ def test_several_readers_of_one_stream_are_told(world: World) -> None:
     assert (finding.kind, finding.severity) == (Kind.CROWDED, Severity.WARN)
     assert "2 event source mappings read the stream (billing, r)" in finding.what
     assert "two readers a shard" in finding.what
-    assert "5 reads a second, of which a Lambda takes 4" in finding.what
+    assert "5 reads a second, and a Lambda takes 4" in finding.what
     second_reader(world, State="Disabled")
     world.services.lambdas.mappings[1:2] = []
     assert world.kinds() == [], "one that is disabled reads nothing"

@@ -184,5 +184,7 @@ def test_replication_that_never_delivers_is_told_where_it_is_waited_for(
     filtered = EventSourceMapping("esm-1", "Enabled", "arn:aws:lambda:e:1:function:r", "", None, "", filtered=True)
     table = describe(source.services.dynamodb, source.mapping.table)
     monkeypatch.setattr("pipeline.jobs.probe.lost_history.stream_readers", lambda *_: (table, [filtered]))  # pyright: ignore[reportUnknownLambdaType,reportUnknownArgumentType]
-    with pytest.raises(TransientError, match="esm-1 has FilterCriteria, and what they leave out never arrives"):
+    with pytest.raises(
+        TransientError, match="esm-1 has FilterCriteria, and the changes that they exclude never arrive"
+    ):
         source.reconcile(bounds=Bounds(patience=timedelta(0), max_lag=timedelta(minutes=1)))

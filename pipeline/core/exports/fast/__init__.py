@@ -1,1 +1,1 @@
-"""The fast way through a full export's lines. What it is not sure of goes the general way."""
+"""The fast path for a full export's lines. In any doubt, a line takes the general path."""

@@ -1,14 +1,14 @@
-"""From a block of a full export's lines to COPY text: the fast way of a load and of a reconciliation.
+"""From a block of a full export's lines to COPY text: the fast path of a load and of a reconciliation.
 
-Most lines are read without parsing them (`pipeline.core.exports.fast.line_reader`). Those that this hands back are
-parsed, and converted by the function written for the target (`pipeline.core.decode.row_code`). What that is not sure of
-goes the general way, which then decides and says why.
+Most lines are read without parsing (`pipeline.core.exports.fast.line_reader`). The others are parsed, and converted by
+the function generated for the target (`pipeline.core.decode.row_code`). Items that this function cannot handle take the
+general path, which decides and gives the reason.
 
-Invariant: the rows are those of the general way, `decode_full` and `copy_text`, failures included: a value may be
-spelt otherwise (a time, an escape, an exponent) where PostgreSQL reads the same. Only the order of rows may differ,
-and of several malformed lines another may be named. Bytes that are no UTF-8 go through to PostgreSQL, which looks at
-each anyway, and refuses them (`pipeline.aurora.sessions.connection`): the general way, tried next, then names the
-line. In an attribute that no column takes they go unseen.
+Invariant: rows and failures equal those of the general path (`decode_full` and `copy_text`), except that a value may be
+spelled differently (a time, an escape, an exponent) if PostgreSQL reads it as the same value. The order of rows may
+differ, and so may which of several malformed lines is named. Bytes that are not UTF-8 pass through to PostgreSQL, which
+checks every byte anyway and refuses them (`pipeline.aurora.sessions.connection`); the load then tries the general path,
+which names the line. In an attribute that no column takes, they go unnoticed.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ class Decoded(NamedTuple):
 
 
 class BlockDecoder:
-    """Decodes blocks for one target. Build it once: what it learns from some lines it reads others by."""
+    """Decodes blocks for one target. Build it once: it learns from the lines it has seen."""
 
     def __init__(self, target: Target, settled: Counter[str] | None = None) -> None:
         """`settled` is as for RowDecoder."""
         self.rows = RowDecoder(target, settled)
-        """The general way."""
+        """The general path."""
         self.ways = Ways()
         self._written = WrittenDecoder(self.rows)
         self._reader = LineReader(target)
 
     def decode(self, block: bytes, *, file: str, first_line: int = 1) -> Decoded:
-        """Convert a block of whole lines. Raises TerminalError for a line that is not of the form.
+        """Convert a block of whole lines. Raises TerminalError for a line without the documented form.
 
         `file` and `first_line`, the number of the block's first line, are for that error's message.
         """
@@ -61,7 +61,7 @@ class BlockDecoder:
         else:
             try:
                 others = self._parse(b"\n".join([*read.others, b""]), file, first_line)
-            except TerminalError:  # the others keep no count of their lines: the whole block tells which one it is
+            except TerminalError:  # the others' line numbers are lost: decoding the whole block names the line
                 return self._parse(block, file, first_line)
         self.ways += Ways(unparsed=read.rows)
         return Decoded(b"".join([*read.texts, others.text]), read.rows + others.rows, others.failures)

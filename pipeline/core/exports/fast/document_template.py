@@ -1,12 +1,13 @@
-r"""Templates of documents: text with places for values, which lists and maps fill that are alike but for their values.
+r"""Document templates: the fixed text that similar lists and maps share, with slots for their values.
 
-In most tables nearly all lists and maps of an attribute are so: the same members in the same order, lists of the same
-length, values of the same types. Their values are then captured with the line, and put between texts that are the same
-for all: no tag has to be cut out, which is what takes the time otherwise (`pipeline.core.types.fast.untagged_json`). A
-template is taken from documents met before; other documents are captured whole.
+In most tables, nearly all lists and maps of an attribute differ only in their values: they have the same members in the
+same order, lists of the same length, values of the same types. The line's expression then captures their values, which
+are joined with the shared text. This saves removing type tags, the slow part otherwise
+(`pipeline.core.types.fast.untagged_json`). A template is learned from earlier documents; a document that does not fit
+is captured whole.
 
-Invariant: what a template's expression matches, `value_regex.any_value` would match, to the JSON that
-`untagged_json.write` writes. All is marked text (`pipeline.core.types.fast.marked_text`).
+Invariant: a template's expression matches only what `value_regex.any_value` matches, and gives the same JSON as
+`untagged_json.write`. All text is marked text (`pipeline.core.types.fast.marked_text`).
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ if TYPE_CHECKING:
 
     from pipeline.core.types.fast.column_texts import Values
 
-# Each value is a group of the line's expression, which costs every line; and a document of more is seldom like another.
+# Each value is a group of the line's expression and slows down every line; and larger documents are seldom alike.
 MOST_VALUES = 40
-# Of so many documents, that part must fill a template for it to be the one.
+# A template is used if at least this share of this many documents fit it.
 _SAMPLE = 20
 _COMMON = 0.6
-# By tag, the expression for an attribute value with its one group, which is never empty: where it is, there is none.
+# By tag, the expression for an attribute value. Its one group is never empty; an empty group means no value.
 _VALUES = {
     "S": rf'\{{"S":("{TEXT}")\}}',
     "B": rf'\{{"B":("{TEXT}")\}}',
@@ -41,25 +42,25 @@ _VALUES = {
 
 @dataclass(frozen=True, slots=True)
 class DocumentTemplate:
-    """A template: its expression with a group a value, and the texts before, between and after the values."""
+    """A template: its expression, with one group per value, and the texts before, between and after the values."""
 
     regex: str
     texts: tuple[bytes, ...]
 
     @property
     def values(self) -> int:
-        """How many values it has, which is how many groups: one at least."""
+        """Number of values, and of groups; at least one."""
         return len(self.texts) - 1
 
     def write(self, values: Sequence[Values]) -> list[bytes]:
-        """Return the JSON of documents, whose first values are in the first of `values`, and so on."""
-        before, *after = map(repeat, self.texts)  # without end: the same for every document
+        """Return the documents' JSON; the first of `values` holds their first values, and so on."""
+        before, *after = map(repeat, self.texts)  # endless iterators: the same text for every document
         parts = chain([before], *zip(values, after, strict=True))
         return list(map(b"".join, zip(*parts, strict=False)))
 
 
 def common_template(documents: Iterable[bytes]) -> DocumentTemplate | None:
-    """Return the template that most of some documents fill; None where they have none in common."""
+    """Return the template that most of the documents fit; None if they have none in common."""
     templates = [_template(document) for document in _first(documents)]
     for template, count in Counter(templates).most_common(1):
         if template is not None and count >= len(templates) * _COMMON:
@@ -73,7 +74,7 @@ def _first(documents: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _template(document: bytes) -> DocumentTemplate | None:
-    """Return a document's template; None for a set or a single value, or what has an escape, or is too much."""
+    """Return a document's template; None for a set, a single value, names with escapes, or too many values."""
     parts: list[str | None] = []
     try:
         attribute = json.loads(document)
@@ -87,7 +88,7 @@ def _template(document: bytes) -> DocumentTemplate | None:
 def _parts(attribute: dict[str, Any], written: list[str | None], depth: int) -> Iterator[str]:
     """Yield an attribute value's expression in parts; note its JSON in `written`, with None for each value.
 
-    Raises ValueError for what has no place in a template.
+    Raises ValueError for a value that a template cannot contain.
     """
     ((tag, value),) = attribute.items()
     if tag in _VALUES:
@@ -112,7 +113,7 @@ def _parts(attribute: dict[str, Any], written: list[str | None], depth: int) -> 
 
 
 def _members(tag: str, value: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN401  whatever JSON has
-    """Yield the elements of a list, or the members of a map, with the name as it stands before them."""
+    """Yield a list's elements or a map's members, each with the text of its name."""
     if tag == "L":
         yield from (("", element) for element in value)
         return

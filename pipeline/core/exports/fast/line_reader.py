@@ -1,7 +1,6 @@
-"""Lines of a full export read without parsing them, by what was learnt from those before.
+"""Reads lines of a full export without parsing them, using what it learned from earlier lines.
 
-Invariant: every line of a block is either in the text that is returned, as the general way would write it, or handed
-back.
+Invariant: every line of a block is either in the returned text, as the general path would write it, or returned unread.
 """
 
 from __future__ import annotations
@@ -25,29 +24,29 @@ if TYPE_CHECKING:
     from pipeline.core.exports.fast.document_template import DocumentTemplate
     from pipeline.core.model.mapping import Target
 
-# What is read at a time: what it becomes, several times its size, then stays in the processor's cache.
+# How much is read at a time. The results are several times as large, and still fit in the processor's cache.
 PIECE_BYTES = 128 << 10
-# Names of attributes that no column takes which the expression has alternatives for.
+# The most names of unmapped attributes for which the expression has alternatives.
 MOST_NAMES = 100
-# Unread lines of a piece of which the names are learnt; how often they are, each time for a new expression; and names
-# that are remembered until a second line has them.
+# Unmatched lines per piece that are sampled for new names; how often this happens, because each time needs a new
+# expression; and how many names are remembered until a second line has them.
 _SAMPLE, _LESSONS, _MOST_MET = 100, 10, 1000
-# One in so many lines that have an empty text are many.
+# If more than one in this many lines has an empty text, empty texts are marked from the start.
 _MANY = 4
-# Pieces whose documents are looked at for a template that most of them fill.
+# Number of pieces whose documents are searched for a common template.
 _STUDIED = 10
-# Blocks or pieces in a row that something was no use for, until it is no longer tried.
+# After this many blocks or pieces in a row without benefit, a method is no longer tried.
 _PATIENCE = 3
-# What writing raises for a value that only the general way can judge.
+# What writing raises for a value that only the general path can handle.
 _UNSURE = (ConversionError, AttributeError, KeyError, RecursionError, TypeError, ValueError)
 Match = tuple[bytes, ...]
 _UNREAD = itemgetter(-1)
-"""The last group of a match: not empty where the line is none that the expression reads."""
+"""The last group of a match: not empty if the expression cannot read the line."""
 
 
 @dataclass(slots=True)
 class Reading:
-    """Rows as COPY text, how many, and the lines that are for another way."""
+    """Rows as COPY text, their number, and the lines for another path."""
 
     texts: list[bytes] = field(default_factory=list[bytes])
     rows: int = 0
@@ -60,17 +59,17 @@ class Reading:
 
 
 class LineReader:
-    """Reads blocks for one target, with what it has learnt from those before."""
+    """Reads blocks for one target, learning from one to the next."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
         self._columns = {column.path[0] for column in target.columns}
-        # Attributes that no column takes, and whether they may be lists or maps.
+        # Unmapped attributes, and whether they may be lists or maps.
         self._names: dict[str, bool] = {}
         self._met: set[str] = set()
         self._lessons = 0
         self._marks_empties = False
-        # Of the columns with documents that were looked at; None where they have none in common.
+        # Templates by column, for the columns whose documents were studied; None if they have none in common.
         self._documents: dict[str, DocumentTemplate | None] = {}
         self._studied = 0
         try:
@@ -78,17 +77,17 @@ class LineReader:
         except ValueError:
             self._regex = None
         self._template: LineTemplate | None = None
-        # Where a key has to be measured, the expression does it.
+        # If keys must be measured, only the expression can do that.
         self._useless_templates = _PATIENCE if limits_key(target) else 0
         self._useless = 0
 
     @property
     def templates(self) -> frozenset[str]:
-        """The columns whose documents are read by a template that most of them fill."""
+        """The columns whose documents are read by a template."""
         return frozenset(self._regex.templates if self._regex else ())
 
     def read(self, block: bytes) -> Reading:
-        """Read a block of whole lines. A reading without rows stands for a block of which nothing was read."""
+        """Read a block of whole lines. If the result has no rows, nothing of the block was read."""
         reading = Reading()
         if self._regex is None:
             return reading
@@ -115,7 +114,7 @@ class LineReader:
         reading.others += others
 
     def _read_again(self, lines: list[bytes], reading: Reading, of: int, *, escaped: bool) -> list[bytes]:
-        """Read unread lines with what is learnt from them; returns the others."""
+        """Learn from unmatched lines and try them again; return those still unread."""
         rest = b"\n".join([*lines, b""])
         text, learnt = marked(rest), self._learn(lines)
         if learnt:
@@ -125,12 +124,12 @@ class LineReader:
             return lines
         before = reading.rows
         others = self._read_lines(rest, marks, reading, escaped=escaped)
-        # From now on before they are read at all, where it was for these marks that many were not.
+        # If many lines failed only for lack of these marks, add the marks before the first try from now on.
         self._marks_empties |= not learnt and _MANY * (reading.rows - before) > of
         return others
 
     def _read_by_template(self, text: bytes, reading: Reading) -> bytes:
-        """Read the lines that fill the template of the first one, or of an earlier one; returns the others."""
+        """Read the lines that fit the template of an earlier line or of the first one; return the others."""
         template = self._template = self._template or template_of(text[: text.index(b"\n")], self._target)
         rows, count, rest = template.read(text) if template else (b"", 0, text)
         reading.add(rows, count)
@@ -140,12 +139,12 @@ class LineReader:
         return rest
 
     def _read_lines(self, piece: bytes, text: bytes, reading: Reading, *, escaped: bool) -> list[bytes]:
-        """Read the lines of a piece, given its marked text too, that the expression reads; returns the others."""
+        """Read those lines of a piece that the expression matches; `text` is the piece marked. Return the others."""
         regex = self._regex
         if not piece or regex is None:
             return []
         matches = regex.find_all(text)
-        # One that spans lines, as it would with a bare line end in a text, makes them fewer.
+        # There are fewer matches if one spans lines, as with a bare line end in a text.
         if len(matches) < count_lines(text):
             return piece.split(b"\n")[:-1]
         unread = any(map(_UNREAD, matches))
@@ -162,7 +161,7 @@ class LineReader:
         return LineRegex(self._target, self._names, self._documents)
 
     def _study(self, regex: LineRegex, found: list[Match]) -> None:
-        """Look for templates that documents of the first pieces have in common."""
+        """Look for common templates in the documents of the first pieces."""
         if self._studied == _STUDIED:
             return
         self._studied += 1
@@ -176,7 +175,7 @@ class LineReader:
             self._regex = self._made()
 
     def _learn(self, lines: Sequence[bytes]) -> bool:
-        """Note names in some lines that were not read; whether there was a new one."""
+        """Note new names in a sample of unmatched lines; return whether there were any."""
         if not self._target.unmapped or self._lessons == _LESSONS:
             return False
         known = dict(self._names)
@@ -192,7 +191,7 @@ class LineReader:
         return True
 
     def _is_new(self, name: str, known: int) -> bool:
-        """Whether to learn a name, of which another line may have told: those that one line has alone are no use."""
+        """Whether to learn a name: only once a second line has it, because names in a single line are no use."""
         if name not in self._met:
             if len(self._met) < _MOST_MET:
                 self._met.add(name)
@@ -201,7 +200,7 @@ class LineReader:
 
 
 def pieces(block: bytes) -> Iterator[bytes]:
-    """Cut a block at line ends into pieces of that size."""
+    """Cut a block at line ends into pieces of PIECE_BYTES."""
     start = 0
     while start < len(block):
         end = block.find(b"\n", start + PIECE_BYTES) + 1 or len(block)
@@ -210,7 +209,7 @@ def pieces(block: bytes) -> Iterator[bytes]:
 
 
 def _parted(block: bytes) -> Iterable[tuple[bytes, bool]]:
-    """Part the lines without a backslash, mostly nearly all, from those with one, which cost more."""
+    """Separate the lines without a backslash, usually nearly all, from those with one, which are slower to read."""
     if b"\\" not in block:
         return ((block, False),)
     without: list[bytes] = []
@@ -234,7 +233,7 @@ def _attributes(line: bytes) -> dict[str, dict[str, Any]]:
 
 
 def _without_unreadable(piece: bytes, text: bytes, reading: Reading) -> tuple[bytes, bytes]:
-    """Hand back the lines that marks cannot stand for; returns the rest, as they are and as marked text."""
+    """Return unread the lines that marked text cannot express; return the rest, plain and marked."""
     both = list(zip(piece.split(b"\n")[:-1], text.split(b"\n")[:-1], strict=True))
     reading.others += [line for line, marks in both if UNREADABLE in marks]
     kept = [pair for pair in both if UNREADABLE not in pair[1]]
@@ -242,7 +241,7 @@ def _without_unreadable(piece: bytes, text: bytes, reading: Reading) -> tuple[by
 
 
 def _write(regex: LineRegex, found: list[Match], reading: Reading, *, escaped: bool) -> list[Match]:
-    """Write what was found, in halves where a value is refused; returns what was refused."""
+    """Write the matches, halving them when a value is refused; return the refused ones."""
     if not found:
         return []
     try:

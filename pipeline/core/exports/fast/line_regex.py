@@ -1,11 +1,11 @@
-r"""One regular expression for the lines of a full export, made for a target: attributes in any order, read unparsed.
+r"""Builds one regular expression per target that reads a full export's lines without parsing, attributes in any order.
 
-A line is matched whole. Each attribute that the target knows has its own alternative, whose group captures the value
-where it is of the column's fast form (`pipeline.core.types`). Attributes that no column takes have one as well, by the
-names met so far, where the target keeps them. A line of another form is matched too, by the last group alone.
+The expression matches whole lines. Each mapped attribute has its own alternative, whose group captures the value if it
+has the column's fast form (`pipeline.core.types`). If the target keeps unmapped attributes, those with names seen so
+far have alternatives too. Any other line matches only the last group.
 
-Invariant: a line that is read, and that `write` does not refuse, is one that the general way would convert, to the same
-row. One in which an attribute stands twice is not read: JSON takes the last. Lines and rows are marked text
+Invariant: a line that is read, and that `write` does not refuse, becomes the same row as on the general path. A line in
+which an attribute occurs twice is not read, because JSON takes the last one. Lines and rows are marked text
 (`pipeline.core.types.fast.marked_text`).
 """
 
@@ -38,7 +38,7 @@ _NO_TEMPLATES: Mapping[str, DocumentTemplate | None] = {}
 
 
 def marked_name(name: str) -> str | None:
-    """Return an attribute's name as marked text; None where marks cannot stand for it."""
+    """Return an attribute's name as marked text; None if marked text cannot express it."""
     text = marked(json.dumps(name)[1:-1].encode())
     return None if UNREADABLE in text else text.decode()
 
@@ -46,23 +46,23 @@ def marked_name(name: str) -> str | None:
 def _marked(name: str) -> str:
     text = marked_name(name)
     if text is None:
-        raise ValueError("an attribute with a name that only the general way can read")
+        raise ValueError("an attribute with a name that only the general path can read")
     return text
 
 
 def _once(name: str, *groups: int) -> str:
-    """Return the expression for an attribute's name, unless its value was met before, in one of the groups."""
+    """Return the expression for an attribute's name; it fails if one of the groups has already captured a value."""
     return f'{re.escape(_marked(name))}":' + "".join(f"(?({group + 1})(?!)|)" for group in groups)
 
 
 @dataclass(frozen=True, slots=True)
 class _Captured:
-    """A column whose group captures the value that it takes."""
+    """A column whose group captures its value."""
 
     group: int
     is_document: bool
     null_group: int | None
-    """Captures where the attribute is NULL, for a column with a default: that is for a missing one."""
+    """For a column with a default, captures an explicit NULL: the default is for a missing attribute only."""
     missing: bytes
     write: Writer
 
@@ -77,20 +77,20 @@ class _Captured:
 
 @dataclass(frozen=True, slots=True)
 class _Converted:
-    """A column whose group captures the attribute, to be parsed and converted."""
+    """A column whose group captures the whole attribute, which is then parsed and converted."""
 
     group: int
     column: Column
     convert: Converter
 
     def fields(self, columns: Sequence[Values], *, escaped: bool) -> Values:
-        del escaped  # as they are parsed, they are JSON again
+        del escaped  # parsing restores the escapes
         return column_texts.converted(columns[self.group], self.column, self.convert)
 
 
 @dataclass(frozen=True, slots=True)
 class _Document:
-    """A column whose documents mostly fill one template, in groups of its own; another is captured whole."""
+    """A column whose documents mostly fit one template, with groups of its own; others are captured whole."""
 
     template: DocumentTemplate
     first: int
@@ -100,12 +100,12 @@ class _Document:
 
     def fields(self, columns: Sequence[Values], *, escaped: bool) -> Values:
         values, whole = columns[self.first : self.first + self.template.values], columns[self.group]
-        # Of a document that does not fill the template after all, the first values may be in their groups all the same.
+        # If a document fails the template halfway, its first values may still be in the template's groups.
         return column_texts.filled(self.template.write(values), values[0], whole, self.missing, escaped=escaped)
 
 
 class LineRegex:
-    """The expression, and what makes rows of its matches. Raises ValueError for a target that it is not for."""
+    """The expression, and how its matches become rows. Raises ValueError for a target that it cannot serve."""
 
     def __init__(
         self,
@@ -113,13 +113,13 @@ class LineRegex:
         rest: Mapping[str, bool],
         templates: Mapping[str, DocumentTemplate | None] = _NO_TEMPLATES,
     ) -> None:
-        """`rest` names attributes that no column takes, and tells which of them may be lists or maps.
+        """`rest` names unmapped attributes, and says which of them may be lists or maps.
 
-        `templates` has those that the documents of some columns mostly fill, by the columns' names.
+        `templates` holds, by column name, the template that most of the column's documents fit.
         """
         forms = fast_forms(target)
         if target.match or forms is None:
-            raise ValueError("parts of keys and elements are no values of their own, or there is more to be done")
+            raise ValueError("captured parts, children or options need the general path")
         if any(character < " " for column in target.columns for character in column.default or ""):
             raise ValueError("a default that could be taken for a mark")
         self.templates = {name: template for name, template in templates.items() if template}
@@ -147,9 +147,9 @@ class LineRegex:
         self.find_all = re.compile(rf"^(?:{line}|([^\n])[^\n]*)$".encode(), re.MULTILINE).findall
 
     def write(self, found: Sequence[tuple[bytes, ...]], *, escaped: bool) -> bytes:
-        """Return the rows of what was found in lines (there are some), `escaped` if there is an escape in any.
+        """Return the rows of the matches (at least one); `escaped`: some line has an escape.
 
-        Raises ValueError and its like, or ConversionError, when a value is one that only the general way can judge.
+        Raises ConversionError, ValueError or a similar error for a value that only the general path can handle.
         """
         columns = list(zip(*found, strict=True))
         fields = [source.fields(columns, escaped=escaped) for source in self._fields]
@@ -159,7 +159,7 @@ class LineRegex:
         return (as_copy_text(text) if escaped else text.replace(EMPTY, b"")) + b"\n"
 
     def documents(self, found: Sequence[tuple[bytes, ...]]) -> dict[str, list[bytes]]:
-        """Return the documents of what was found in lines that were captured whole, by their columns' names."""
+        """Return, by column name, the documents that the matches captured whole."""
         return {
             column.name: [match[source.group] for match in found]
             for source, column in zip(self._fields, self._columns, strict=True)
@@ -213,7 +213,7 @@ class LineRegex:
         return _Document(template, first, group, field(column.default).encode())
 
     def _add(self, name: str, value: str) -> int:
-        """Add the alternative of an attribute; returns the number of its first group, from 0."""
+        """Add an attribute's alternative; return the index of its first group."""
         group = self._groups
         self._alternatives.append(_once(name, group) + value)
         self._groups += re.compile(value).groups

@@ -1,9 +1,9 @@
-"""Templates of lines: every attribute of the columns in one order, and nothing else. The fastest way there is.
+"""Line templates: exactly the columns' attributes, in a fixed order. The fastest path.
 
-Most lines of a table of a few simple attributes are so. Their values are the row's fields as they are, so that there is
-nothing to do for each value.
+Most lines of a table with a few simple attributes look like this. Their values are the row's fields unchanged, so no
+value needs any work.
 
-Invariant: a line that fills the template is one that `line_regex` would read, to the same row. Lines are marked text
+Invariant: a line that fits the template becomes the same row as with `line_regex`. Lines are marked text
 (`pipeline.core.types.fast.marked_text`) without an escape.
 """
 
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
 
 
 class LineTemplate:
-    """Lines with some attributes in their order. Raises ValueError where a row is not just their values."""
+    """Matches lines with these attributes in this order. Raises ValueError if a row is more than their values."""
 
     def __init__(self, target: Target, names: Sequence[str]) -> None:
         paths = [column.path for column in target.columns]
         if sorted(map(repr, paths)) != sorted(repr((name,)) for name in names) or any(
             '"' in name or "\\" in name for name in names
         ):
-            raise ValueError("other attributes than those of the columns")
+            raise ValueError("its attributes are not exactly those of the columns")
         forms = dict(zip([path[0] for path in paths], fast_forms(target) or (), strict=False))
         values = [form.in_line() if (form := forms.get(name)) and form.write is as_they_are else "" for name in names]
         if target.match or not all(values) or len(values) == 1:
-            raise ValueError("values that have to be converted")
+            raise ValueError("some values have to be converted")
         body = ",".join(f'"{re.escape(name)}":{value}' for name, value in zip(names, values, strict=True))
         line = rf'\{{"Item":\{{{body}\}}\}}'
         self._find = re.compile(f"^{line}$".encode(), re.MULTILINE).findall
@@ -47,12 +47,12 @@ class LineTemplate:
         self._end = b"\t{}\n" if target.unmapped else b"\n"
 
     def read(self, text: bytes) -> tuple[bytes, int, bytes]:
-        """Return the rows of the lines that fill the template as COPY text, how many, and the other lines."""
+        """Return the rows of the lines that fit the template as COPY text, their number, and the other lines."""
         found: list[Any] = self._find(text)
         if not found:
             return b"", 0, text
         lines = count_lines(text)
-        # A match that spans lines would be a malformed text: the general way refuses it by name.
+        # A match that spans lines means a malformed text: the general path refuses the line by number.
         rest = b"" if len(found) == lines else self._cut(b"", text)
         if len(found) + count_lines(rest) != lines:
             return b"", 0, text
@@ -61,7 +61,7 @@ class LineTemplate:
 
 
 def template_of(line: bytes, target: Target) -> LineTemplate | None:
-    """Return the template that a line fills; None where it fills none."""
+    """Return the template that a line fits; None if there is none."""
     try:
         return LineTemplate(target, list(json.loads(line.replace(EMPTY, b""))["Item"]))
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError):

@@ -1,1 +1,1 @@
-"""What fast decoding may know of a type: how its values stand in a line, and how they become COPY fields unparsed."""
+"""Fast decoding by type: how values look in an export's line, and how they become COPY fields without parsing."""

@@ -1,8 +1,8 @@
-"""A column's values, as captured from many lines, written as COPY fields: all of a column in one go.
+"""Writes a column's values, captured from many lines, as COPY fields in one go.
 
-Values come as marked text (`pipeline.core.types.fast.marked_text`), b"" for an item without the attribute, and fields
-leave as marked text: what the marks stand for is put in when the rows are whole, except in JSON and in arrays, where a
-backslash and a quote are part of something else; `escaped` says that there may be some.
+Values arrive as marked text (`pipeline.core.types.fast.marked_text`), with b"" for an item without the attribute, and
+fields are returned as marked text. The marks are replaced once the rows are complete, except in JSON and in arrays,
+where a backslash or a quote needs other escapes; `escaped` says that there may be some.
 
 Invariant: a field is what the column's converter and `copy_text.field` write, or another spelling of the same value.
 """
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 Values = list[bytes] | tuple[bytes, ...]
 Writer = Callable[[Values, bytes, bool], Values]
-"""Writes values, with the field of an item without the attribute, and whether there are escapes."""
+"""Writes values; also takes the field for an item without the attribute, and whether there are escapes."""
 
 
 def as_they_are(values: Values, missing: bytes, _: bool) -> Values:  # noqa: FBT001  a Writer
-    """Write texts that are their fields."""
+    """Write texts that are fields unchanged."""
     return [value or missing for value in values] if b"" in values else values
 
 
@@ -41,9 +41,9 @@ def documents(values: Values, *, escaped: bool) -> list[bytes]:
 
 
 def filled(written: list[bytes], first: Values, whole: Values, missing: bytes, *, escaped: bool) -> Values:
-    """Write documents as JSON in COPY text: `written` by their template, or `whole`, which goes before.
+    """Write documents as JSON in COPY text: `whole` where it has a document, otherwise `written` by their template.
 
-    Where an item has neither, `first`, the template's first values, is b"".
+    An item without either has b"" in `first`, the template's first values.
     """
     if escaped:
         written = as_quoted_copy_text(b"\n".join(written)).split(b"\n")
@@ -56,7 +56,7 @@ def filled(written: list[bytes], first: Values, whole: Values, missing: bytes, *
 
 
 def members(columns: Sequence[Values], names: Sequence[tuple[bytes, int]], count: int, *, escaped: bool) -> Values:
-    """Write the attributes that no column takes as one JSON object an item; `names` has each one's name and group."""
+    """Write each item's unmapped attributes as one JSON object; `names` holds each attribute's name and group."""
     if not names:
         return [b"{}"] * count
     named = [[name + value if value else b"" for value in columns[group]] for name, group in names]
@@ -66,7 +66,7 @@ def members(columns: Sequence[Values], names: Sequence[tuple[bytes, int]], count
 
 
 def converted(values: Values, column: Column, convert: Converter) -> list[bytes]:
-    """Convert what the column's path reaches in each attribute, the general way. Raises ConversionError."""
+    """Convert the value at the column's path in each attribute with its converter. Raises ConversionError."""
     name = cast("str", column.path[0])
     items = [{name: json.loads(as_json(value))} if value else {} for value in values]
     return [field(convert(find(item, column.path))).encode() for item in items]

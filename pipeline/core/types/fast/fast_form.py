@@ -1,11 +1,10 @@
-r"""Fast forms: what fast decoding may know of a column, and what makes it step aside.
+r"""Fast forms: what fast decoding knows about a column, and when it must not be used.
 
-A fast form says how most values of a column look when DynamoDB writes them, and how they become the column's text. A
-value of another form goes to the column's converter.
+A fast form describes how DynamoDB writes most values of a column, and how they become the column's text. A value in any
+other form goes to the column's converter.
 
-Invariant: what a form takes the converter takes too, to the same text or to another spelling that PostgreSQL reads as
-the same value. Whatever the forms were not made for is for the general way: a type without one, and any column or
-target with an option that is not listed here.
+Invariant: for a value in its form, a fast form gives the converter's text, or another spelling that PostgreSQL reads as
+the same value. A type without a form, and any column or target with an option not listed here, takes the general path.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ from typing import Any
 from pipeline.core.model.mapping import Column, Target
 from pipeline.core.types.fast.column_texts import Writer, as_they_are
 
-# The fields of Column and Target that every fast form, `row_code`, `line_regex` and `line_template` honour. One that is
-# added to those classes is added here once they do: until then what sets it goes the general way.
+# The fields of Column and Target that every fast form, `row_code`, `line_regex` and `line_template` support. Add a new
+# field here once all of them support it; until then, a mapping that sets it takes the general path.
 _COLUMN = frozenset(
     {"name", "attribute", "path", "type", "default", "on_error", "epoch", "json", "description", "capture"}
 )
@@ -31,15 +30,15 @@ _TARGET = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class ColumnCode:
-    """Where the code for a column is written: `value` is its variable, `general` converts the attribute value `a`."""
+    """A column's code: `value` is its variable, `general` the call that converts the attribute value `a`."""
 
     value: str
     general: str
     names: dict[str, Any]
-    """The code's globals: `text`, `text_array` and `jsonb`, which write such values, and more that is bound."""
+    """The code's globals: `text`, `text_array` and `jsonb`, which write such values, and whatever `bind` adds."""
 
     def bind(self, name: str, value: object) -> str:
-        """Make something known to the code under a name of this column's own, and return that."""
+        """Bind a value to a global name that is unique to this column, and return the name."""
         own = f"{name}_{self.value}"
         self.names[own] = value
         return own
@@ -47,32 +46,32 @@ class ColumnCode:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FastForm:
-    """A fast form. What it has nothing for is left to the converter: code or lines."""
+    """A fast form. Without `code`, or without `line`, that path uses the converter."""
 
     tag: str = ""
-    """The attribute type it is of; "" for any."""
+    """The attribute type that it is for; "" for any."""
     condition: str = ""
-    """What else the code asks of the attribute value `a`, if anything."""
+    """A further condition on the attribute value `a`, if any."""
     code: Callable[[ColumnCode], list[str]] | None = None
-    """Writes the statements that set a column's variable. They raise for what is for the general way."""
+    """Writes the statements that set a column's variable. They raise for a value that needs the general path."""
     line: Callable[[int | None], str] | None = None
-    """Returns the regular expression for what stands in a line after the tag, given the longest bytes of a key.
+    """Returns the regular expression for the text after the tag in a line, given a key's most bytes.
 
-    Its one group is the value, which is never empty: where it is, there is no attribute."""
+    Its one group captures the value and is never empty: an empty group means no attribute."""
     document: str = ""
-    """The expression for whole attribute values, with their tags, of a column that takes NULL like any other."""
+    """The expression for whole attribute values, tags included, of a column that stores NULL like any other value."""
     write: Writer = as_they_are
-    """Writes what was captured."""
+    """Writes the captured values."""
 
     def statements(self, code: ColumnCode) -> list[str]:
-        """Return the code for an attribute value in the form, after `if`s of its own; none where there is none."""
+        """Return the `elif` branch for an attribute value in the form; empty if the form has no code."""
         if self.code is None:
             return []
         conditions = ["len(a) == 1", f"{self.tag!r} in a" if self.tag else "", self.condition]
         return [f"elif {' and '.join(filter(None, conditions))}:", *(f"    {line}" for line in self.code(code))]
 
     def in_line(self, null: str = "", longest_bytes: int | None = None) -> str:
-        """Return the expression for an attribute value; `null` is a second group's, where NULL is told from none."""
+        """Return the expression for an attribute value; `null` adds a second group that captures an explicit NULL."""
         if self.document or self.line is None:
             return self.document
         value = f'{self.tag}":{self.line(longest_bytes)}'
@@ -80,7 +79,7 @@ class FastForm:
 
 
 def fast_forms(target: Target) -> list[FastForm | None] | None:
-    """Return the columns' fast forms, None for one without; None for all where the target is for the general way."""
+    """Return each column's fast form or None; None instead of the list if the target must take the general path."""
     columns = target.columns
     if target.children or _asks_for_more(target, _TARGET) or any(_asks_for_more(each, _COLUMN) for each in columns):
         return None
@@ -88,7 +87,7 @@ def fast_forms(target: Target) -> list[FastForm | None] | None:
 
 
 def _asks_for_more(value: Column | Target, known: frozenset[str]) -> bool:
-    """Whether a field that is not known has another value than its default."""
+    """Whether a field outside `known` differs from its default."""
     for each in fields(value):
         default = each.default_factory() if each.default_factory is not MISSING else each.default
         if each.name not in known and getattr(value, each.name) != default:
@@ -97,10 +96,10 @@ def _asks_for_more(value: Column | Target, known: frozenset[str]) -> bool:
 
 
 def as_it_is(tag: str, exact: str, alike: str = "") -> FastForm:
-    """Return the form of values that are their texts.
+    """Return the form of values whose text is used unchanged.
 
-    `exact` is the expression for texts that the converter returns unchanged, "" if that is not known of any; `alike`
-    for those that PostgreSQL reads as it reads what the converter returns, where it is another.
+    `exact` matches texts that the converter returns unchanged ("" if none are known); `alike`, if given, matches texts
+    that PostgreSQL reads as the same value as the converter's text.
     """
 
     def code(code: ColumnCode) -> list[str]:

@@ -1,11 +1,11 @@
-r"""Marked text: JSON lines in which a mark stands for each character that would be in the way of reading them unparsed.
+r"""Marked text: JSON lines in which a mark replaces each character that would prevent reading them without parsing.
 
-U+0001 stands for a backslash and U+0002 for a quote, so that a quote is never part of a text; U+0006 may stand for an
-empty text. Of escapes only `\n \r \t \b \f` remain: those that COPY text has too. JSON has no bare control characters,
-so the marks stand for nothing else. Whatever is not JSON, or is no text for PostgreSQL (U+0000, lone surrogates), or
-has no short escape, becomes U+0003: a line that holds one goes the general way.
+U+0001 stands for a backslash and U+0002 for a quote, so a quote is never part of a text; U+0006 may stand for an empty
+text. The only escapes left are `\n \r \t \b \f`, which COPY text has too. JSON has no bare control characters, so the
+marks are unambiguous. Anything that is not JSON, that PostgreSQL text cannot hold (U+0000, lone surrogates), or that
+has no short escape, becomes U+0003; a line that contains it takes the general path.
 
-Invariant: equal texts are marked alike, and `as_json` gives JSON of the same texts.
+Invariant: equal texts have equal marked text, and `as_json` returns JSON of the same texts.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _SHORT = {0x08: b"\\b", 0x09: b"\\t", 0x0A: b"\\n", 0x0C: b"\\f", 0x0D: b"\\r", 
 
 
 def marked(lines: bytes) -> bytes:
-    """Return lines, or a part of one, with the marks in."""
-    if any(control in lines for control in _CONTROLS):  # to look for each takes half the time of one translation
+    """Return lines, or a part of a line, as marked text."""
+    if any(control in lines for control in _CONTROLS):  # this search takes half the time of one translation
         lines = lines.translate(_AS_UNREADABLE)
     if b"\\" in lines:
         lines = lines.replace(b"\\\\", b"\x01").replace(b'\\"', b"\x02").replace(b"\\/", b"/")
@@ -34,7 +34,7 @@ def marked(lines: bytes) -> bytes:
 def with_empties(text: bytes) -> bytes:
     """Return marked text with a mark for every empty text, so that none is empty.
 
-    To look for them takes a twentieth of what reading lines does; so they are marked where there are some.
+    The search takes a twentieth of the time of reading the lines, so it is done only for data that has empty texts.
     """
     return text.replace(b'"S":""', b'"S":"' + EMPTY + b'"')
 
@@ -62,7 +62,7 @@ def as_copy_text(text: bytes) -> bytes:
 
 
 def as_quoted_copy_text(text: bytes) -> bytes:
-    r"""Return the COPY text of JSON, where an escape is a backslash of the field; empty texts stay marked."""
+    r"""Return the COPY text of JSON, whose escapes are backslashes within the field; empty texts stay marked."""
     return text.replace(b"\\", b"\\\\").replace(b"\x01", b"\\\\\\\\").replace(b"\x02", b'\\\\"')
 
 

@@ -1,12 +1,12 @@
-r"""From attribute values as they stand in an export to the JSON that `attributes.to_json` writes, without parsing them.
+r"""Converts attribute values of an export to the JSON that `attributes.to_json` writes, without parsing them.
 
-Every value of a column at once: type tags are cut out of one long text, a kind of tag at a time. The values are of the
-form of `value_regex.any_value`, in marked text, without quotes; so what opens a tagged value can be nothing else. Only
-what closes it, `"}`, `]}` or `}}`, could also be part of a text. Then it is there more often than what opens, as it is
-where a number is none that JSON has; and the values are written one by one, such a one by parsing it.
+It handles all values of a column at once: it removes the type tags from one long text, one kind of tag at a time. The
+values match `value_regex.any_value` and are marked text, in which texts have no quotes, so an opening tag is
+unambiguous. Only its closing, `"}`, `]}` or `}}`, can also occur inside a text. Then there are more closings than
+openings (also if a number is not valid JSON), and the values are written one by one; those affected are parsed.
 
-Invariant: the JSON is that of `to_json`, sets sorted, every digit kept. Only an exponent may stay, of which jsonb makes
-the plain notation that `to_json` writes, with the same digits after the point.
+Invariant: the JSON is that of `to_json`, sets sorted, every digit kept. Only exponents may remain: jsonb turns them
+into the plain notation that `to_json` writes, with the same digits after the point.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ if TYPE_CHECKING:
 
 _cut_numbers = re.compile(rb'\{"N":"(%b)"\}' % EXPONENT_NUMBER.encode()).split
 _cut_sets = re.compile(rb'\{"([SNB])S":\["([^"]*+(?:","[^"]*+)*)"\]').split
-# Stands before what was a value: a member may have a tag's name, and its value must not then look like the tag's.
+# Precedes a value whose tag was removed: a map's member may be named like a tag, and must not be mistaken for one.
 _MARK = b"\x04"
 _MAP_END = b"\x05"
 _MAP_ENDS = bytes.maketrans(_MAP_END, b"}")
-# Digits that a float holds exactly, so that they sort as numbers do.
+# Numbers of this many digits are exact as floats, so they can be sorted as floats.
 _EXACT_AS_FLOAT = 15
 
 
 def write(values: Sequence[bytes]) -> bytes:
-    """Return each value's JSON, as marked text, one a line; of an attribute that is missing, nothing."""
+    """Return each value's JSON as marked text, one per line; an empty line for a missing attribute."""
     text = b"\n".join(values)
     written = _write(text)
     return written if written is not None else b"\n".join([value and _write_alone(value) for value in values])
 
 
 def _write(text: bytes) -> bytes | None:
-    """Return the JSON of values, one a line; None when a text has what looks like a closing bracket."""
+    """Return the values' JSON, one per line; None if a text contains something that looks like a closing bracket."""
     text = b"".join(_cut_numbers(text))
     if b'{"NULL":' in text:
         text = text.replace(b'{"NULL":true}', b"null")
@@ -61,8 +61,8 @@ def _write(text: bytes) -> bytes | None:
 
 
 def _close(text: bytes, texts: int, lists: int, maps: int) -> bytes | None:
-    """Cut out what closes the tags of so many values; None when a text has what looks like it."""
-    # Where no text has a bracket: of several in a row, two close a map and its tag, and one before them another tag.
+    """Remove the closings of this many tags; None if a text contains something that looks like one."""
+    # If no text has a bracket: in a run of brackets, each pair closes a map and its tag, and a single one another tag.
     shorter, pairs = _replaced(text, b"}}", _MAP_END)
     closed = shorter.translate(_MAP_ENDS, b"}")
     if pairs == maps and len(shorter) - len(closed) == texts + lists:
@@ -75,13 +75,13 @@ def _close(text: bytes, texts: int, lists: int, maps: int) -> bytes | None:
 
 
 def _replaced(text: bytes, old: bytes, new: bytes) -> tuple[bytes, int]:
-    """Replace, and count, what is cheaper by the lengths than by looking again."""
+    """Replace, and count the replacements: comparing lengths is cheaper than searching again."""
     replaced = text.replace(old, new)
     return replaced, (len(text) - len(replaced)) // (len(old) - len(new))
 
 
 def _sort_sets(text: bytes) -> tuple[bytes, int]:
-    """Sort each set and cut its tag out, but for the bracket that closes the tag."""
+    """Sort each set and remove its tag, except the bracket that closes the tag."""
     parts = _cut_sets(text)
     for index in range(1, len(parts), 3):
         elements = parts[index + 1].split(b'","')
@@ -96,7 +96,7 @@ def _sort_sets(text: bytes) -> tuple[bytes, int]:
 
 
 def text_order(texts: bytes) -> Callable[[bytes], str] | None:
-    """Return the key by which elements in marked text sort as the texts do that they stand for."""
+    """Return the sort key by which elements in marked text sort like the original texts."""
     return _real if b"\\" in texts or b"\x01" in texts or b"\x02" in texts else None
 
 
@@ -105,7 +105,7 @@ def _real(element: bytes) -> str:
 
 
 def sorted_numbers(elements: list[bytes]) -> list[bytes]:
-    """Return a number set in the order of its values."""
+    """Return a number set sorted by value."""
     if max(map(len, elements)) <= _EXACT_AS_FLOAT:
         return sorted(elements, key=float)
     return [number.encode() for number in sort_numbers([element.decode() for element in elements])]
