@@ -1,4 +1,4 @@
-"""What the tests of the code location share: a migrated database, exports in a folder, an instance that forgets."""
+"""Shared by the tests of the code location: a migrated database, exports in a folder, an ephemeral instance."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Code:
             migrate(connection, load_mappings(self.folder))
 
     def replicate(self, *images: Item, age: timedelta = timedelta(0), dead: bool = False) -> None:
-        """Write changes, made `age` ago, and apply them as the Lambda does, unless that one is dead."""
+        """Write changes made `age` ago, and apply them as the Lambda function does, unless `dead`."""
         made = int((datetime.now(UTC) - age).timestamp())
         stream = self.services.stream
         records = [stream.write("s", int(str(image["Id"]["N"])), made, "MODIFY", **image) for image in images]

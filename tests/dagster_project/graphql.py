@@ -1,4 +1,4 @@
-"""Asking a running Dagster, and looking for what it left running."""
+"""Ask a running Dagster, and look for processes that it left running."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def ask(server: DagsterWebserver, query: str, **variables: object) -> dict[str, 
     try:
         with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310  our own server
             content = json.load(answer)
-    except urllib.error.HTTPError as error:  # how Dagster answers where definitions refuse
+    except urllib.error.HTTPError as error:  # Dagster's answer when definitions refuse
         content = json.load(error)
     assert "errors" not in content, content
     return content["data"]
 
 
 def alive(mark: str) -> list[int]:
-    """Processes that were started with `mark` in their environment, zombies apart."""
+    """Processes that were started with `mark` in their environment, except zombies."""
     found: list[int] = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:

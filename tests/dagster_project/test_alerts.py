@@ -1,4 +1,4 @@
-"""Real ticks of the alerts sensor: what is sent, once, and that nothing is dropped when sending fails."""
+"""Real ticks of the alerts sensor: what it sends, that it sends it once, and that a failed send drops nothing."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_a_run_that_fails_is_told_once_with_what_to_do(code: Code) -> None:
 
 
 def fail_at_once(code: Code, count: int, *, clock_behind: float = 0.0) -> set[str]:
-    """Let runs fail within a second, as those of a backfill do; returns their ids."""
+    """Let runs fail within a second, as the runs of a backfill do; returns their ids."""
     job = code.definitions.resolve_job_def("employees_full_load")
     runs = [code.instance.create_run_for_job(job) for _ in range(count)]
     for run in runs:

@@ -1,4 +1,4 @@
-"""Links into the AWS console: Region and partition are the ARN's own; where there is none, no link is made up."""
+"""Links into the AWS console use the ARN's own Region and partition. Without an ARN there is no link."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The host-crash drill: everything is killed with signal 9 in the middle of a load, and started again.
 
-The load is spread over two run workers, so that both the run that leads it and the one that shares it are lost, with
+Two run workers share the load, so the drill loses both the run that leads it and the run that shares it, and with them
 the daemon that watches runs, the web server, the code servers, and PostgreSQL.
 """
 
@@ -25,7 +25,7 @@ from tests.dagster_project.graphql import alive, ask, wait_until
 from tests.dynamodb.export_fixture import Layout
 
 ITEMS, FILES = 2_400, 120
-# Every file takes a second, so that there is a middle to be killed in.
+# Every file takes a second, so that the load can be killed in the middle.
 SLOW = """CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(1); RETURN NULL; END $$;
 CREATE TRIGGER slow BEFORE INSERT ON replica."Employees" FOR EACH STATEMENT EXECUTE FUNCTION slow()"""
 
@@ -40,14 +40,14 @@ RUNS = "{ runsOrError { ... on Runs { results { runId jobName status } } } }"
 
 @pytest.fixture
 def postgres() -> Generator[PostgresServer]:
-    """A server of this test's own: it is killed too."""
+    """A server for this test alone, because it is killed too."""
     with run_directory() as folder, PostgresServer(folder / "postgres", durable=False) as server:
         yield server
 
 
 @pytest.fixture
 def home(code: Code, tmp_path: Path) -> DagsterHome:
-    """The laptop's instance; its daemon looks after runs every second, that the drill need not wait."""
+    """The laptop's instance; its daemon checks runs every second, so that the drill need not wait."""
     environment = {"DATABASE_URL": code.database, "DYNAURORA_TABLES": str(code.folder), "DYNAURORA_MARK": str(tmp_path)}
     made = DagsterHome(tmp_path, environment)
     path = made.folder / "dagster.yaml"
@@ -90,10 +90,12 @@ def test_everything_is_killed_in_the_middle_of_a_load_and_nothing_stays_held(
     with dg.DagsterInstance.from_config(str(home.folder)) as instance:
         lost = {run.run_id: run for run in instance.get_runs()}
         assert {run.job_name for run in lost.values()} == {"employees_full_load", "employees_load_files"}
-        assert {run.status for run in lost.values()} == {dg.DagsterRunStatus.STARTED}  # nobody is left to say otherwise
+        assert {run.status for run in lost.values()} == {
+            dg.DagsterRunStatus.STARTED
+        }  # nothing is left to say otherwise
         assert [run.tags.get("dynaurora/load_run") for run in lost.values() if run.run_id != launched] == [launched]
         assert slots(instance) == 1
-        for run_id in lost:  # so that three days need not pass
+        for run_id in lost:  # so that the test need not wait three days
             instance.add_run_tags(run_id, {"dagster/max_runtime": "1"})
 
         with DagsterWebserver(home) as server:
@@ -120,7 +122,7 @@ def test_everything_is_killed_in_the_middle_of_a_load_and_nothing_stays_held(
 
 
 def kill_everything(mark: str) -> None:
-    """Kill what is there, and what the dying ones have still started, until nothing is left."""
+    """Kill everything, and whatever the dying processes still started, until nothing is left."""
 
     def killed() -> bool:
         left = alive(mark)

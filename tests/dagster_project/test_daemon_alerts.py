@@ -20,7 +20,7 @@ def tell(alert):
 EXPECTED = (
     "error: broken_mappings/broken_yaml: readable: ",
     "error: news/replication: lag: the lag is not known: reading the status: the table is not in the database yet",
-    # Nothing answers where its bucket is, so every tick of it fails.
+    # Nothing answers at its bucket's address, so every tick of it fails.
     "error: sensor given_up_batches: its tick failed, so what it watches is not reported: ",
 )
 
@@ -52,4 +52,4 @@ def test_each_trouble_is_sent_and_the_healthy_table_is_reported(code: Code, tmp_
     with DagsterWebserver(DagsterHome(tmp_path, environment)):
         wait_until(lambda: all(line in told() for line in EXPECTED), 200, "every trouble is sent")
     assert told().count("error: news/replication: lag: ") == 1, "once"
-    assert "sensor replication_progress" not in told(), "one table's trouble does not fail the tick of all"
+    assert "sensor replication_progress" not in told(), "one table's error must not fail the tick for all"

@@ -27,7 +27,7 @@ OURS = [KEYS.replication, KEYS.aurora_table, KEYS.dynamodb_table]
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def kept(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    """An instance that keeps its events, as the laptop's and as production's does."""
+    """An instance that keeps its events as the laptop's does, and as production's does."""
     if request.param == "sqlite":
         (tmp_path / "dagster.yaml").write_bytes((FOLDER / "laptop.yaml").read_bytes())
     else:
@@ -44,7 +44,7 @@ def check(keys: TableKeys, name: str, number: int) -> dg.AssetCheckEvaluation:
 
 
 def tell(instance: dg.DagsterInstance, keys: TableKeys, *, days: int, first: int = 0) -> None:
-    """Report on each of so many days, the last one now."""
+    """Report on each of the last days, one of them now."""
     for number in range(first, days):
         with freeze_time(NOW - timedelta(days=days - 1 - number)):
             tags = {"dagster/data_version": str(number)}
@@ -55,7 +55,7 @@ def tell(instance: dg.DagsterInstance, keys: TableKeys, *, days: int, first: int
 
 
 def results(instance: dg.DagsterInstance, keys: TableKeys, name: str = "lag") -> list[Any]:
-    """Numbers of a check's results that are left, the newest first."""
+    """Numbers of the results of a check that are left, the newest first."""
     records = instance.event_log_storage.get_asset_check_execution_history(
         dg.AssetCheckKey(keys.replication, name), limit=100
     )
@@ -71,7 +71,7 @@ def counted(instance: dg.DagsterInstance, keys: TableKeys) -> tuple[int, int]:
 
 
 def in_log(instance: dg.DagsterInstance) -> tuple[int, int]:
-    """How many rows the log has, and the file of what belongs to no run where there is one."""
+    """How many rows the log has, and the file for events that belong to no run, if there is one."""
     storage = instance.event_log_storage
     assert isinstance(storage, SqlEventLogStorage)
     counts: list[int] = []

@@ -1,4 +1,4 @@
-"""A run whose wait for its export runs out: it is tried again, and launched again, for one export in all."""
+"""A run whose wait for its export runs out: it is retried and launched again, all for one export."""
 
 from __future__ import annotations
 

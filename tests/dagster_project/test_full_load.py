@@ -1,4 +1,4 @@
-"""The full load as a run: real PostgreSQL, real exports in a folder, and what the run tells the person on duty."""
+"""The full load as a run: real PostgreSQL, real exports in a folder, and what the run reports to the person on duty."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The graph as a person sees it, pinned: a change of it is a change of the product."""
+"""The graph as a person sees it, pinned, because changing it changes the product."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_what_takes_a_table_for_itself_waits_in_one_pool(folder: Path) -> None:
         node = definitions.resolve_job_def(f"employees_{verb}").get_node_named(f"employees__{verb}")
         assert node.definition.pools == {"employees_load"}, verb
     sharing = definitions.resolve_job_def("employees_load_files").get_node_named("employees__load_files")
-    assert sharing.definition.pools == set()  # the load that launches it holds the pool while it waits for its files
+    assert sharing.definition.pools == set()  # the load that launches it holds the pool while it waits for the files
 
 
 def test_columns_have_types_origins_and_a_lineage_with_two_ends(folder: Path) -> None:

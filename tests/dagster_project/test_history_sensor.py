@@ -1,4 +1,4 @@
-"""Real ticks of the lost-history sensor: what it reports on the source, how seldom, and what a restart makes of it."""
+"""Real ticks of the lost-history sensor: what it reports on the source, how seldom, and what a restart changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The two dagster.yaml: both are accepted by Dagster, and say what they are meant to."""
+"""Both dagster.yaml files: Dagster accepts them, and they configure what they should."""
 
 from __future__ import annotations
 

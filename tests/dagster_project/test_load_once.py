@@ -1,4 +1,4 @@
-"""A run that Dagster marks as failed while it lives, and its retry: one export, one load, and both say so.
+"""A run that Dagster marks as failed while it lives, and its retry: one export, one load, and both report it.
 
 Real processes: a web server and its daemon launch the runs, and the instance marks the first as run monitoring does.
 """
@@ -41,7 +41,7 @@ def exporting(stack: LocalStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture
 def exports(code: Code, exporting: str) -> Iterator[Callable[[], int]]:
-    """A table on the local stack that the code location maps; how many exports of it were requested."""
+    """A table on the local stack that the code location maps; counts the exports requested of it."""
     table = f"Employees-{uuid4().hex[:8]}"
     dynamodb = client("dynamodb", exporting)
     arn = dynamodb.create_table(

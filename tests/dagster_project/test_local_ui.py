@@ -1,4 +1,4 @@
-"""Dagster on a laptop, for real: a job in a process of its own, the UI and the daemon, and nothing left behind."""
+"""Dagster on a laptop, for real: a job in its own process, the UI and the daemon, and nothing left running."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_job_then_the_ui_then_nothing(code: Code, tmp_path: Path) -> None:
             nodes = {tuple(node["assetKey"]["path"]): node for node in ask(server, QUERY)["assetNodes"]}
             return nodes["employees", "replication"]
 
-        # No stream is within reach, so the sensor shows what Aurora says and proves no freshness.
+        # No stream can be reached, so the sensor shows what Aurora says and proves no freshness.
         wait_until(lambda: replication()["assetObservations"], 120, "the sensor has reported replication")
         assert not replication()["assetMaterializations"]
         found = ask(server, QUERY)
@@ -78,7 +78,7 @@ def test_a_job_then_the_ui_then_nothing(code: Code, tmp_path: Path) -> None:
 
 
 def launch_from_the_form(server: DagsterWebserver, location: str) -> None:
-    """As the launchpad does: the daemon's queue and a run worker of its own."""
+    """Launch as the launchpad does: through the daemon's queue, in its own run worker."""
     refused = ask(server, LAUNCH, form={"manifest": location, "workers": 99})["launchRun"]
     assert "workers: input should be less than or equal to 32" in json.dumps(refused)
     launched = ask(server, LAUNCH, form={"manifest": location})["launchRun"]

@@ -1,4 +1,4 @@
-"""What the sensor reports at a tick, and how often: the pure part, over many ticks of a made-up clock."""
+"""What the sensor reports at a tick, and how often: the pure part, over many ticks of a scripted clock."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ STATUS = TableStatus(
 
 
 def seen(lag: float | None, *, rejects: int = 0, rows: int | None = None, problem: str = "", lost: int = 0) -> Look:
-    """A look at a table whose oldest change that has not arrived is so old; None: it could not be told."""
+    """A look at a table whose oldest change that has not arrived is this old; None: unknown."""
     now = datetime.fromtimestamp(START, UTC)
     tick = Tick(
         stream_label="",

@@ -1,4 +1,4 @@
-"""Promote from Dagster: what a column has gained is filled, what a person must do is said, and nothing is half told."""
+"""Promote from Dagster: new columns are filled, and a run that leaves work for a person says all of it."""
 
 from __future__ import annotations
 

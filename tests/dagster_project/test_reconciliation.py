@@ -1,4 +1,4 @@
-"""The whole way on the local stack: export on request, load, drift by hand, reconciliation, repair, and the check."""
+"""End to end on the local stack: export on request, load, drift by hand, reconciliation, repair, and the check."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Replay of rejects from Dagster: a mended mapping takes them up, and the check that told of them turns green."""
+"""Replay of rejects from Dagster: a corrected mapping accepts them, and the check that reported them turns green."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The runs that share a load's files, as jobs; with real run workers they are in test_crash.py."""
+"""The runs that share a load's files, as jobs. test_crash.py tests them with real run workers."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_runs_that_still_wait_leave_the_queue_when_the_load_ends(code: Code, tmp
 
 
 def test_a_run_that_cannot_be_launched_does_not_stop_the_load(code: Code) -> None:
-    """Whatever the run launcher raises: the load that calls this goes on, and its log says why it is alone."""
+    """Whatever the run launcher raises, the load that calls this continues, and its log says why it is alone."""
     said: list[str] = []
 
     def say(text: str, *values: object) -> None:

@@ -1,4 +1,4 @@
-"""Schedules at a real tick: each that is due asks for one run, with a form that its job accepts."""
+"""Schedules at a real tick: each that is due requests one run, with a form that its job accepts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real ticks of the progress sensor over a scripted stream and real bookkeeping, and what an instance makes of them."""
+"""Real ticks of the progress sensor over a scripted stream and real bookkeeping, and what an instance stores."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def test_a_table_that_is_not_migrated_or_lost_its_storage_is_an_error_of_its_own
     code.migrate()
     (folder / "news.yaml").write_text(MAPPING.replace("Employees", "News").replace("employees", "news"))
     code.execute('DROP TABLE replica."Others" CASCADE')
-    code.replicate(PERSON)  # the scripted stream is every table's: what Others lacks is looked for
+    code.replicate(PERSON)  # all tables share the scripted stream: the sensor looks for what Others lacks
     (folder / "broken.yaml").write_text("name: [")
     code.definitions = build(folder, code.resource)
     tick(code)

@@ -1,4 +1,4 @@
-"""A migrated database with the seed's mapping, and the records of its stream, for the tests of the jobs."""
+"""For the tests of the jobs: a migrated database with the seed's mapping, and the records of its stream."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CREATED = 1_778_752_900  # an hour or so before the export fixture's time
 
 
 def record(number: int, sequence: int, event: str = "INSERT", *, at: float = CREATED, **image: Any) -> dict[str, Any]:  # noqa: ANN401 - attribute values
-    """A stream record as Lambda hands it over."""
+    """A stream record in the form that Lambda delivers."""
     change: dict[str, Any] = {
         "ApproximateCreationDateTime": at,
         "Keys": {"Id": {"N": str(number)}},

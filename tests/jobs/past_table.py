@@ -1,7 +1,7 @@
-"""A DynamoDB table whose whole past is made up, so that hours and days pass in a test of seconds.
+"""A DynamoDB table whose whole past is invented, so that hours and days pass in a test of seconds.
 
-It stands in for the calls of DynamoDB that a catch-up makes, over a history of writes with times of the test's choice;
-what it exports is written by the export fixture, in the documented form, into a folder that stands for S3.
+It replaces the DynamoDB calls that a catch-up makes. The test chooses the time of every write. The export fixture
+writes the exports, in the documented form, into a folder that stands for S3.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def item(number: int, name: str) -> dict[str, Any]:
 
 @dataclass
 class PastTable:
-    """The history, and what DynamoDB would answer. Write in the order of time."""
+    """The history, and DynamoDB's answers about it. Write in the order of time."""
 
     folder: Path
     files: int = 2
@@ -109,7 +109,7 @@ class PastTable:
         layout = Layout(files=self.files, micros_form=self.micros_form)
         return self.factory.incremental(changes, layout, window=(start, end), view_type=cast("Any", view_type))
 
-    # What follows is the client's, under its own names.
+    # The following methods have the client's own names.
 
     def describe_table(self, *, TableName: str) -> dict[str, Any]:  # noqa: N803
         table = {
@@ -154,7 +154,7 @@ class PastTable:
         return {"ExportDescription": self._exports[ExportArn]}
 
     def fail_exports(self) -> None:
-        """Turn every export that was asked for into one that failed."""
+        """Turn every requested export into one that failed."""
         for export in self._exports.values():
             export |= {"ExportStatus": "FAILED", "FailureCode": "S3AccessDenied", "FailureMessage": "no PutObject"}
 
@@ -167,7 +167,7 @@ class PastTable:
 
 
 class PastServices(Services):
-    """Services whose DynamoDB and S3 are a made-up past; Aurora is real."""
+    """Services with an invented DynamoDB and S3; Aurora is real."""
 
     def __init__(self, database: str, past: PastTable) -> None:
         super().__init__(Settings.from_environment({"DATABASE_URL": database, "DYNAURORA_EXPORT_BUCKET": BUCKET}))
@@ -175,7 +175,7 @@ class PastServices(Services):
 
     @property
     def dynamodb(self) -> DynamoDBClient:  # pyright: ignore[reportIncompatibleVariableOverride]  # a stand-in
-        """The made-up past."""
+        """The invented past."""
         return cast("DynamoDBClient", self.past)
 
     def store(self, location: str) -> ObjectStore:

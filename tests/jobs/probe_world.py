@@ -1,4 +1,4 @@
-"""A table with a scripted stream, a made-up clock, the probe on it, and backups of its database to restore."""
+"""A table with a scripted stream and clock, the probe on it, and backups of its database to restore."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pipeline.jobs.probe.probe_shards import Limits
 from tests.dynamodb.scripted_stream import ScriptedServices, ScriptedStream
 
 START = 1_778_753_000.0  # some minutes after the stream's label
-# All that speaks of the replica, which a backup of the database holds.
+# All bookkeeping about the replica; a backup of the database contains it.
 TABLES = [
     ("replica", "Employees"),
     *(
@@ -36,7 +36,7 @@ TABLES = [
 
 @dataclass
 class World:
-    """A table with a scripted stream, a made-up clock, and the probe on it."""
+    """A table with a scripted stream and clock, and the probe on it."""
 
     services: ScriptedServices
     mapping: TableMapping
@@ -66,13 +66,13 @@ class World:
 
     @property
     def through(self) -> datetime | None:
-        """What the last tick claims: every change made before is in Aurora."""
+        """The last tick's claim: every change made before this is in Aurora."""
         tick = probes.read_tick(self.connection, self.mapping.name)
         return tick.caught_up_through if tick else None
 
     @property
     def decided(self) -> datetime | None:
-        """Through when the last tick lets differences be decided."""
+        """The time through which the last tick lets differences be decided."""
         tick = probes.read_tick(self.connection, self.mapping.name)
         return tick.settled_through if tick else None
 
@@ -85,11 +85,11 @@ class World:
         return [loss.kind for loss in self.losses]
 
     def time(self, clock: float) -> datetime:
-        """A creation time, as the stream has it."""
+        """A creation time, in the stream's form."""
         return datetime.fromtimestamp(clock // 1, UTC)
 
     def catch_up(self) -> None:
-        """Have the commands that are printed for the losses carried out."""
+        """Carry out the commands that are printed for the losses."""
         name, margin = self.mapping.name, self.mapping.margin
         for loss in self.losses:
             since, until = catch_up_range(loss, Means(name, margin))
@@ -97,7 +97,7 @@ class World:
             note_caught_up(self.connection, name, since, until)
 
     def reconcile(self, as_of: datetime) -> None:
-        """Have a reconciliation done that left nothing to do."""
+        """Record a reconciliation that left nothing to do."""
         (run_id,) = self.connection.execute(
             "INSERT INTO replication.reconciliations (table_name, snapshot, snapshot_time, as_of)"
             " VALUES (%s, 's', %s, %s) RETURNING id",
@@ -125,7 +125,7 @@ class World:
         return {row[0] for row in self.connection.execute('SELECT "Id" FROM public."Employees"')}
 
     def restore(self, name: str = "backup") -> None:
-        """Put the database back to what it was: nobody tells the product."""
+        """Put the database back to that state; nobody tells the product."""
         with self.connection.transaction():
             for schema, table in TABLES:
                 target, source = sql.Identifier(schema, table), sql.Identifier(name, table)

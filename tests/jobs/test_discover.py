@@ -37,7 +37,7 @@ from tests.dynamodb.export_fixture import ExportFactory, Layout
 
 Item = dict[str, Any]
 Value = Callable[[int], dict[str, Any]] | dict[str, Any]
-"""An attribute value, or one made of the item's number."""
+"""An attribute value, or a function that makes one from the item's number."""
 
 
 def sample(items: list[Item], key: dict[str, str] | None = None, table: str = "Things") -> Sample:
@@ -96,7 +96,7 @@ def test_the_type_that_the_evidence_speaks_for_takes_every_item(value: Value, wa
     decoder = RowDecoder(mapping.targets[0])
     for item in items:
         row = decoder.row(item)
-        assert row[-1] == "{}", "nothing is left over"
+        assert row[-1] == "{}", "nothing remains in the jsonb column"
         assert (row[1] is None) == ("NULL" in item["thing"])
 
 
@@ -171,7 +171,7 @@ def test_every_commented_line_is_a_column_once_it_is_uncommented() -> None:
     row = dict(zip(mapping.targets[0].stored_columns, RowDecoder(mapping.targets[0]).row(items[0]), strict=True))
     assert (row["address_city"], row["address_zip code"], row["address_no"]) == ("Accra", "1", "t")
     assert (row["a.b"], row["yes"], row['quote"d']) == ("1", "x", "2")
-    assert json.loads(row["attributes"] or "") == {"line\nend": "y", "x" * 70: 1}, "what cannot be named stays"
+    assert json.loads(row["attributes"] or "") == {"line\nend": "y", "x" * 70: 1}, "names that no column can have stay"
 
 
 def test_a_map_of_changing_names_is_no_record() -> None:
@@ -298,7 +298,7 @@ def test_discovering_the_seeds_table_gives_what_the_seeds_mapping_gives(
     absent = {int(item["Id"]["N"]) for item in items if "empDepartment" not in item}
     assert absent
     for theirs, mine in zip(seed, ours, strict=True):
-        # The seed's own choice is a default for what is absent; a discovered mapping leaves it NULL.
+        # The seed's mapping has a default for what is absent; a discovered mapping leaves it NULL.
         wanted = tuple(None if value == "NA" and theirs[0] in absent else value for value in theirs)
         assert mine == wanted
 
@@ -338,7 +338,7 @@ Discover = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def discover_table(exports: ExportFactory, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Discover:
-    """Discover a table by the command line; what it wrote, and what it said."""
+    """Discover a table by the command line; returns the file and the output."""
 
     def run(table: str, *options: str) -> dict[str, Any]:
         location = exports.full(items_with(), Layout(table=table)).location

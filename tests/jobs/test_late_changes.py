@@ -1,8 +1,8 @@
-"""Changes that come after their time was proven: they take nothing back that a catch-up or a reconciliation has shown.
+"""Changes that arrive after their time was proven do not undo what a catch-up or a reconciliation has shown.
 
-An incremental export says nothing of an item that came and went within its window. So where the stream lost the item's
-delete, a catch-up leaves it out, rightly; and its insert, kept at the on-failure destination or brought by a replicator
-that was dead until now, would make a row that nothing removes.
+An incremental export does not contain an item that came and went within its window. So where the stream lost the item's
+delete, a catch-up rightly leaves the item out. Its insert may still be at the on-failure destination, or with a
+replicator that was dead until now, and would make a row that nothing removes.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def names(connection: Connection) -> dict[int, str]:
 
 
 def redriven(services: Services, mapping: TableMapping, folder: Path, *writes: Write) -> None:
-    """Keep a batch as an event source mapping keeps one that it gives up, and redrive it."""
+    """Keep a batch as an event source mapping keeps one that it discards, and redrive it."""
     discard = Discard(records(writes), "RetryAttemptsExhausted", 4, function_error=True)
     kept = folder / "aws/lambda/mapping/shardId-0001/2026/05/14/1.x"
     kept.parent.mkdir(parents=True, exist_ok=True)
@@ -106,7 +106,7 @@ def test_a_late_delete_is_kept_so_that_what_is_older_still_loses(
 def test_a_row_that_was_proven_right_is_not_taken_back_on_the_way_to_what_it_is(
     past: PastTable, services: Services, employees: TableMapping, apply: Apply, connection: Connection
 ) -> None:
-    """A load stands a margin before its time, so the stream may bring what it holds already, and perhaps not all."""
+    """A load counts a margin before its time, so the stream may bring some of what it already contains."""
     late = [
         past.put(START, 1, "first"),
         past.delete(START + timedelta(seconds=1), 1),
@@ -132,7 +132,7 @@ def test_what_is_close_to_the_ends_of_a_range_is_taken_and_ranges_that_meet_are_
 
 
 def test_a_reject_of_that_time_is_replayed(apply: Apply, connection: Connection, employees: TableMapping) -> None:
-    """The proof counts it as arrived because it was set aside."""
+    """The proof counts it as arrived because it is a reject."""
     assert apply(named(1, 1, "n" * 60, at=START.timestamp())).rejected == 1
     prove_caught_up(connection, "employees", START - HOUR, START + HOUR, 5 * MINUTE)
     (target,) = employees.targets
@@ -160,7 +160,7 @@ def test_of_a_target_that_the_mapping_gained_since_nothing_is_proven(
 def test_a_batch_that_is_being_applied_while_a_catch_up_ends_is_waited_for(
     past: PastTable, services: Services, employees: TableMapping, connection: Connection
 ) -> None:
-    """It began before the range was proven, so it may still make a row; reading again must meet that row."""
+    """It began before the range was proven, so it may still make a row; reading again must find that row."""
     past.put(START + 2 * HOUR, 1, "short-lived")
     past.delete(START + 2 * HOUR + MINUTE, 1)
     told: list[str] = []

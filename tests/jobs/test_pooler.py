@@ -1,6 +1,6 @@
-"""The replicator through PgBouncer, in both modes, with one server connection and with several; and jobs refused by it.
+"""The replicator through PgBouncer, in both modes, with one or several server connections; jobs, which refuse it.
 
-Each test asks the server directly for what is stored and for what is left on the pooler's connections.
+Each test asks the server directly what is stored and what is left on the pooler's connections.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def change(table: str, number: int, sequence: int, name: str | None) -> dict[str
 
 
 class Clients:
-    """A replicator for each table, as two functions would be, behind a pooler; and what they should have stored."""
+    """A replicator for each table behind a pooler, as two functions would be; and what they should have stored."""
 
     def __init__(self, folder: Path, url: str) -> None:
         services = Services(Settings.from_environment({"DATABASE_URL": url}))
@@ -213,7 +213,7 @@ def test_clients_at_the_same_time_end_equal(
 def test_rejects_and_values_that_only_postgresql_refuses(
     migrated: str, pgbouncer: Start, clients_of: Callable[[str], Clients], mode: str, pool_size: int
 ) -> None:
-    """The ways of a batch that are not one statement: with rejects, and isolating under savepoints."""
+    """Batches that are not a single statement: with rejects, and isolating under savepoints."""
     with psycopg.connect(migrated) as connection:
         connection.execute("""ALTER TABLE replica."Employees" ADD CHECK ("Name" <> 'bad')""")
     pooler = pgbouncer(migrated, mode=mode, pool_size=pool_size)
@@ -284,7 +284,7 @@ def test_a_client_killed_in_mid_batch_leaves_nothing(
             " AND pid <> pg_backend_pid()"
         ).fetchone():
             time.sleep(0.05)
-    # The whole batch was on its way, COMMIT included: all of it or nothing, and it is delivered again.
+    # The whole batch had been sent, COMMIT included: it is all stored or not at all, and is delivered again.
     found = views(migrated)["Employees"]
     assert found in ({1: "before"}, {1: "killed", 2: "killed"})
     clients.sequences = 899

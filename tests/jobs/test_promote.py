@@ -1,4 +1,4 @@
-"""Promote: columns gained by a mapping are filled from the jsonb column, whoever writes at the same time."""
+"""Promote: a mapping's new columns are filled from the jsonb column, whoever writes at the same time."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def grow(connection: Connection, employees: TableMapping) -> Callable[..., Table
 
 @pytest.fixture
 def new_apply(services: Services, employees: TableMapping) -> Generator[Apply]:
-    """Apply records as the replicator does that was deployed with the column City."""
+    """Apply records as the replicator that was deployed with the column City."""
     made = Replicator([with_columns(employees, CITY)], lambda: services.connect("test new replicator"), writer="new")
 
     def run(*records: dict[str, Any]) -> Any:  # noqa: ANN401 - a report
@@ -298,7 +298,7 @@ def test_an_interrupted_promotion_goes_on_where_it_was(
         filled, [str(filled)], None,
     )  # fmt: skip
     report = one(services, grown)
-    assert sizes[3] == filled + 1, "behind the last key that was done"
+    assert sizes[3] == filled + 1, "after the last key that was done"
     assert report.finished
     assert all(row == (f"city {number}", "{}") for number, row in stored(connection, "City").items())
     row = connection.execute("SELECT filled, after_key, finished_at IS NULL FROM replication.promotions").fetchone()

@@ -1,4 +1,4 @@
-"""Promote under a deployment in progress: the old replicator and the new one write while columns are filled."""
+"""Promote during a deployment: the old replicator and the new one write while columns are filled."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_nothing_is_lost_while_old_and_new_replicators_write(
     employees: TableMapping,
     seconds: float,
 ) -> None:
-    """Each key is written by the old code up to some moment and by the new code from then on, as in a deployment."""
+    """The old code writes each key up to some moment and the new code from then on, as in a deployment."""
     connection.execute(
         """INSERT INTO replica."Employees" ("Id", attributes, _as_of)
            SELECT n, jsonb_build_object('city', 'first ' || n), '2020-01-01' FROM generate_series(1, 20000) n"""
@@ -76,7 +76,7 @@ def _write_both(
         keys = [key for key in dict.fromkeys(keys) if by_new or key not in deployed]
         if by_new:
             deployed |= set(keys)
-        # The new code may also remove the attribute; what the old code removes, promoting cannot see.
+        # The new code may also remove the attribute; promoting cannot see what the old code removes.
         city = None if by_new and sequence % 2 else f"{'new' if by_new else 'old'} {sequence}"
         image: dict[str, Any] = {"city": {"S": city}} if city else {}
         records = [record(key, sequence, "MODIFY", at=CREATED, **image) for key in keys]

@@ -50,7 +50,7 @@ def run(connection: Connection, employees: TableMapping) -> Run:
 
 @pytest.fixture
 def loaded(services: Services, employees: TableMapping, exports: ExportFactory) -> datetime:
-    """A full snapshot that was loaded whole; where it counts as of."""
+    """A full snapshot that was loaded whole; returns the time it counts as of."""
     return load(services, employees, exports.full([item(n, f"name {n}") for n in range(5)]).location).as_of
 
 

@@ -1,4 +1,4 @@
-"""Redrive: batches that were given up are applied late, and nothing goes back; what cannot be is named and left.
+"""Redrive: discarded batches are applied late, and undo nothing newer; a batch that cannot be applied is reported.
 
 `REDRIVE_KILLS` sets how many redrives are killed (3 unless set).
 """
@@ -38,7 +38,7 @@ Apply = Callable[..., Any]
 
 
 class Kept:
-    """The folder that stands for the on-failure prefix; batches are kept as an event source mapping keeps them."""
+    """The folder that stands for the on-failure prefix; batches are stored as an event source mapping stores them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -108,7 +108,7 @@ def history(source: random.Random, length: int) -> tuple[Records, dict[int, str]
 def test_a_week_old_batch_over_a_live_table_brings_nothing_back(
     run: Run, kept: Kept, apply: Apply, connection: Connection, seed: int
 ) -> None:
-    """A third of the batches is given up over a week; they are redriven, out of order, over what came since."""
+    """A third of the batches is discarded over a week; they are redriven, out of order, after newer changes."""
     source = random.Random(seed)
     records, state = history(source, 600)
     batches = [records[start : start + 15] for start in range(0, len(records), 15)]
@@ -119,7 +119,7 @@ def test_a_week_old_batch_over_a_live_table_brings_nothing_back(
         else:
             apply(*batch)
     source.shuffle(given_up)
-    for batch in [*given_up, *given_up[:3]]:  # some are kept twice
+    for batch in [*given_up, *given_up[:3]]:  # some are stored twice
         kept.keep(batch)
     fresh = {row["dynamodb"]["Keys"]["Id"]["N"] for batch in batches[-5:] for row in batch if batch not in given_up}
     live = {number: name for number, name in names(connection).items() if str(number) in fresh}

@@ -101,7 +101,7 @@ def streamed(services: Services, employees: TableMapping) -> Callable[[], tuple[
 
 
 def message(arn: str, shard: str, records: list[Any]) -> str:
-    """What a queue gets: the document without the event."""
+    """The document that a queue gets, without the event."""
     plain: list[Any] = [
         {
             "dynamodb": {

@@ -1,4 +1,4 @@
-"""Rejects worked off: under a mended mapping, under the ordering rule, once."""
+"""Rejects replayed: under a corrected mapping, under the ordering rule, once."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_replayed_record_that_is_delivered_again_stays_replayed(
     mended = wider(employees)
     migrate(connection, [mended])
     replay(connection, mended)
-    assert apply(named(1, 1, LONG)).rejected == 1, "this replicator has the old mapping still"
+    assert apply(named(1, 1, LONG)).rejected == 1, "this replicator still has the old mapping"
     assert waiting(connection) == []
     assert view(connection) == {1: (LONG, "NA")}
 
@@ -173,7 +173,7 @@ def test_a_later_snapshot_with_the_same_line_opens_its_reject_again(
     replay(connection, settled)
     assert waiting(connection) == []
     load(services, employees, first.location)
-    assert waiting(connection) == [], "the same export again is not"
+    assert waiting(connection) == [], "the same export does not open it again"
     later = load(services, employees, exports.full([item(1, LONG)]).location, margin=timedelta(minutes=1))
     assert later.as_of > first.as_of
     assert waiting(connection) == ['column "Name": is longer than 20 characters']

@@ -1,4 +1,4 @@
-"""Replicate: events of the stream against a real database, with everything that can come in them."""
+"""Replicate: events of the stream against a real database, with everything that they may contain."""
 
 from __future__ import annotations
 

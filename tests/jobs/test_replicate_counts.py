@@ -1,4 +1,4 @@
-"""What a batch costs in things that do not depend on the machine: round trips, statements, bytes sent."""
+"""The cost of a batch in units that do not depend on the machine: round trips, statements, bytes sent."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ Counting = Callable[..., Wire]
 
 @pytest.fixture
 def counting(database: str) -> Generator[Callable[[str], Counting]]:
-    """Make a replicator of a mapping, and count what each event costs it once its statements are prepared."""
+    """Make a replicator of a mapping, and count the cost of each event once its statements are prepared."""
     opened: list[Connection] = []
 
     def over(mapping_text: str) -> Counting:
@@ -100,7 +100,7 @@ def test_a_batch_is_one_statement_and_one_round_trip_whatever_its_size(
 
 
 def test_what_is_sent_for_a_record_is_its_values_and_its_position(counting: Callable[[str], Counting]) -> None:
-    """And not the item, its JSON or its old image."""
+    """Not the item, its JSON or its old image."""
     apply = counting(ONE_TARGET)
     fewer, more = (apply(*(named(n, n, "Akua") for n in range(1000, 1000 + size))) for size in (100, 200))
     id_name_json, version, time_and_flags = len("1000,") + len("Akua,") + len('"{}",'), len("1778752900000") + 41, 30

@@ -1,4 +1,4 @@
-"""`dynaurora repoint`: a table restored under another name takes the place of the old one."""
+"""`dynaurora repoint`: a table restored under another name replaces the old one."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Tables:
         self.services.dynamodb.put_item(TableName=table, Item=item(number, name))
 
     def name(self, table: str) -> None:
-        """What a person does to the mapping file."""
+        """Edit the mapping file as a person would."""
         (self.folder / "employees.yaml").write_text(self.text.replace("table: Employees", f"table: {table}"))
 
     def run(self, *words: str) -> tuple[int, dict[str, Any] | None, str]:
@@ -85,7 +85,7 @@ class Tables:
         return code, json.loads(said.out) if said.out else None, said.err
 
     def events(self, table: str) -> list[Any]:
-        """The records of a table's stream, as Lambda would have them."""
+        """The records of a table's stream, in Lambda's form."""
         streams, described = self.services.streams, self.services.dynamodb.describe_table(TableName=table)
         arn = described["Table"].get("LatestStreamArn", "")
         shards: Any = streams.describe_stream(StreamArn=arn)["StreamDescription"]
@@ -96,7 +96,7 @@ class Tables:
         return [event_record(each, arn) for each in found["Records"]]
 
     def replicator(self) -> Replicator:
-        """A replicator with the mapping as it is now, deployed for good."""
+        """A replicator with the present mapping, which it keeps as a deployed one would."""
         made = Replicator([self.mapping], lambda: self.services.connect("test"), writer=uuid4().hex)
         self.deployed.callback(made.close)
         return made
@@ -145,7 +145,7 @@ def test_a_restored_table_takes_over_by_the_printed_commands_alone(tables: Table
     assert tables.run("load", "employees")[0] == 0
     still_deployed = tables.replicator()
     deliver(still_deployed, tables.events(old))
-    time.sleep(1.1)  # labels and positions have grains of a millisecond and a second
+    time.sleep(1.1)  # labels are precise to a millisecond, positions to a second
     new = tables.create()
     for number in range(10, 30):
         tables.put(new, number, f"new {number}")
@@ -309,7 +309,7 @@ def test_a_switch_waits_for_the_writers_and_gives_up_when_one_does_not_end(
     connection: Connection, services: Services, scripted: ScriptedServices, restored: TableMapping,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """A statement that has begun under the old record commits before the switch, or not at all."""
+    """A statement that began under the old record commits before the switch, or not at all."""
     monkeypatch.setattr(repointing, "_ATTEMPTS", 1)
     with closing(services.connect("test writer")) as writer:
         writer.execute("BEGIN")
@@ -332,7 +332,7 @@ def test_no_switch_while_a_load_runs(
 def test_records_of_a_stream_before_the_first_of_the_table_of_record_are_refused(
     apply: Apply, connection: Connection
 ) -> None:
-    """A table that was deleted and made again under its name: its old stream is readable for a day more."""
+    """A table that was deleted and created again under its name: its old stream can be read for another day."""
     record_ = sources.SourceOfRecord("Employees", table_id="id-1")
     connection.execute("UPDATE replication.tables SET source_table_id = 'id-1'")
     sources.note_seen(connection, "employees", record_, STREAM.replace("2026-05-14", "2026-05-15"), "id-2")

@@ -274,7 +274,7 @@ def test_damaged_children_are_drift_of_their_parent_and_repaired(shop: Shop, con
     report = shop.reconcile()
     assert (report.missing, report.extra, report.different) == (0, 1, 3)
     assert report.by_column == {"shop.OrderLines": 3}
-    assert len(lines(connection)) == len(before) + 2, "reported, not mended"
+    assert len(lines(connection)) == len(before) + 2, "reported, not repaired"
     report = shop.reconcile(repair=True)
     assert (report.drift, report.repaired) == (4, 4)
     assert lines(connection) == before

@@ -1,4 +1,4 @@
-"""The source of record: what is of another table is refused at every door, whatever the mapping in hand says."""
+"""The source of record: changes of any other table are refused on every path, whatever the mapping says."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ LONG = "a name that is far too long for its column"
 
 
 def switched(connection: Connection, table: str = NEW, arn: str | None = None) -> None:
-    """What `repoint` leaves of the record."""
+    """What `repoint` leaves in the record."""
     connection.execute(
         "UPDATE replication.tables SET source_table = %s, source_arn = %s, source_since = now()", [table, arn]
     )
 
 
 def everything(connection: Connection) -> list[tuple[Any, ...]]:
-    """All that a batch may write."""
+    """Everything that a batch may write."""
     found: list[tuple[Any, ...]] = []
     for (name,) in connection.execute(
         "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname = 'replica'"
@@ -84,7 +84,7 @@ def test_a_replicator_of_the_old_table_writes_nothing_at_all(
     pooled: bool,
     pgbouncer: Callable[..., PgBouncer],
 ) -> None:
-    """Not a row, no watermark and no reject: the event source mapping keeps the batch."""
+    """No row, no watermark and no reject: the event source mapping keeps the batch."""
     mapping = employees if text in {"", "check"} else read_mapping(text, "test.yaml")
     services = Services(Settings.from_environment({"DATABASE_URL": database}))
     url = pgbouncer(database, mode="transaction").url if pooled else database
@@ -132,7 +132,7 @@ def test_a_table_of_that_name_in_another_account_or_region_is_refused_once_the_r
 
 
 def test_a_later_part_of_a_batch_is_refused_too(apply: Apply, connection: Connection) -> None:
-    """A switch between two chunks: what was committed is told, the rest is delivered again."""
+    """A switch between two chunks: the answer reports what was committed, and the rest is delivered again."""
     connection.execute(
         "CREATE FUNCTION switch() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
         " UPDATE replication.tables SET source_table = 'EmployeesRestored'; RETURN NULL; END $$"
@@ -251,7 +251,7 @@ def test_a_database_whose_bookkeeping_is_older_says_migrate(apply: Apply, connec
 
 
 def test_the_servers_log_says_why_a_batch_was_refused(connection: Connection) -> None:
-    """The statement's own error, which the replicator turns into one that names the next step."""
+    """The statement's own error, from which the replicator makes one that names the next step."""
     switched(connection)
     gate = sources.of_record(sql.Literal("employees"), sql.Literal("Employees"), sql.SQL("NULL::text"))
     with pytest.raises(Exception, match=f"the source of record of employees is another, {NEW}"):

@@ -104,7 +104,7 @@ def test_a_table_that_was_never_migrated_has_none_and_the_error_says_how(service
 
 
 def test_a_load_that_broke_off_is_reported_and_one_that_a_run_leads_is_not(database: str, services: Services) -> None:
-    """It said "loading" for ever, and exited 0."""
+    """It used to say "loading" forever, and to exit 0."""
     with migrated(database) as connection:
         row = connection.execute(
             "INSERT INTO replication.exports (table_name, kind, location, snapshot_time, as_of, item_count, file_count,"

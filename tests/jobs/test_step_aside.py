@@ -1,4 +1,4 @@
-"""An option and a type of tomorrow, through the load, the stream, a catch-up and the staging of a reconciliation."""
+"""An unknown option and an unknown type, through load, stream, catch-up and the staging of a reconciliation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.core.types.test_step_aside import INET, MarkedColumn, marking
 from tests.dynamodb.export_fixture import EXPORT_TIME, ExportFactory, WindowChange
 from tests.jobs.conftest import record
 
-THREADS = 10**9  # from so many items on there are processes: those know no types of tomorrow
+THREADS = 10**9  # with this many items there would be processes, which do not know the types of this test
 
 
 @pytest.fixture

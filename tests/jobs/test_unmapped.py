@@ -1,4 +1,4 @@
-"""Unmapped: what lands in the jsonb column through the replicator is found, measured, and given its line."""
+"""Unmapped: attributes that the replicator puts into the jsonb column are found, measured, and given a mapping line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What PostgreSQL cannot hold ends where its column's policy says, and takes nothing else along."""
+"""Values that PostgreSQL cannot hold end as their column's policy says, and affect nothing else."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def item(number: int, **attributes: Any) -> Any:  # noqa: ANN401 - attribute val
 
 
 def items() -> list[Any]:
-    """One item of each kind of poison, a harmless one between each two."""
+    """One item with each kind of bad value, with a harmless item between each two."""
     found = [item(0)]
     for number, (name, value) in enumerate(POISON.items(), 1):
         found += [item(2 * number - 1, **{name: value}), item(2 * number, words={"S": "fine"})]
@@ -113,7 +113,7 @@ def by_stream(services: Services, used: TableMapping, wanted: list[Any]) -> tupl
 
 @pytest.fixture(params=["stream", "export"])
 def deliver(request: pytest.FixtureRequest, exports: ExportFactory) -> Deliver:
-    """Deliver items through one door; returns (applied, rejected)."""
+    """Deliver items on one path; returns (applied, rejected)."""
 
     def by_export(services: Services, used: TableMapping, wanted: list[Any]) -> tuple[int, int]:
         lines = [found for found in wanted if not holds_surrogate(found)]
@@ -125,7 +125,7 @@ def deliver(request: pytest.FixtureRequest, exports: ExportFactory) -> Deliver:
 
 
 def holds_surrogate(value: Any) -> bool:  # noqa: ANN401 - attribute values
-    """Whether a text is no UTF-8: the export fixture writes files, which hold UTF-8 alone."""
+    """Whether a text is not UTF-8: the export fixture writes files, which hold only UTF-8."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
@@ -204,7 +204,7 @@ def test_a_key_too_long_for_the_index_is_refused_however_well_it_compresses(
 def test_the_longest_key_that_is_taken_fits_the_index_whatever_it_holds(
     services: Services, connection: Connection
 ) -> None:
-    # No two bytes alike in a row, so that nothing is gained by compressing.
+    # No two bytes in a row are alike, so that compression gains nothing.
     noise = "".join(chr(0x80 + (number * 7919) % 1900) for number in range(1300))
     assert len(noise.encode()) == 2600
     key: Any = {"PK": {"S": noise[:1024]}, "SK": {"S": noise[1024:]}}

@@ -1,4 +1,4 @@
-"""What the replicator's tests run against: PostgreSQL, the services of the local stack, the packaged zip."""
+"""Servers for the replicator's tests: PostgreSQL, the services of the local stack, the packaged zip."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def mappings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass
 class Database:
-    """A database of its own, with a role of its own whose password a test may change."""
+    """A database for one test, with its own role, whose password the test may change."""
 
     server: PostgresServer
     name: str
@@ -60,12 +60,12 @@ class Database:
 
     @property
     def url(self) -> str:
-        """As the role."""
+        """The URL for that role."""
         return f"postgresql://{self.role}:{self.password}@127.0.0.1:{self.server.port}/{self.name}"
 
     @property
     def secret(self) -> dict[str, Any]:
-        """As Secrets Manager would hold it."""
+        """The secret, in the form of Secrets Manager."""
         return {
             "username": self.role,
             "password": self.password,
@@ -82,7 +82,7 @@ class Database:
             return cursor.fetchall() if cursor.description else []
 
     def change_password(self, password: str) -> None:
-        """What a rotation does on the server."""
+        """Change the password on the server, as a rotation does."""
         statement = sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(self.role), sql.Literal(password))
         self.execute(statement)
         self.password = password
@@ -111,7 +111,7 @@ def target(postgres: PostgresServer, mappings: Path) -> Iterator[Database]:
 
 @dataclass
 class Cloud:
-    """The emulated services of one endpoint."""
+    """The emulated services at one endpoint."""
 
     url: str
     secrets: list[str] = field(default_factory=list[str])
@@ -133,7 +133,7 @@ class Cloud:
         return str(made["ARN"])
 
     def replace_secret(self, arn: str, value: dict[str, Any]) -> None:
-        """What a rotation does in Secrets Manager."""
+        """Change the secret in Secrets Manager, as a rotation does."""
         self.client("secretsmanager").put_secret_value(SecretId=arn, SecretString=json.dumps(value))
 
 
@@ -153,7 +153,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory, mappings: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def runtime_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What /var/runtime holds on Lambda."""
+    """The files of /var/runtime on Lambda."""
     return make_runtime(tmp_path_factory.mktemp("runtime"))
 
 
@@ -165,13 +165,13 @@ def task_root(tmp_path_factory: pytest.TempPathFactory, archive: Path) -> Path:
 
 @dataclass
 class Context:
-    """What the handler uses of Lambda's context."""
+    """The parts of Lambda's context that the handler uses."""
 
     remaining_milliseconds: int = 30_000
     aws_request_id: str = "6f1a0c9e-0000-4000-8000-000000000001"
 
     def get_remaining_time_in_millis(self) -> int:
-        """As Lambda's."""
+        """Milliseconds left, as Lambda reports them."""
         return self.remaining_milliseconds
 
 
@@ -208,7 +208,7 @@ def make_stream_record(
     seconds: int = 1_767_225_600,
     table: str = "Employees",
 ) -> dict[str, Any]:
-    """A stream record as Lambda delivers it; `number` orders it, a REMOVE carries keys alone."""
+    """A stream record in the form that Lambda delivers; `number` orders it, a REMOVE has only keys."""
     change: dict[str, Any] = {
         "ApproximateCreationDateTime": seconds,
         "Keys": {"Id": {"N": str(item_id)}},

@@ -1,7 +1,7 @@
 """AWS's Runtime Interface Emulator around the packaged zip, as Lambda would run it.
 
-Nothing is on its path but the zip, the runtime client and boto3: a dependency that was left out fails, while the local
-stack would lend its own.
+Its path contains only the zip, the runtime client and boto3. So a dependency that is missing from the zip fails here,
+while the local stack would lend its own.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from pipeline.local.process import ServerProcess, free_port
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = ROOT / ".venv-rie"
-# What Lambda's Python runtime brings: its client, and boto3 with what that needs.
+# Lambda's Python runtime provides its client, and boto3 with its dependencies.
 RUNTIME = ("awslambdaric", "runtime_client*.so", "simplejson", "snapshot_restore_py")
 SDK = ("boto3", "botocore", "s3transfer", "dateutil", "jmespath", "urllib3", "six")
 HANDLER = "lambda_replicator.handler.lambda_handler"
 
 
 def site_packages() -> Path:
-    """Those of .venv-rie, which `make .venv-rie/.ready` sets up."""
+    """The packages of .venv-rie, which `make .venv-rie/.ready` sets up."""
     program = "import sysconfig; print(sysconfig.get_path('platlib'))"
     python = ENVIRONMENT / "bin" / "python"
     return Path(subprocess.run([python, "-c", program], check=True, capture_output=True, text=True).stdout.strip())
 
 
 def interpreter() -> str:
-    """The interpreter itself, not an environment's: -S then leaves out every site-packages."""
+    """The base interpreter, not an environment's: -S then leaves out every site-packages."""
     return os.path.realpath(sys.executable)
 
 
 def make_runtime(folder: Path) -> Path:
-    """Fill a folder with what /var/runtime holds on Lambda, and nothing else of any environment."""
+    """Fill a folder with the files of /var/runtime on Lambda, and nothing else of any environment."""
     packages = site_packages()
     for pattern in RUNTIME:
         for path in packages.glob(pattern):
@@ -66,14 +66,14 @@ def unpack(archive: Path, folder: Path) -> Path:
 
 @dataclass(frozen=True)
 class Function:
-    """Where a function's code and runtime lie, and its variables."""
+    """The folders of a function's code and runtime, and its variables."""
 
     task_root: Path
     runtime: Path
     environment: Mapping[str, str]
 
     def variables(self) -> dict[str, str]:
-        """The whole environment of its process."""
+        """The complete environment of its process."""
         return {
             "PATH": "/usr/bin:/bin",
             "PYTHONPATH": f"{self.task_root}:{self.runtime}",

@@ -1,4 +1,4 @@
-"""Opening the connection: the secret, its rotation, and what is told when it fails."""
+"""Opening the connection: the secret, its rotation, and the errors when it fails."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.settings import Pooler
 
 @pytest.fixture
 def sdk(monkeypatch: pytest.MonkeyPatch, cloud: Any) -> None:
-    """The SDK's variables, as the function has them."""
+    """The SDK's variables, as the function gets them."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", cloud.url)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")

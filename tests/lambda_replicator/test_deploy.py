@@ -1,4 +1,4 @@
-"""The template as it stands, deployed with its zip into the local stack: what is made, delivered, updated, refused."""
+"""The unchanged template, deployed with its zip into the local stack: it creates, delivers, updates, refuses."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Deploy = Callable[..., Deployment]
 
 @pytest.fixture
 def deploy_stack(cloud: Any, archive: Path, target: Any) -> Iterator[Deploy]:
-    """Deploys a stack of the test's own, with the table and the secret made by the template; removes it after."""
+    """Deploys a stack for one test, whose template creates the table and the secret; removes it afterwards."""
     stack = f"t{uuid.uuid4().hex[:8]}"
     cloudformation = cloud.client("cloudformation")
 
@@ -49,7 +49,7 @@ def deploy_stack(cloud: Any, archive: Path, target: Any) -> Iterator[Deploy]:
 
 
 def wait_for(found: Callable[[], object], expected: object) -> None:
-    """Until they are equal; shows the difference when they do not become so."""
+    """Wait until they are equal; if they do not become equal, show the difference."""
     deadline = time.monotonic() + 60
     while found() != expected and time.monotonic() < deadline:
         time.sleep(0.1)

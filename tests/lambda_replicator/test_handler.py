@@ -1,4 +1,4 @@
-"""The handler against real PostgreSQL: what it answers, what it stores, and what it never tells."""
+"""The handler against real PostgreSQL: what it answers, what it stores, and what it never reveals."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def log_lines(captured: str) -> list[dict[str, Any]]:
 
 
 def everything_told(error: BaseException, captured: str) -> str:
-    """All that Lambda could log: our lines, and the exception with its causes as Python prints it."""
+    """Everything that Lambda could log: our lines, and the exception with its causes as Python prints it."""
     return captured + "".join(traceback.format_exception(error))
 
 

@@ -1,4 +1,4 @@
-"""What importing the handler loads, and what it does not: all of it is paid at every cold start."""
+"""Modules that importing the handler loads, and those that it does not: every cold start pays for each."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 FORBIDDEN = {"dagster", "dagster_aws", "pandas", "numpy", "pyarrow", "pydantic", "rich", "sqlalchemy", "jsonschema"}
-# Our own modules, by package: a new one here is a decision, since every cold start pays for it.
+# Our own modules, by package: adding one here is a decision, because every cold start pays for it.
 ALLOWED = {
     "pipeline",
     "pipeline.settings",
@@ -22,7 +22,7 @@ ALLOWED = {
     "pipeline.jobs.replicate",
 }
 ALLOWED_PREFIXES = ("pipeline.core", "pipeline.aurora", "lambda_replicator")
-# What it cannot do without: the SDK, the driver, the YAML reader, and what the seed logs and reads secrets with.
+# Required: the SDK, the driver, the YAML reader, and Powertools, which the seed uses to log and to read secrets.
 NEEDED = "boto3, psycopg, psycopg_binary, yaml, aws_lambda_powertools.metrics"
 
 
@@ -49,7 +49,7 @@ def test_it_loads_nothing_of_the_orchestration_and_no_data_frames() -> None:
 
 
 def test_it_reads_no_environment_and_opens_nothing_when_imported() -> None:
-    """With an environment that would make any reading of it fail, and sockets and files of ours refused."""
+    """Any read of this environment would fail, and opening sockets or our files is refused."""
     program = """
 import os, socket, sys
 os.environ["DATABASE_SECRET_ID"] = "x"

@@ -1,4 +1,4 @@
-"""The zip: what it holds, how large it is, and that the same inputs give the same bytes."""
+"""The zip: its contents, its size, and that the same inputs give the same bytes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_it_is_under_the_limit(archive: Path) -> None:
 
 
 def test_it_holds_exactly_the_modules_of_ours_that_the_handler_loads(names: set[str]) -> None:
-    """Neither the package builder, nor the load, nor anything of Dagster's side."""
+    """Neither the package builder, nor the load, nor anything for Dagster."""
     program = "import json, sys, lambda_replicator.handler; print(json.dumps(sorted(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     loaded = {name for name in json.loads(done.stdout) if name.partition(".")[0] in OURS}
@@ -53,7 +53,7 @@ def test_it_holds_the_mappings(names: set[str]) -> None:
 
 
 def test_a_change_to_any_file_in_it_makes_the_local_one_again() -> None:
-    """Else `make demo` and `make ui` would run yesterday's code."""
+    """Otherwise `make demo` and `make ui` would run yesterday's code."""
     zipped = "build/local/lambda_replicator.zip"
     done = subprocess.run(
         ["make", "--print-data-base", "--question", zipped],  # noqa: S607  whichever make a person has

@@ -44,7 +44,7 @@ def test_the_zip_applies_batches(emulator: Emulator, target: Any, make_record: A
 
 
 def test_the_zip_fails_a_batch_without_telling_its_values(emulator: Emulator, target: Any, make_record: Any) -> None:
-    """Lambda logs the exception and keeps it in the answer: both are read here."""
+    """Lambda logs the exception and also returns it in the answer: the test reads both."""
     target.execute(
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
         " RAISE EXCEPTION 'bad row %', NEW USING DETAIL = NEW::text; END $$"
@@ -91,7 +91,7 @@ def test_the_zip_takes_a_list_and_milliseconds_and_stops_where_no_time_can_be_re
 def test_the_zip_of_a_table_that_is_no_longer_the_source_of_record_writes_nothing(
     emulator: Emulator, target: Any, make_record: Any
 ) -> None:
-    """A mapping re-pointed to a restored table, and the replicator of the old one still deployed."""
+    """A mapping re-pointed to a restored table, while the replicator of the old one is still deployed."""
     assert emulator.invoke({"Records": [make_record(1, 1, name="before")]}) == {"batchItemFailures": []}
     target.execute("UPDATE replication.tables SET source_table = 'EmployeesRestored'")
     written = (

@@ -1,4 +1,4 @@
-"""The packaged zip and the ways to its database: poolers, TLS, servers that take no session, and the secret."""
+"""The packaged zip and its ways to the database: poolers, TLS, servers that accept no session, and the secret."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ SOON_OVER = {"AWS_LAMBDA_FUNCTION_TIMEOUT": "5"}
 
 @pytest.fixture
 def start(tmp_path: Path, runtime_folder: Path, task_root: Path) -> Generator[Start]:
-    """Start functions from the zip, each an execution environment of its own, with the given variables."""
+    """Start functions from the zip, each its own execution environment, with the given variables."""
     with ExitStack() as running:
         count = 0
 
@@ -59,7 +59,7 @@ def start(tmp_path: Path, runtime_folder: Path, task_root: Path) -> Generator[St
 def test_two_functions_behind_one_pooler_of_transactions_never_write_each_others_rows(
     start: Start, database: str, tmp_path: Path, pgbouncer: Callable[..., PgBouncer], make_record: Any
 ) -> None:
-    """Their prepared statements would have the same name, on the one server connection that both are given."""
+    """Their prepared statements would have the same name, on the one server connection that both get."""
     folder = tmp_path / "tables"
     folder.mkdir()
     for table in TABLES:
@@ -91,7 +91,7 @@ def test_two_functions_behind_one_pooler_of_transactions_never_write_each_others
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """Who signs the server's certificate."""
+    """The authority that signs the server's certificate."""
     return Authority(tmp_path_factory.mktemp("authority"))
 
 
@@ -108,7 +108,7 @@ def tls(authority: Authority, mappings: Path) -> Generator[PostgresServer]:
 
 
 def secret_of(server: PostgresServer, **more: str) -> dict[str, Any]:
-    """As Secrets Manager would hold it."""
+    """The secret, in the form of Secrets Manager."""
     return {
         "username": "dynaurora",
         "password": server.password,
@@ -120,7 +120,7 @@ def secret_of(server: PostgresServer, **more: str) -> dict[str, Any]:
 
 
 def assert_refused(function: Emulator, event: dict[str, Any], kind: str, sentence: str) -> None:
-    """The batch fails with this error, and neither the answer nor the log tells a name."""
+    """The batch fails with this error, and neither the answer nor the log reveals a name."""
     answer = function.invoke(event)
     assert answer["errorType"] == kind, answer
     assert sentence in answer["errorMessage"]
@@ -186,7 +186,7 @@ def test_a_cluster_that_stays_away_fails_the_batch_as_what_passes(start: Start, 
 
 
 def nobody(port: int) -> dict[str, Any]:
-    """A secret for a server that refuses whatever comes."""
+    """A secret for a server that refuses every session."""
     return {"username": "napoleon", "password": "blücher", "host": "127.0.0.1", "port": port, "dbname": "waterloo"}
 
 
@@ -202,7 +202,7 @@ def nobody(port: int) -> dict[str, Any]:
 def test_no_connection_to_spare_reads_the_secret_once(start: Start, make_record: Any, text: str) -> None:
     with refusing("53300", text) as server, secrets_endpoint(**nobody(server.port)) as secrets:
         function = start(secrets.environment | SOON_OVER)
-        for _ in range(2):  # a busy machine may come to one attempt an invocation
+        for _ in range(2):  # on a busy machine an invocation may make only one attempt
             assert_refused(function, {"Records": [make_record(1, 1)]}, "NotNowError", "no connection to spare")
         assert server.sessions > 1
         assert secrets.fetches == 1

@@ -1,4 +1,4 @@
-"""The template as CloudFormation will read it: parameters, permissions, the mapping's settings, the alarms."""
+"""The template as CloudFormation reads it: parameters, permissions, the event source mapping's settings, the alarms."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_every_setting_of_the_mapping_is_a_parameter(template: dict[str, Any]) -
     assert mapping["MaximumRetryAttempts"] == {"Ref": "RetryAttempts"}
     assert mapping["ParallelizationFactor"] == {"Ref": "ParallelizationFactor"}
     assert mapping["MaximumRecordAgeInSeconds"] == {"Ref": "MaximumRecordAgeSeconds"}
-    # Records are given up, whole and in S3, before the stream drops them.
+    # Lambda discards records, whole and to S3, before the stream drops them.
     assert parameters["MaximumRecordAgeSeconds"]["Default"] < 86_400
 
 

@@ -19,7 +19,7 @@ MakeTable = Callable[..., str]
 
 
 def session_of(stack: LocalStack) -> Any:  # noqa: ANN401  # see its text
-    """A session of boto3, untyped: it is typed for every service at once, of which the stubs know few."""
+    """A boto3 session, untyped: its type lists every service at once, and the stubs know only a few."""
     environment = stack.environment()
     return boto3.Session(
         aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],

@@ -1,4 +1,4 @@
-"""The demo itself, with fewer items: it proves equality, ends cleanly when told to, and says what is amiss."""
+"""The demo itself, with fewer items: it proves equality, ends cleanly when interrupted, and reports what is wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The export service: layout, semantics, and exactness while writes go on."""
+"""The export service: layout, semantics, and exactness while writes continue."""
 
 import base64
 import gzip
@@ -84,7 +84,7 @@ def read_export(s3: "S3Client", description: Description) -> tuple[Any, list[Any
 
 
 class Writer:
-    """Writes without pause and remembers when each write was begun and when it was answered."""
+    """Writes without pause and records when each write began and when it was answered."""
 
     def __init__(self, client: "DynamoDBClient", table: str, items: dict[str, Item]) -> None:
         self._client = client
@@ -115,8 +115,8 @@ class Writer:
             time.sleep(0.01)
 
     def states_at(self, at: float) -> list[dict[str, Item]]:
-        """The states the table may have had: a write begun before the moment and answered after it may be in
-        or not.
+        """The states the table may have had: a write that began before the moment and was answered after it
+        may be in or not.
         """
         state = dict(self._start)
         states: list[dict[str, Item]] = []
@@ -178,7 +178,7 @@ def test_a_full_export_is_the_table_of_its_export_time_while_writes_go_on(
 def test_exports_asked_for_at_once_are_each_of_their_own_time(
     dynamodb: "DynamoDBClient", s3: "S3Client", bucket: str, make_table: MakeTable
 ) -> None:
-    """They share what an earlier export read, whichever of them comes to it first."""
+    """They share what an earlier export read, whichever of them gets to it first."""
     table = make_table("NEW_AND_OLD_IMAGES")
     items = fill(dynamodb, table)
     arn = arn_of(dynamodb, table)
@@ -206,7 +206,7 @@ def test_an_export_after_the_stream_was_changed_reads_the_table_anew(
         answer: Any = dynamodb.export_table_to_point_in_time(TableArn=arn, S3Bucket=bucket)
         exported = by_key(read_export(s3, finished(dynamodb, answer["ExportDescription"]["ExportArn"]))[2])
         assert exported == items
-        # What is written while there is no stream, no stream tells.
+        # No stream contains what is written while there is no stream.
         dynamodb.update_table(TableName=table, StreamSpecification={"StreamEnabled": False})
         dynamodb.delete_item(TableName=table, Key={"Id": {"N": key}})
         del items[key]
@@ -293,7 +293,7 @@ def test_a_past_moment_and_the_changes_between_two(
 def test_what_was_written_while_the_stream_was_off_is_told_from_a_kinesis_destination(
     stack: LocalStack, dynamodb: "DynamoDBClient", s3: "S3Client", bucket: str, make_table: MakeTable
 ) -> None:
-    """Point-in-time recovery does not depend on the stream; the local stack's window left these writes out."""
+    """Point-in-time recovery does not depend on the stream; the local stack's window used to leave these writes out."""
     table = make_table("NEW_AND_OLD_IMAGES")
     arn = arn_of(dynamodb, table)
     kinesis = session_of(stack).client("kinesis", endpoint_url=stack.endpoint_url)
@@ -304,10 +304,10 @@ def test_what_was_written_while_the_stream_was_off_is_told_from_a_kinesis_destin
         if enabled is not None:
             stream: Any = {"StreamEnabled": enabled} | ({"StreamViewType": "NEW_AND_OLD_IMAGES"} if enabled else {})
             dynamodb.update_table(TableName=table, StreamSpecification=stream)
-        for written in range(number, 3):  # the later ones are written over each time
+        for written in range(number, 3):  # the later ones are overwritten each time
             dynamodb.put_item(TableName=table, Item={"Id": {"N": str(written)}, "v": {"N": str(number)}})
         time.sleep(1.1)
-    for _ in range(2):  # the second one reads on from where the first one came to
+    for _ in range(2):  # the second one continues where the first one stopped
         asked = dynamodb.export_table_to_point_in_time(
             TableArn=arn,
             S3Bucket=bucket,

@@ -1,4 +1,4 @@
-"""Past states told from stream records: against a table that remembers every version it ever had."""
+"""Past states reconstructed from stream records: against a table that remembers every version it ever had."""
 
 import json
 import random
@@ -44,8 +44,8 @@ def test_every_past_state_is_told(seed: int, *, old_images: bool) -> None:
     before = {"0": '"0@0"', "1": '"1@0"'} if old_images else {}
     changes, states = written(random.Random(seed), old_images=old_images, before=before)
     for at_ms in range(1, len(states)):
-        # The state at a time holds what was written before it: changes carry 1, 2, …; states[n] follows the
-        # n-th.
+        # The state at a time contains what was written before it: changes have times 1, 2, …; states[n] follows
+        # the n-th.
         assert state_at(states[-1], changes, at_ms) == states[at_ms - 1]
 
 
@@ -70,7 +70,7 @@ def test_a_scan_that_mixes_moments_is_rolled_forward_to_one(seed: int) -> None:
     source = random.Random(seed)
     changes, states = written(source, old_images=False, before={})
     begin, end = 20, 45
-    # Each key is read at a moment of its own between the two.
+    # Each key is read at its own moment between the two.
     scanned: State = {}
     for key in map(str, range(8)):
         read = states[source.randrange(begin, end + 1)].get(key)

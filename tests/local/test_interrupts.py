@@ -1,4 +1,4 @@
-"""Signals: held while threads start, and then as they would have been."""
+"""Signals are held while threads start, and delivered afterwards."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @pytest.fixture(autouse=True)
 def handlers() -> Generator[None]:
-    """As they were, after each test."""
+    """Restore the handlers after each test."""
     before = {number: signal.getsignal(number) for number in NUMBERS}
     yield
     for number, handler in before.items():

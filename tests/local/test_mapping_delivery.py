@@ -1,4 +1,4 @@
-"""Each rule of the event source mapping, on scripted functions and a clock that only moves when told."""
+"""Each rule of the event source mapping, on scripted functions and a clock that only the test moves."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -33,7 +33,7 @@ def failed(*identifiers: object) -> dict[str, object]:
 
 
 class Scene:
-    """Delivers to a function given as a script: what it was called with, what was discarded, how long was waited."""
+    """Delivers to a scripted function; records what it was called with, what was discarded, how long was waited."""
 
     def __init__(self, function: Callable[[list[int], int], object], pauses: int = 50, **settings: int | bool) -> None:
         self.calls: list[list[int]] = []

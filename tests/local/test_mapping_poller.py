@@ -1,4 +1,4 @@
-"""The mapping poller: shards and batches on a scripted stream, targets, and ministack for real."""
+"""The poller of an event source mapping: shards and batches on a scripted stream, targets, and real ministack."""
 
 import base64
 import json
@@ -83,7 +83,7 @@ class ScriptedStream:
 
 
 class Recorder:
-    """A target that remembers its batches, and may be given something to do with each."""
+    """A target that remembers its batches, and may have something to do for each."""
 
     def __init__(self, act: Callable[[list[int]], object] | None = None) -> None:
         self.events: list[Json] = []

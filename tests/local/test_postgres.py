@@ -1,4 +1,4 @@
-"""The PostgreSQL server: starts, survives, explains itself, and never outlives who started it."""
+"""The PostgreSQL server: starts, survives, explains its errors, and never outlives the process that started it."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""The probe on the local stack: the truth table, and the command line that shows it."""
+"""The probe on the local stack: the table of all states, and the command line that shows them."""
 
 from __future__ import annotations
 

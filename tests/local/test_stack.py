@@ -1,4 +1,4 @@
-"""The whole stack: one command's worth of servers, one at a time in a place, nothing left behind."""
+"""The whole stack: all servers with one command, one stack in a run directory, nothing left running."""
 
 import json
 import os
@@ -32,7 +32,7 @@ with LocalStack(Path(sys.argv[1]), durable=False, progress=lambda line: print(li
 
 
 def processes_in(folder: Path) -> list[str]:
-    """The command lines of processes that were given something in `folder`, or that write there."""
+    """The command lines of processes that have an argument in `folder`, or that write there."""
     found: list[str] = []
     for process in Path("/proc").iterdir():
         if not process.name.isdigit() or int(process.name) == os.getpid():
@@ -134,7 +134,7 @@ def test_the_stack_dies_with_its_owner_and_gives_its_place_free(number: signal.S
 def test_an_interrupt_during_the_start_leaves_nothing(seconds: float) -> None:
     with run_directory() as folder, start_owner(folder) as owner:
         assert owner.stdout is not None
-        # Before, Python imports, and may swallow an interrupt there: in a callback it prints it and goes on.
+        # Before that, Python is importing, and may swallow an interrupt: in a callback it prints it and continues.
         assert owner.stdout.readline() == b"begun\n"
         time.sleep(seconds)
         owner.send_signal(signal.SIGINT)
@@ -143,7 +143,7 @@ def test_an_interrupt_during_the_start_leaves_nothing(seconds: float) -> None:
 
 
 def test_an_interrupt_reaches_nobody_who_waits_for_threads() -> None:
-    """It could leave their locks taken, and the start waiting for ever."""
+    """It could leave their locks taken, and the start waiting forever."""
     told: list[str] = []
 
     def interrupt(line: str) -> None:

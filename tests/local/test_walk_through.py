@@ -1,4 +1,4 @@
-"""The walk-through of docs/quick-start.md, run as it stands: the AWS CLI and psql against the playground."""
+"""The commands of docs/quick-start.md, run unchanged: the AWS CLI and psql against the playground."""
 
 from __future__ import annotations
 

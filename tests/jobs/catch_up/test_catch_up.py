@@ -1,10 +1,10 @@
-"""Catch up: what the stream lost comes back from incremental exports, deletes included, and nothing goes back.
+"""Catch up: incremental exports restore what the stream lost, deletes included, and nothing newer is undone.
 
-The hours of these tests are made up (`tests.jobs.past_table`): every write has a time of the test's choice, in the
-stream's records and in the exports alike, and the exports are as the documentation has them. Aurora is real. That the
-requests are those which the export service of the local stack takes is shown in `test_catch_up_stack.py`.
+The past in these tests is invented (`tests.jobs.past_table`): the test chooses the time of every write, in the stream's
+records and in the exports alike, and the exports have the documented form. Aurora is real. `test_catch_up_stack.py`
+shows that the local stack's export service accepts the requests.
 
-`CATCH_UP_HISTORIES` sets how many generated histories are healed (5 unless set).
+`CATCH_UP_HISTORIES` sets how many generated histories are restored (5 unless set).
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def test_three_hours_withheld_from_the_lambda_are_healed(
     connection: Connection,
     micros_form: str,
 ) -> None:
-    """Writes of every kind go on while nothing is delivered; then the stream goes on behind the gap."""
+    """Writes of every kind continue while nothing is delivered; after the gap, delivery resumes."""
     past.micros_form = micros_form
     for number in range(120):
         past.put(START, number, f"before {number}")
@@ -102,7 +102,7 @@ def test_three_hours_withheld_from_the_lambda_are_healed(
 def test_three_hours_of_deletes_alone_are_healed(
     past: PastTable, services: Services, employees: TableMapping, run: Run, apply: Apply, connection: Connection
 ) -> None:
-    """Some of what is deleted was loaded, some streamed before the gap, some streamed in the gap's own hour."""
+    """Some of the deleted items were loaded, some streamed before the gap, some streamed in the gap's own hour."""
     for number in range(60):
         past.put(START, number, f"loaded {number}")
     load(services, employees, past.full(START + MINUTE))
@@ -114,7 +114,7 @@ def test_three_hours_of_deletes_alone_are_healed(
     assert len(names(connection)) - len(past.state()) == 60
     report = run(START + 2 * HOUR, START + 6 * HOUR)
     assert names(connection) == past.state()
-    assert report.removed == 5  # inserted and deleted in one window: only reading them again tells
+    assert report.removed == 5  # inserted and deleted in one window: only reading them again shows it
     assert report.read_again == 5
     (tombstones,) = connection.execute('SELECT count(*) FROM replica."Employees" WHERE _deleted').fetchone() or (0,)
     assert tombstones == 60
@@ -182,7 +182,7 @@ def test_a_range_that_is_none_is_refused(run: Run) -> None:
 def test_a_range_that_ends_in_a_moment_is_waited_for(
     past: PastTable, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As that of a loss does which was found just now."""
+    """The range of a loss that was just found ends like this."""
     monkeypatch.setattr("pipeline.jobs.catch_up.window_exports._LOOK_AGAIN_SECONDS", 0.2)
     end = datetime.now(UTC) + timedelta(seconds=2)
     run(end - HOUR, end)
@@ -193,7 +193,7 @@ def test_a_range_that_ends_in_a_moment_is_waited_for(
 def test_a_change_lost_in_the_last_minutes_before_a_cut(
     past: PastTable, run: Run, apply: Apply, connection: Connection
 ) -> None:
-    """The window that ends at the cut has it, and counts as of before the change that the stream brought."""
+    """The window that ends at the cut has the change, and counts as of a time before what the stream brought."""
     cut = START + 2 * HOUR
     apply(*records([past.put(cut - 3 * MINUTE, n, "streamed") for n in (1, 2, 3)]))
     past.put(cut - 2 * MINUTE, 1, "lost")
@@ -207,7 +207,7 @@ def test_a_change_lost_in_the_last_minutes_before_a_cut(
 def test_an_item_inserted_just_before_a_cut_and_deleted_behind_it(
     past: PastTable, run: Run, connection: Connection
 ) -> None:
-    """All of it lost. A window that began earlier would leave the item out, and the row would stay for ever."""
+    """All of it was lost. A window that began earlier would leave the item out, and the row would stay forever."""
     cut = START + 2 * HOUR
     past.put(cut - 4 * MINUTE, 1, "short-lived")
     past.put(START, 2, "older")
@@ -226,7 +226,7 @@ def test_an_item_inserted_just_before_a_cut_and_deleted_behind_it(
 def test_an_earlier_range_after_a_later_snapshot_brings_nothing_back(
     past: PastTable, services: Services, employees: TableMapping, run: Run, apply: Apply, connection: Connection
 ) -> None:
-    """All of these changes were lost: no tombstone stands against the item, only what is known of the snapshot."""
+    """All these changes were lost: no tombstone keeps the item out, only what is known of the snapshot."""
     apply(*records([past.put(START - HOUR, 5, "extra")]))
     past.put(START + 10 * MINUTE, 1, "short-lived")
     past.put(START + 10 * MINUTE, 2, "stays")
@@ -240,7 +240,7 @@ def test_an_earlier_range_after_a_later_snapshot_brings_nothing_back(
 
 
 def test_a_part_of_a_range_again_brings_nothing_back(past: PastTable, run: Run, connection: Connection) -> None:
-    """The whole range left the item out, as it came and went within it; its first hour alone has it."""
+    """The item came and went within the whole range, which leaves it out; the first hour alone contains it."""
     past.put(START + 10 * MINUTE, 1, "short-lived")
     past.put(START + 10 * MINUTE, 2, "stays")
     past.delete(START + 2 * HOUR, 1)
@@ -255,7 +255,7 @@ def test_a_part_of_a_range_again_brings_nothing_back(past: PastTable, run: Run, 
 def test_a_load_within_the_range_is_a_cut(
     past: PastTable, services: Services, employees: TableMapping, run: Run, connection: Connection
 ) -> None:
-    """What it brought and was deleted since: one window over all of it would leave the item out."""
+    """Items that the load brought and that were deleted since: one window over all of it would leave them out."""
     past.put(START + 10 * MINUTE, 1, "loaded")
     past.put(START + 10 * MINUTE, 2, "loaded")
     load(services, employees, past.full(START + HOUR + timedelta(milliseconds=300)))
@@ -271,7 +271,7 @@ def test_a_load_within_the_range_is_a_cut(
 def test_writes_of_the_very_second_of_a_load(
     past: PastTable, services: Services, employees: TableMapping, run: Run, connection: Connection
 ) -> None:
-    """Windows begin at whole seconds, a load's time is none."""
+    """Windows begin at whole seconds; a load's time need not."""
     second = START + HOUR
     past.put(second - MINUTE, 1, "loaded")  # within the seam too
     past.put(second + timedelta(milliseconds=100), 2, "loaded")
@@ -298,7 +298,7 @@ def test_a_load_just_before_the_end_ends_the_range(
 def test_a_load_just_behind_the_beginning(
     past: PastTable, services: Services, employees: TableMapping, run: Run, connection: Connection
 ) -> None:
-    """What was inserted in the few minutes before it, loaded, and deleted since: also deleted in another window."""
+    """Items inserted a few minutes before it, loaded, and deleted since, some of them in another window."""
     cut = START + 10 * MINUTE
     for number in range(1, 6):
         past.put(START + MINUTE, number, "loaded")
@@ -321,7 +321,7 @@ def test_a_load_just_behind_the_beginning(
 def test_loads_that_follow_each_other_within_minutes(
     past: PastTable, services: Services, employees: TableMapping, run: Run, connection: Connection
 ) -> None:
-    """The later ones do not take away what the first brought."""
+    """The later ones do not remove what the first one brought."""
     past.put(START + 55 * MINUTE, 9, "stays")
     for number in range(3):
         load_at = START + HOUR + 5 * number * MINUTE
@@ -338,7 +338,7 @@ def test_loads_that_follow_each_other_within_minutes(
 def test_a_load_that_is_close_to_both_ends_of_the_range(
     past: PastTable, services: Services, employees: TableMapping, run: Run, connection: Connection
 ) -> None:
-    """No window can begin at it: that is said, and nothing is done."""
+    """No window can begin at it: the error says so, and nothing is done."""
     past.put(START + MINUTE, 1, "loaded")
     load(services, employees, past.full(START + 10 * MINUTE))
     past.delete(START + 11 * MINUTE, 1)
@@ -355,7 +355,7 @@ def test_a_load_that_is_close_to_both_ends_of_the_range(
 
 
 def test_a_wide_range_after_a_narrow_one(past: PastTable, run: Run, connection: Connection) -> None:
-    """The narrow one brought the item; the wide one alone would leave it out. What was applied is not asked for."""
+    """The narrow one brought the item; the wide one alone would leave it out. No export is requested twice."""
     past.put(START + 10 * MINUTE, 1, "short-lived")
     run(START, START + HOUR)
     past.delete(START + 2 * HOUR, 1)
@@ -400,7 +400,7 @@ def test_whatever_was_lost_the_range_is_healed(
     if source.random() < 0.3:
         ranges = [(begin - HOUR, NOW)]
     first, last = source.choice(ranges)
-    if source.random() < 0.6:  # a load, or several on each other's heels; half of them just behind a range's beginning
+    if source.random() < 0.6:  # one or several loads, shortly after each other; half of them just after a range's start
         loaded = first + source.uniform(0, 20) * MINUTE
         if source.random() < 0.5:
             loaded = first + source.random() * (last - first - 2 * HOUR)
@@ -412,7 +412,7 @@ def test_whatever_was_lost_the_range_is_healed(
         run(start, end)
         some = source.sample(late, len(late) // 10)  # redriven: days late, out of order
         apply(*records(some))
-    for start, end in ranges:  # again: seams of ranges that came in another order, and what was redriven since
+    for start, end in ranges:  # again: the seams of ranges that came in another order, and what was redriven since
         run(start, end)
     assert names(connection) == past.state()
 
@@ -438,7 +438,7 @@ def test_an_export_that_exists(
 def test_an_export_that_exists_and_has_a_load_within(
     past: PastTable, services: Services, employees: TableMapping, run: Run, connection: Connection
 ) -> None:
-    """Alone it cannot tell what was loaded and deleted since, and does not claim to."""
+    """Alone it cannot show what was loaded and deleted since, and does not claim to."""
     cut = START + HOUR
     past.put(START + MINUTE, 1, "loaded")
     load(services, employees, past.full(cut))

@@ -1,7 +1,7 @@
 """Catch up through the command line and the local stack's export service, killed at random moments and run again.
 
-The outage is real and short: writes go on for a moment while nothing is delivered. `CATCH_UP_KILLS` sets how many runs
-are killed (3 unless set).
+The outage is real and short: writes continue for a moment while nothing is delivered. `CATCH_UP_KILLS` sets how many
+runs are killed (3 unless set).
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def test_an_outage_is_healed_however_often_the_catch_up_is_killed(
     for number in range(0, 90, 4):
         dynamodb.delete_item(TableName=source.table, Key={"Id": {"N": str(number)}})
         del state[number]
-    time.sleep(2.5)  # behind the margin of what follows
+    time.sleep(2.5)  # so that the next step is later than the margin
     end = datetime.now(UTC).replace(microsecond=0)
     words = ["catch-up", "employees", "--from", begin.isoformat(), "--to", end.isoformat(), "--margin-seconds", "1"]
     chance = random.Random()

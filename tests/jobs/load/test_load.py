@@ -48,7 +48,7 @@ def strategy(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def run(services: Services, employees: TableMapping, strategy: str) -> Load:
-    """Load by the strategy of the test, with threads unless it says otherwise."""
+    """Load by the strategy of the test, with threads unless the test says otherwise."""
 
     def loading(location: str, *, mapping: TableMapping = employees, **options: Any) -> LoadReport:  # noqa: ANN401 - load's own
         options = {"processes_from": 10**9, "aside_from": 0 if strategy == "aside" else 10**9} | options
@@ -58,7 +58,7 @@ def run(services: Services, employees: TableMapping, strategy: str) -> Load:
 
 
 def leftovers(connection: Connection) -> list[str]:
-    """Tables of the load's own."""
+    """Tables that the load created for itself."""
     return [
         name
         for (name,) in connection.execute(
@@ -119,7 +119,7 @@ def test_a_loaded_export_stays_so_after_a_purge(
 def test_the_stream_before_the_load_counts_by_its_position(
     run: Load, exports: ExportFactory, connection: Connection, apply: Callable[..., Any]
 ) -> None:
-    """Newer changes, deletes and keys that the export lacks stay; older ones give way."""
+    """Newer changes, deletes and keys that the export lacks stay; older ones are replaced."""
     apply(named(1, 1, "newer", at=AFTER), record(2, 2, "REMOVE", at=AFTER), named(9, 3, "not exported", at=AFTER))
     apply(named(3, 4, "older", at=LONG_AGO), record(4, 5, "REMOVE", at=LONG_AGO))
     report = run(exports.full([item(n) for n in range(1, 7)]).location)
@@ -148,7 +148,7 @@ def test_what_cannot_be_converted_is_kept_whole(run: Load, exports: ExportFactor
 def test_what_only_postgresql_refuses_is_found_and_kept_whole(
     run: Load, exports: ExportFactory, connection: Connection
 ) -> None:
-    """A domain stands for all that the database may refuse and decoding cannot know."""
+    """A domain represents everything that the database may refuse and decoding cannot know."""
     connection.execute("CREATE DOMAIN small AS bigint CHECK (VALUE < 1000)")
     connection.execute('DROP VIEW public."Employees"')
     connection.execute('DROP TABLE replica."Employees"')
@@ -197,7 +197,7 @@ def test_a_damaged_file_stops_the_load_and_leaves_nothing(
         run(export.location, workers=1, processes_from=processes_from)
     if damage != "missing":
         assert DAMAGES[damage][1] in str(failure.value)
-    assert set(view(connection)) <= set(range(0, 200, 2))  # of the whole file's items, or none
+    assert set(view(connection)) <= set(range(0, 200, 2))  # either the whole file's items, or none
     row = connection.execute("SELECT status, reason FROM replication.exports").fetchone()
     assert row is not None
     assert row[0] == "failed"
@@ -348,7 +348,7 @@ def test_two_views_whose_names_begin_with_the_same_55_bytes(
 def test_a_file_in_the_hands_of_another_worker_is_waited_for_and_not_loaded_twice(
     run: Load, services: Services, exports: ExportFactory, connection: Connection
 ) -> None:
-    """What a worker that outlived its load commits, the load that resumes takes as done."""
+    """The load that resumes takes as done what a worker that outlived its load commits."""
     export = exports.full([item(1), item(2)], Layout(files=1, empty_files=0))
 
     def fail(_: LoadProgress) -> None:
@@ -367,7 +367,7 @@ def test_a_file_in_the_hands_of_another_worker_is_waited_for_and_not_loaded_twic
         assert resumed.is_alive()
         loads.mark_file(orphan, export_id, key, loads.FileCounts(2, 2, 0, 0, 10))
     resumed.join()
-    assert view(connection) == {}  # the orphan's mark counts; it had no rows here, and none came from the other
+    assert view(connection) == {}  # the orphan's mark counts; it had no rows here, and the other worker added none
     assert (reports[0].items, reports[0].applied) == (2, 2)
 
 

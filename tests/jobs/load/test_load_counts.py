@@ -1,6 +1,6 @@
-"""What a load costs in things that do not depend on the machine: statements, round trips, bytes copied.
+"""The cost of a load in units that do not depend on the machine: statements, round trips, bytes copied.
 
-Counted on the wire, from libpq's own trace of the messages sent.
+They are counted on the wire, from libpq's own trace of the messages sent.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ def item(number: int) -> dict[str, Any]:
 
 
 def ignore(_lines: int, _size_bytes: int) -> None:
-    """Progress that nobody asked for."""
+    """Report progress to nobody."""
 
 
 @pytest.fixture
 def big_and_small(
     services: Services, employees: TableMapping, exports: ExportFactory
 ) -> tuple[LoadWork, ExportFile, ExportFile]:
-    """A file of two items and one of 40,000 (several blocks), of one export that is built aside."""
+    """One export that is built aside, with a file of two items and one of 40,000 (several blocks)."""
     small, big = (
         exports.full([item(n) for n in range(count)], Layout(files=1, empty_files=0)) for count in (2, 40_000)
     )
@@ -46,7 +46,7 @@ def big_and_small(
 
 
 def begun(connection: Connection, work: LoadWork, build: bool) -> LoadWork:
-    """Record an export, and make its table, so that files can be loaded into it."""
+    """Record an export, and create its table, so that files can be loaded into it."""
     record = loads.begin(
         connection,
         work.mapping.name,
@@ -87,7 +87,7 @@ def test_a_file_costs_the_same_few_round_trips_whatever_its_size(
 def test_a_row_is_copied_as_its_texts_and_nothing_else(
     connection: Connection, big_and_small: tuple[LoadWork, ExportFile, ExportFile]
 ) -> None:
-    """Not its position either: that is the column's default while the table is built."""
+    """Not even its position: that is the column's default while the table is built."""
     work, _, big = big_and_small
     loader = FileLoader(begun(connection, work, build=True))
     with Wire(connection) as wire:
@@ -99,7 +99,7 @@ def test_a_row_is_copied_as_its_texts_and_nothing_else(
 def test_a_swap_costs_the_same_few_statements_whatever_the_table(
     services: Services, employees: TableMapping, exports: ExportFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the lock and its end: counted, because writers wait that long."""
+    """Between the lock and its end: this is counted because writers wait that long."""
     counted: list[int] = []
     swap = build_aside.swap
 

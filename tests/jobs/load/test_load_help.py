@@ -1,4 +1,4 @@
-"""A load whose files are spread over several runs: who loads what, who dies, who comes too late."""
+"""A load whose files are spread over several runs: who loads what, what happens when one dies or comes too late."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_several_runs_share_the_files_and_none_is_loaded_twice(
     aside_from: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Every worker waits when it has loaded a file until all have loaded one, so that each run has a part in it."""
+    """Every worker waits after its first file until all have loaded one, so that each run has a share."""
     together, waited = threading.Barrier(3, timeout=60), threading.local()
     loading = FileLoader.load
 
@@ -157,7 +157,7 @@ def test_several_runs_share_the_files_and_none_is_loaded_twice(
 def test_a_file_that_another_run_leaves_undone_is_loaded_by_the_lead(
     services: Services, employees: TableMapping, export: WrittenExport, connection: Connection, aside_from: int
 ) -> None:
-    """A run that dies in the middle of a file, as the server sees it; its connection goes, and the file is free."""
+    """A run dies in the middle of a file, as the server sees it: its connection goes, and the file is free."""
     dying = services.connect("test dying run")
     told: list[LoadProgress] = []
 
@@ -212,7 +212,7 @@ def test_a_run_that_comes_after_the_end_does_nothing(
 def test_a_run_of_a_load_that_died_does_nothing_for_the_one_that_resumes(
     services: Services, employees: TableMapping, export: WrittenExport, connection: Connection, helping: Helping
 ) -> None:
-    """Nor when it has the export's number right: it belongs to a run, not to an export."""
+    """Not even with the right export number: a lead belongs to a run, not to an export."""
     leads: list[Lead] = []
     with pytest.raises(Interrupted):
         load(services, employees, export.location, on_lead=leads.append, on_progress=interrupt)
@@ -252,7 +252,7 @@ def test_a_run_ends_with_the_load_it_takes_part_in(
     helping: Helping,
     aside_from: int,
 ) -> None:
-    """Its lead goes while it is in the middle of a file: that file is rolled back, and the run says why it ended."""
+    """Its lead dies while it is in the middle of a file: that file is rolled back, and the run says why it ended."""
     helped: list[HelpReport] = []
     begun, gone = threading.Event(), threading.Event()
 
@@ -290,7 +290,7 @@ def changed(mapping: TableMapping) -> TableMapping:
 def test_who_takes_the_table_next_waits_for_files_in_work_and_discards_them(
     services: Services, employees: TableMapping, export: WrittenExport, connection: Connection
 ) -> None:
-    """A run that its lead has left commits a file of the old mapping: it is forgotten with the rest, not kept."""
+    """A run whose lead is gone commits a file of the old mapping: that file is discarded with the rest, not kept."""
     leads: list[Lead] = []
     with closing(services.connect("test orphan")) as orphan:
 
@@ -337,7 +337,7 @@ def test_a_load_that_turns_to_merging_takes_no_file_from_runs_that_build_aside(
     helping: Helping,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The key cannot be built, so the load begins again, by merging; a run still has the names of the old tables."""
+    """The key cannot be built, so the load begins again and merges; another run still has the old tables' names."""
 
     def refuse(*_: object) -> None:
         raise DataError("building the primary key: a key is too long")
@@ -461,7 +461,7 @@ def test_a_load_that_is_killed_ends_the_runs_that_share_it_and_resumes(
 def test_reconciliations_and_discarding_wait_for_files_in_work_too(
     services: Services, employees: TableMapping, export: WrittenExport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As does whoever else takes the table; but not for ever."""
+    """So does whoever else takes the table, but not forever."""
     monkeypatch.setattr(load_lead, "WAIT_SECONDS", 1)
     with closing(services.connect("test orphan")) as orphan, closing(services.connect("test next")) as following:
 

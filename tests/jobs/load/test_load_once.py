@@ -1,6 +1,6 @@
-"""Several runs asked to load one table: one export, one load, and each of them says so.
+"""Several runs asked to load one table: one export, one load, and each of them reports it.
 
-The runs are processes of their own, and those that lead are killed as a host is lost.
+The runs are separate processes. Those that lead are killed as if their host was lost.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def aside_from(request: pytest.FixtureRequest) -> int:
 def lead_slowly(
     told: SendConnection, services: Services, mapping: TableMapping, location: str, aside_from: int, pause: float
 ) -> None:
-    """A run that leads a load and takes its time, as a process; tells that it leads, and at last its report."""
+    """A run, as a process, that leads a load slowly; it reports that it leads, and at the end its report."""
     report = load(
         services,
         mapping,
@@ -158,7 +158,7 @@ def test_two_runs_that_wait_for_one_export_load_it_once(
     leading: Lead, second: Second, services: Services, employees: TableMapping, export: WrittenExport,
     connection: Connection,
 ) -> None:  # fmt: skip
-    """The other begins to lead while this one still takes its snapshot."""
+    """The other run begins to lead while this one is still taking its snapshot."""
     started: list[tuple[Any, Any]] = []
 
     def take() -> Snapshot:
@@ -178,7 +178,7 @@ def test_two_runs_that_wait_for_one_export_load_it_once(
 def test_a_load_that_ended_while_this_run_waited_for_its_lock_is_not_done_again(
     second: Second, services: Services, employees: TableMapping, export: WrittenExport, connection: Connection
 ) -> None:
-    """The other was in its last steps, so that no lead was to be seen, when this one asked for an export."""
+    """The other was in its last steps, with no lead to be seen, when this one asked for an export."""
 
     def too_late() -> Snapshot:
         load(services, employees, export.location)

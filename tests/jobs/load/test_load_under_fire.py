@@ -45,7 +45,7 @@ def item(number: int, name: str) -> dict[str, Any]:
 
 @dataclass
 class Writer:
-    """Changes keys of its own through a replicator of its own, after the snapshot; knows what each must be."""
+    """Changes its own keys through its own replicator, after the snapshot, and knows what each must be."""
 
     services: Services
     mapping: TableMapping
@@ -140,7 +140,7 @@ def load_to_be_killed(
 
 @dataclass
 class Killed:
-    """Loads of one export, each in a process of its own."""
+    """Loads of one export, each in its own process."""
 
     services: Services
     mapping: TableMapping
@@ -156,7 +156,7 @@ class Killed:
         return process
 
     def seconds(self, processes_from: int) -> float:
-        """How long a load takes that nobody kills."""
+        """How long a load takes if nobody kills it."""
         process = self.start(processes_from)
         started = time.monotonic()
         process.join()
@@ -178,7 +178,7 @@ def test_loads_killed_at_any_moment_lose_nothing_and_repeat_nothing(
     connection: Connection,
     aside_from: int,
 ) -> None:
-    """Each load is killed at a random moment, then resumed in turn; workers are threads and processes by turns."""
+    """Each load is killed at a random moment and then resumed; workers alternate between threads and processes."""
     items = [item(n, f"name {n}") for n in range(ITEMS)]
     export = exports.full([*items, *items[:7]], Layout(files=8, empty_files=1))
     whole = {n: (f"name {n}", "NA") for n in range(ITEMS)}
@@ -226,7 +226,7 @@ def test_workers_end_with_the_load_that_was_killed(
         closing(services.connect("test")) as other,
         other.transaction(),
     ):
-        # No file can be marked: both workers are seen at work, however fast the one and however late the other.
+        # No file can be marked, so both workers are seen at work, however fast one is and however late the other.
         other.execute("LOCK TABLE replication.export_files IN SHARE MODE")
         process = Killed(services, employees, export.location, 10**9).start(0)
         wait_until(lambda: len(connection.execute(sessions, [connection.info.dbname]).fetchall()) == 2, seconds=30)

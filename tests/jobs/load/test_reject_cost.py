@@ -1,4 +1,4 @@
-"""What rejects in bulk cost in things that do not depend on the machine: round trips."""
+"""The cost of many rejects in units that do not depend on the machine: round trips."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ TOO_SMALL = {"size": {"N": "1e-400"}}
 
 
 def loaded(database: str, exports: ExportFactory, count: int, value: dict[str, Any]) -> tuple[Wire, int]:
-    """Load a file of so many items with the value; return what it cost and how many were rejected."""
+    """Load a file of `items` items with the value; return the cost and the number of rejects."""
     mapping = read_mapping(MAPPING, "things.yaml")
     services = Services(Settings.from_environment({"DATABASE_URL": database}))
     with closing(services.connect("test")) as connection:

@@ -1,4 +1,4 @@
-"""The detector of lost history: every way to lose changes, what it says of it, and when it stops to say so."""
+"""The detector of lost history: every way to lose changes, what it reports, and when it stops reporting it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class World:
         self.services.lambdas.add(self.services.stream.arn, uuid, state, start)
 
     def probed(self, *, through: datetime | None, waiting: datetime | None = None) -> None:
-        """Make the bookkeeping say what a probe has found."""
+        """Write to the bookkeeping what a probe would have found."""
         name, label = self.mapping.name, self.services.stream.label
         self.connection.execute("DELETE FROM replication.probe_waiting")
         self.connection.execute(
@@ -167,7 +167,7 @@ def test_a_mapping_made_anew_loses_what_it_does_not_start_from(world: World) -> 
     world.look()
     world.probed(through=world.now - HOUR)
     world.map("esm-2", start="TRIM_HORIZON")
-    assert world.kinds() == [], "it began with all that the stream still held"
+    assert world.kinds() == [], "it began with everything that the stream still had"
     world.map("esm-3", start="LATEST")
     finding, latest = world.look().findings
     assert "event source mapping esm-3 of r started at LATEST" in latest.what
@@ -175,7 +175,7 @@ def test_a_mapping_made_anew_loses_what_it_does_not_start_from(world: World) -> 
     world.connection.execute("UPDATE replication.losses SET healed_at = now()")
     world.probed(through=world.now - 2 * DAY)
     world.map("esm-4", start="TRIM_HORIZON")
-    assert world.kinds() == [Kind.MAPPING_REMADE], "what was not applied two days ago the stream holds no more"
+    assert world.kinds() == [Kind.MAPPING_REMADE], "the stream no longer has what was not applied two days ago"
 
 
 def test_what_waits_is_told_before_it_is_dropped(world: World) -> None:
@@ -187,7 +187,7 @@ def test_what_waits_is_told_before_it_is_dropped(world: World) -> None:
     assert (finding.kind, finding.since) == (Kind.ABOUT_TO_BE_LOST, waiting)
     assert "the stream drops them at 2026-05-20 19:00:00 UTC" in finding.what
     world.now += 6 * HOUR
-    assert world.kinds() == [], "then the probe finds it lost"
+    assert world.kinds() == [], "from now on the probe finds it lost"
 
 
 def test_what_the_probe_has_found_is_told_with_its_command(world: World) -> None:
@@ -387,7 +387,7 @@ def test_where_the_replicator_is_named_only_its_own_mapping_is_judged(world: Wor
 
 
 def wrote(world: World, function: str, *, table: str = "employees", ago: timedelta = timedelta(0)) -> None:
-    """Make the bookkeeping say that an environment of a function has applied a batch, so long before now."""
+    """Write to the bookkeeping that an environment of a function applied a batch this long ago."""
     world.connection.execute(
         "INSERT INTO replication.tables (name, source_table) VALUES (%s, %s) ON CONFLICT DO NOTHING", [table, table]
     )
@@ -399,7 +399,7 @@ def wrote(world: World, function: str, *, table: str = "employees", ago: timedel
 
 
 def test_another_environments_lambda_on_the_stream_does_not_hide_that_ours_is_off(world: World) -> None:
-    """Ours is known by what it has written here, without any setting; theirs feeds another database."""
+    """What ours has written here identifies it, without any setting; theirs feeds another database."""
     wrote(world, "r")
     assert world.kinds() == []
     second_reader(world)
@@ -445,7 +445,7 @@ def test_a_function_that_another_has_taken_the_place_of_is_not_ours_any_more(wor
     world.services.lambdas.mappings[0]["State"] = "Disabled"
     readers = event_source_mappings(world.services.functions, world.services.stream.arn) or []
     assert world.look().readers == readers[1:]
-    world.probed(through=world.now)  # else what theirs had applied could be more than ours began with
+    world.probed(through=world.now)  # otherwise theirs might have applied more than ours began with
     wrote(world, "r")
     assert world.kinds() == [Kind.MAPPING_OFF]
 

@@ -1,4 +1,4 @@
-"""The probe against a scripted stream of several shards and a real database: what it says, claims and costs."""
+"""The probe against a scripted stream of several shards and a real database: what it reports, claims and costs."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_what_the_lambda_has_applied_and_the_probe_has_not_read_denies_the_end(w
     world.connection.execute("UPDATE replication.watermarks SET as_of = NULL")
     world.stream.shards["a"].throttled = True
     world.tick()
-    assert world.through == claimed, "what was taken for an end is not remembered as one"
+    assert world.through == claimed, "a page wrongly taken for the end is not remembered as the end"
     world.stream.shards["a"].throttled = False
     assert world.tick().read_whole
     assert world.through == world.settled
@@ -260,12 +260,12 @@ def test_a_shard_too_busy_to_read_is_passed_by_and_that_is_said_until_something_
     assert (world.kinds, world.losses[0].until) == ([Kind.UNREAD], world.now())
     assert world.tick().waiting == 30
     unread = world.losses[0].since
-    assert world.decided == oldest, "what was passed by may still be on its way"
+    assert world.decided == oldest, "the skipped changes may still be on their way"
     apply(*[world.stream.write("a", number, world.clock) for number in range(30)])
     world.limits = {}
     world.tick()
-    assert world.decided == world.settled, "the replicator has come past it"
-    assert world.through == unread, "whether it was applied was not looked up"
+    assert world.decided == world.settled, "the replicator has passed them"
+    assert world.through == unread, "whether they were applied was not looked up"
     world.catch_up()
     world.tick()
     assert (world.kinds, world.through) == ([], world.settled)

@@ -1,4 +1,4 @@
-"""The probe on a host whose clock is off, against a source that says the time, or does not."""
+"""The probe on a host whose clock is off, against a source that states the time, or does not."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def world(services: Services, employees: TableMapping, connection: Connection) -
 
 
 def tick(world: World, after: float, behind: timedelta) -> Tick:
-    """A tick of a host that is behind the source, which is right."""
+    """A tick of a host that is behind the source, whose clock is right."""
     world.clock += after
     monotonic = time.monotonic()
     world.services.__dict__["clock"] = SourceClock(lambda: world.now() - behind, lambda: monotonic)
@@ -44,7 +44,7 @@ def tick(world: World, after: float, behind: timedelta) -> Tick:
 
 @pytest.mark.parametrize("minutes", [-15.0, 10.0])
 def test_the_lag_is_true_where_this_host_s_clock_is_off(world: World, apply: Apply, minutes: float) -> None:
-    """A change of 8 minutes ago was taken for one of the future: lag 0.0."""
+    """A change made 8 minutes ago used to count as one of the future: lag 0.0."""
     behind = timedelta(minutes=minutes)
     tick(world, 30, behind)
     late = world.write("a", 1)

@@ -1,4 +1,4 @@
-"""What the probe believes after operations: restores, new tables and streams, dead replicators, pauses of days."""
+"""The probe's conclusions after operations: restores, new tables and streams, dead replicators, pauses of days."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def world(services: Services, employees: TableMapping, connection: Connection) -
 
 @pytest.fixture
 def begun(world: World, apply: Apply) -> World:
-    """A table that is applied whole, and a backup of its database."""
+    """A table that is fully applied, and a backup of its database."""
     for number in range(20):
         apply(world.write("ab"[number % 2], number))
     world.tick()
@@ -102,7 +102,7 @@ def test_a_backup_minutes_old_is_a_dated_loss_in_the_tick_that_sees_anything_app
     assert begun.kinds == [Kind.PASSED]
     assert includes(begun.losses[0], begun, *lost)
     assert begun.through == begun.losses[0].since
-    assert begun.decided == begun.settled, "what is lost holds no decision up"
+    assert begun.decided == begun.settled, "lost changes hold no decision up"
     begun.catch_up()
     begun.tick()
     assert (begun.kinds, begun.through) == ([], begun.settled)
@@ -157,7 +157,7 @@ def test_a_backup_can_be_restored_more_than_once_and_a_backup_may_hold_a_loss(be
     assert begun.kinds == []
     begun.restore("second")
     begun.tick()
-    assert begun.kinds == [Kind.PASSED], "the catch-up went with the rest"
+    assert begun.kinds == [Kind.PASSED], "the restore removed the catch-up with the rest"
     begun.restore()
     apply(begun.write("a", 3))
     assert begun.tick().lost == 2
@@ -195,7 +195,7 @@ def test_a_shard_that_was_split_is_passed_once_its_successor_is_applied(begun: W
 def test_where_batches_of_a_shard_may_overtake_each_other_it_takes_a_margin(
     begun: World, apply: Apply, factor: int | None
 ) -> None:
-    """A factor that no one could look at may be above 1, and a false alarm is worse than a later one."""
+    """A factor that nobody could read may be above 1, and a false alarm is worse than a later one."""
     begun.connection.execute("UPDATE replication.source_states SET parallelization = %s", [factor])
     late = begun.write("a", 1)
     apply(begun.write("a", 2))
@@ -245,7 +245,7 @@ def test_so_much_waiting_that_it_is_not_read_on_is_found_lost_by_a_look_at_the_e
     tick = begun.tick()
     assert (tick.lost, tick.waiting) == (5, 0)
     tick = begun.tick()
-    assert (tick.lost, tick.waiting) == (12, 0), "read on, and each looked up"
+    assert (tick.lost, tick.waiting) == (12, 0), "the rest was read, and each change looked up"
     assert includes(begun.losses[0], begun, *made)
     assert begun.decided == begun.settled
 
@@ -323,13 +323,13 @@ def test_the_first_tick_ever_rests_on_what_was_loaded(world: World) -> None:
     as_of = taken - world.mapping.margin
     world.connection.execute(load, ["s3://b/f", taken, as_of])
     world.tick()
-    # A state of the margin before its time that the stream brought may have taken the place of the snapshot's.
+    # A state from less than the margin before the snapshot's time may have come by the stream and replaced its row.
     assert (world.kinds, world.losses[0].since, world.through) == ([Kind.GAP], as_of, as_of)
     assert world.losses[0].until == world.now() - timedelta(days=1)
 
 
 def recreate(world: World, *, table_id: str | None = None) -> float:
-    """Give the table another stream, or the name another table; returns when."""
+    """Give the table another stream, or the name another table; returns the time."""
     made = world.now()
     world.stream.label = made.isoformat(timespec="milliseconds").removesuffix("+00:00")
     world.stream.shards = {"z": ScriptedShard()}
@@ -350,7 +350,7 @@ def test_a_stream_made_anew_is_found_by_the_tick_and_dated_from_the_oldest_chang
     assert includes(begun.losses[0], begun, waiting, between)
     held = begun.decided
     begun.tick(after=200)
-    assert begun.decided == held, "what the stream before still carries may be newer than what is read now"
+    assert begun.decided == held, "the stream before may still carry something newer than what is read now"
     begun.tick(after=200)
     assert begun.decided == begun.settled
     assert begun.through == begun.losses[0].since
@@ -372,7 +372,7 @@ def test_a_table_created_under_the_name_of_one_deleted_is_told_as_that_and_keeps
     apply(begun.write("z", 5))
     tick = begun.tick()
     assert (tick.waiting, begun.kinds) == (0, [Kind.TABLE_RECREATED])
-    assert begun.through is None, "what the new table held before its stream began is not there"
+    assert begun.through is None, "what the new table held before its stream began is not in Aurora"
     begun.tick(after=400)
     assert begun.decided == begun.settled
     begun.catch_up()
@@ -401,7 +401,7 @@ def test_what_an_earlier_stream_still_carries_makes_no_row_once_its_time_is_prov
     else:
         begun.reconcile(begun.losses[0].until)
     apply(late)
-    assert 1000 not in begun.rows(), "its removal is in no stream, and the remedy told nothing of it"
+    assert 1000 not in begun.rows(), "no stream has its removal, and the remedy did not mention it"
     begun.tick()
     assert (begun.kinds, begun.through) == ([], begun.settled)
 
@@ -496,7 +496,7 @@ def test_a_clean_reconciliation_answers_for_a_change_that_left_no_trace(begun: W
     begun.tick()
     begun.reconcile(begun.now() - timedelta(seconds=31))
     begun.tick()
-    assert begun.kinds == [Kind.PASSED], "it was as of before"
+    assert begun.kinds == [Kind.PASSED], "its snapshot was as of an earlier time"
     begun.reconcile(begun.now())
     begun.tick()
     assert (begun.kinds, begun.through) == ([], begun.settled)

@@ -1,4 +1,4 @@
-"""Reading many shards in one tick, against a scripted stream and a made-up clock: who is read, who is passed by."""
+"""Reading many shards in one tick, against a scripted stream and clock: which are read, which are skipped."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MINUTES = 60.0
 
 @dataclass
 class Ticks:
-    """Ticks on a scripted stream. Each call takes `latency`, of shards as many at once as there are readers."""
+    """Ticks on a scripted stream. Each call takes `latency`; as many shards at once as there are readers."""
 
     stream: ScriptedStream
     latency: float = 0.1
@@ -150,7 +150,7 @@ def test_two_pages_of_a_shard_are_a_second_apart(ticks: Ticks) -> None:
 
 
 def limited(ticks: Ticks, by_lambda: Callable[[int], int]) -> Callable[[str], bool]:
-    """A shard allows 5 reads in a second, of which the Lambda takes some first."""
+    """A shard allows 5 reads in a second; the Lambda function takes some of them first."""
     taken: dict[tuple[str, int], int] = {}
 
     def may_read(shard: str) -> bool:

@@ -1,4 +1,4 @@
-"""Several tables are probed side by side, within a bound, and one that fails holds up no other."""
+"""Several tables are probed side by side, up to a limit, and one that fails does not hold up the others."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def tables(employees: TableMapping, count: int) -> list[TableMapping]:
 def test_tables_are_probed_side_by_side_and_no_more_than_a_few_at_once(
     services: Services, employees: TableMapping, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each waits until all that may be looked at at once are: one after another they would never meet."""
+    """Each waits until all that may run at once are running: one after another they would never meet."""
     met, lock, at_once = Barrier(TABLES_AT_ONCE), Lock(), list[int]()
     now = 0
 
@@ -66,7 +66,7 @@ def test_what_no_table_can_do_without_ends_it(
 
 
 def test_threads_that_ask_at_once_share_one_clock(services: Services) -> None:
-    """Two clocks were made where two threads asked first: one was told the time, the other one asked."""
+    """When two threads asked first, two clocks used to be made: one got the time, the other asked again."""
     for _ in range(200):
         fresh, met, clocks = Services(services.settings), Barrier(4), list[SourceClock]()
 

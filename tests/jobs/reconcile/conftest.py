@@ -1,4 +1,4 @@
-"""A DynamoDB table of the local stack with exports of it and its replica, and a probe that says what a test wants."""
+"""A DynamoDB table of the local stack, exports of it and its replica, and a probe that reports what a test wants."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from pipeline.settings import Settings
 from tests.dynamodb.export_fixture import ExportFactory, Layout
 
 MARGIN = timedelta(minutes=5)
-# Waits for nothing: what is not decided at the second look stays so.
+# No wait: a row that the second look does not decide stays undecided.
 IMPATIENT = Bounds(patience=timedelta(0))
 
 
@@ -41,7 +41,7 @@ def services(stack: LocalStack, database: str, monkeypatch: pytest.MonkeyPatch) 
 
 
 class Source:
-    """A DynamoDB table of its own, exports of it, and its replica."""
+    """A DynamoDB table for one test, exports of it, and its replica."""
 
     def __init__(self, services: Services, mapping: TableMapping, exports: ExportFactory) -> None:
         self.services, self.exports = services, exports
@@ -67,7 +67,7 @@ class Source:
         del self.items[number]
 
     def export(self, minutes_ago: float) -> str:
-        """An export of the items as they are, that says it was taken `minutes_ago`."""
+        """An export of the current items that claims to be `minutes_ago` old."""
         return self.exports.full(
             self.items.values(),
             Layout(table=self.mapping.table, files=self.files),
@@ -85,7 +85,7 @@ class Source:
         return reconcile(self.services, self.mapping, location, **asked)
 
     def when_unlocked(self, connection: Connection, run: Callable[[], ReconcileReport]) -> ReconcileReport:
-        """Run once the sessions of a process that was killed are gone: the server notices within a second or two."""
+        """Run once the sessions of a killed process are gone: the server notices within a second or two."""
         while connection.execute("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'").fetchone():
             time.sleep(0.1)
         return run()
@@ -123,7 +123,7 @@ def replicated(source: Source, *records: dict[str, Any]) -> ReplicationReport:
 
 @dataclass
 class Probe:
-    """What the probe has proven: settled through `through`, or through `behind` before now."""
+    """What the probe has proven: decided through `through`, or through `behind` before now."""
 
     through: datetime | None = None
     behind: timedelta | None = timedelta(0)
@@ -136,7 +136,7 @@ class Probe:
 
 @pytest.fixture
 def probe(monkeypatch: pytest.MonkeyPatch) -> Probe:
-    """A probe that finds everything applied, until a test says otherwise."""
+    """A probe that finds everything applied, unless a test says otherwise."""
     made = Probe()
     monkeypatch.setattr("pipeline.aurora.bookkeeping.applied_through.settled_through", made.settled_through)
     return made

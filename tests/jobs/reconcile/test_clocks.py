@@ -1,4 +1,4 @@
-"""Repairs where this host's clock is off: positions are taken by the source's clock, or nothing is written at all."""
+"""Repairs where this host's clock is off: positions use the source's clock, or nothing is written at all."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PATIENT = Bounds(patience=timedelta(seconds=20))
 
 
 def host_ahead(services: Services, monkeypatch: pytest.MonkeyPatch, **ahead: float) -> None:
-    """Let this process go by a host clock that is ahead of the source's."""
+    """Let this process use a host clock that is ahead of the source's."""
     off = timedelta(**ahead)
     services.__dict__["clock"] = SourceClock(lambda: datetime.now(UTC) + off)
 
@@ -37,7 +37,7 @@ def host_ahead(services: Services, monkeypatch: pytest.MonkeyPatch, **ahead: flo
 
 
 def without_date(_: object) -> None:
-    """Headers say no time."""
+    """Answer without a time in the headers."""
 
 
 def repaired_as_of(connection: Connection, number: int) -> datetime:
@@ -74,7 +74,7 @@ def test_a_host_that_is_off_by_the_margin_repairs_nothing(
         source.reconcile(repair=True, bounds=PATIENT)
     assert view(connection)[3][0] == "by hand"
     report = source.reconcile(bounds=PATIENT)
-    assert found(report) == (0, 0, 1), "to compare writes no position"
+    assert found(report) == (0, 0, 1), "comparing writes no position"
     assert probe.through is None
 
 

@@ -1,4 +1,4 @@
-"""One item explained: what the source holds, what is stored, what each flow knows of it, and the verdict."""
+"""One item explained: what the source holds, what is stored, what each flow knows about it, and the verdict."""
 
 from __future__ import annotations
 

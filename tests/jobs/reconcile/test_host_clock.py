@@ -29,7 +29,7 @@ class Host:
     environment: dict[str, str]
 
     def run(self, off: str, *words: str) -> subprocess.CompletedProcess[str]:
-        """Run a command with this host's clock `off` by so much, such as +10m."""
+        """Run a command with this host's clock off by this much, such as +10m."""
         return subprocess.run(
             [str(FAKETIME), "-f", off, sys.executable, "-P", "-m", "pipeline.cli", *words],
             env=self.environment,
@@ -98,7 +98,7 @@ def test_a_catch_up_up_to_now_is_refused_by_a_host_that_is_ahead(source: Source,
 
 @pytest.mark.timeout(180)
 def test_status_holds_the_host_s_clock_against_the_database_s_too(source: Source, host: Host) -> None:
-    """Where nothing was probed, or DynamoDB's answers do not say the time, it said nothing of a clock."""
+    """When nothing was probed, or DynamoDB's answers had no time, it used to report nothing about a clock."""
     assert source.mapping.margin == timedelta(minutes=5)
     right = host.run("+0", "status", "employees")
     assert "clock" not in right.stdout, right.stdout

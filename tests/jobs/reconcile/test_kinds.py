@@ -1,4 +1,4 @@
-"""What reconciliation finds: every kind of damage, in every type of column, and says what evidence it has."""
+"""What reconciliation finds: every kind of damage, in every type of column, and the evidence for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reconciling while replication is behind, or not known to be anywhere: nothing on its way is called drift."""
+"""Reconciling while replication is behind, or unknown: nothing that may be in flight is called drift."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_hot_row_that_changes_at_every_look_is_never_drift(
     report = source.reconcile(repair=True, bounds=Bounds(patience=timedelta(seconds=2)))
     assert (report.drift, report.undecided) == (0, 1)
     assert len(reads) > 2
-    assert view(connection)[3][0].startswith("hot "), "nothing was mended"
+    assert view(connection)[3][0].startswith("hot "), "nothing was repaired"
     assert probe.behind == timedelta(0)
 
 
@@ -108,7 +108,7 @@ def test_a_row_too_new_for_a_repair_is_mended_once_it_is_old_enough(
     )
     report = source.reconcile(repair=True, bounds=PATIENT)
     assert (found(report), report.repaired, report.needs_person) == ((0, 0, 1), 0, True)
-    assert view(connection)[3][0] == "x", "a repair never undoes what stands newer"
+    assert view(connection)[3][0] == "x", "a repair never undoes a newer state"
     assert probe.behind == timedelta(0)
 
 

@@ -1,4 +1,4 @@
-"""Reconciling rows that a change explains which is stuck or lost: decided, called stale, and repaired."""
+"""Reconciling rows whose newer change is stuck or lost: they are decided, called stale, and repaired."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_row_explained_by_a_change_that_is_stuck_or_lost_is_stale_and_repaired
 def test_a_change_older_than_a_reconciliation_that_left_nothing_makes_no_row(
     source: Source, connection: Connection, probe: Probe
 ) -> None:
-    """Its item was deleted before the snapshot, and no one brought the delete."""
+    """Its item was deleted before the snapshot, and the delete never arrived."""
     late = named(77, 1, "deleted since", at=(source.now - timedelta(minutes=30)).timestamp())
     source.put(item(3, "newer"))
     assert source.reconcile().drift == 1
@@ -60,7 +60,7 @@ def test_a_change_older_than_a_reconciliation_that_left_nothing_makes_no_row(
 def test_a_reconciliation_with_the_snapshot_of_another_table_proves_nothing(
     source: Source, connection: Connection
 ) -> None:
-    """A copy may be older than its export says: the replica would equal it, and lack what is on its way."""
+    """A copy may be older than its export says: the replica would equal it, and lack the changes in flight."""
     assert source.reconcile(accept_other_table=True).drift == 0
     replicated(source, named(77, 1, "on its way", at=(source.now - timedelta(minutes=30)).timestamp()))
     assert 77 in view(connection)

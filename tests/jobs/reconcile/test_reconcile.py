@@ -1,4 +1,4 @@
-"""Reconcile: snapshots against targets, with DynamoDB's own answers to re-reads, on the local stack."""
+"""Reconcile: snapshots against targets on the local stack; DynamoDB itself answers the re-reads."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_rows_damaged_by_hand_are_found_named_and_repaired(source: Source, conne
     assert found(report) == (1, 1, 1)
     assert report.by_column == {"Name": 1, "attributes": 1}
     assert report.repaired == 0
-    assert view(connection)[3] == ("wrong", "NA"), "reported, not mended"
+    assert view(connection)[3] == ("wrong", "NA"), "reported, not repaired"
     drift = connection.execute("SELECT kind, columns, repaired FROM replication.drift ORDER BY kind").fetchall()
     assert drift == [("different", ["Name", "attributes"], False), ("extra", [], False), ("missing", [], False)]
     report = source.reconcile(repair=True)

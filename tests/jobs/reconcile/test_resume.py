@@ -1,4 +1,4 @@
-"""Runs that were killed, broken off or abandoned: what they did counts once, and nothing of them is left."""
+"""Runs that were killed, interrupted or abandoned: their work counts once, and they leave nothing behind."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_run_broken_off_while_comparing_does_not_stage_again(
     assert "resuming reconciliation 1: 5 of 5 files are staged" in said
     assert (report.resumed, report.reconciliation_id, report.compared, found(report)) == (True, 1, 10, (0, 0, 1))
     assert (statuses(connection), leftovers(connection)) == (["done"], [])
-    assert not source.reconcile_with(location).resumed, "a run that ended is not gone on with"
+    assert not source.reconcile_with(location).resumed, "a run that ended is not resumed"
 
 
 def test_a_run_broken_off_while_settling_settles_the_rest_and_counts_all_of_it(
@@ -70,7 +70,7 @@ def test_a_run_broken_off_while_settling_settles_the_rest_and_counts_all_of_it(
     assert connection.execute("SELECT count(*) FROM replication.drift WHERE repaired").fetchone() == (6,)
     report = source.reconcile_with(location, repair=True)
     assert (report.different, report.repaired, report.compared) == (8, 8, 10)
-    assert len(calls) == 4, "what was settled was not read again"
+    assert len(calls) == 4, "what was resolved was not read again"
 
 
 def test_a_run_that_an_older_version_began_is_resumed_after_the_upgrade(
@@ -108,7 +108,7 @@ def test_a_server_that_crashed_has_emptied_everything_or_nothing_and_the_run_beg
         patched.setattr(settle, "read_items", break_off)
         with pytest.raises(TransientError):
             source.reconcile_with(location)
-    # What crash recovery does to unlogged tables.
+    # Crash recovery does this to unlogged tables.
     unlogged = connection.execute(
         "SELECT oid::regclass::text FROM pg_class WHERE relpersistence = 'u' AND relkind = 'r'"
     )

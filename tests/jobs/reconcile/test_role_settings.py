@@ -1,4 +1,4 @@
-"""Settings that a database or role brings along: load, stream and reconciliation end as they would without them."""
+"""Settings of the database or role: load, stream and reconciliation end as they would without them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verdict on a difference, case by case: drift is proven by a row that stays wrong once replication has passed."""
+"""The verdict on a difference, case by case: a row that stays wrong after replication has passed it is drift."""
 
 from __future__ import annotations
 

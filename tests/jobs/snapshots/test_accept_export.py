@@ -1,4 +1,4 @@
-"""Exports that are not whole, not ours, or not of our time: refused by name in every verb, and nothing is written."""
+"""Exports that are not whole, of another table or from the future: every verb refuses them and writes nothing."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def described(services: Services, aws: DescribedStream) -> ScriptedServices:
 
 
 def verbs(services: Services, mapping: TableMapping, full: str, incremental: str, **options: Any) -> list[Any]:  # noqa: ANN401
-    """What `load`, `reconcile` and `catch-up` do with exports that exist."""
+    """How `load`, `reconcile` and `catch-up` use existing exports."""
 
     def loading() -> None:
         load(services, mapping, take_snapshot(services, mapping, manifest=full, **options).location, **options)

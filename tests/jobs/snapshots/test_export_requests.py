@@ -1,6 +1,6 @@
-"""Exports cost money: one is requested, however often what waits for it is broken off.
+"""Exports cost money: only one is requested, however often the wait for it is interrupted.
 
-The command line runs as a process of its own against an export service that takes its time, and real PostgreSQL.
+The command line runs as its own process against an export service that takes its time, and real PostgreSQL.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ HOLD = "hold"
 
 
 class Slow(NamedTuple):
-    """An export service whose exports are under way for a while, and while the file `hold` exists."""
+    """An export service whose exports run for a while, and as long as the file `hold` exists."""
 
     url: str
     hold: Path
@@ -58,7 +58,7 @@ class Slow(NamedTuple):
 
 @pytest.fixture(scope="module")
 def slow(stack: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slow]:
-    """The address of an export service whose exports are under way for a while."""
+    """The address of an export service whose exports run for a while."""
     folder = tmp_path_factory.mktemp("slow")
     with ExportServer(
         folder, stack.ministack.port, delay_seconds=6.0, minimum_window_seconds=0.0, hold=folder / HOLD
@@ -85,11 +85,11 @@ class Source:
 
     @property
     def services(self) -> Services:
-        """Services of a process of its own: no client is shared."""
+        """Services of a separate process: no client is shared."""
         return Services(Settings.from_environment(self.environment))
 
     def exports(self) -> list[dict[str, Any]]:
-        """Descriptions of all that was requested of the table."""
+        """Descriptions of every export requested of the table."""
         dynamodb = self.services.dynamodb
         found = dynamodb.list_exports(TableArn=self.arn)["ExportSummaries"]
         return [
@@ -156,7 +156,7 @@ def source(
 
 
 def read_until(process: subprocess.Popen[str], *words: str) -> str:
-    """Read what the process says until one of the words comes; returns that line."""
+    """Read the process's output until one of the words appears; returns that line."""
     assert process.stderr is not None
     for line in process.stderr:
         if any(word in line for word in words):
@@ -258,7 +258,7 @@ def giving_back(connection: Connection) -> None:
 
 
 class KilledError(Exception):
-    """Stands for the process's end."""
+    """Represents the end of the process."""
 
 
 def killed_after_the_request(source: Source) -> None:

@@ -112,7 +112,7 @@ def test_the_snapshot_is_of_the_start_of_the_scan(
     source: TableMapping,
     connection: Connection,
 ) -> None:
-    """What was changed while it ran counts by the stream: whichever of the two comes first, the end is the same."""
+    """The stream covers what changed while the scan ran: whichever arrives first, the end is the same."""
     before = datetime.now(UTC) - timedelta(milliseconds=1)
     snapshot = take_snapshot(real, source, scan=ScanChoice(5000.0, 1))
     manifest = snapshot.manifest
@@ -184,9 +184,9 @@ def test_a_scan_that_is_killed_goes_on_where_it_was(
 def test_a_second_scan_waits_for_the_first_and_takes_its_snapshot(
     real: Services, source: TableMapping, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It was refused."""
+    """It used to be refused."""
     monkeypatch.setattr("pipeline.jobs.snapshots.scan_snapshot._TELL_SECONDS", 0.0)
-    scan_snapshot(real, source, read_capacity=5000)  # one that is done already is not taken
+    scan_snapshot(real, source, read_capacity=5000)  # a finished one is not used
     waits, told, others = threading.Event(), list[str](), list[str]()
 
     def tell(text: str) -> None:
