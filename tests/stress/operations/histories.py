@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from tests.stress.operations.commands import Commands, printed
 from tests.stress.operations.oracle import Oracle, Wrong
 from tests.stress.operations.product import Product
-from tests.stress.operations.situations import first_tick_late, situation
+from tests.stress.operations.situations import first_tick_late, lost_before_the_load, situation
 from tests.stress.operations.source import SECOND
 from tests.stress.operations.world import World
 
@@ -123,11 +123,14 @@ class History:
         for _ in range(self.random.randint(1, 6)):
             self.write()
         self.pause(self.random.choice(SHORT))
+        late = not self.healthy and self.random.random() < 0.1
+        if late and self.random.random() < 0.5:
+            lost_before_the_load(self)
         assert self.commands.run("load orders").code == 0
-        if self.random.random() < 0.9:
-            self.tick()
-        elif not self.healthy and self.random.random() < 0.5:
+        if late:
             first_tick_late(self)
+        elif self.random.random() < 0.9:
+            self.tick()
         self.world.backup()
 
     # Living.

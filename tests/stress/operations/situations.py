@@ -275,6 +275,34 @@ def came_and_went(history: History) -> None:
     history.tick()
 
 
+def back_before_the_function(history: History) -> None:
+    """No tick runs for minutes. The next two run before the function, which also was away, tries its batch again."""
+    world, replicator = history.world, history.world.replicator
+    assert replicator is not None
+    _at_work(history)
+    history.tick()
+    away = 600 + _window(history)
+    replicator.lags, replicator.lag = (10 + away + 50,), {}
+    world.write(_key(history))
+    history.pause(10)
+    for _ in range(history.random.choice([1, 3])):  # several at one moment say no more than one
+        history.tick()
+    history.pause(away)
+    for _ in range(2):
+        history.tick()
+        history.pause(30)
+    replicator.lags, replicator.lag = (0,), {}
+    history.tick()
+
+
+def lost_before_the_load(history: History) -> None:
+    """A change is applied, and the next one of its item is lost, both so soon before a load that the first stays."""
+    key = _key(history)
+    history.world.write(key)
+    history.pause(LAG + _window(history))
+    _give_up(history, key)
+
+
 def first_tick_late(history: History) -> None:
     """No tick looks at the stream for days after the load, and the replicator is dead."""
     for replicator in history.world.replicators:
@@ -298,6 +326,7 @@ SITUATIONS: tuple[Callable[[History], None], ...] = (
     off_and_restored,
     loaded_within_the_margin,
     came_and_went,
+    back_before_the_function,
 )
 
 
