@@ -39,8 +39,8 @@ FIGURES = Path("build/exam.json")
 MARGIN = timedelta(seconds=5)
 # In the quiet run the replicator is halted for so long, well beyond the margin, before every other snapshot.
 HALT_SECONDS = 20.0
-# How long a reconciliation waits for replication. In the quiet run it waits in vain while the replicator is halted.
-PATIENCE = timedelta(seconds=60)
+# How long a reconciliation waits for replication. The quiet run waits in vain while the replicator is halted.
+PATIENCE, WAIT_IN_VAIN = timedelta(minutes=15), timedelta(seconds=60)
 
 
 def exam(screen: Screen, source: Source, options: argparse.Namespace) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def exam(screen: Screen, source: Source, options: argparse.Namespace) -> dict[st
                 injection.inject(connection)
             time.sleep(MARGIN.total_seconds() + 1)
             started, before = time.monotonic(), writing.count
-            report = _reconcile(screen, source, repair=True)
+            report = _reconcile(screen, source, repair=True, patience=PATIENCE)
             rate = (writing.count - before) / (time.monotonic() - started)
         screen.step("the writer has stopped; comparing by a plain scan against a plain SELECT")
         source.wait_until_applied()
@@ -81,7 +81,7 @@ def _load(screen: Screen, source: Source) -> None:
     screen.note(f"{report.items:,} items loaded in {report.seconds:.1f} s ({report.strategy})")
 
 
-def _reconcile(screen: Screen, source: Source, *, repair: bool) -> ReconcileReport:
+def _reconcile(screen: Screen, source: Source, *, repair: bool, patience: timedelta = WAIT_IN_VAIN) -> ReconcileReport:
     screen.step("taking a fresh export")
     location = take_snapshot(source.services, source.mapping).location
     screen.step("reconciling" + (" and repairing" if repair else ""))
@@ -92,7 +92,7 @@ def _reconcile(screen: Screen, source: Source, *, repair: bool) -> ReconcileRepo
         repair=repair,
         margin=MARGIN,
         on_progress=screen.note,
-        bounds=Bounds(patience=PATIENCE),
+        bounds=Bounds(patience=patience),
     )
     screen.note(
         f"{report.compared:,} compared, {report.drift:,} drifted, {report.in_flight:,} in flight,"
