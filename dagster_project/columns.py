@@ -111,4 +111,5 @@ def _description(target: Target, column: Column) -> str:
 
 def _constraints(target: Target, column: Column) -> dg.TableColumnConstraints:
     is_key = column.name in target.primary_key
-    return dg.TableColumnConstraints(nullable=not is_key, other=["primary key"] if is_key else [])
+    indexed = [f"index {index}" for index in target.indexes if any(part.column == column.name for part in index.parts)]
+    return dg.TableColumnConstraints(nullable=not is_key, other=[*(["primary key"] if is_key else []), *indexed])

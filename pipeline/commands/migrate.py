@@ -28,7 +28,9 @@ def run(session: Session, arguments: Namespace) -> Outcome:
         session.progress.print(f"{step.mapping or 'dynaurora'}: {step.what}", markup=False, highlight=False)
 
     with session.connect("migrate") as connection:
-        done = migrate(connection, mappings, progress=say)
+        done = migrate(
+            connection, mappings, progress=say, watch=lambda: session.connect("migrate progress"), tell=session.notice
+        )
     lines = [f"{step.mapping}: {step.note}" for step in done.steps if step.note]
     if any(step.alters for step in done.steps):
         lines += [line.removeprefix("-- ").removeprefix("--") for line in cautioned(done.cautions)]

@@ -28,7 +28,9 @@ def run(session: Session, arguments: Namespace) -> Outcome:
         planned = plan(connection, mappings)
     lines = cautioned(planned.cautions)
     for step in planned.steps:
-        lines += [*_comment(step), "BEGIN;", step.sql, "COMMIT;", ""]
+        # An index is built without blocking writers, which no transaction can do.
+        statements = [step.sql] if step.index else ["BEGIN;", step.sql, "COMMIT;"]
+        lines += [*_comment(step), *statements, ""]
     lines += refused(planned.refusals)
     if planned.empty:
         lines.append("-- nothing to do: the database is as the mappings say")

@@ -37,6 +37,7 @@ targets:
       Id:   {attribute: Id, type: bigint}
       Name: {attribute: empName, type: varchar(20), default: NA}
       City: {attribute: address.city, type: text, description: where the desk is}
+    indexes: [{columns: [City, {column: Name, order: desc}]}]
     unmapped: attributes
 """
 

@@ -151,6 +151,7 @@ def test_columns_have_types_origins_and_a_lineage_with_two_ends(folder: Path) ->
     assert columns["Name"].description == "from attribute `empName`, 'NA' if it is missing"
     assert columns["City"].description == "where the desk is; from attribute `address.city`"
     assert columns["Id"].constraints.other == ["primary key"]
+    assert columns["City"].constraints.other == ["index (City, Name desc)"]
     assert {column: dep.column_name for column, (dep,) in lineage.items()} == {
         "Id": "Id",
         "Name": "empName",

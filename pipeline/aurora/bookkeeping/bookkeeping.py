@@ -498,6 +498,18 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
             'tables of schema replica that the mapping writes: no other mapping is migrated onto one of them';
         """,
     ),
+    (
+        "0013 indexes of mappings",
+        """
+        CREATE TABLE replication.indexes (
+            name text PRIMARY KEY,
+            storage_name text NOT NULL,
+            recorded_at timestamptz NOT NULL DEFAULT now()
+        );
+        COMMENT ON TABLE replication.indexes IS
+            'indexes of schema replica that mappings asked for, recorded before they are built: only these are dropped';
+        """,
+    ),
 )
 
 

@@ -1,8 +1,9 @@
 """Brings the database to the mappings, one step at a time, without blocking anyone.
 
-Invariant: each step is one transaction. None waits for a lock longer than LOCK_WAIT_SECONDS, and none queues before it
-is clear that nobody holds the table for longer, because whoever waits for an exclusive lock makes everyone behind it
-wait, including the replicator. One migration runs at a time.
+Invariant: each step is one transaction, or one statement that builds or drops an index without blocking writers. No
+transaction waits for a lock longer than LOCK_WAIT_SECONDS, and none queues before it is clear that nobody holds the
+table for longer, because whoever waits for an exclusive lock makes everyone behind it wait, including the replicator.
+One migration runs at a time.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from psycopg import sql
 
 from pipeline.aurora.bookkeeping import bookkeeping
 from pipeline.aurora.errors import translating
-from pipeline.aurora.schema import lock_holders, tables
+from pipeline.aurora.schema import index_build, lock_holders, tables
 from pipeline.aurora.schema.plan import Plan, Step, plan
 from pipeline.aurora.sessions import advisory_locks
 from pipeline.core.errors import TerminalError, TransientError, UnreachableError
@@ -41,10 +42,13 @@ def migrate(
     *,
     sleep: Callable[[float], None] = time.sleep,
     progress: Callable[[Step], None] = lambda _: None,
+    watch: Callable[[], Connection] | None = None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Plan:
     """Apply the plan and return it: its steps are done, its refusals are not.
 
-    What was done stays done if a later step fails; run it again to resume. Raises TransientError if a lock cannot be
+    What was done stays done if a later step fails; run it again to resume. `watch` opens another connection, by which
+    `tell` is called with what the build of an index waits for. Raises TransientError if a lock cannot be
     taken, or another migration does not end.
     """
     mappings = tuple(mappings)
@@ -56,8 +60,12 @@ def migrate(
         planned = plan(connection, mappings)
         for step in planned.steps:
             progress(step)
-            if step.mapping:
-                _apply(connection, step, relations[step.mapping], sleep)
+            if step.index:
+                index_build.run(
+                    connection, step.sql, step.index, what=step.what, table=step.mapping, watch=watch, tell=tell
+                )
+            elif step.mapping:
+                _apply(connection, step, [] if step.only_records else relations[step.mapping], sleep)
             else:
                 bookkeeping.install(connection)
     return planned

@@ -14,6 +14,7 @@ from psycopg import sql
 from pipeline.aurora.bookkeeping import bookkeeping
 from pipeline.aurora.bookkeeping.sources import SourceOfRecord, not_of_record
 from pipeline.aurora.schema import belongings, catalog, followers, tables
+from pipeline.aurora.schema.indexes import plan_indexes
 from pipeline.core.model.mapping import BOOKKEEPING_COLUMNS, BOOKKEEPING_SCHEMA, DELETED, STORAGE_SCHEMA
 from pipeline.core.types.sql_types import SqlType, parse_sql_type
 from pipeline.core.types.widening import TypeChange, type_change
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from pipeline.aurora.schema.catalog import ExistingRelation, StoredTable
     from pipeline.aurora.schema.followers import Caution
+    from pipeline.aurora.schema.indexes import IndexPlan
     from pipeline.aurora.sessions.connection import Connection
     from pipeline.core.model.mapping import TableMapping, Target
 
@@ -43,6 +45,10 @@ class Step:
     note: str = ""
     alters: str = ""
     """The storage table that it creates or alters."""
+    index: str = ""
+    """The index that it builds or drops, with one statement that must run outside of a transaction."""
+    only_records: bool = False
+    """It writes bookkeeping and touches no table or view, so it waits for nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +91,12 @@ class _TargetPlan:
     def step(self, what: str, statements: Sequence[str], note: str = "", *, alters: bool = False) -> None:
         altered = self.target.storage_name if alters else ""
         self.steps.append(Step(self.mapping, what, ";\n".join(statements) + ";", note, altered))
+
+    def index_steps(self, planned: IndexPlan) -> None:
+        self.steps += [
+            Step(self.mapping, step.what, step.sql, step.note, index=step.index, only_records=not step.index)
+            for step in planned.steps
+        ]
 
     def refuse(self, what: str, way_out: str) -> None:
         self.refusals.append(Refusal(self.mapping, what, way_out))
@@ -181,7 +193,7 @@ def _register(
         what = f"record that {mapping.name} writes {', '.join(sorted(storage - known.storage))}"
         statement = sql.SQL("UPDATE replication.tables SET storage_tables = {storage} WHERE name = {name};")
     values["storage"] = sql.Literal(sorted(storage | (known.storage if known else frozenset())))
-    return [Step(mapping.name, what, statement.format(**values).as_string(connection))]
+    return [Step(mapping.name, what, statement.format(**values).as_string(connection), only_records=True)]
 
 
 def _plan_target(connection: Connection, made: _TargetPlan) -> None:
@@ -193,12 +205,19 @@ def _plan_target(connection: Connection, made: _TargetPlan) -> None:
     view = catalog.existing_relation(connection, target.schema, target.name, target.storage_name)
     if view and (view.kind != "view" or view.reads != frozenset({(STORAGE_SCHEMA, target.storage_name)})):
         return _refuse_foreign(made, view)
+    planned_indexes = plan_indexes(connection, target)
+    for name in planned_indexes.in_the_way:
+        made.refuse(
+            f"{STORAGE_SCHEMA}.{name} is in the way of an index of {made.storage} and is not one of Dynaurora's",
+            "rename it, or drop it if it is an index like the mapping's",
+        )
     if stored is None:
         # What was proven of the mapping says nothing of a table that was not there.
         forget = sql.SQL("UPDATE replication.tables SET proven = NULL WHERE name = {}").format(
             sql.Literal(made.mapping)
         )
         statements = [tables.create_storage(target).as_string(connection), forget.as_string(connection)]
+        statements += planned_indexes.with_table
         made.step(f"create storage table {made.storage}", statements, alters=True)
         return _plan_view(connection, made, view, [], None)
     if not set(BOOKKEEPING_COLUMNS) <= set(stored.columns):
@@ -213,7 +232,8 @@ def _plan_target(connection: Connection, made: _TargetPlan) -> None:
             "give the target another name, migrate and load it, then drop the old view and storage table",
         )
     _plan_added_columns(connection, made, stored)
-    return _plan_view(connection, made, view, _plan_types(connection, made, stored), stored)
+    _plan_view(connection, made, view, _plan_types(connection, made, stored), stored)
+    return made.index_steps(planned_indexes)
 
 
 def _refuse_foreign(made: _TargetPlan, view: ExistingRelation) -> None:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pipeline.core.mapping_files.column_rules import COLUMN_EXAMPLE, ColumnSources, name_problem, read_column
+from pipeline.core.mapping_files.index_rules import INDEXES_EXAMPLE, read_indexes
 from pipeline.core.mapping_files.yaml_fields import suggestion
 from pipeline.core.model.attributes import parse_path
 from pipeline.core.model.mapping import Column, OnError, Target
@@ -38,7 +39,7 @@ def read_child(
     schema: str, view: str, field: Field, parents: dict[str, Target], key: dict[str, str] | None
 ) -> Target | None:
     """Read one child target of a file whose other targets are `parents`, by view name. Notes problems."""
-    fields = field.known(_CHILD, {})
+    fields = field.known(_CHILD, {"indexes": INDEXES_EXAMPLE})
     if fields is None:
         return None
     path = _read_explode(fields["explode"], key) if "explode" in fields else None
@@ -62,9 +63,12 @@ def read_child(
         column = read_column(name, member, ColumnSources({}, {}))
         if column is not None:
             columns.append(column)
-    return Target(
+    child = Target(
         schema, view, tuple(column.name for column in head), (*head, *columns), parent=parent.view_name, explode=path
     )
+    if "indexes" not in fields or len(columns) < len(members):  # what is wrong with a column was reported
+        return child
+    return replace(child, indexes=read_indexes(fields["indexes"], child))
 
 
 def _read_parent(field: Field, parents: dict[str, Target]) -> Target | None:

@@ -8,6 +8,7 @@ keys, finds its row.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pipeline.core.mapping_files.column_rules import (
@@ -17,6 +18,7 @@ from pipeline.core.mapping_files.column_rules import (
     read_column,
     read_on_error,
 )
+from pipeline.core.mapping_files.index_rules import INDEXES_EXAMPLE, read_indexes
 from pipeline.core.mapping_files.match_rules import MATCH_EXAMPLE, captures_of, missing_of_key, read_match
 from pipeline.core.mapping_files.yaml_fields import suggestion
 from pipeline.core.model.mapping import BOOKKEEPING_SCHEMA, STORAGE_SCHEMA, OnError, Target
@@ -41,6 +43,7 @@ _TARGET_OPTIONAL = {
     "match": MATCH_EXAMPLE,
     "unmapped": "unmapped: attributes",
     "unmapped_on_error": "unmapped_on_error: reject",
+    "indexes": INDEXES_EXAMPLE,
 }
 
 
@@ -64,7 +67,10 @@ def read_target(name: str, field: Field, key: dict[str, str] | None) -> Target |
         if "unmapped_on_error" in fields
         else OnError.REJECT
     )
-    return Target(schema, view, primary_key, tuple(columns.values()), unmapped, on_error, match)
+    target = Target(schema, view, primary_key, tuple(columns.values()), unmapped, on_error, match)
+    if "indexes" not in fields or len(columns) < len(members):  # what is wrong with a column was reported
+        return target
+    return replace(target, indexes=read_indexes(fields["indexes"], target))
 
 
 def read_target_name(name: str, field: Field) -> tuple[str, str]:

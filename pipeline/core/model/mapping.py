@@ -14,6 +14,7 @@ from pipeline.core.ordering import DEFAULT_MARGIN
 
 if TYPE_CHECKING:
     from pipeline.core.model.attributes import PathPart
+    from pipeline.core.model.index import Index
     from pipeline.core.model.key_patterns import Pattern
     from pipeline.core.types.sql_types import SqlType
 
@@ -87,6 +88,8 @@ class Target:
     """For a child target, the path to the list or map whose elements are its rows."""
     children: tuple[Target, ...] = ()
     """The child targets, whose rows are replaced whole with this target's row."""
+    indexes: tuple[Index, ...] = ()
+    """The indexes of the storage table besides its primary key."""
 
     @property
     def storage_name(self) -> str:

@@ -1,9 +1,9 @@
 """A mapping's digest: it identifies everything that decides which row an item becomes.
 
 Invariant: mappings with the same digest make the same rows from the same items, so files that were loaded under one
-count as loaded under the other. Descriptions, schedules and so on do not matter. A new field of Column or Target
-changes no stored digest, because a field with its default value is left out. Digests that older versions stored are
-still recognised.
+count as loaded under the other. Descriptions, indexes, schedules and so on do not matter. A new field of Column or
+Target changes no stored digest, because a field with its default value is left out. Digests that older versions stored
+are still recognised.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # Increase it if a field is renamed, or its default gets another meaning; then keep recognising this version too.
 _VERSION = 2
 # Fields that do not affect rows.
-_WORDS = frozenset({"description"})
+_WITHOUT_EFFECT = frozenset({"description", "indexes"})
 # Version 1 hashed the `repr` of these classes, with the fields that they had then.
 _FIRST_FIELDS = {
     "Target": "schema name primary_key columns unmapped unmapped_on_error match parent explode children",
@@ -50,7 +50,7 @@ def _hash(*lines: str) -> str:
 def _form(value: object) -> object:
     """Return the form of a value that is hashed; for an object, the fields that differ from their defaults, by name."""
     if is_dataclass(value):
-        return {each.name: _form(found) for each, found in _set_fields(value) if each.name not in _WORDS}
+        return {each.name: _form(found) for each, found in _set_fields(value) if each.name not in _WITHOUT_EFFECT}
     if isinstance(value, tuple):
         return [_form(element) for element in cast("tuple[object, ...]", value)]
     return value
@@ -82,6 +82,6 @@ def _first_repr(value: object) -> str:
         return repr(value)
     kind = next(base.__name__ for base in type(value).__mro__ if base.__name__ in _FIRST_FIELDS)
     known = _FIRST_FIELDS[kind].split()
-    if any(each.name not in known for each, _ in _set_fields(value)):
+    if any(each.name not in known and each.name not in _WITHOUT_EFFECT for each, _ in _set_fields(value)):
         raise _NewerError
     return f"{kind}({', '.join(f'{name}={_first_repr(getattr(value, name))}' for name in known)})"

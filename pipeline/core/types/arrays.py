@@ -110,6 +110,7 @@ def _array(
         fast_form=lambda _column, _is_key: form,
         default=default,
         from_json=from_json,
+        index_methods=frozenset({"gin"}),
         examples=(Example(tuple({tag: values} for values in examples)),),
     )
 

@@ -40,4 +40,5 @@ BOOLEAN = Codec(
     convert=lambda _: _convert,
     fast_form=lambda _column, _is_key: FastForm(tag="BOOL", code=_code, line=lambda _: _VALUE),
     default=_default,
+    index_methods=frozenset({"btree"}),
 )

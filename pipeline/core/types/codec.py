@@ -111,5 +111,7 @@ class Codec:
     """Returns the most bytes that a key may take in an index; 0 if always few."""
     key_bytes: Callable[[str], int] = lambda _: 0
     """Returns how many of those bytes a key takes."""
+    index_methods: frozenset[str] = frozenset({"btree", "brin"})
+    """The methods of PostgreSQL that can index it without an extension."""
     options: tuple[Option, ...] = ()
     examples: tuple[Example, ...] = ()

@@ -40,6 +40,7 @@ JSONB = Codec(
     convert=_convert,
     fast_form=_fast_form,
     default=lambda field: field.anything(),
+    index_methods=frozenset({"gin"}),
     options=(
         Option(
             "json",

@@ -61,7 +61,7 @@ WRONG = (
     ), structural=True),
     Wrong("unlike any key", "unmapped: attributes", "rest: attributes", (
         '10: targets.Employees.rest: "rest" is not a key here; the keys are primary_key, columns, match, unmapped,'
-        " unmapped_on_error",
+        " unmapped_on_error, indexes",
     ), structural=True),
     Wrong("misspelled key of a column", *name_column("{attribute: empName, type: text, defualt: NA}"), (
         f'8: {COLUMN}.defualt: "defualt" is not a key here; did you mean default?',
@@ -406,6 +406,11 @@ targets:
       notes: {attribute: notes, type: jsonb, json: parse}
     unmapped: rest
     unmapped_on_error: null
+    indexes:
+      - columns: [City, {column: at, order: desc, nulls: last}]
+        where: {paid: yes, day: [2026-01-31], tags: {not: null}}
+      - {columns: [{path: "rest.card.kind"}, order, customer], unique: true}
+      - {columns: [tags, {path: extra.a}], method: gin}
   hr.Staff:
     primary_key: [SK, PK]
     columns:
@@ -428,6 +433,12 @@ def test_a_mapping_that_uses_everything() -> None:
     assert [column.name for column in orders.columns if column.json == "parse"] == ["notes"]
     assert (staff.view_name, staff.storage_name, staff.unmapped) == ("hr.Staff", "hr.Staff", None)
     assert staff.primary_key == ("SK", "PK")
+    assert staff.indexes == ()
+    assert [str(index) for index in orders.indexes] == [
+        "(City, at desc nulls last) where day in (2026-01-31) and paid in (t) and tags is not null",
+        "unique (rest.card.kind, order, customer)",
+        "gin (tags, extra.a)",
+    ]
     columns = {column.name: column for column in orders.columns}
     assert columns["city"].path == ("lines", 0, "sku.old")
     assert columns["City"].type == SqlType("varchar", (40,))
