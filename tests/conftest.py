@@ -1,4 +1,4 @@
-"""Fixtures of the whole suite: real servers, started on demand, and an environment that nothing leaks into.
+"""Fixtures of the whole suite: real servers, started on demand, and an isolated environment.
 
 Invariant: no test sees credentials, endpoints or databases of the person who runs it.
 """
@@ -26,7 +26,7 @@ TESTS = Path(__file__).parent
 def pytest_configure() -> None:
     """Drop what could lead a test, or a process it starts, to somebody's real account or database.
 
-    And let them be interrupted: what a shell runs in the background, a suite too, would ignore it.
+    Also restore SIGINT, which a suite ignores if a shell runs it in the background.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -46,7 +46,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say in one line that the pooler's tests were left out."""
+    """Print one line if the pooler's tests were left out."""
     left_out = sum(NOT_INSTALLED in str(report.longrepr) for report in terminalreporter.stats.get("skipped", ()))
     if left_out:
         terminalreporter.write_line(f"{left_out} tests of poolers {NOT_INSTALLED}", yellow=True)

@@ -1,4 +1,4 @@
-"""Writes what docs/mapping.schema.json says of types and their options from the codecs: `make docs`.
+"""Writes the parts of docs/mapping.schema.json about types and their options, from the codecs: `make docs`.
 
 Invariant: an editor offers every type, in every spelling, that a mapping may name, and every option of one.
 """
@@ -17,7 +17,7 @@ _WIDTH = 120
 
 
 def with_generated(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema with its generated parts made anew."""
+    """The schema with its generated parts replaced."""
     properties = schema["$defs"]["column"]["properties"]
     properties["type"] = {
         "description": "The PostgreSQL type.",
@@ -33,7 +33,7 @@ def with_generated(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _spellings() -> str:
-    """The pattern of what `parse_sql_type` takes."""
+    """The pattern of the texts that `parse_sql_type` accepts."""
     by_suffix: dict[str, list[str]] = {}
     for name, codec in TYPES.items():
         least, most = codec.parameters
@@ -55,7 +55,7 @@ def _any_case(name: str) -> str:
 
 
 def text(schema: dict[str, Any]) -> str:
-    """The schema as the file has it: what has descriptions in it a line each, the rest on one as far as it fits."""
+    """The schema as the file has it: a member with descriptions has a line each, other members share lines."""
     return _text(schema, 0) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""A real PgBouncer in front of a test's PostgreSQL, where one is installed.
+"""A real PgBouncer in front of a test's PostgreSQL, if one is installed.
 
 Invariant: it runs on loopback, as an ordinary user, and ends with the process that started it.
 """
@@ -23,7 +23,7 @@ NOT_INSTALLED = "not run: PgBouncer is not installed (Debian: apt install pgboun
 
 
 def program() -> str | None:
-    """Where PgBouncer is; Debian's folder is not on everybody's path."""
+    """The path of PgBouncer; Debian's folder for it is not on everybody's path."""
     return shutil.which("pgbouncer", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin")
 
 
@@ -39,7 +39,7 @@ class PgBouncer:
 
     @property
     def url(self) -> str:
-        """What a client connects to in place of the server."""
+        """The URL that a client uses instead of the server's."""
         of = self._server
         return f"postgresql://{of['user']}:{of['password']}@{LOOPBACK}:{self._port}/{of['dbname']}"
 
@@ -58,7 +58,7 @@ class PgBouncer:
         self.stop()
 
     def start(self) -> None:
-        """Start, on the port that it had before."""
+        """Start again on the same port."""
         self.folder.mkdir(exist_ok=True)
         identity = ordinary_identity(self.folder)
         users = self.folder / "users.txt"
@@ -102,7 +102,7 @@ class PgBouncer:
             self._process = None
 
     def kill(self) -> None:
-        """SIGKILL, as a crash would."""
+        """Kill it, as a crash would."""
         os.kill(int((self.folder / "pid").read_text()), signal.SIGKILL)
         self.stop()
 
@@ -115,7 +115,7 @@ class PgBouncer:
 
 
 def locks_left(database: str) -> list[tuple[Any, ...]]:
-    """Who holds an advisory lock, asked of the server directly."""
+    """Who holds an advisory lock, read from the server directly."""
     with psycopg.connect(database) as connection:
         return connection.execute(
             "SELECT a.application_name FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)"
@@ -124,7 +124,7 @@ def locks_left(database: str) -> list[tuple[Any, ...]]:
 
 
 def assert_untouched(pooler: PgBouncer, pool_size: int) -> None:
-    """Look into each server connection of the pooler: nothing prepared, no setting of ours."""
+    """Look into each server connection of the pooler: nothing is prepared, and no setting of ours is left."""
     with closing(psycopg.connect(pooler.url, autocommit=True)) as watching:
         for _ in range(pool_size):
             assert watching.execute("SELECT count(*) FROM pg_prepared_statements").fetchone() == (0,)

@@ -1,10 +1,10 @@
-"""The probe's truth table: what it says of a table in each of five states, measured with the real clock.
+"""The probe's truth table: what it reports about a table in each of five states, measured with the real clock.
 
-`python -m tests.probe_truth` starts the local stack and writes build/probe_truth.json. Idle, healthy, dead and disabled
-are of a real table whose stream the local event source mapping delivers; that stream has one shard, so the stuck shard
-is one of eight of a scripted stream. `behind_seconds` is the age of the oldest change that had not been applied, since
-its write was begun; `lag_seconds` is what the probe says. A creation time is in whole seconds, rounded down, so the
-probe may say up to a second more, and less only by what the write took.
+`python -m tests.probe_truth` starts the local stack and writes build/probe_truth.json. The states idle, healthy, dead
+and disabled use a real table whose stream the local event source mapping delivers. That stream has one shard, so the
+stuck shard is one of eight of a scripted stream. `behind_seconds` is the age of the oldest change that had not been
+applied, counted from the start of its write; `lag_seconds` is what the probe reports. A creation time is in whole
+seconds, rounded down, so the probe may report up to a second more, and less only by the time that the write took.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ targets:
 
 @dataclass(frozen=True)
 class Row:
-    """One state: what is so, and what the probe says."""
+    """One state: the truth, and what the probe reports."""
 
     state: str
     behind_seconds: float
@@ -68,7 +68,7 @@ class Row:
 
 
 class DeadError(RuntimeError):
-    """What a function raises that fails on every batch."""
+    """The error of a function that fails on every batch."""
 
 
 class Table:
@@ -90,14 +90,14 @@ class Table:
         self.dead = False
 
     def write(self, number: int) -> tuple[float, float]:
-        """Write an item; returns when it was begun and when it was done."""
+        """Write an item; returns when the write began and when it was done."""
         begun = time.time()
         self.services.dynamodb.put_item(TableName=self.name, Item={"Id": {"N": str(number)}})
         return begun, time.time()
 
     @contextmanager
     def mapped(self) -> Generator[MappingPoller]:
-        """Let the event source mapping run. It begins at the oldest record each time: what came before is stale."""
+        """Run the event source mapping. It begins at the oldest record each time: earlier changes are stale."""
         replicator = Replicator([self.mapping], lambda: self.services.connect("truth"), writer="truth")
 
         def handler(event: Any, _: Any) -> object:  # noqa: ANN401 - JSON, and the Lambda's context
@@ -191,7 +191,7 @@ def _stuck(settings: Settings, seconds: float) -> Row:
 
 
 def main() -> int:
-    """Measure, print and write the table; 1 when the probe was wrong."""
+    """Measure, print and write the table; returns 1 if the probe was wrong."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o711)
         with LocalStack(Path(folder) / "stack", durable=False) as stack:
@@ -205,7 +205,7 @@ def main() -> int:
 
 
 def right(row: Row) -> bool:
-    """Whether the probe said what was so, to the second that creation times are rounded down by."""
+    """Whether the probe reported the truth, except for the second by which creation times are rounded down."""
     if row.claims_too_much or row.lag_seconds is None:
         return False
     least = row.behind_seconds - row.write_seconds

@@ -1,4 +1,4 @@
-"""Secrets Manager with one secret, which counts how often it is asked: the emulated one keeps no count."""
+"""Secrets Manager with one secret, which counts the requests for it; the emulated one does not count them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SECRET_ID = "dynaurora/database"
 
 
 class SecretsEndpoint:
-    """An endpoint for AWS_ENDPOINT_URL; `secret` is what it answers, `fetches` how often it did."""
+    """An endpoint for AWS_ENDPOINT_URL; it answers with `secret`, and `fetches` counts the answers."""
 
     def __init__(self, secret: dict[str, Any]) -> None:
         self.secret = secret
@@ -24,7 +24,7 @@ class SecretsEndpoint:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a process needs to read its secret here."""
+        """The variables with which a process reads its secret here."""
         return {
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self._server.server_port}",
             "AWS_ACCESS_KEY_ID": "test",
@@ -56,7 +56,7 @@ class SecretsEndpoint:
                 self.wfile.write(body)
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
-                """Nothing to the tests' output."""
+                """Write nothing to the tests' output."""
 
         return Handler
 

@@ -200,7 +200,7 @@ def test_a_load_into_a_database_that_is_not_as_the_mapping_says_starts_nothing(
     assert main(["migrate"], environment) == 0
     capsys.readouterr()
     assert main(missing, environment) != 0
-    assert "nothing was started" not in capsys.readouterr().err, "now the manifest is what is missing"
+    assert "nothing was started" not in capsys.readouterr().err, "now only the manifest is missing"
 
 
 def test_a_mapping_of_another_folder_that_would_write_the_same_table_is_refused_by_every_door(

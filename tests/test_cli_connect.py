@@ -1,6 +1,6 @@
-"""The command itself, as a process, on its way to the database: poolers, TLS, servers that take no session, the secret.
+"""The command itself, as a process, connecting to the database: poolers, TLS, servers that refuse sessions, the secret.
 
-Each verb is run against what refuses it and against what lets it through, and the server is asked what is left.
+Each verb runs against a server that refuses it and against one that accepts it; then the test asks what is left.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def migrated(database: str) -> str:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """Run a verb on employees with these variables alone, over an export or a failed batch where it wants one."""
+    """Run a verb on employees with only these variables, over an export or a failed batch if it needs one."""
     exports = ExportFactory.in_folder(tmp_path / "bucket")
     full = exports.full([{"Id": {"N": str(number)}, "empName": {"S": f"name {number}"}} for number in range(5)])
     failed = tmp_path / "on-failure" / "aws" / "lambda" / "1.json"
@@ -79,7 +79,7 @@ def run(tmp_path: Path) -> Run:
 
 
 def assert_told(done: subprocess.CompletedProcess[str], code: int, sentence: str) -> None:
-    """It ended with this code and one line that says this, without a name or a traceback."""
+    """It ended with this code and one line that contains this text, without a name or a traceback."""
     assert done.returncode == code, done.stderr
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
@@ -88,19 +88,19 @@ def assert_told(done: subprocess.CompletedProcess[str], code: int, sentence: str
 
 
 def rows(database: str) -> int:
-    """How many rows the table has, asked of the server directly."""
+    """How many rows the table has, read from the server directly."""
     with psycopg.connect(database) as connection:
         return (connection.execute('SELECT count(*) FROM replica."Employees"').fetchone() or (0,))[0]
 
 
 def settings_of_database(database: str) -> dict[str, Any]:
-    """A secret that says the same as a URL."""
+    """A secret with the same content as a URL."""
     parts = conninfo_to_dict(database)
     return {"username": parts.pop("user"), **parts}
 
 
 def nobody(port: int) -> dict[str, Any]:
-    """A secret for a server that refuses whatever comes."""
+    """A secret for a server that refuses every session."""
     return {"username": "napoleon", "password": "blücher", "host": "127.0.0.1", "port": port, "dbname": "waterloo"}
 
 
@@ -117,7 +117,7 @@ def test_every_verb_is_refused_by_a_pooler_of_transactions_and_leaves_nothing(
     assert rows(migrated) == 0
     assert locks_left(migrated) == []
     assert_untouched(pooler, 1)
-    for _ in range(2):  # what it applies once is done, and it works through a pooler as the replicator does
+    for _ in range(2):  # the batch it applies is then done; it works through a pooler, as the replicator does
         assert run("redrive", {"DATABASE_URL": pooler.url}).returncode == 0
     assert rows(migrated) == 1
     assert locks_left(migrated) == []
@@ -126,7 +126,7 @@ def test_every_verb_is_refused_by_a_pooler_of_transactions_and_leaves_nothing(
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """Who signs the server's certificate."""
+    """The authority that signs the server's certificate."""
     return Authority(tmp_path_factory.mktemp("authority"))
 
 
@@ -183,7 +183,7 @@ def test_a_cluster_that_resumes_is_waited_for(migrated: str, run: Run, verb: str
         done = run(verb, secrets.environment)
         assert done.returncode == 0, done.stderr
         assert server.sessions > 2
-        assert secrets.fetches == server.sessions - 2, "one for each opening, none for what was refused"
+        assert secrets.fetches == server.sessions - 2, "one for each opening, none for a refused session"
     assert rows(migrated) == (0 if verb == "status" else 5)
 
 

@@ -1,4 +1,4 @@
-"""`dynaurora rejects`: what it prints, what it keeps to itself, and its exit codes."""
+"""`dynaurora rejects`: what it prints, what it does not reveal, and its exit codes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def environment(database: str, tmp_path: Path) -> dict[str, str]:
 
 
 def told(capsys: pytest.CaptureFixture[str]) -> str:
-    """What was printed since the last call, on both."""
+    """Everything printed since the last call, on both outputs."""
     captured = capsys.readouterr()
     return captured.out + captured.err
 

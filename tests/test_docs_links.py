@@ -1,4 +1,4 @@
-"""The documentation names what there is: its links, headings and files exist, and README lists every page."""
+"""The documentation names only what exists: links, headings and files; and README lists every page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NAMED = re.compile(r"`((?:pipeline|tests|dagster_project|lambda_replicator|tabl
 
 
 def headings(page: Path) -> set[str]:
-    """The anchors of a page, as GitHub makes them of its headings."""
+    """The anchors that GitHub makes of a page's headings."""
     found = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.replace("`", "").lower()).replace(" ", "-") for heading in found}
 

@@ -1,4 +1,4 @@
-"""docs/mapping.md is true: its examples are read, and its tables name every type."""
+"""docs/mapping.md is true: its examples can be read, and its tables name every type."""
 
 from __future__ import annotations
 

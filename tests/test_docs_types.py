@@ -1,4 +1,4 @@
-"""docs/types.md and docs/mapping.schema.json are true: their tables and patterns are what the codecs say today."""
+"""docs/types.md and docs/mapping.schema.json are true: their tables and patterns are those of today's codecs."""
 
 from __future__ import annotations
 

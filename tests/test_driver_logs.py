@@ -1,4 +1,4 @@
-"""What the drivers log while the root logger is at DEBUG: no secret, no host, no user."""
+"""The drivers' logs while the root logger is at DEBUG: no secret, no host, no user."""
 
 from __future__ import annotations
 

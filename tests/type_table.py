@@ -1,6 +1,6 @@
 """Writes the generated part of docs/types.md from the codecs themselves: `make docs`.
 
-Invariant: every cell is what the converters answered for the values shown, never what somebody remembers.
+Invariant: every cell is a converter's answer for the values shown, never written from memory.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def _examples() -> list[str]:
 def _stored(sql_type: SqlType, text: str) -> str:
     if text in {"NULL", ""}:
         return text or "the empty text"
-    # The one type that does not store what it is sent: it rounds as Python's float does (both IEEE 754 binary64).
+    # The only type that does not store exactly what it gets: it rounds as Python's float does (both IEEE 754 binary64).
     return _code(repr(float(text)) if sql_type.name == "double precision" else text)
 
 
@@ -104,7 +104,7 @@ def generated() -> str:
 
 
 def with_generated(page: str) -> str:
-    """The page with its generated part made anew."""
+    """The page with its generated part replaced."""
     before, _, rest = page.partition(BEGIN)
     return before + generated() + rest.partition(END)[2]
 

@@ -1,4 +1,4 @@
-"""What a connection costs in things that do not depend on the machine, from libpq's own trace of its messages."""
+"""The cost of a connection in units that do not depend on the machine, from libpq's own trace of its messages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from psycopg.pq import Trace
 
 from pipeline.aurora.sessions.connection import Connection
 
-# Query, Sync and CopyDone are what the client waits after; CopyData is not answered.
+# The client waits after Query, Sync and CopyDone; CopyData is not answered.
 _SENT = re.compile(r"^F\t(\d+)\t(\w+)", re.MULTILINE)
 _TURN = re.compile(r"(?:^F\t.*\n)+(?:^B\t.*\n)+", re.MULTILINE)
 

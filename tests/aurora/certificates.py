@@ -1,4 +1,4 @@
-"""An authority of our own, and certificates for servers, made with openssl."""
+"""A certificate authority for tests, and certificates for servers, made with openssl."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 class Authority:
-    """A self-signed root, whose certificate is the bundle a client trusts."""
+    """A self-signed root; clients get its certificate as their bundle."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

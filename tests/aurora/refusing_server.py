@@ -1,4 +1,4 @@
-"""A server that refuses sessions in PostgreSQL's own protocol: what Aurora says while it resumes cannot be had here."""
+"""A server that refuses sessions in PostgreSQL's own protocol, as Aurora does while it resumes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ NO_ENTRY = ("28000", 'no pg_hba.conf entry for host "10.1.2.3", user "napoleon",
 
 
 class RefusingServer:
-    """Answers each session with one ErrorResponse: (SQLSTATE, text), or with severity's word as a third part.
+    """Answers each session with one ErrorResponse: (SQLSTATE, text), or with the severity as a third part.
 
-    `then` is a port that sessions are passed on to once `refusals` were refused.
+    After `refusals`, sessions are passed on to the port `then`.
     """
 
     def __init__(self, *answer: str, refusals: int | None = None, then: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Items through every door into a real database and back: equal to the source, and the same row each time."""
+"""Items by every path into a real database and back: equal to the source, and the same row each time."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def connection(database: str) -> Generator[Connection]:
 
 
 def by_stream(connection: Connection, items: Sequence[Item]) -> None:
-    """As Lambda hands records over."""
+    """As the stream's records, in Lambda's form."""
     event = json.dumps(
         [
             {
@@ -112,7 +112,7 @@ DOORS: dict[str, Door] = {
 
 
 def stored(connection: Connection) -> dict[Any, dict[str, Any]]:
-    """The stored rows by key, as the driver reads them, and the table empty again."""
+    """Return the stored rows by key, as the driver reads them, and empty the table."""
     names = tables.identifiers(TARGET.stored_columns)
     with connection.cursor(row_factory=dict_row) as cursor:
         rows = cursor.execute(sql.SQL("SELECT {} FROM {}").format(names, tables.storage(TARGET))).fetchall()
@@ -120,7 +120,7 @@ def stored(connection: Connection) -> dict[Any, dict[str, Any]]:
 
 
 def texts(connection: Connection) -> list[Any]:
-    """The stored rows as PostgreSQL writes them, to compare without any client's reading; the table empty again."""
+    """Return the stored rows as PostgreSQL writes them, to compare without any client, and empty the table."""
     query = sql.SQL("SELECT v::text FROM (SELECT {} FROM {}) AS v ORDER BY 1")
     columns = tables.identifiers(TARGET.stored_columns)
     rows = connection.execute(query.format(columns, tables.storage(TARGET))).fetchall()

@@ -1,7 +1,7 @@
-"""`make bench`: how fast Dynaurora loads, applies, reconciles and starts, beside what others do and what COPY can.
+"""`make bench`: how fast Dynaurora loads, applies, reconciles and starts, compared with other tools and with COPY.
 
-Writes build/benchmarks.json, a copy of it by its time, and docs/benchmarks.md with the last three full runs. Exits 1
-when a part failed or a result of ours was not exact; the other parts run all the same.
+It writes build/benchmarks.json, a dated copy of that, and docs/benchmarks.md with the last three full runs. It exits
+with 1 if a part failed or a result of ours was not exact; the other parts run all the same.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The replicator, against the seed's handler, over a network of one millisecond, from batches of 100 to 10,000.
 
-Measured from an event's JSON to its commit. Each contestant has a database of its own whose history goes on from
-round to round; what its table shows is compared with the history after every run.
+It measures from an event's JSON to its commit. Each contestant has its own database, whose history continues from round
+to round. After every run the table's rows are compared with the history.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _MORE = {
     " jsonb_build_array('x', n % 10))",
 }
 
-# Runs a round of those that the stated ratios hang on: each takes a second or a few.
+# Runs in a round for those on which the stated ratios depend: each takes a second or a few.
 _CLOSE = 3
 _ALSO = {"no-delay": "no delay", "synced": "commits wait for the disk"}
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is applied: batches by their size, rows by table, and the fewer batches of the seed's handler."""
+    """How much is applied: batches by size, rows by table, and the fewer batches of the seed's handler."""
 
     batches: dict[int, int]
     rows: tuple[int, ...]
@@ -53,7 +53,7 @@ QUICK = Scale({100: 30, 1_000: 5, 10_000: 2}, (100_000,), 1, 3)
 
 
 class ApplyRace:
-    """The contest on one server, by way of one network."""
+    """The contest on one server, through one network."""
 
     def __init__(
         self,
@@ -186,12 +186,12 @@ class ApplyRace:
         passed = self._network.traffic()
         measured.figures["round_trips_per_batch"] = (passed.round_trips - before.round_trips) / (batches + 1)
         measured.figures["bytes_per_event"] = (passed.bytes_in - before.bytes_in) / (batches + 1) / size
-        # The server's share has the first batch in it, which warms up and is not counted.
+        # The server's share includes the first batch, which warms up and is not counted.
         counted = replace(measured, server_seconds=measured.server_seconds * batches / (batches + 1))
         return Run(size * batches, counted, self._verdict(url, history))
 
     def _verdict(self, url: str, history: History) -> str:
-        """Compare what the table shows with the history: the number of rows, and every row that was written."""
+        """Compare the table with the history: the number of rows, and every row that was written."""
         written = list(history.written)
         columns = [f"{name}::text" if f.type == "jsonb" else name for name, f in self._named()]
         with closing(psycopg.connect(url)) as connection:

@@ -1,7 +1,7 @@
-"""What a new execution environment costs: the handler's import by dependency, the first invocation, the zip.
+"""The cost of a new execution environment: the handler's import by dependency, the first invocation, the zip.
 
-Run with nothing but what Lambda has: the unpacked zip, the runtime client and boto3, under AWS's own Runtime Interface
-Emulator. The secret comes from a small server of ours that answers as Secrets Manager does.
+It runs with only what Lambda has: the unpacked zip, the runtime client and boto3, under AWS's own Runtime Interface
+Emulator. The secret comes from a small server that answers as Secrets Manager does.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def _import_cpu_ms(function: Function) -> float:
 
 
 def _first_invocations(function: Function, log: Path) -> tuple[float, float]:
-    """Milliseconds of the first invocation, with all that it has to start, and of the second."""
+    """Milliseconds of the first invocation, with everything that it has to start, and of the second."""
     history, times = History(1_000), list[float]()
     with Emulator(function, log) as emulator:
         for _ in range(2):

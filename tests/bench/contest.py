@@ -1,8 +1,9 @@
-"""One contestant at work, in a process of its own: `python -m tests.bench.contest MODULE SPEC`.
+"""One contestant in its own process: `python -m tests.bench.contest MODULE SPEC`.
 
-The module's `prepare(spec)` imports and connects, and returns the work. "ready" is said then; at a line on the
-standard input the work begins, and what it took is answered as JSON. So neither the interpreter's start nor an import
-is charged to anyone, unless the work itself starts processes. The standard library alone, for every environment.
+The module's `prepare(spec)` imports and connects, and returns the work. The process then prints "ready". A line on its
+standard input starts the work; the process answers with the cost as JSON. So nobody is charged for the interpreter's
+start or for an import, unless the work itself starts processes. It uses only the standard library, so that it runs in
+every environment.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ Work = Callable[[], "dict[str, Any] | None"]
 
 @dataclass(frozen=True)
 class Spec:
-    """What a contestant is given."""
+    """The task that a contestant is given."""
 
     url: str
     shape: str = "narrow"
@@ -47,10 +48,10 @@ class Spec:
 
 
 def main() -> None:
-    """Work once."""
+    """Do the work once."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     silence = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silence, 1)  # what the work logs costs it what it costs, and comes between no answers
+    os.dup2(silence, 1)  # the work pays for its logging, which must not get between the answers
     work = importlib.import_module(sys.argv[1]).prepare(Spec.from_json(sys.argv[2]))
     answers.write("ready\n")
     sys.stdin.readline()
@@ -58,7 +59,7 @@ def main() -> None:
     figures: dict[str, Any] = work() or {}
     wall = time.perf_counter() - began
     user, system = (now - then for now, then in zip(_cpu(), before, strict=True))
-    # The two may be stated by the work itself, which then has left out what is not to be counted.
+    # The work may state these two itself, without the parts that must not be counted.
     found: dict[str, Any] = {
         "wall_seconds": wall,
         "client_user_seconds": user,

@@ -1,4 +1,4 @@
-"""Runs a contestant in its process and says what it took: time, both sides' processor, memory."""
+"""Runs a contestant in its process and reports the cost: time, processor time of both sides, memory."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class ContestantError(Exception):
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one run took. Memory is that of the largest of the contestant's processes."""
+    """The cost of one run. Memory is that of the contestant's largest process."""
 
     wall_seconds: float
     client_seconds: float
     server_seconds: float
     rss_mb: float
     figures: dict[str, Any] = field(default_factory=dict[str, Any])
-    """What else the contestant stated."""
+    """Other numbers that the contestant stated."""
 
 
 def run(

@@ -1,9 +1,9 @@
-"""A TCP proxy that holds every chunk back by a fixed time, to put a network's round trip before a local server.
+"""A TCP proxy that delays every chunk by a fixed time, to put a network's round trip in front of a local server.
 
 `python -S tests/bench/delay_proxy.py TARGET_PORT DELAY_MICROSECONDS` prints the port it listens on. A line on its
-standard input sets a new delay (a number) or asks for what has passed (`count`): round trips, bytes in, bytes out. It
-ends with its standard input. A process of its own, so that it takes no time from Python threads that are measured;
-what it adds beside the delay is measured by `Network`, and taken off the delay.
+standard input sets a new delay (a number) or asks for the traffic so far (`count`): round trips, bytes in, bytes out.
+It ends with its standard input. It is a separate process, so that it takes no time from Python threads that are
+measured. `Network` measures what it adds beyond the delay, and takes that off the delay.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Proxy:
         self.bytes_in = self.bytes_out = 0
 
     def serve(self, listener: socket.socket) -> None:
-        """Accept for ever."""
+        """Accept connections forever."""
         while True:
             client, _ = listener.accept()
             server = socket.create_connection(("127.0.0.1", self._target_port))

@@ -1,7 +1,7 @@
 """Exports to measure with, in the documented layout, and the same rows as ready-made text for COPY.
 
-Invariant: the standard library alone, and memory flat: items are written as they are made. What was made once is
-kept in the folder, which is complete when its `data.json` is there.
+Invariant: it uses only the standard library, and memory stays flat, because items are written as they are made. A
+finished export is kept in its folder, which is complete when its `data.json` is there.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.bench.shapes import SHAPES
 
 FILES = 8
 VERSION = 2
-"""Raise it when the items change: what was kept is then made again."""
+"""Raise it when the items change: kept exports are then made again."""
 TABLE_ARN = "arn:aws:dynamodb:eu-central-1:111122223333:table/"
 EXPORT_ID = "01715684460608-0a1b2c3d"
 EXPORT_TIME = "2024-05-14T11:01:00.608Z"
@@ -31,7 +31,7 @@ EXPORT_TIME = "2024-05-14T11:01:00.608Z"
 
 @dataclass(frozen=True)
 class Data:
-    """One generated export. `location` is that of its manifest; sizes are of the lines, inflated and deflated."""
+    """One generated export. `location` is that of its manifest; sizes are of the lines, plain and compressed."""
 
     shape: str
     count: int

@@ -1,7 +1,7 @@
-"""A stream's life: events as Lambda is handed them, and what the table must show after them.
+"""A stream's life: events in Lambda's form, and what the table must show after them.
 
-Four in ten records insert, five modify, one removes; some keys come again soon, as they do. In order and once each:
-the seed's handler can do no other, and must end right to be compared.
+Four in ten records insert, five modify, one removes; some keys come again soon, as in real streams. Records come in
+order and once each: the seed's handler can do nothing else, and must end right to be compared.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _RECENT = 300
 
 
 class History:
-    """A table of `rows` rows and what happens to it, from a seed. `written` is what was changed: None is gone."""
+    """A table of `rows` rows and its changes, from a seed. `written` holds the changed rows: None is deleted."""
 
     def __init__(self, rows: int, seed: int = 7, *, shape: Shape = NARROW) -> None:
         self.rows = rows

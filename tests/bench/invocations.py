@@ -1,4 +1,4 @@
-"""Hands events to a handler as Lambda does, one after the other, each from its JSON to its answer."""
+"""Gives events to a handler as Lambda does, one after another, each from its JSON to its answer."""
 
 from __future__ import annotations
 

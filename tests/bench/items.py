@@ -1,7 +1,7 @@
-"""The items that are measured: made from a seed, so that every machine has the same.
+"""The items of the benchmark, made from a seed, so that every machine has the same.
 
-Narrow is the seed's `Employees`. Wide has twenty attributes of every type, some 1.1 KB an item, with what goes wrong
-elsewhere: numbers of 38 digits and of large exponents, numbers inside lists and maps, quotes and escapes, U+0000,
+Narrow is the seed's `Employees`. Wide has twenty attributes of every type, about 1.1 KB an item, with values that other
+tools get wrong: numbers of 38 digits and of large exponents, numbers inside lists and maps, quotes and escapes, U+0000,
 NULL and missing attributes, attributes in another order from item to item.
 """
 
@@ -81,7 +81,7 @@ _WORDS = [
     "quis",
     "nostrud",
 ]
-# Texts that COPY, arrays, JSON or a NULL mark can trip over, one in a thousand items each.
+# Texts that confuse COPY, arrays, JSON or a NULL mark, each in one of a thousand items.
 _AWKWARD = ["\r\n tab\t end\\", "\\N", "", "\\", "control \x01 \x02 \x1f \x7f end", "literal \\u0000, no NUL 😀", "\\."]
 _AWKWARD_TAGS = ["", " space ", "NULL", "b\\ack", 'q"uote', "with,comma", "{brace}"]
 ORDERS = 16
@@ -142,7 +142,7 @@ def _wide(i: int, choose: random.Random, orders: list[list[str]]) -> Item:
 
 
 def _varied(item: Item, choose: random.Random) -> Item:
-    """Give the list another length and order, and leave members out of the map, their order changed too."""
+    """Give the list another length and order, leave members out of the map, and change the map's order too."""
     elements, members = item["lines"]["L"], list(item["profile"]["M"].items())
     lines = choose.choices(elements, k=choose.randint(0, 2 * len(elements)))
     profile = dict(choose.sample(members, choose.randint(0, len(members))))
@@ -174,7 +174,7 @@ def _description(i: int, choose: random.Random) -> str:
 
 
 def _big(i: int, choose: random.Random) -> str:
-    """Return a number of 38 digits, mostly; never with a zero at its end, which DynamoDB would not keep."""
+    """Return a number of 38 digits, mostly; it never ends in a zero, which DynamoDB would not keep."""
     digits = _digits(choose, 37) + str(choose.randint(1, 9))
     forms = [f"-{digits}", f"{digits[:20]}.{digits[20:]}", f"0.{digits}", digits[:12]]
     return forms[i % 5] if i % 5 < len(forms) else digits

@@ -1,4 +1,4 @@
-"""The load and the reconciliation, against what others do and against the limits of COPY."""
+"""The load and the reconciliation, against other tools and against the limits of COPY."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.bench.shapes import LOADED, SHAPES, Shape
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many items of one shape each kind of contestant gets: the slow ones fewer, as the report says."""
+    """How many items each kind of contestant gets: the slow ones get fewer, as the report says."""
 
     items: int
     slow: int
@@ -39,8 +39,8 @@ QUICK = {"narrow": Sizes(100_000, 10_000, 100_000), "wide": Sizes(10_000, 1_000,
 MEMORY_ITEMS = {"full": (100_000, 400_000, 2_000_000), "quick": (20_000, 100_000)}
 WORKERS = (1, 2, 4)
 TWO = 2
-"""What a load has by default."""
-# Runs a round of those that the stated ratios hang on: the machine is not the same from one minute to the next.
+"""A load's default."""
+# Runs in a round for those on which the stated ratios depend, because the machine's speed varies by the minute.
 _CLOSE = 3
 _WITHOUT_ISAL = Path(__file__).with_name("without_isal")
 
@@ -69,7 +69,7 @@ class LoadRace:
         return interleave(entries, rounds, say)
 
     def closest(self, rounds: int, say: Say) -> dict[str, Outcome]:
-        """Run those alone that are closest to each other: the limit, and ours with two workers."""
+        """Run only those that are closest to each other: the limit, and ours with two workers."""
         return interleave(self._closest(), rounds, say)
 
     def by_size(self, counts: tuple[int, ...], say: Say) -> list[dict[str, object]]:
@@ -94,7 +94,7 @@ class LoadRace:
             url, relation = self._storage("bench_limit", data, keyed=not key_after)
             spec = self._spec(data, url, table=relation, options={"key_after": key_after})
             found = self._judged("tests.bench.rivals.psql_copy", spec, data, relation, OURS_PYTHON)
-            self._server.drop("bench_limit")  # nobody is to share the machine with the vacuum of another's table
+            self._server.drop("bench_limit")  # nobody should share the machine with the vacuum of another's table
             return found
 
         return Entry(key, label, "limit", contest, _CLOSE if key_after else 1)
@@ -179,7 +179,7 @@ class LoadRace:
         return f'public."{self._shape.table}"'
 
     def _storage(self, database: str, data: Data, *, keyed: bool) -> tuple[str, str]:
-        """Make the product's own table in a fresh database; without its key where that is built after."""
+        """Create the product's own table in a fresh database; without its key if that is built afterwards."""
         url = self._server.fresh(database)
         migrate(url, self._shape, self._folder, self._root)
         (target,) = read_mapping(self._shape.mapping, "bench.yaml").targets
@@ -209,7 +209,7 @@ class LoadRace:
         return Run(data.count, measured, _verdict(_checksum(spec.url, self._shape, relation), wanted))
 
     def _reference(self, data: Data) -> tuple[str, ...]:
-        """Return the checksum of what the reference says the table must hold."""
+        """Return the checksum that the table must have, by the reference."""
         if data.count not in self._wanted:
             url = self._server.fresh("bench_reference")
             with psycopg.connect(url) as connection:

@@ -1,4 +1,4 @@
-"""A network of a known round trip between a client and the local server: the proxy, adjusted to what it really adds."""
+"""A network with a known round trip between a client and the local server: the proxy, corrected for its own cost."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PINGS = 200
 
 @dataclass(frozen=True)
 class Traffic:
-    """What has passed."""
+    """The traffic so far."""
 
     round_trips: int
     bytes_in: int
@@ -44,11 +44,11 @@ class Network:
         self.direct_ms = self.overhead_ms = self.added_ms = 0.0
 
     def __enter__(self) -> Self:
-        """Measure what the proxy adds by itself, and set the rest."""
+        """Measure what the proxy adds by itself, and set the delay to the rest."""
         self.direct_ms = _ping_ms(self._direct_url)
         self.overhead_ms = _ping_ms(self.url_of(self._direct_url)) - self.direct_ms
         delay = max(0.0, self._round_trip_ms - self.overhead_ms)
-        for _ in range(10):  # sleeping takes longer than asked for, by how much only trying tells
+        for _ in range(10):  # a sleep takes longer than requested; only trying shows by how much
             self._tell(f"{delay / 2 * 1000:.0f}")
             self.added_ms = _ping_ms(self.url_of(self._direct_url)) - self.direct_ms
             if abs(self.added_ms - self._round_trip_ms) < 0.03:

@@ -1,4 +1,4 @@
-"""How cost grows with rows, workers and batch size: `python -m tests.bench.plots RUN.json PLOTS.svg`.
+"""How the cost grows with rows, workers and batch size: `python -m tests.bench.plots RUN.json PLOTS.svg`.
 
 Runs in the rivals' environment, the only one that has matplotlib.
 """

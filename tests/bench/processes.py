@@ -1,4 +1,4 @@
-"""What a tree of processes has used, from /proc: processor time, and the most memory that one of them had."""
+"""What a tree of processes has used, from /proc: processor time, and the peak memory of any one process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SAMPLE_SECONDS = 0.05
 
 
 def tree(pid: int) -> list[int]:
-    """Return the process and all that come from it, as they are now."""
+    """Return the process and all its descendants, as they are now."""
     found, waiting = [pid], [pid]
     while waiting:
         for task in _read(f"/proc/{waiting.pop()}/task/*/children"):
@@ -54,7 +54,7 @@ class PeakMemory:
 
     @property
     def largest_mb(self) -> float:
-        """Of the process that had most."""
+        """The peak of the process that had most."""
         return max(self.peak_mb.values(), default=0.0)
 
     def _watch(self) -> None:
@@ -69,7 +69,7 @@ class PeakMemory:
 
 
 def _read(pattern: str) -> list[str]:
-    """Return the texts of the files that are there; a process may end at any moment, while its folder is listed too."""
+    """Return the texts of the files that exist; a process may end at any moment, even while its folder is listed."""
     texts: list[str] = []
     with suppress(OSError):
         for path in list(Path("/").glob(pattern[1:])) if "*" in pattern else [Path(pattern)]:

@@ -1,7 +1,8 @@
-"""Where the time of each path goes: both sides' processor, what is waited for, and the functions that take most.
+"""Where the time of each path goes: the processor time of both sides, the waits, and the most expensive functions.
 
-`python -m tests.bench --profile load-wide` shows one path. The functions' shares are cProfile's, own processor time
-without what they call, with one worker in one process; it charges Python's calls more than C's: read them as an order.
+`python -m tests.bench --profile load-wide` shows one path. The shares of the functions are cProfile's own processor
+time, without the functions that they call, with one worker in one process. cProfile charges Python calls more than C
+calls, so read them as a ranking.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def prepare(spec: Spec) -> Work:
     def profiled() -> dict[str, Any]:
         profiles = [_profiler()]
 
-        def begin(*_: object) -> None:  # at a new thread's first call: cProfile watches the thread that enables it
+        def begin(*_: object) -> None:  # at a new thread's first call: cProfile only watches the thread that enables it
             profiles.append(_profiler())
             profiles[-1].enable()
 

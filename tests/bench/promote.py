@@ -1,8 +1,8 @@
-"""Promotion at size: a column filled over a million rows while changes arrive, and what it held up.
+"""Promotion of a large table: a column filled over a million rows while changes arrive, and what it held up.
 
 `python -m tests.bench --only promote` writes build/promote.json, and exits 0 only if no value was lost. The changes go
-through the replicator: with the old mapping until the column has been added, with the new one from then on, as a
-deployment has it.
+through the replicator: with the old mapping until the column has been added, with the new one from then on, as in a
+deployment.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Changes:
         choose, started = random.Random(11), time.monotonic()
         mapping, replicator = self.mapping, self._replicator()
         while not self.stop.is_set():
-            if mapping is not self.mapping:  # a deployment: a batch in hand is finished before the next
+            if mapping is not self.mapping:  # a deployment: the current batch is finished before the next
                 replicator.close()
                 mapping, replicator = self.mapping, self._replicator()
             records = [self._change(choose) for _ in range(10)]

@@ -1,7 +1,7 @@
-r"""What a load must end in: the items as text for COPY, by code that shares nothing with the product's.
+r"""The result that a load must have: the items as text for COPY, by code that shares nothing with the product's.
 
-Invariant: written for being plainly right, from the standard library's JSON and Decimal. Its file is both what every
-result is compared with and the ready-made text that `psql \copy` is measured with.
+Invariant: it is simple enough to be obviously right, from the standard library's JSON and Decimal. Every result is
+compared with its file, which is also the ready-made text that `psql \copy` is measured with.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _ESCAPES = str.maketrans({"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"})
 
 
 def copy_line(shape: Shape, item: Item) -> str:
-    """Return one line for COPY of the shape's columns, then `{}` where it keeps unmapped attributes."""
+    """Return one line for COPY with the columns, then `{}` if the table keeps unmapped attributes."""
     defaults = dict(shape.defaults)
     texts = [_text(field, item.get(field.attribute), defaults.get(field.column)) for field in shape.fields]
     if shape.unmapped:

@@ -1,4 +1,4 @@
-"""docs/benchmarks.md out of the runs: the newest in full, and the ratios of the last three side by side."""
+"""Writes docs/benchmarks.md from the runs: the newest in full, and the ratios of the last three side by side."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ def document(runs: Sequence[_Run]) -> str:
     lines = [
         "# Benchmarks",
         "",
-        "Written by `make bench`, which makes its data, starts its own PostgreSQL, and runs everybody interleaved, in"
-        f" {newest['rounds']} rounds. Those that the targets' ratios hang on run several times a round. Rates are"
-        " medians, memory is the largest of a contestant's processes. Every result is compared, value for value, with"
-        " what a loader written apart says it must be; a wrong one is shown as wrong. Ratios are what is worth quoting:"
-        " programs on one machine, in one run.",
+        "`make bench` writes this page. It makes its data, starts its own PostgreSQL, and runs all contestants"
+        f" interleaved, in {newest['rounds']} rounds. Those on which the targets' ratios depend run several times a"
+        " round. Rates are medians; memory is that of a contestant's largest process. Every result is compared, value"
+        " for value, with that of a separately written loader, and a wrong one is shown as wrong. Quote the ratios:"
+        " they compare programs on one machine, in one run.",
         "",
         f"The newest run: {newest['date'][:10]}, {newest['seconds'] / 60:.0f} minutes, {machine['cores']} cores"
         f" ({machine['architecture']}), {machine['memory_gb']} GB, PostgreSQL {machine['postgresql']} on the same"
@@ -110,9 +110,9 @@ def _load_tables(parts: dict[str, dict[str, Any]]) -> list[str]:
     lines += [
         "Items in random order of their keys, in 8 gzip files of the documented export layout, from a local folder."
         " Rivals get a plain table with its key; the limits get our own table. Slow rivals get fewer items, which is"
-        " in their favour. Ours inflates with isal (the extra `fast`) but for the line without it. *Client* is the"
-        " processor time of the loader's processes, *server* that of PostgreSQL's. Lists and maps that mostly have one"
-        " form, as those of *wide* do, are read by that form; those of *varied* are not.",
+        " in their favour. Ours decompresses with isal (the extra `fast`), except on the line without it. *Client* is"
+        " the processor time of the loader's processes, *server* that of PostgreSQL's. Lists and maps that mostly have"
+        " one form, like those of *wide*, are read by that form; those of *varied* are not.",
         "",
     ]
     for shape, title in (
@@ -146,11 +146,11 @@ def _row(outcome: dict[str, Any]) -> list[str]:
 def _apply_tables(parts: dict[str, dict[str, Any]]) -> list[str]:
     lines = ["## Apply", ""]
     lines += [
-        "From an event's JSON to its commit, through the Lambda's own handler with all that it logs and counts; the"
-        " seed's handler likewise, rebuilt with the same behaviour. A proxy puts the network's round trip before the"
-        " server. Commits do not wait for the disk where a line does not say so: everybody would wait once a batch, for"
-        " this machine's disk. The first batch warms up and is not counted; the seed's handler connects for each batch,"
-        " as it does.",
+        "From an event's JSON to its commit, through the Lambda function's own handler with all its logging and"
+        " counting; the seed's handler, rebuilt with the same behaviour, likewise. A proxy adds the network's round"
+        " trip. Commits do not wait for the disk unless a line says so, because then every contestant would wait once a"
+        " batch for this machine's disk. The first batch warms up and is not counted; the seed's handler connects for"
+        " each batch, as the original does.",
         "",
     ]
     for name, title in (
@@ -182,9 +182,9 @@ def _cold_start(part: dict[str, Any]) -> list[str]:
     return [
         "## Cold start",
         "",
-        "The packaged zip under AWS's Runtime Interface Emulator, with nothing on its path but the runtime client and"
-        " boto3; no compiled bytecode lies beside its sources, as on Lambda. The first invocation starts Python,"
-        " imports, reads the secret, connects and applies 100 records; each module's own time is `-X importtime`'s.",
+        "The packaged zip under AWS's Runtime Interface Emulator, with only the runtime client and boto3 on its path"
+        " and, as on Lambda, no compiled bytecode beside its sources. The first invocation starts Python, imports,"
+        " reads the secret, connects and applies 100 records. `-X importtime` gives each module's own time.",
         "",
         f"First invocation: {part['first_invocation_ms']} ms; the second: {part['second_invocation_ms']} ms."
         f" Processor time of the import: {part['import_cpu_ms']} ms.",
@@ -211,13 +211,13 @@ def _promotion(part: dict[str, Any]) -> list[str]:
 
 
 _FLOORS = (
-    "*Load*: the server's share is COPY's own and the building of the key, as for ready-made text; the client's is"
-    " inflating, recognising a line's form and writing COPY text. With a worker for each core both sides share the"
-    " cores, so the time cannot fall below the sum of both over their number: the last column. What is left above it"
-    " is starting the workers, the swap, and waiting for the disk.",
-    "*Apply*: one shard's batches follow one another, so decode, network, statement and commit add up; what can be"
-    " given up is only what each costs. Parsing the event's JSON is Lambda's, and a good part of the client's time;"
-    " the statement is one for each target, prepared, and sent in one round trip with its watermark.",
+    "*Load*: the server runs COPY and builds the key, as for ready-made text; the client decompresses, recognises a"
+    " line's form and writes COPY text. With a worker for each core both sides share the cores, so the time cannot fall"
+    " below their sum divided by the number of cores: the last column. The rest of the time goes into starting the"
+    " workers, the swap, and waiting for the disk.",
+    "*Apply*: one shard's batches follow one another, so decode, network, statement and commit add up; only the cost of"
+    " each can be reduced. Lambda parses the event's JSON, which is a good part of the client's time. There is one"
+    " prepared statement for each target, sent in one round trip with its watermark.",
     "*Reconcile*: the load's decode, the copy of the snapshot to a staging table, and one comparison in the server.",
 )
 
@@ -225,8 +225,9 @@ _FLOORS = (
 def _profiles(part: dict[str, Any]) -> list[str]:
     lines = ["## Where the time goes", ""]
     lines += [
-        "Each path with one worker, without a network. What neither side computes is waiting: for the disk, or for the"
-        " other. The functions are cProfile's, by their own processor time (`python -m tests.bench --profile PATH`).",
+        "Each path with one worker, without a network. The rest of the wall time is waiting: for the disk, or for the"
+        " other side. The functions are ranked by their own processor time in cProfile (`python -m tests.bench"
+        " --profile PATH`).",
         "",
     ]
     paths: dict[str, dict[str, Any]] = {name: value for name, value in part.items() if isinstance(value, dict)}
@@ -249,7 +250,7 @@ def _table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _number(value: float | None) -> str:
-    """Write a number with about three digits that say something."""
+    """Write a number with about three significant digits."""
     if value is None:
         return ""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"

@@ -1,4 +1,4 @@
-"""What a run of the suite found, as it stands in build/benchmarks.json: every part, and `ours` with its ratios."""
+"""The results of a run of the suite, as stored in build/benchmarks.json: every part, and `ours` with its ratios."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from tests.bench.rounds import EXACT
 
 Outcomes = dict[str, dict[str, Any]]
-# Key of the outcome, suffix of the case, workers. Two are what a load has by default: what `narrow` and `wide` mean.
+# Key of the outcome, suffix of the case, workers. A load has two by default: `narrow` and `wide` mean that.
 _LOADS = (
     ("load_1", "-1-worker", 1),
     ("load_2", "", 2),
@@ -61,7 +61,7 @@ def _measured(outcome: dict[str, Any], path: str, case: str) -> dict[str, Any]:
 def _load(outcome: dict[str, Any], outcomes: Outcomes, case: str, workers: int) -> dict[str, Any]:
     found = _measured(outcome, "load", case) | {"workers": workers}
     found |= {name: ratio(outcome, outcomes.get(rival)) for name, rival in _LOAD_RIVALS.items()}
-    # A wrong result is none: of pandas' two ways the faster one that ended exact.
+    # A wrong result does not count: of pandas' two ways, the faster one that ended exact.
     exact = [outcomes[key] for key in ("pandas_to_sql", "pandas_copy") if _exact(outcomes.get(key))]
     fastest = max(exact, key=lambda rival: rival["items_per_s"], default=None)
     return found | {"ratio_to_pandas": ratio(outcome, fastest)}
@@ -95,7 +95,7 @@ def ratio(mine: dict[str, Any], rival: dict[str, Any] | None) -> float | None:
 
 
 def problems(parts: dict[str, dict[str, Any]]) -> list[str]:
-    """Return what must not be: parts and contestants that failed, results of ours that are wrong."""
+    """Return the problems: parts and contestants that failed, results of ours that are wrong."""
     found: list[str] = []
     for name, part in parts.items():
         if "failure" in part:

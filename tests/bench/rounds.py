@@ -1,6 +1,6 @@
-"""Several rounds of every contestant, interleaved in a new order each, and their medians.
+"""Several rounds of every contestant, in a new order each time, and the medians.
 
-Interleaved, so that what else a machine does strikes all alike; medians, so that one bad run does not decide.
+They are interleaved, so that other work on the machine affects all alike. Medians keep one bad run from deciding.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ EXACT = "exact"
 
 @dataclass(frozen=True)
 class Run:
-    """One run of one contestant: what it took for how many items, and whether its result was right."""
+    """One run of one contestant: its cost for how many items, and whether its result was right."""
 
     items: int
     measured: Measurement
@@ -38,12 +38,12 @@ class Entry:
     """`ours`, `rival` or `limit`."""
     run: Callable[[], Run]
     times: int = 1
-    """Runs a round, where there are several rounds: more than one where a stated ratio hangs on a short run."""
+    """Runs in a round, if there are several rounds: more than one if a stated ratio depends on a short run."""
 
 
 @dataclass
 class Outcome:
-    """What the rounds found of one contestant. Rates are medians, memory and verdict the worst."""
+    """The results of one contestant over the rounds. Rates are medians, memory and verdict the worst."""
 
     key: str
     label: str
@@ -92,7 +92,7 @@ class Outcome:
         }
 
     def _median_figures(self) -> dict[str, Any]:
-        """Numbers that contestants stated, by median."""
+        """Medians of the numbers that contestants stated."""
         names = self.figures[0] if self.figures else ()
         stated = {name: [figures.get(name) for figures in self.figures] for name in names}
         return {
@@ -103,7 +103,7 @@ class Outcome:
 
 
 def interleave(entries: Sequence[Entry], rounds: int, say: Say, *, seed: int = 7) -> dict[str, Outcome]:
-    """Run every entry, `times` times a round. One that fails is noted and left out from then on; the others go on."""
+    """Run every entry, `times` times a round. One that fails is noted and left out afterwards; the others continue."""
     choose = random.Random(seed)
     outcomes = {entry.key: Outcome(entry.key, entry.label, entry.kind) for entry in entries}
     counts = [entry.times if rounds > 1 else 1 for entry in entries]

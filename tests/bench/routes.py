@@ -1,8 +1,8 @@
-"""What each fast path of decoding is worth: loads and batches with it switched off, against all of them, interleaved.
+"""The worth of each fast path of decoding: loads and batches with it switched off, interleaved with complete ones.
 
-Real loads and batches by one worker, each in a process of its own that has learnt nothing. What is compared is that
-process's processor time; it is set against both sides' of the whole load or batch. A way that is worth less than a
-tenth of every one of these goes (docs/decisions/0008-fast-decoding.md).
+These are real loads and batches by one worker, each in a new process that has learnt nothing. The figure is the saving
+in that process's processor time, as a share of both sides' time for the whole load or batch. A path that is worth less
+than a tenth of every one of these is removed (docs/decisions/0008-fast-decoding.md).
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ targets:
       lines: {attribute: lines, type: jsonb}
 """
 """A single-table design, as in examples/shop. Its keys are taken apart, so that every line is parsed."""
-# What is switched off, by what is measured.
+# What is switched off, for each of the measured paths.
 _LOADS = {
     "narrow": ("line templates", "reading unparsed", "all of it"),
     "wide": ("line templates", "document templates", "reading unparsed", "all of it"),
@@ -84,7 +84,7 @@ def _shop(count: int) -> Iterator[Item]:
 
 
 def _untidy(count: int) -> Iterator[Item]:
-    """Narrow, as tables become: attributes missing and empty, of another type, names that stand once, escapes."""
+    """Narrow, as real tables become: attributes missing, empty or of another type, names in one item only, escapes."""
     choose = random.Random(4)
     for item in items(NARROW, count, 0, 1):
         kind = choose.randrange(50)
@@ -129,7 +129,7 @@ class _Race:
         return _Load(SHOP if name == "shop" else NARROW.mapping, export.location, count, relation)
 
     def loading(self, name: str, ways: Sequence[str]) -> list[Entry]:
-        """Return the loads with one of the ways switched off each, and with none."""
+        """Return loads with each of the fast paths switched off, and one with none."""
         load = self._load(name)
 
         def contest(off: str) -> Run:
@@ -144,7 +144,7 @@ class _Race:
         return [_entry(name, off, partial(contest, off)) for off in ("nothing", *ways)]
 
     def applying(self) -> list[Entry]:
-        """Return the batches of a stream with the written function, and without."""
+        """Return batches of a stream with the generated function, and without."""
         batches = 200 // self._part
 
         def contest(off: str) -> Run:
@@ -164,7 +164,7 @@ class _Race:
         return [_entry("apply", off, partial(contest, off)) for off in ("nothing", "the written function")]
 
     def _verdict(self, name: str, url: str, relation: str) -> str:
-        """Whether the table shows what it showed after the first run."""
+        """Whether the table's rows are the same as after the first run."""
         query = f"SELECT count(*) || ' ' || sum(hashtextextended(t::text, 0)::numeric) FROM {relation} AS t"
         with closing(psycopg.connect(url)) as connection:
             row = connection.execute(query.encode()).fetchone()
@@ -196,7 +196,7 @@ def measure(server: BenchServer, folder: Path, *, quick: bool, say: Say) -> dict
 
 
 def _worth(whole: Outcome, without: Outcome) -> dict[str, float]:
-    """What it saves of the processor time of both sides, by medians."""
+    """The saving in the processor time of both sides, by medians."""
     client, less = statistics.median(whole.client_us), statistics.median(without.client_us)
     both = client + statistics.median(whole.server_us)
     return {"client_us": round(less, 2), "all_client_us": round(client, 2), "worth": round((less - client) / both, 3)}

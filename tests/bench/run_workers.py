@@ -1,12 +1,12 @@
-"""How a load scales over run workers: `python -m tests.bench.run_workers`, some eight minutes; build/run-workers.json.
+"""How a load scales over run workers: `python -m tests.bench.run_workers`, about eight minutes; build/run-workers.json.
 
 A real Dagster (webserver, daemon, queue, run launcher) launches the load with 1, 2 and 3 run workers, each with one
-file at a time. The rate is that of the files that were begun while all run workers were at work, so that it does not
-depend on how long a run takes to start; that is stated beside it.
+file at a time. The rate covers the files that were begun while all run workers were running, so it does not depend on
+how long a run takes to start; that time is stated beside it.
 
-Two loads: one that the processor limits, the machine's cores shared by run workers and PostgreSQL; and one whose files
-each wait for half a second, which stands for run workers with processors and networks of their own, and shows what
-sharing the files itself costs.
+There are two loads. The processor limits one of them: run workers and PostgreSQL share the machine's cores. In the
+other each file waits for half a second, as if run workers had processors and networks of their own: it shows the cost
+of sharing the files.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class Measurement:
         }
 
     def _rate(self, part: Part, all_at_work: float) -> dict[str, Any]:
-        """Items a second of the files that were begun when all run workers were at work, until the last was begun."""
+        """Items a second of the files that were begun when all run workers were running, until the last was begun."""
         with psycopg.connect(self.url) as connection:
             rows = connection.execute("SELECT extract(epoch FROM loaded_at) FROM replication.export_files ORDER BY 1")
             begun = [float(moment) for (moment,) in rows if moment > all_at_work + 1]

@@ -1,4 +1,4 @@
-"""The PostgreSQL that is measured on: one server, a database for each contest."""
+"""The PostgreSQL server of the benchmark: one server, a database for each contest."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from psycopg import sql
 
 from pipeline.local.postgres import PostgresServer
 
-# As a small instance would be set, and such that no checkpoint falls into a measurement: one is made before each.
+# Settings like a small instance's, with which no checkpoint falls into a measurement: one is made before each.
 # A commit waits for the disk, as it does by default, unless a part says otherwise.
 SETTINGS = {
     "shared_buffers": "2GB",
@@ -24,7 +24,7 @@ SETTINGS = {
 
 
 class BenchServer:
-    """The server, and what contests do with it."""
+    """The server, and the operations that contests need."""
 
     def __init__(self, postgres: PostgresServer) -> None:
         self.postgres = postgres
@@ -56,13 +56,13 @@ class BenchServer:
             connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database)))
 
     def settle(self) -> None:
-        """Write out what is waiting to be written, so that the next one does not pay for it."""
+        """Write out everything that waits to be written, so that the next contestant does not pay for it."""
         with psycopg.connect(self.postgres.url, autocommit=True) as connection:
             connection.execute("CHECKPOINT")
 
     @contextmanager
     def synced(self, *, on: bool) -> Generator[None]:
-        """Have commits wait for the disk, or not, for a while."""
+        """Set whether commits wait for the disk, inside the block."""
         before = self._set_fsync("on" if on else "off")
         try:
             yield

@@ -1,7 +1,7 @@
-"""The shapes of item that are measured: what they hold, the table they go to, the mapping that says so.
+"""The kinds of items in the benchmark: their attributes, their table, their mapping.
 
-Invariant: the standard library alone, because the rivals' environment does not have ours. One name a column,
-whoever fills it, so that one checksum compares every result.
+Invariant: it uses only the standard library, because the rivals' environment does not have our packages. A column has
+the same name whoever fills it, so that one checksum compares every result.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ WIDE = Shape(
 )
 
 VARIED = replace(WIDE, name="varied")
-"""The same with lists and maps that are of another form in every item."""
+"""The same, with lists and maps that have another form in every item."""
 
 STAFF = Shape(
     "staff",
@@ -136,7 +136,7 @@ STAFF = Shape(
         Field("attrs", "M", "attrs", "jsonb"),
     ),
 )
-"""What is applied beside the seed's three columns: six, with a number of many digits, a boolean and a map."""
+"""Applied in addition to the seed's three columns: six, with a number of many digits, a boolean and a map."""
 
 LOADED = {shape.name: shape for shape in (NARROW, WIDE, VARIED)}
 SHAPES = {**LOADED, STAFF.name: STAFF}

@@ -1,7 +1,7 @@
-"""What others notice of a swap: `python -m tests.bench.swap_beside`, two minutes; build/swap-beside.json.
+"""How a swap affects others: `python -m tests.bench.swap_beside`, two minutes; build/swap-beside.json.
 
-1. A transaction that has read the table stays open for half a minute, while another session reads and one writes every
-   50 ms: how long they waited, in all and at most.
+1. A transaction that has read the table stays open for half a minute, while one session reads and another writes every
+   50 ms: how long they waited, in total and at most.
 2. A transaction elsewhere keeps its id, while 600,000 rows are streamed: how long the swap holds its lock.
 """
 
@@ -24,7 +24,7 @@ from tests.aurora.rows.test_build_aside import MAPPING, begin, fill, write
 from tests.bench.contestant import ROOT
 
 HELD_SECONDS, STREAMED_ROWS = 30.0, 600_000
-# A statement of one row that took longer has waited for somebody.
+# A statement for one row that took longer than this has waited for somebody.
 WAITED_SECONDS = 0.2
 
 
@@ -50,7 +50,7 @@ def _write(connection: Connection, number: int) -> None:
 
 
 def idle_transaction(url: str) -> dict[str, float]:
-    """Swap while a transaction that has read the table is idle; returns what reader and writer waited."""
+    """Swap while a transaction that has read the table is idle; returns how long reader and writer waited."""
     reads, writes, stop = list[float](), list[float](), threading.Event()
     beside = [
         threading.Thread(target=_waits, args=(url, _read, stop, reads)),

@@ -1,4 +1,4 @@
-"""The benchmark's own judgement: its reference against the items, what it calls wrong, its ratios, its network."""
+"""The benchmark's own checks: its reference against the items, what it calls wrong, its ratios, its network."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.bench.shapes import WIDE, Field
 
 
 def quiet(_: str) -> None:
-    """Progress that nobody asked for."""
+    """Report progress to nobody."""
 
 
 def test_the_reference_holds_every_value_of_the_items(postgres: PostgresServer, database: str, tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_items_hold_what_goes_wrong_elsewhere() -> None:
 
 
 def test_a_load_is_judged_by_what_the_table_shows(postgres: PostgresServer, tmp_path: Path) -> None:
-    """One value changed is told, and of what kind."""
+    """One changed value is reported, with its kind."""
     race = LoadRace(BenchServer(postgres), tmp_path, "narrow", Sizes(500, 500, 500))
     data = generate(tmp_path, "narrow", 500)
     lines = Path(data.text_path).read_text().splitlines(keepends=True)
@@ -112,7 +112,7 @@ def test_the_network_delays_and_counts(postgres: PostgresServer) -> None:
             for _ in range(10):
                 connection.execute("SELECT 1")
             seconds, after = time.monotonic() - began, network.traffic()
-        # The goodbye of a connection before may still have been on its way.
+        # The end of an earlier connection may still have been on its way.
         assert 10 <= after.round_trips - before.round_trips <= 11
         assert after.bytes_in > before.bytes_in
         assert seconds >= 10 * network.overhead_ms / 1000

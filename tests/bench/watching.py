@@ -1,9 +1,9 @@
-"""What it costs to watch a table: `python -m tests.bench.watching`, a minute; build/watching.json.
+"""The cost of watching a table: `python -m tests.bench.watching`, a minute; build/watching.json.
 
-A day of ticks of both sensors over an idle table that is caught up goes through the sensors' own code into Dagster's
-own event log, once in PostgreSQL (production.yaml) and once in SQLite (laptop.yaml). Given are the bytes that the
-storage grew by, with the time between two reports that it used to be and with today's; `keep_days` of such days are
-kept. The calls of AWS are counted at one steady look of each sensor at a scripted table of one shard, and multiplied.
+A day of ticks of both sensors over an idle, caught-up table goes through the sensors' own code into Dagster's own event
+log, once in PostgreSQL (production.yaml) and once in SQLite (laptop.yaml). The result is the bytes by which the storage
+grew, with the former time between two reports and with today's; `keep_days` of such days are kept. AWS calls are
+counted in one steady look of each sensor at a scripted table of one shard, and multiplied.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ from tests.dynamodb.scripted_stream import ScriptedServices, ScriptedShard, Scri
 
 START = datetime(2026, 5, 1, tzinfo=UTC)
 DAY_SECONDS = 86_400
-# What the time between two reports used to be with the default windows.
+# The former time between two reports, with the default windows.
 BEFORE = timedelta(minutes=3)
 
 
 @dataclass(frozen=True)
 class Watched:
-    """What the sensors see of a table that is idle and caught up, and what they ask AWS for it."""
+    """The sensors' view of an idle, caught-up table, and the AWS calls that they make for it."""
 
     keys: TableKeys
     seen: Look
@@ -100,7 +100,7 @@ def _times(every_seconds: int) -> int:
 
 
 class Before(Freshness):
-    """The default windows, reported as often as they used to be."""
+    """The default windows, with the former time between reports."""
 
     @property
     def report_every(self) -> timedelta:
@@ -110,7 +110,7 @@ class Before(Freshness):
 
 @contextmanager
 def postgresql(server: PostgresServer, folder: Path) -> Generator[tuple[dg.DagsterInstance, Callable[[], int]]]:
-    """An instance with its events in PostgreSQL, and what they take."""
+    """An instance with its events in PostgreSQL, and the space they take."""
     name = f"dagster_{folder.name}"
     with psycopg.connect(server.url, autocommit=True) as connection:
         connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
@@ -132,7 +132,7 @@ def postgresql(server: PostgresServer, folder: Path) -> Generator[tuple[dg.Dagst
 
 @contextmanager
 def sqlite(_: PostgresServer, folder: Path) -> Generator[tuple[dg.DagsterInstance, Callable[[], int]]]:
-    """An instance with its events in files, and what they take."""
+    """An instance with its events in files, and the space they take."""
     (folder / "dagster.yaml").write_bytes((ROOT / "dagster_project" / "instance" / "laptop.yaml").read_bytes())
     files = folder / "history" / "runs"
 

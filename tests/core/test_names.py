@@ -1,4 +1,4 @@
-"""Names shortened to what PostgreSQL keeps: never two that are one."""
+"""Names shortened to the length that PostgreSQL keeps: two different names never become one."""
 
 from __future__ import annotations
 

@@ -177,7 +177,7 @@ def change(position: Position, name: str | None) -> Change:
 
 
 class State(NamedTuple):
-    """A state as it can arrive: its position, and the number of the write whose outcome it shows."""
+    """A state as it can arrive: its position, and the number of the write that it shows."""
 
     position: Position
     write: int
@@ -185,7 +185,7 @@ class State(NamedTuple):
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[State]:
-    """States of one key: streamed ones whose creation times never run back, and snapshots that keep the contract.
+    """States of one key: streamed ones whose creation times never run backwards, and snapshots that keep the contract.
 
     Times are quarters of a second, so that several writes share a second and ties with snapshots are common.
     """
@@ -264,10 +264,10 @@ class TestWhatTheContractAssumes:
         }
         wrong = [order for order, end in ends.items() if end == put]
         assert wrong == [(removed_late, read, put), (read, removed_late, put)]
-        # and a snapshot past the creation times, the next one, ends it whatever the order
+        # and the next snapshot, later than the creation times, ends it whatever the order
         assert all(supersedes(snapshot(10), end) for end in ends.values())
 
     def test_two_snapshots_of_one_time_are_not_ordered(self) -> None:
-        # They hold the same state up to that time; what they hold past it is settled by the stream or a later snapshot.
+        # They hold the same state up to that time; the stream or a later snapshot decides what they hold past it.
         assert not supersedes(snapshot(10), snapshot(10))
         assert fold([change(snapshot(10), "a"), change(snapshot(10), "b")], supersedes).row == ("1", "a")

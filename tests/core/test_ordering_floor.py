@@ -1,8 +1,8 @@
-"""A strengthening of the contract that was not adopted, as a model: docs/decisions/0002-ordering.md tells of it.
+"""A stronger contract that was not adopted, as a model (docs/decisions/0002-ordering.md).
 
-When a snapshot takes a row, the highest version seen of that key stays beside it as a floor: a streamed state at or
-below the floor never replaces the snapshot. Shown here: it decides alike while creation times do not run back, and
-it still ends at the last write when they do, where the contract may not.
+When a snapshot replaces a row, the highest version seen of that key stays beside it as a floor: a streamed state at or
+below the floor never replaces the snapshot. These tests show that it decides alike while creation times do not run
+backwards, and that it still ends at the last write when they do, where the contract may not.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def histories(largest_step_back: int, *, most_writes: int = 4) -> st.SearchStrat
                 states.append(
                     State(Position(EPOCH + timedelta(seconds=taken - MARGIN_SECONDS, milliseconds=500)), write)
                 )
-                time = taken + 1  # the snapshot holds every write before this one and none after
+                time = taken + 1  # the snapshot holds every write before this one and none after it
         return states, draw(st.permutations(states))
 
     return build()
@@ -113,7 +113,7 @@ def test_the_contract_may_not_then() -> None:
 
 
 def test_it_settles_nothing_that_the_stream_lost() -> None:
-    """Where records are lost, a floor cannot stand for them: only the next snapshot does, as under the contract."""
+    """Where records are lost, a floor cannot replace them: only the next snapshot can, as under the contract."""
     first, last = State(Position(EPOCH, 1), 1), State(Position(EPOCH + timedelta(seconds=60)), 2)
     assert ends([last, first], floor=True) == ends([first, last], floor=True) == 2
     assert ends([first], floor=True) == 1

@@ -1,4 +1,4 @@
-"""The AWS stand-in for the tests of the source edge: ministack with the export service in front of it."""
+"""Local AWS for the tests of the source edge: ministack with the export service in front of it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def aws_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def aws_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Credentials that nobody checks, and none of this machine's own."""
+    """Credentials that nobody checks, instead of any of this machine's."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
@@ -71,7 +71,7 @@ def s3_exports(s3: S3Client, bucket: str) -> ExportFactory:
 
 @pytest.fixture
 def make_table(dynamodb: DynamoDBClient) -> Callable[..., str]:
-    """Make a table of its own for the test; key types by attribute, partition key first."""
+    """Create a table for one test; key types by attribute, partition key first."""
 
     def make(key: dict[str, str] | None = None, **options: Any) -> str:  # noqa: ANN401  what create_table takes
         key = key or {"Id": "N"}
@@ -106,7 +106,7 @@ def put(dynamodb: DynamoDBClient, table: str, items: list[dict[str, Any]]) -> No
 
 
 def send_times(dynamodb: DynamoDBClient) -> list[datetime]:
-    """A list that gets the moment of each request that leaves the client from now on."""
+    """A list that gets the time of each request that leaves the client from now on."""
     times: list[datetime] = []
 
     def note(**_: object) -> None:

@@ -1,7 +1,7 @@
 """Exports as DynamoDB writes them, made from items: full and incremental, into a folder or into S3.
 
-The layout, the names and the form of every value are those of genuine full exports and, for incremental ones, of the
-documentation (DynamoDB guide, S3DataExport.Output). What is written verifies: counts, MD5s and etags are right.
+Layout, names and the form of every value are those of genuine full exports and, for incremental ones, those of the
+documentation (DynamoDB guide, S3DataExport.Output). Exports verify: counts, MD5s and etags are right.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _numbers = count(1)
 
 @dataclass(frozen=True)
 class WindowChange:
-    """What an incremental export tells of one key: `new` None is a delete."""
+    """The content of an incremental export for one key: `new` None is a delete."""
 
     keys: Item
     new: Item | None = None
@@ -42,7 +42,7 @@ class WindowChange:
 
 @dataclass(frozen=True)
 class WrittenExport:
-    """Where an export lies: `location` is for `read_manifest`, the keys are those in its bucket."""
+    """The location of an export: `location` is for `read_manifest`, the keys are those in its bucket."""
 
     location: str
     export_arn: str
@@ -54,7 +54,7 @@ class WrittenExport:
 
 @dataclass(frozen=True)
 class Layout:
-    """How an export is to be written; the defaults are what a genuine one looks like today."""
+    """How to write an export; the defaults are the form of genuine ones today."""
 
     table: str = "Employees"
     prefix: str | None = "exports"
@@ -63,7 +63,7 @@ class Layout:
     """Files without items, as empty partitions give."""
     checksum_suffix: str | None = ".md5"
     summary: dict[str, Any] = field(default_factory=dict[str, Any])
-    """What the summary says otherwise; a value of None leaves the member out."""
+    """Replacements in the summary; a value of None leaves the member out."""
     micros_form: Literal["text", "attribute", "number"] = "text"
 
 
@@ -89,7 +89,7 @@ def incremental_lines(changes: Iterable[WindowChange], view_type: str, micros_fo
 
 
 class ExportFactory:
-    """Writes exports into one bucket, or into one folder that stands for a bucket."""
+    """Writes exports into one bucket, or into one folder that represents a bucket."""
 
     def __init__(self, bucket: str, sink: Sink, location_of: Callable[[str], str]) -> None:
         self.bucket = bucket
@@ -190,7 +190,7 @@ class ExportFactory:
 
 
 def md5_text(content: bytes) -> bytes:
-    """The base64 MD5 as it stands in `manifest-summary.md5`: 24 bytes, no line end."""
+    """The base64 MD5 as in `manifest-summary.md5`: 24 bytes, no line end."""
     return base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest())
 
 

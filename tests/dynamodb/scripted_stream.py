@@ -1,7 +1,7 @@
 """A stream with as many shards as a test wants, behind the SDK's calls: splits, trimming, throttling, empty pages.
 
-Invariant: what it answers has the shapes and the errors of the SDK's own client. Iterators are `shard:offset`, of a
-shard's records ever written, so that a trimmed one is noticed.
+Invariant: its answers have the forms and the errors of the SDK's own client. Iterators are `shard:offset`, counted over
+all records that the shard ever had, so that a trimmed one is noticed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class ScriptedShard:
     parent: str | None = None
     closed: bool = False
     trimmed: int = 0
-    """How many of its records are gone."""
+    """How many of its records have been trimmed."""
     records: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     throttled: bool = False
     empty_pages: int = 0
@@ -44,10 +44,10 @@ class ScriptedStream:
         self.table, self.label, self.enabled, self.view_type = "Employees", label, True, "NEW_AND_OLD_IMAGES"
         self.restorable_since: datetime | None = datetime(2026, 4, 20, tzinfo=UTC)
         self.more: dict[str, Any] = {}
-        """Members of DescribeTable's answer besides."""
+        """Further members of DescribeTable's answer."""
         self.calls: list[str] = []
         self.on_call: Callable[[str], None] = lambda _: None
-        """Told each call, one at a time: what it takes, for a made-up clock."""
+        """Called for each call, one at a time, with the call: moves a scripted clock by what the call takes."""
         self.may_read: Callable[[str], bool] = lambda _: True
         """Whether a read of this shard is within its limit now."""
         self.date: Callable[[], str | None] = lambda: None
@@ -69,7 +69,7 @@ class ScriptedStream:
             self.shards[child] = ScriptedShard(parent=name)
 
     def write(self, shard: str, number: int, at: float, event: str = "MODIFY", **image: Any) -> dict[str, Any]:  # noqa: ANN401 - attribute values
-        """Put a record into a shard, and return it as Lambda would have it."""
+        """Put a record into a shard, and return it in Lambda's form."""
         with self._lock:
             self._sequence += 1
             sequence = str(self._sequence)
@@ -182,13 +182,13 @@ class ScriptedStream:
 
 @dataclass
 class ScriptedLambda:
-    """ListEventSourceMappings, as the paginator has it."""
+    """ListEventSourceMappings, as the paginator gives it."""
 
     mappings: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     denied: bool = False
 
     def add(self, stream_arn: str, uuid: str = "esm-1", state: str = "Enabled", start: str = "TRIM_HORIZON") -> None:
-        """Map a stream to a function, in the place of what there was."""
+        """Map a stream to a function, replacing earlier event source mappings."""
         destination = {"OnFailure": {"Destination": "arn:aws:s3:::given-up"}}
         function = "arn:aws:lambda:eu-central-1:111122223333:function:r"
         self.mappings = [

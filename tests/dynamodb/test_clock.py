@@ -1,4 +1,4 @@
-"""The source's clock: what answers prove of it, and nothing where they say nothing usable."""
+"""The source's clock: what answers show about it, and that unusable answers show nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NOON = datetime(2026, 5, 14, 12, tzinfo=UTC)
 
 
 class Clocks:
-    """A source's clock, and this host's, which is ahead of it; calls take time on the way there and back."""
+    """A source's clock, and this host's, which is ahead of it; a call takes time in both directions."""
 
     def __init__(self, ahead: float, there: float = 0.05, back: float = 0.05) -> None:
         self.passed, self.ahead, self.there, self.back = 0.0, ahead, there, back
@@ -87,7 +87,7 @@ def test_a_read_counts_as_of_its_request_by_the_source_s_clock(
 
 def test_several_answers_bound_it_better_than_one() -> None:
     clocks = Clocks(10.0)
-    clocks.there = 20.0  # tried again by the SDK for so long
+    clocks.there = 20.0  # the time that the SDK spends on retries
     clocks.ask()
     clocks.there = 0.05
     for _ in range(20):

@@ -1,4 +1,4 @@
-"""SDK errors become transient, unreachable or terminal, say what was being done, and never quote parameters."""
+"""SDK errors become transient, unreachable or terminal; they say what was being done, and never quote parameters."""
 
 from __future__ import annotations
 

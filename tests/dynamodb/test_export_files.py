@@ -1,4 +1,4 @@
-"""Data files: whole lines in bounded memory, and every way a file can be wrong."""
+"""Data files: whole lines in bounded memory, and every way in which a file can be wrong."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("inflating")
 
 @pytest.fixture(params=[zlib, isal_zlib], ids=["zlib", "isal"])
 def inflating(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test with what always inflates and with what does where it is installed."""
+    """Run each test with zlib, and with isal where it is installed."""
     monkeypatch.setattr(export_files, "zlib", request.param)
 
 

@@ -1,4 +1,4 @@
-"""Exports: requested, waited for, found; and what DynamoDB refuses, with the remedy."""
+"""Exports: requested, waited for, found; and DynamoDB's refusals, with the remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Re-reads by key: every key answered once, and never with too late a time."""
+"""Reading again by key: every key is answered once, and never with too late a time."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_no_keys_and_no_table(dynamodb: DynamoDBClient) -> None:
 
 @pytest.fixture
 def stubbed(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[DynamoDBClient, Stubber]]:
-    """DynamoDB leaves keys unprocessed when it is short of capacity, which the stand-in never is."""
+    """DynamoDB leaves keys unprocessed when it is short of capacity, which local AWS never is."""
     monkeypatch.setattr(items_module, "_LONGEST_PAUSE_SECONDS", 0.001)
     made = client("dynamodb")
     with Stubber(made) as stubber:
@@ -92,7 +92,7 @@ def test_keys_that_stay_unprocessed_are_a_transient_error(stubbed: tuple[DynamoD
 
 
 def test_a_number_key_in_another_notation_finds_its_item(stubbed: tuple[DynamoDBClient, Stubber]) -> None:
-    """DynamoDB answers in its own notation (the stand-in keeps the one that was put)."""
+    """DynamoDB answers in its own notation (local AWS keeps the one that was put)."""
     made, stubber = stubbed
     stubber.add_response("batch_get_item", answer([10], []))
     (read,) = read_items(made, "Employees", [{"Id": {"N": "10.0"}}, {"Id": {"N": "1E1"}}])

@@ -1,4 +1,4 @@
-"""Manifests: what verifies comes out whole, what does not is refused with the reason."""
+"""Manifests: a correct one is read whole, any other is refused with the reason."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def read_all(manifest: ExportManifest) -> list[dict[str, Any]]:
 
 
 def rewrite(path: Path, content: bytes) -> None:
-    """Replace an object, and the checksum beside it, so that what is tested is not the checksum."""
+    """Replace an object and the checksum beside it, so that the test does not test the checksum."""
     path.write_bytes(content)
     path.with_suffix(".md5").write_bytes(md5_text(content))
 
@@ -205,7 +205,7 @@ def test_the_genuine_export(folder: Path) -> None:
 
 
 def test_the_shape_of_the_genuine_export(factory: ExportFactory, tmp_path: Path) -> None:
-    """As the genuine one lies in public: no exportType, no checksums, bucket renamed, its folder copied out."""
+    """As the genuine one was published: no exportType, no checksums, bucket renamed, its folder copied out."""
     item = {
         "id": {"S": "x"}, "a": {"BOOL": False}, "b": {"NULL": True}, "c": {"SS": ["p", "q"]}, "d": {"NS": ["3", "2"]},
         "e": {"L": [{"N": "1"}, {"S": "s"}]}, "f": {"M": {"h": {"NULL": True}}}, "j": {"B": "aGVsbG8="},

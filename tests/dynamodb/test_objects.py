@@ -1,4 +1,4 @@
-"""Objects in S3: exact bytes, also over connections that break off."""
+"""Objects in S3: exact bytes, even over connections that break."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_folders_url_may_be_escaped(tmp_path: Path) -> None:
 
 
 class BreakingS3(BaseHTTPRequestHandler):
-    """Serves one object over connections that break off after `cut` bytes of the body."""
+    """Serves one object over connections that break after `cut` bytes of the body."""
 
     content = b""
     cut = 0

@@ -69,7 +69,7 @@ def test_segments_that_are_done_are_not_read_again(dynamodb: DynamoDBClient, tab
 
 
 def charge_as_dynamodb_does(parsed: dict[str, Any], **_: object) -> None:
-    """One unit for each 4 KB of an item, here 18 KB; the stand-in charges one a page, whatever it holds."""
+    """One unit for each 4 KB of an item, here 18 KB; local AWS charges one for a page, whatever it contains."""
     parsed["ConsumedCapacity"]["CapacityUnits"] = 5.0 * parsed["ScannedCount"]
 
 
@@ -86,9 +86,9 @@ def test_the_budget_is_kept_also_when_items_cost_more_than_was_thought(
     assert ids(pages) == list(range(60))
     consumed = sum(page.consumed_capacity for page in pages)
     assert consumed == 60 * 5
-    # At most a second's worth at the start, and the last page, whose cost nothing waits for.
+    # At most a second's worth at the start, and the last page, because nothing waits for its cost.
     assert consumed <= 100 * (seconds + 1) + pages[-1].consumed_capacity
-    assert seconds < 20  # and it is used: a minute, if every item were always expected to be the largest there is
+    assert seconds < 20  # and the budget is used: it would take a minute if every item were expected to have full size
 
 
 @pytest.mark.stack
@@ -109,7 +109,7 @@ def test_the_first_page_expects_the_largest_items_and_the_next_what_it_found() -
 def test_a_page_that_cost_more_than_set_aside_is_a_debt() -> None:
     budget, stop = ReadBudget(1000), threading.Event()
     units, _ = budget.reserve(stop)
-    budget.settle(units, 1200, 300)  # 4 units an item, and 200 over what was there
+    budget.settle(units, 1200, 300)  # 4 units an item, and 200 over the balance
     started = time.monotonic()
     assert budget.reserve(stop) == (500, 125)
     assert 0.6 < time.monotonic() - started < 1.5

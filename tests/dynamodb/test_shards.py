@@ -1,4 +1,4 @@
-"""Reading a stream as a second reader: one contract for the scripted stream and for the local stack, then the edges."""
+"""Reading a stream as a second reader: one contract for the scripted stream and the local stack, then special cases."""
 
 from __future__ import annotations
 

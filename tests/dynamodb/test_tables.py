@@ -1,4 +1,4 @@
-"""What a source table tells of itself, and what is wrong with it."""
+"""The description of a source table, and what is wrong with it."""
 
 from __future__ import annotations
 

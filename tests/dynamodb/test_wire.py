@@ -1,4 +1,4 @@
-"""Wire form and the SDK's form: the same item both ways, for all ten types."""
+"""Wire form and the SDK's form: the same item in both directions, for all ten types."""
 
 from __future__ import annotations
 

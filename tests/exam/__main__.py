@@ -1,10 +1,10 @@
-"""`make exam`: does reconciliation find every fault and call nothing else one? A big table, live writes, real damage.
+"""`make exam`: does reconciliation find exactly the planted faults? A big table, live writes, real damage.
 
-`make exam QUIET=1`: the same without a fault, for half an hour, with the replicator halted now and then for longer
-than the margin: nothing may be called drift. Either run leaves its figures in `build/exam.json`. Exit 0 only if all
-was found, nothing else was, and the copy is equal in the end.
+`make exam QUIET=1`: the same without a fault, for half an hour. The replicator is halted from time to time for longer
+than the margin, and nothing may be called drift. Either run writes its figures to `build/exam.json`. It exits with 0
+only if every fault was found, nothing else was, and the copy is equal at the end.
 
-`make exam OPERATIONS=1`: see `tests.exam.operations`; it leaves `build/exam-operations.json` and `.txt`.
+`make exam OPERATIONS=1`: see `tests.exam.operations`; it writes `build/exam-operations.json` and `.txt`.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ if TYPE_CHECKING:
 
 RATE = 200.0
 FIGURES = Path("build/exam.json")
-# So low that the run decides nearly every row; the five minutes of production would leave more in flight.
+# Low enough that the run decides nearly every row; the five minutes of production would leave more in flight.
 MARGIN = timedelta(seconds=5)
-# In the quiet run the replicator is halted for so long, well beyond the margin, before every other snapshot.
+# How long the quiet run halts the replicator, well beyond the margin, before every other snapshot.
 HALT_SECONDS = 20.0
 # How long a reconciliation waits for replication. The quiet run waits in vain while the replicator is halted.
 PATIENCE, WAIT_IN_VAIN = timedelta(minutes=15), timedelta(seconds=60)
 
 
 def exam(screen: Screen, source: Source, options: argparse.Namespace) -> dict[str, Any]:
-    """Inject, reconcile with repair, compare what was said with what was done."""
+    """Inject faults, reconcile with repair, compare what was reported with what was done."""
     with source.replicating(), source.probing():
         with source.writing(options.rows, options.rate) as writing:
             _load(screen, source)
@@ -129,7 +129,7 @@ def _verdicts(source: Source, report: ReconcileReport, faults: list[Fault]) -> d
 
 
 def quiet(screen: Screen, source: Source, options: argparse.Namespace) -> dict[str, Any]:
-    """Reconcile again and again under writes without a fault: every difference called drift is a false alarm."""
+    """Reconcile repeatedly under writes, without a fault: every difference called drift is a false alarm."""
     reports: list[ReconcileReport] = []
     halts = 0
     with source.replicating() as replicator, source.probing():

@@ -1,8 +1,8 @@
-"""The clocks of the exam of operations: one that all servers go by, one of the host that commands run on.
+"""The clocks of the exam of operations: one for all servers, one for the host that commands run on.
 
-libfaketime, preloaded, adds to what the operating system says the number of seconds that a file holds. So a day passes
-for PostgreSQL, DynamoDB's stand-in and Dynaurora at once, the stream drops what has become 24 hours old by itself, and
-no code is changed for it. Monotonic clocks, and with them sleeps and timeouts, stay as they are.
+libfaketime, preloaded, adds the number of seconds in a file to the operating system's time. So a day passes for
+PostgreSQL, local DynamoDB and Dynaurora at once, the stream itself drops what is now 24 hours old, and no code is
+changed for it. Monotonic clocks, and with them sleeps and timeouts, stay as they are.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _DAY = 86_400.0
 
 
 class ClockError(RuntimeError):
-    """A process cannot be given a clock of its own here."""
+    """On this machine a process cannot be given its own clock."""
 
 
 class Clocks:
@@ -41,7 +41,7 @@ class Clocks:
 
     @property
     def servers(self) -> dict[str, str]:
-        """Variables of a process that goes by the world's clock."""
+        """Variables of a process that uses the world's clock."""
         return self._variables(self._world)
 
     @property
@@ -50,9 +50,9 @@ class Clocks:
         return self._variables(self._host)
 
     def pass_on(self, seconds: float) -> None:
-        """Let time pass, for all at once."""
+        """Let time pass for everyone at once."""
         if self._host.read_text() == self._world.read_text():
-            self._host_ahead = 0.0  # somebody has set it
+            self._host_ahead = 0.0  # somebody has set the clock
         self._passed += seconds
         self._write()
 
@@ -62,7 +62,7 @@ class Clocks:
         self._write()
 
     def stand_in_for_chrony(self, folder: Path) -> Path:
-        """Make a folder with a `chronyc` in it, whose `makestep` sets the host's clock by the world's."""
+        """Create a folder with a `chronyc` in it, whose `makestep` sets the host's clock to the world's."""
         folder.mkdir(parents=True, exist_ok=True)
         command = folder / "chronyc"
         command.write_text(f'#!/bin/sh\ntest "$1" = makestep && cp "{self._world}" "{self._host}" && echo "200 OK"\n')
@@ -70,7 +70,7 @@ class Clocks:
         return folder
 
     def close(self) -> None:
-        """Remove what libfaketime leaves behind of processes that were killed."""
+        """Remove what libfaketime leaves behind after killed processes."""
         for path in set(_shared()) - self._littered:
             if not Path("/proc", path.name.rpartition("_")[2]).exists():
                 path.unlink(missing_ok=True)
@@ -97,7 +97,7 @@ def _preloaded(library: Path, path: Path) -> dict[str, str]:
 
 
 def _usable_library(folder: Path) -> Path:
-    """Copy the library to where every user may read it, and see that it works."""
+    """Copy the library to a place where every user may read it, and check that it works."""
     found = [path for base, pattern in _WHERE for path in base.glob(pattern)]
     for number, path in enumerate(found):
         library, tried = folder / f"libfaketime-{number}.so.1", folder / "tried"

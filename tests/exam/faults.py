@@ -1,6 +1,6 @@
-"""The faults of the exam: what is done to stored rows behind the product's back, and what must be said of each.
+"""The faults of the exam: the damage to stored rows behind the product's back, and what must be reported of each.
 
-Invariant: only cold items are damaged, which the writer leaves alone, so that each fault stays until it is found.
+Invariant: only cold items are damaged, which the writer does not touch, so each fault stays until it is found.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pipeline.aurora.sessions.connection import Connection
 
 _INVENTED_FROM = 2_000_000_000
-# What each column is altered to: of its type, and equal to no item's value.
+# The value that each column is altered to: it has the column's type, and no item has it.
 ALTERED: dict[str, str] = {
     "Holder": "'somebody else'",
     "Amount": '"Amount" + 0.00000001',
@@ -40,17 +40,17 @@ ALTERED: dict[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One damaged row: what was done, and the kinds of drift that name it rightly."""
+    """One damaged row: what was done, and which kinds of drift are right for it."""
 
     identifier: int
     done: str
     kinds: frozenset[str]
     columns: frozenset[str] | None = None
-    """The columns that must be named; None when it is not about columns, or about several."""
+    """The columns that must be named; None if the fault is not about columns, or about several."""
 
     @property
     def digest(self) -> str:
-        """How reports name the row."""
+        """The name of the row in reports."""
         return key_digest([str(self.identifier)])
 
 
@@ -79,7 +79,7 @@ class Injection:
             self._groups[column] = [next(chosen) for _ in range(size)]
 
     def prepare(self, connection: Connection) -> None:
-        """Keep what some rows are now, then move those items on in the source: updated, or deleted."""
+        """Keep the present state of some rows, then update or delete those items in the source."""
         stale, gone = self._groups["stale"], self._groups["resurrected"]
         connection.execute('CREATE TABLE public.exam_before AS SELECT * FROM replica."Ledger" WHERE false')
         connection.execute(

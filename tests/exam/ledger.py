@@ -1,6 +1,6 @@
-"""The table of the exam: a column of every type, and by hand what each item must show as a row.
+"""The table of the exam: a column of every type, and a handwritten rule for the row that each item must show.
 
-Invariant: `row_of` shares nothing with the product's codec, so that an error of it cannot hide itself.
+Invariant: `row_of` shares nothing with the product's codec, so an error in the codec cannot hide itself.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ targets:
 
 _BRANCHES = ("north", "south", "east", "west", "over the sea")
 _FIRST_DAY, _FIRST_MOMENT = date(1999, 1, 1), 915_148_800_000
-# What an item has beside what all have: by its Id, so that each column is filled in many rows.
+# What an item has in addition to what all have: by its Id, so that each column is filled in many rows.
 _SPARSE = (
     "grade",
     "visits",
@@ -59,7 +59,7 @@ _SPARSE = (
 
 
 def item(identifier: int, version: int) -> dict[str, Any]:
-    """Return the item as DynamoDB's wire has it; another version is another state of it."""
+    """Return the item in DynamoDB's wire form; each version is another state of it."""
     seed = (identifier * 31 + version) % 10**8
     values: dict[str, Any] = {
         "grade": {"N": str(seed % 30_000)},
@@ -96,7 +96,7 @@ COLUMNS = (
 
 
 def row_of(wire: dict[str, Any]) -> tuple[Any, ...]:
-    """Return the row that the view must show for an item, in the order of COLUMNS, written out by hand."""
+    """Return the row that the view must show for an item, in the order of COLUMNS, by a handwritten rule."""
 
     def of(name: str, kind: str) -> Any:  # noqa: ANN401 - attribute values
         return wire[name][kind] if name in wire else None

@@ -1,14 +1,14 @@
-"""`make exam OPERATIONS=1`: does following what is printed end equal, whatever is done to database, stream and clocks?
+"""`make exam OPERATIONS=1`: do the printed commands restore equality, whatever happens to database, stream and clocks?
 
-Four operations, one after the other, on a big table under writes: the database is restored from a backup, the stream is
-disabled and enabled again, no Lambda runs for longer than the stream keeps its records, and the clock of the host that
-commands run on steps while rows are damaged. After each one a person does what `dynaurora status NAME --probe` and
-`dynaurora reconcile NAME` print (`tests.exam.person`), then the table is compared by a plain scan with a plain SELECT.
+There are four operations, one after the other, on a big table under writes: the database is restored from a backup; the
+stream is disabled and enabled again; no Lambda function runs for longer than the stream keeps its records; and the
+clock of the host that commands run on steps while rows are damaged. After each one a person does what `dynaurora status
+NAME --probe` and `dynaurora reconcile NAME` print (`tests.exam.person`). Then a plain scan of the table is compared
+with a plain SELECT.
 
-Time passes by setting the clock that all servers share (`tests.exam.clocks`); the stream's stand-in drops records by
-it.
-Unlike AWS, the local stack has one shard a stream, and its exports tell the past from a Kinesis destination of the
-table, because the stand-in keeps no past of its own.
+Time passes by setting the clock that all servers share (`tests.exam.clocks`); the local stream drops records by that
+clock. Unlike AWS, the local stack has one shard in a stream, and its exports take the past from a Kinesis destination
+of the table, because local DynamoDB does not keep its own past.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 FIGURES, TRANSCRIPT = Path("build/exam-operations.json"), Path("build/exam-operations.txt")
 RATE = 50.0
 MINUTE, HOUR = 60.0, 3600.0
-# What the host's clock is ahead by: too much for repairs (the margin is 300 s, and 2 s may be measured wrong), and
-# little enough for AWS to take what is signed.
+# How far the host's clock is ahead: too far for repairs (the margin is 300 s, and the measurement may be wrong by 2 s),
+# but little enough for AWS to accept its signatures.
 STEP_SECONDS = 299.0
 # Real seconds of writes between two steps of the clock.
 _WRITES_SECONDS = 3.0
@@ -79,7 +79,7 @@ class Drill:
             self.person.look(quietly=True)
 
     def back_up(self) -> Path:
-        """Copy the database's files, with the server stopped, as a snapshot of its disks."""
+        """Copy the database's files while the server is stopped, as a snapshot of its disks would."""
         postgres, copy = self.source.stack.postgres, self.folder / "backup"
         postgres.stop()
         _copy(postgres.data_dir, copy)
@@ -87,7 +87,7 @@ class Drill:
         return copy
 
     def restore(self, copy: Path) -> None:
-        """Put a backup in the database's place."""
+        """Replace the database with a backup."""
         postgres = self.source.stack.postgres
         postgres.stop()
         shutil.rmtree(postgres.data_dir)
@@ -178,7 +178,7 @@ def _exam(
 
 
 def _begin(drill: Drill) -> int:
-    """Load, let it be quiet for a while, and return how many findings are told of a table that has none."""
+    """Load, leave it quiet for a while, and return how many findings are reported for a table that has none."""
     drill.screen.step("loading from an export, under live writes")
     drill.person.run(f"dynaurora load {drill.source.mapping.name}")
     drill.pass_time(30 * MINUTE)
@@ -221,7 +221,7 @@ def _carry_out(drill: Drill, operation: Callable[[Drill], None]) -> dict[str, An
 
 
 def _reconciliations(drill: Drill, after: int) -> tuple[int, int]:
-    """Return what the newest reconciliation left undecided, and rows called drift though nobody had damaged them."""
+    """Return how many rows the newest reconciliation left undecided, and called drift though nobody damaged them."""
     with closing(drill.source.services.connect("exam")) as connection:
         row = connection.execute(
             "SELECT COALESCE(undecided, 0) FROM replication.reconciliations ORDER BY id DESC LIMIT 1"

@@ -1,8 +1,8 @@
 """A person who does what Dynaurora prints, and knows nothing else.
 
-Invariant: every command that is run was printed by Dynaurora, but for two that are routine: `dynaurora status NAME
---probe` to see what there is to do, and `dynaurora reconcile NAME` once it says that there is nothing. Each is a
-process of its own, typed as printed.
+Invariant: Dynaurora printed every command that is run, except for two routine ones: `dynaurora status NAME --probe` to
+see what there is to do, and `dynaurora reconcile NAME` once it says that there is nothing. Each runs in its own
+process, typed as printed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _COMMAND_SECONDS = 900.0
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a command came to."""
+    """The outcome of a command."""
 
     command: str
     code: int
@@ -36,7 +36,7 @@ class Answer:
 
 @dataclass(slots=True)
 class Repair:
-    """How a person got on, from the first look to a copy that Dynaurora calls proven."""
+    """What the person did, from the first look to a copy that Dynaurora calls proven."""
 
     proven: bool = False
     looks: int = 0
@@ -53,11 +53,11 @@ class Person:
     transcript: TextIO
 
     def look(self, *, quietly: bool = False) -> Answer:
-        """Look what there is to do."""
+        """See what there is to do."""
         return self.run(f"dynaurora status {self.name} --probe", quietly=quietly)
 
     def put_right(self) -> Repair:
-        """Do what is printed until nothing is, and a reconciliation finds nothing either."""
+        """Do what is printed until nothing is, and until a reconciliation finds nothing either."""
         repair = Repair()
         for _ in range(_MOST_LOOKS):
             repair.looks += 1
@@ -81,7 +81,7 @@ class Person:
                 return  # and look again
 
     def run(self, command: str, *, quietly: bool = False) -> Answer:
-        """Run a command as it is typed; `quietly`: not in the transcript."""
+        """Run a command as a person types it; `quietly`: leave it out of the transcript."""
         started = time.monotonic()
         done = subprocess.run(
             shlex.split(command),
@@ -101,6 +101,6 @@ class Person:
 
 
 def printed(answer: Answer) -> list[str]:
-    """Return the commands that an answer names, in their order, without those that only look."""
+    """Return the commands that an answer names, in order, without those that only look."""
     found = [" ".join(command.split()) for command in _COMMAND.findall(answer.text)]
     return [command for command in dict.fromkeys(found) if not command.startswith(_LOOKS)]

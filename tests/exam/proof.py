@@ -1,4 +1,4 @@
-"""The independent proof: a plain scan of DynamoDB against a plain SELECT on the view, nothing of the product between.
+"""The independent proof: a plain scan of DynamoDB against a plain SELECT on the view, without any product code.
 
 Invariant: every value is compared exactly, numbers inside documents as the text they are.
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """How source and view compare."""
+    """The comparison of source and view."""
 
     items: int
     rows: int
@@ -37,7 +37,7 @@ class Proof:
 
 
 def prove(source: Source) -> Proof:
-    """Compare the whole table with the whole view. The writer must have stopped and all of it be applied."""
+    """Compare the whole table with the whole view. The writer must have stopped, and everything must be applied."""
     expected = {int(item["Id"]["N"]): _digest(ledger.row_of(item)) for item in source.aws.scan(ledger.TABLE)}
     items, rows, unequal = len(expected), 0, 0
     names = ", ".join(f'"{name}"' for name in ledger.COLUMNS)
@@ -67,7 +67,7 @@ def _digest(row: tuple[Any, ...]) -> bytes:
 
 
 def _text(value: object) -> str:
-    """Write equal values the same way, whatever scale or time zone they came with."""
+    """Write equal values the same way, whatever scale or time zone they have."""
     match value:
         case list():
             return repr([_text(part) for part in cast("list[object]", value)])

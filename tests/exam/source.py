@@ -1,7 +1,7 @@
 """The source of the exam: the local stack with a big table, a writer that never stops, and a replicator beside it.
 
-Invariant: writer and replicator are processes of their own, as in life; the replicator reads the stream through an
-event source mapping and hands events to the handler's own `Replicator`.
+Invariant: writer and replicator are separate processes, as in production. The replicator reads the stream through an
+event source mapping and passes events to the handler's own `Replicator`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ BUCKET = "dynaurora-exam"
 PROBE_EVERY_SECONDS = 5.0
 _BATCH_ITEMS = 25  # BatchWriteItem's limit
 _FILLERS = 2
-# The writer updates and deletes items of these Ids only, and inserts from here: what is damaged is left alone by it.
+# The writer updates and deletes only these Ids, and inserts from here on: it does not touch what is damaged.
 HOT_EVERY = 10
 FIRST_NEW_ID = 1_000_000_000
 
@@ -54,7 +54,7 @@ def is_hot(identifier: int) -> bool:
 
 @dataclass(frozen=True)
 class Writing:
-    """A writer at work."""
+    """A writer that is running."""
 
     process: BaseProcess
     written: Any
@@ -68,7 +68,7 @@ class Writing:
 
 @contextmanager
 def halted(process: BaseProcess) -> Generator[None]:
-    """Hold a process still."""
+    """Halt a process inside the block."""
     pid = process.pid
     if pid is None:
         raise RuntimeError("the process is not running")
@@ -110,7 +110,7 @@ class Source:
     def fill(self, rows: int, *, change_log: bool = False) -> None:
         """Create the table with `rows` items, then its stream and point-in-time recovery.
 
-        `change_log`: exports tell the past from a Kinesis destination of the table, and not from its stream.
+        `change_log`: exports take the past from a Kinesis destination of the table, not from its stream.
         """
         self.aws.dynamodb(
             "CreateTable",
@@ -156,26 +156,26 @@ class Source:
 
     @contextmanager
     def replicating(self) -> Generator[BaseProcess]:
-        """A replicator at work; the process is yielded, so that it can be halted."""
+        """Run a replicator inside the block; yields its process, so that it can be halted."""
         arn: str = self.aws.dynamodb("DescribeTable", {"TableName": ledger.TABLE})["Table"]["LatestStreamArn"]
         with _process(_replicate, (self.aws, arn, self.services, self.folder)) as process:
             yield process
 
     @contextmanager
     def probing(self) -> Generator[BaseProcess]:
-        """The probe at work, as Dagster's sensor runs it."""
+        """Run the probe inside the block, as Dagster's sensor runs it."""
         with _process(_probe, (self.services, self.folder)) as process:
             yield process
 
     @contextmanager
     def writing(self, rows: int, rate: float) -> Generator[Writing]:
-        """A writer at work."""
+        """Run a writer inside the block."""
         written = multiprocessing.get_context("spawn").Value("q", 0)
         with _process(_write, (self.aws.port, rows, rate, written)) as process:
             yield Writing(process, written)
 
     def wait_until_applied(self, limit_seconds: float = 120.0) -> None:
-        """Return when an item written now is in the view: the local stream has one shard."""
+        """Return once an item written now is in the view: the local stream has one shard."""
         marker = FIRST_NEW_ID * 3 + time.time_ns() // 1_000_000 % 10**9
         self.put([ledger.item(marker, 0)])
         deadline = time.monotonic() + limit_seconds
@@ -211,7 +211,7 @@ def _process(work: Any, arguments: tuple[Any, ...]) -> Generator[BaseProcess]:  
     try:
         yield process
     finally:
-        if process.is_alive():  # of one that was killed as it waited for the event, setting it would wait for ever
+        if process.is_alive():  # if it was killed while it waited for the event, setting the event would wait forever
             stop.set()
         process.join(60)
         if process.is_alive():
@@ -246,7 +246,7 @@ def _fill(port: int, identifiers: Iterable[int]) -> None:
 
 
 def _write(port: int, rows: int, rate: float, written: Any, stop: Event) -> None:  # noqa: ANN401 - a shared number
-    """Insert, update and delete among the hot items, `rate` a second, until told to stop."""
+    """Insert, update and delete among the hot items, `rate` a second, until the event is set."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     choose = random.Random(4711)
     live, fresh = list(range(HOT_EVERY, rows + 1, HOT_EVERY)), count(FIRST_NEW_ID)
@@ -275,7 +275,7 @@ def _put_one(connection: http.client.HTTPConnection, identifier: int, version: i
 
 
 def _send(port: int, requests: Iterable[dict[str, Any]]) -> None:
-    """Send write requests in batches, what comes back unprocessed again."""
+    """Send write requests in batches, and unprocessed ones again."""
     waiting = iter(requests)
     with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
         while batch := list(islice(waiting, _BATCH_ITEMS)):
@@ -296,7 +296,7 @@ def _call(connection: http.client.HTTPConnection, operation: str, request: dict[
         connection.request("POST", "/", body, headers)
         response = connection.getresponse()
     except (ConnectionError, http.client.HTTPException):
-        connection.close()  # the server has: this process was halted for longer than it keeps a connection
+        connection.close()  # the server has closed it: this process was halted for longer than it keeps connections
         connection.request("POST", "/", body, headers)
         response = connection.getresponse()
     body = response.read()

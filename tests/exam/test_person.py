@@ -1,4 +1,4 @@
-"""The person of the drill does what is printed, in its order, and stops when nothing is."""
+"""The person of the exam does what is printed, in order, and stops when nothing is printed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_commands_are_read_from_what_is_printed_without_those_that_only_look() -
 
 @pytest.fixture
 def person(tmp_path: Path) -> Person:
-    """With a `dynaurora` that asks for a repair until one was made, which it refuses until the clock was set."""
+    """A `dynaurora` that asks for a repair until one was made, and refuses the repair until the clock was set."""
     (tmp_path / "dynaurora").write_text(
         f"""#!/bin/sh
 cd {tmp_path}

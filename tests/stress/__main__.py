@@ -1,9 +1,9 @@
 """`make stress`: the long form. Thousands of generated histories, then every mutation; figures as JSON.
 
-Two state machines: of the ordering rule, and of operations (`tests.stress.operations`: what is believed when restores,
-recreated tables, dead functions and clocks get in the way). Exits 1 when any history ends unequal or was told wrong, or
-any mutation survives. The seed of a failure is printed; `python -m tests.stress --run SEED` repeats a run of the rule,
-`--operation SEED` a history of operations, step by step.
+There are two state machines: one for the ordering rule, one for operations (`tests.stress.operations`: what the product
+concludes when restores, recreated tables, dead functions and clocks get in the way). It exits with 1 if any history
+ends unequal, if anything wrong was reported, or if any mutation survives. It prints the seed of a failure. `python -m
+tests.stress --run SEED` repeats a run of the rule, `--operation SEED` a history of operations, step by step.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from tests.stress.world import Counts
 
 PROCESSES = 2
 AT_ONCE = 100
-"""Histories of operations that a process does before it tells of them."""
+"""Histories of operations that a process runs before it reports on them."""
 TO_CATCH = 3_000
-"""Histories of operations given to each mutation, at most."""
+"""The most histories of operations that are run for each mutation."""
 
 
 def main(arguments: list[str]) -> int:
@@ -124,7 +124,7 @@ def _mutations(pool: ProcessPoolExecutor, seed: int) -> dict[str, dict[str, obje
 
 
 def _operations(pool: ProcessPoolExecutor, seed: int, histories: int) -> dict[str, Any]:
-    """Do the histories of operations, then the mutations; returns their part of the figures."""
+    """Run the histories of operations, then the mutations; returns their part of the figures."""
     started, first, total = time.monotonic(), seed * 10**6, worker.Operations()
     chunks = [range(first + at, first + min(at + AT_ONCE, histories)) for at in range(0, histories, AT_ONCE)]
     for number, done in enumerate(as_completed([pool.submit(worker.run_operations, chunk) for chunk in chunks]), 1):
@@ -144,7 +144,8 @@ def _operations(pool: ProcessPoolExecutor, seed: int, histories: int) -> dict[st
         "operations_mutations": len(operations_mutations.MUTATIONS),
         "operations_mutations_caught": sum(bool(found["caught"]) for found in caught.values()),
         "operations_seconds": round(seconds, 1),
-        "operations_counts": asdict(total.counts) | {"faults": dict(total.counts.faults)},  # a Counter it would recount
+        "operations_counts": asdict(total.counts)
+        | {"faults": dict(total.counts.faults)},  # asdict would recount a Counter
         "operations_by_mutation": caught,
         "operations_equivalent": operations_mutations.EQUIVALENT,
     }

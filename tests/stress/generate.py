@@ -1,7 +1,7 @@
 """The random driver: from a seed, one run of many keys, each key its own history.
 
-A run's exports, purges and stream labels are the table's, shared by its keys; every key's life (its writes, their
-times, its clock) and the way its records travel (batch, order, repetition, loss) are drawn for it alone.
+A run's exports, purges and stream labels belong to the table, so its keys share them. Each key has its own life (its
+writes, their times, its clock), and its records travel in their own way (batch, order, repetition, loss).
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class _Run:
             self.world.source.enable_stream()
 
     def closing_second(self) -> None:
-        """The last second of every run is a busy one, its records partly lost, so that healing is put to the tie."""
+        """Make the last second of every run a busy one and lose some of its records, so that repairs meet ties."""
         for key in self.world.source.keys:
             if self.random.random() < 0.3:
                 self.world.read_again(key)
@@ -142,7 +142,7 @@ class _Run:
     # Delivery.
 
     def next_batch(self) -> list[int]:
-        """Records not delivered yet, as a rule in order; the contract asks for none."""
+        """Return records not delivered yet, usually in order; the contract does not require order."""
         shards = self.world.shards_waiting()
         batch = self.world.poll(self.random.choice(shards), self.random.choice([1, 5, 30, 100])) if shards else []
         if self.random.random() < 0.25:
@@ -157,7 +157,7 @@ class _Run:
     def deliver_next(self) -> None:
         for _ in range(3):
             batch = self.next_batch()
-            if len(batch) > 1 and self.random.random() < 0.2:  # the mapping bisects a batch that failed
+            if len(batch) > 1 and self.random.random() < 0.2:  # Lambda bisects a batch that failed
                 middle = self.random.randrange(1, len(batch))
                 self.deliver(batch[:middle])
                 self.deliver(batch[middle:])
@@ -173,7 +173,7 @@ class _Run:
             self.deliver(self.world.aside.pop(self.random.randrange(len(self.world.aside))))
 
     def redeliver(self) -> None:
-        """Again: a batch as it was, one that overlaps it, or records picked from everywhere in any order."""
+        """Deliver again: the same batch, one that overlaps it, or records picked from everywhere in any order."""
         self.deliver(self.old_records())
 
     def old_records(self) -> list[int]:
@@ -195,7 +195,7 @@ class _Run:
     # Snapshots.
 
     def export(self, close: float = 0.5) -> Snapshot:
-        if self.random.random() < close:  # so that writes fall where margin, blur and clocks only just suffice
+        if self.random.random() < close:  # so that writes fall where margin, blur and clocks are only just enough
             self.write()
             self.world.source.tick(self.random.choice([SECOND, 2 * SECOND, 3 * SECOND, 3 * SECOND]))
         if self.random.random() < 0.7:
@@ -206,7 +206,7 @@ class _Run:
         )
 
     def export_at_once(self) -> None:
-        """Writes, an export and its merge, with no newer record between that would decide in their place."""
+        """Write, export and merge, without a newer record in between that would decide instead."""
         snapshot = self.export(close=1)
         for shard in self.world.shards_waiting():
             self.deliver(self.world.poll(shard, 10**6))
@@ -219,7 +219,7 @@ class _Run:
             self.world.merge(snapshot, self.random.randrange(3))
 
     def roll_back_file(self) -> None:
-        """A load that is killed while it merges a file, and a batch that waits for it or passes it."""
+        """Kill a load while it merges a file, and deliver a batch that waits for it or overtakes it."""
         if self.world.snapshots:
             snapshot, file = self.random.choice(self.world.snapshots), self.random.randrange(3)
             batch = self.next_batch()
@@ -237,7 +237,7 @@ class _Run:
             self.world.check_step()
             if self.random.random() < 0.5:
                 self.deliver_next()
-                return  # left as it is: a newer export may come
+                return  # left unfinished: a newer export may follow
         self.world.load(snapshot)
 
     def export_window(self) -> None:
@@ -256,7 +256,7 @@ class _Run:
         self.world.apply_mixed(self.old_records() + self.next_batch(), reads)
 
     def purge(self) -> None:
-        """A purge, and then younger records a second time: their tombstones must still be there."""
+        """Purge, and deliver younger records a second time: their tombstones must still be there."""
         world, through = self.world, self.purge_time()
         world.purge(through)
         younger = [i for i in sorted(world.delivered) if world.source.records[i].created > through]
@@ -273,11 +273,11 @@ class _Run:
         (first, batch), (second, _) = self.racer(), self.racer()
         commit = self.random.random() < 0.8
         self.world.system.race(first, second, commit=commit)
-        if not commit:  # a batch that was rolled back is delivered again; it may hold records never seen before
+        if not commit:  # a batch that was rolled back is delivered again; it may contain records never seen before
             self.deliver(batch)
 
     def racer(self) -> tuple[Callable[[int], None], list[int]]:
-        """Return what one of two writers does, and the batch that it delivers, if it does."""
+        """Return what one of two writers does, and the batch that it delivers, if any."""
         world, draw = self.world, self.random.random()
         if draw < 0.3 and world.snapshots:
             snapshot, file = self.random.choice(world.snapshots), self.random.randrange(3)

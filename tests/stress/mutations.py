@@ -1,7 +1,7 @@
-"""Mutations of the ordering contract, each a small patch at run time, that the stress must find out.
+"""Mutations of the ordering contract, each a small patch at run time, that the stress run must detect.
 
-Invariant: a mutation alters one decision. Those that could not alter any outcome are in EQUIVALENT with the reason,
-and are not counted. The database or the product's modules are as before once a mutation's context ends.
+Invariant: a mutation alters one decision. Mutations that cannot alter any outcome are in EQUIVALENT with the reason,
+and are not counted. The database and the product's modules are restored when a mutation's context ends.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ _PURGED = "(SELECT purged_through FROM replication.tables WHERE name = {mapping}
 
 
 def _forgets(column: str) -> Patches:
-    """The upsert does not bring `column` along."""
+    """The upsert does not update `column`."""
     original = upsert.on_conflict
 
     def on_conflict(target: Target) -> sql.Composed:
@@ -120,7 +120,7 @@ def _forgets(column: str) -> Patches:
 
 
 def _stored_rows_refused() -> list[Any]:
-    """The purge is asked about every candidate, not only where no row is stored."""
+    """Every candidate is compared with the purge, not only those without a stored row."""
     original = upsert.on_conflict
 
     def on_conflict(target: Target) -> sql.Composed:

@@ -1,10 +1,10 @@
 """A model of the source: a table as a dict, its stream, and every state that each key ever had.
 
-Invariant: it shares no code with the product. The dict is the oracle that the target's view must equal in the end;
-the timeline says when each state was true. Time is logical, in whole microseconds, and only moves when told to.
+Invariant: it shares no code with the product. The dict is the oracle: at the end the target's view must equal it. The
+timeline says when each state was true. Time is logical, in whole microseconds, and moves only on request.
 
-Assumed of AWS, as the contract assumes it (docs/decisions/0002-ordering.md): the clock behind one key's creation
-times differs from the table's by a constant, so it never runs back; a record's time is rounded down to the second.
+It assumes of AWS what the contract assumes (docs/decisions/0002-ordering.md): the clock behind one key's creation times
+differs from the table's by a constant, so it never runs backwards; a record's time is rounded down to the second.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ NEVER = -(10**18)
 
 SHARDS = 2
 _FIRST_NUMBER = 99 * 10**19  # 21 digits, about to become 22
-_REOPENED_NUMBER = 10**20  # a stream enabled again numbers from lower
+_REOPENED_NUMBER = 10**20  # a stream that is enabled again numbers from lower
 _LARGEST_NUMBER = 10**40 - 1
 
 
@@ -65,7 +65,7 @@ class SourceTable:
         self._label = None
 
     def enable_stream(self) -> None:
-        """A new label, sequence numbers from lower than before."""
+        """Begin a new label, with lower sequence numbers than before."""
         if self._label is None:
             self.tick(1_000)
             self._label = moment(self.now).replace(tzinfo=None).isoformat(timespec="milliseconds")
@@ -81,7 +81,7 @@ class SourceTable:
         self._write(key, f"w{self._writes}", number_step)
 
     def delete(self, key: int, number_step: int, *, expired: bool = False) -> None:
-        """Deleting what is not there writes no record, as in DynamoDB."""
+        """Delete an item. Deleting what is not there writes no record, as in DynamoDB."""
         if key in self.items:
             self._write(key, None, number_step, expired=expired)
 
@@ -90,8 +90,7 @@ class SourceTable:
         return times[bisect_right(times, time, key=lambda entry: entry[0]) - 1][1]
 
     def changed_between(self, start: int, end: int) -> dict[int, str | None]:
-        """Final state of each key written in [start, end), as an incremental export holds it.
-
+        """Return the final state of each key written in [start, end), as an incremental export contains it.
         A key that was absent before and after is not in it, whatever happened between.
         """
         changed: dict[int, str | None] = {}

@@ -1,7 +1,7 @@
 """The system under test: the product's own code against a real PostgreSQL, on two connections.
 
-Invariant: every change of a row goes through the product. What is here only calls it, holds a transaction open, or
-reads the view.
+Invariant: every change of a row goes through the product. This module only calls it, holds a transaction open, or reads
+the view.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ TWO_TARGETS = _mapping("two", ["First", "Second"])
 
 
 class Interrupted(Exception):  # noqa: N818 - a signal of ours, not an error
-    """Stands for a kill: whatever was not committed is gone."""
+    """Represents a kill: whatever was not committed is gone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """An export: its nominal time, its rows by file, and what tells it from another of the same time."""
+    """An export: its nominal time, its rows by file, and what distinguishes it from another of the same time."""
 
     number: int
     time: int
@@ -90,7 +90,7 @@ class TargetSystem:
             connection.close()
 
     def reset(self, mapping: TableMapping) -> None:
-        """Empty tables and bookkeeping; compose the statements anew, so that a mutation of them counts."""
+        """Empty tables and bookkeeping; compose the statements again, so that a mutation of them takes effect."""
         self.mapping = mapping
         self._decoder = StreamDecoder(mapping)
         self._writer = BatchWriter(mapping)
@@ -130,7 +130,7 @@ class TargetSystem:
         self._writer.write(self.connections[0], batch, records, mark)  # type: ignore[arg-type]
 
     def absent(self, key: int, as_of: datetime) -> tuple[Change, ...]:
-        """What a repair that found no item applies to each target."""
+        """Return the changes that a repair applies to each target when it finds no item."""
         return tuple(Change((str(key),), None, Position(as_of)) for _ in self.mapping.targets)
 
     def merge(self, rows: Rows, as_of: datetime, lane: int = 0) -> None:
@@ -144,7 +144,7 @@ class TargetSystem:
                 connection.execute(sql.SQL("DROP TABLE {}").format(staging.name))
 
     def load(self, snapshot: Snapshot, folder: Path, *, interrupt_after: int | None) -> None:
-        """Load a whole export with the load job; `interrupt_after` so many files it is killed.
+        """Load a whole export with the load job; kill it after `interrupt_after` files.
 
         An export older than one that was loaded whole is refused, and changes nothing.
         """
@@ -156,7 +156,7 @@ class TargetSystem:
         location = write_export(snapshot, folder, self.mapping.table)
         services = Services(Settings(Path(), database_url=self.url))
         try:
-            # By turns merged and built aside; also where the table was loaded before, to which only speed objects.
+            # Alternately merged and built aside, even if the table was loaded before: only speed speaks against that.
             aside_from = 0 if snapshot.time // SECOND % 2 else 10**9
             with patch.object(loads, "loaded_before", return_value=False):
                 load(services, self.mapping, location, workers=1, on_progress=watch, aside_from=aside_from)
@@ -198,7 +198,7 @@ class TargetSystem:
         return set[int].intersection(*found)
 
     def shown(self) -> list[dict[int, str]]:
-        """What each view shows."""
+        """The rows that each view shows."""
         return [
             dict(
                 self.watching.execute(
@@ -209,7 +209,7 @@ class TargetSystem:
         ]
 
     def streamed(self) -> list[dict[int, str | None]]:
-        """Of the stored rows, tombstones included, those that the stream brought: each key's state."""
+        """Return the stored rows, tombstones included, that the stream brought: each key's state."""
         return [
             dict(
                 self.watching.execute(
@@ -222,7 +222,7 @@ class TargetSystem:
         ]
 
     def wait_until_waiting(self, thread: threading.Thread, lane: int) -> None:
-        """Return when the thread's connection waits for a lock that another holds, or the thread has ended."""
+        """Return once the thread's connection waits for a lock that another holds, or the thread has ended."""
         backend = self.connections[lane].info.backend_pid
         waits = "SELECT cardinality(pg_blocking_pids(%s)) > 0"
         while thread.is_alive() and self.watching.execute(waits, [backend]).fetchone() != (True,):

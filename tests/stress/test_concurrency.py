@@ -1,4 +1,4 @@
-"""Two writers of one key at once, made to meet: one transaction held open while the other arrives.
+"""Two writers of one key at once, made to meet: one transaction is held open while the other arrives.
 
 Invariant: whichever commits first, the newest state is stored; a purge never opens a gap between a tombstone and
 `purged_through`. Each case first waits until the second writer is seen waiting (or has ended), so nothing is timed.
@@ -82,7 +82,7 @@ def test_with_a_row_stored_already_the_newest_is_stored_too(system: TargetSystem
 
 
 class TestPurgeAgainstWriters:
-    """The tombstone stands at START + 20 s; the purge goes through START + 25 s."""
+    """The tombstone's time is START + 20 s; the purge goes through START + 25 s."""
 
     through = as_of(25)
 
@@ -133,7 +133,7 @@ class TestPurgeAgainstWriters:
         assert system.stored_keys() == {KEY}
 
     def test_without_its_lock_a_deleted_item_would_come_back(self, system: TargetSystem) -> None:
-        """Why the lock is there: a writer whose snapshot is older than the purge sees neither row nor purge."""
+        """The reason for the lock: a writer whose snapshot is older than the purge sees neither row nor purge."""
         system.replicate(PUT_THEN_DELETE)
         assert self._delayed_writer_against_purge(system, locked=False) == [{KEY: "first"}]
 
@@ -184,7 +184,7 @@ def _replacing(text: str, replacement: str) -> type:
 
 
 def test_a_load_and_the_stream_lock_rows_in_one_order(system: TargetSystem) -> None:
-    """9, 50, 100 as numbers are 100, 50, 9 as texts: in two orders each writer would hold what the other waits for."""
+    """9, 50, 100 as numbers are 100, 50, 9 as texts: in two orders each writer would hold what the other needs."""
     keys = [9, 50, 100]
     source = SourceTable(ONE_TARGET.table, 101, [0] * 101)
     for key in keys:

@@ -1,6 +1,6 @@
-"""Where the contract's promise ends, each case shown on the real store, and what mends it.
+"""The limits of the contract's promise: each case is shown on the real store, with what repairs it.
 
-docs/decisions/0002-ordering.md tells why it is so.
+docs/decisions/0002-ordering.md explains why.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def as_of(seconds: float) -> datetime:
 
 
 def record(seconds: int, state: str | None, number: int) -> dict[str, Any]:
-    """One record of KEY's, created at START + `seconds`."""
+    """One record of KEY, created at START + `seconds`."""
     source = SourceTable(ONE_TARGET.table, 1, [0])
     source.put(KEY, 1)
     source.delete(KEY, 1)
@@ -46,7 +46,7 @@ class TestCreationTimesThatRunBack:
         system.replicate([self.last])
         system.merge([(KEY, "last")], as_of(9.5))
         assert system.shown() == [{KEY: "last"}]
-        system.replicate([self.first])  # set aside before, redriven now
+        system.replicate([self.first])  # discarded before, redriven now
         assert system.shown() == [{KEY: "first"}]
 
     def test_it_can_bring_a_deleted_item_back(self, system: TargetSystem) -> None:
@@ -70,7 +70,7 @@ class TestCreationTimesThatRunBack:
 
 
 class TestARemovalThatNoStreamRecorded:
-    """The stream is off when the item is deleted; a newer snapshot lacks the item, and nothing says so in its place."""
+    """The stream is off when the item is deleted; a newer snapshot lacks the item, and nothing else records that."""
 
     @pytest.mark.parametrize("late", ["export", "record"])
     def test_an_older_state_that_comes_after_brings_the_item_back(self, system: TargetSystem, late: str) -> None:

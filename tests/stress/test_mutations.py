@@ -1,4 +1,4 @@
-"""The stress bites: some mutations of the rule, each found out within a few runs. `make stress` tries all of them."""
+"""The stress run detects mutations of the rule, each within a few runs. `make stress` tries all of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The state machine: Hypothesis chooses every step and shrinks what it finds, beside the source model as the oracle.
+"""The state machine: Hypothesis chooses every step and shrinks what it finds; the source model is the oracle.
 
 The same world as the long form's (`make stress`), a few keys at a time.
 """
@@ -35,7 +35,7 @@ picks = st.integers(0, 10**6)
 
 
 class Machine(RuleBasedStateMachine):
-    """Rules are what can happen; the invariant is checked after each; `teardown` settles and compares."""
+    """Rules are what can happen; the invariant is checked after each; `teardown` delivers the rest and compares."""
 
     system: TargetSystem
     folder: Path
@@ -114,7 +114,7 @@ class Machine(RuleBasedStateMachine):
         self.now.deliver(self.old_records(pick, drawn))
 
     def old_records(self, pick: int, drawn: list[int]) -> list[int]:
-        """A batch again, or any records in any order."""
+        """Deliver a batch again, or any records in any order."""
         known = sorted(self.now.delivered)
         return [known[n % len(known)] for n in drawn] or self.now.batches[pick % len(self.now.batches)]
 

@@ -1,4 +1,4 @@
-"""One process of the long form: its database, and the runs it is told to do.
+"""One process of the long form: its database, and the runs that it gets.
 
 Invariant: a run, or a history of operations, depends on its seed alone, so any process repeats it.
 """
@@ -20,9 +20,9 @@ from tests.stress.target import ONE_TARGET, TWO_TARGETS, TargetSystem
 from tests.stress.world import Counts, Unequal
 
 RUNS_TO_CATCH = 300
-"""Runs given to each mutation, at most: it ends with the first that comes out unequal.
+"""The most runs for each mutation: they end with the first that comes out unequal.
 
-The rarest, a margin a second short, took from ten to ninety: with no more than sixty it survived now and then.
+The rarest mutation, a margin a second short, took from ten to ninety runs: with at most sixty it sometimes survived.
 """
 
 TARGETS = [*ONE_TARGET.targets, *TWO_TARGETS.targets]
@@ -39,7 +39,7 @@ class Outcome:
 
 
 def open_system(urls: multiprocessing.SimpleQueue[str]) -> None:
-    """Take a database of one's own from the queue."""
+    """Take a database for this process from the queue."""
     _systems.append(TargetSystem(urls.get()))
 
 
@@ -65,7 +65,7 @@ def try_mutation(index: int, first_seed: int) -> tuple[int, int, Outcome]:
 
 @dataclass(slots=True)
 class Operations:
-    """Some histories of operations: what they did, and which said what was not so."""
+    """Some histories of operations: what they did, and which of them reported something wrong."""
 
     counts: OperationCounts = field(default_factory=OperationCounts)
     histories: int = 0
@@ -86,7 +86,7 @@ def run_operations(seeds: range) -> Operations:
 
 
 def try_operations_mutation(index: int, seeds: range) -> tuple[int, int, str | None]:
-    """Run histories under a mutation until one says what is not so; returns how many that took, and what was seen."""
+    """Run histories under a mutation until one reports something wrong; returns how many that took, and the report."""
     with operations_mutations.MUTATIONS[index].applied():
         for number, seed in enumerate(seeds, 1):
             try:

@@ -3,12 +3,12 @@
 Invariants checked:
 - at every step each view shows, for each key, a state that the source really had, and its source time never goes
   back by more than the contract allows (`BACKWARD_BOUND`): no resurrection, no regression;
-- a snapshot takes the place of a streamed row only if it is newer in truth: the margin covers what clocks, whole
-  seconds and an export's blur can be off by;
+- a snapshot replaces a streamed row only if it is really newer: the margin covers the errors of clocks, of whole
+  seconds and of an export's blur;
 - when every record has been delivered, every key whose records all counted equals the source;
 - when the stream lost records, one snapshot and the removal of what it lacks make every key equal;
 - delivering, loading and applying everything again changes no key whose records all counted;
-- once tombstones are purged through that snapshot it changes no key at all, what was lost and found again included.
+- once tombstones are purged through that snapshot it changes no key at all, even if lost records turn up again.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from pipeline.core.model.mapping import TableMapping
 from tests.stress.source import NEVER, SECOND, SHARDS, Record, SourceTable, moment
 from tests.stress.target import MARGIN, MARGIN_MICROSECONDS, Rows, Snapshot, TargetSystem
 
-# What the assumed clocks may be off by, chosen so that the margin just covers them: 1 + 2 + 2 = 5 seconds.
+# How far the assumed clocks may be off, chosen so that the margin just covers them: 1 + 2 + 2 = 5 seconds.
 LARGEST_LAG = 2 * SECOND
 """How far the clock of creation times may be behind the table's."""
 LARGEST_LEAD = 3 * SECOND
 LARGEST_BLUR = 2 * SECOND
-"""An export may hold or lack what was written this close to its time (DynamoDB guide: about a minute)."""
+"""An export may contain or lack what was written this close to its time (DynamoDB guide: about a minute)."""
 BACKWARD_BOUND = MARGIN_MICROSECONDS + LARGEST_BLUR + LARGEST_LEAD + SECOND
 
 
@@ -43,7 +43,7 @@ class Counts:
 
     writes: int = 0
     deliveries: int = 0
-    """Records handed to the product, repetitions included."""
+    """Records given to the product, repetitions included."""
     steps: int = 0
     races: int = 0
     merges: int = 0
@@ -74,7 +74,7 @@ class World:
     """States with a time, not applied yet: re-reads by key, and lines of incremental exports."""
     delivered: set[int] = field(default_factory=set[int])
     unsettled: set[int] = field(default_factory=set[int])
-    """Keys that only a snapshot can settle: the stream lost a record, or it came after a purge had passed it."""
+    """Keys that only a snapshot can put right: the stream lost a record, or it came after a purge had passed it."""
     purged_through: int = NEVER
     latest_snapshot: int = NEVER
     _seen: int = 0
@@ -101,13 +101,13 @@ class World:
         return [shard for shard, queue in self.waiting.items() if queue]
 
     def deliver(self, indices: Sequence[int], lane: int = 0) -> None:
-        """Hand records to the replicator as one event."""
+        """Give records to the replicator as one event."""
         self._note(indices)
         self.counts.deliveries += len(indices)
         self.system.replicate([self.source.records[i].event for i in indices], lane)
 
     def lose(self, indices: Iterable[int]) -> None:
-        """The stream's 24 hours pass: what is lost may still turn up much later, from where it was set aside."""
+        """Let the stream's 24 hours pass: lost records may turn up much later, from the on-failure destination."""
         for i in indices:
             self.lost.append(i)
             self.unsettled.add(self.source.records[i].key)
@@ -165,7 +165,7 @@ class World:
     # What must hold.
 
     def check_step(self) -> None:
-        """Each view shows states that were true, none older than the contract allows."""
+        """Check that each view shows states that were true, none older than the contract allows."""
         self.counts.steps += 1
         for number, (shown, streamed) in enumerate(zip(self.system.shown(), self.system.streamed(), strict=True)):
             before = self._shown[number]
@@ -193,11 +193,11 @@ class World:
 
     @property
     def in_doubt(self) -> set[int]:
-        """Keys that the stream alone cannot bring to the source's state."""
+        """Return the keys that the stream alone cannot bring to the source's state."""
         return self.unsettled | self.source.unrecorded
 
     def heal(self) -> int:
-        """Load one export at the first moment the contract promises to suffice, remove what it lacks; its `as_of`."""
+        """Load one export as soon as the contract allows, remove what it lacks; return its `as_of`."""
         time = self._first_sufficient_time()
         healing = Snapshot(len(self.snapshots), time, [sorted(self.source.items.items())])
         self.snapshots.append(healing)
@@ -212,7 +212,7 @@ class World:
         return time - MARGIN_MICROSECONDS
 
     def heal_by_reads(self, records: list[int]) -> None:
-        """Read every key again at that first moment, and apply it in one batch with `records`, lost ones and all."""
+        """Read every key again at that same moment, and apply it in one batch with `records`, including lost ones."""
         time = self._first_sufficient_time()
         reads = [(key, self.source.items.get(key), time) for key in self.source.keys]
         self.reads += reads
@@ -221,7 +221,7 @@ class World:
         self._check_equal(except_keys=set(), when="after every key was read again")
 
     def _first_sufficient_time(self) -> int:
-        """Move to the time whose `as_of` ties with the latest creation time, unless something stands there already."""
+        """Move to the time whose `as_of` ties with the latest creation time, unless something is there already."""
         time = max(self.source.now, self.latest_creation() + MARGIN_MICROSECONDS)
         time = max(time, self.latest_snapshot + 1, self.purged_through + MARGIN_MICROSECONDS + 1)
         self.source.tick(time - self.source.now)
@@ -229,7 +229,7 @@ class World:
         return time
 
     def repeat(self, batches: list[list[int]]) -> None:
-        """Deliver some of what was delivered, once settled: nothing changes, whatever is left out."""
+        """Deliver some of what was delivered, once all is equal: nothing changes, whatever is left out."""
         for batch in batches:
             self.deliver(batch)
         self.check_step()
@@ -239,7 +239,7 @@ class World:
         return max((record.created for record in self.source.records), default=self.source.now)
 
     def replay(self, order: Callable[[list[int]], list[list[int]]], *, except_keys: set[int]) -> None:
-        """Deliver everything again, what was lost too, load every snapshot and apply every read: nothing changes.
+        """Deliver everything again, lost records too, load every snapshot and apply every read: nothing changes.
 
         `except_keys`: an item whose removal no stream recorded left no tombstone, so a state of it from before, in
         an older snapshot, has nothing to lose against until a purge covers it (docs/decisions/0002-ordering.md).
@@ -272,7 +272,7 @@ class World:
         self.delivered.update(new)
 
     def note_racing_purge(self, records: Iterable[Record], through: int) -> None:
-        """A purge runs beside the delivery of `records`: which comes first is not known."""
+        """Run a purge beside the delivery of `records`: which comes first is not known."""
         self.unsettled |= {record.key for record in records if record.created <= through}
 
     def _took(self, time: int) -> None:
@@ -299,7 +299,7 @@ class World:
             raise Unequal(f"target {number}: an older snapshot, {state}, replaced the streamed {streamed} of key {key}")
 
     def _spans(self, key: int, state: str | None) -> list[tuple[int, int]]:
-        """From when until when the source had this state: none or one, for an absent item maybe more."""
+        """Return from when until when the source had this state: once or never; an absent item may have several."""
         timeline = self.source.timeline[key]
         ends = [time for time, _ in timeline[1:]] + [self.source.now]
         return [(start, end) for (start, had), end in zip(timeline, ends, strict=True) if had == state]

@@ -1,7 +1,7 @@
-"""`make test-ui`: headless Chromium through Dagster's real UI, over the local stack, as the person on duty goes.
+"""`make test-ui`: headless Chromium in Dagster's real UI, over the local stack, as the person on duty uses it.
 
-Invariant: exit 0 only if every step was taken and the UI showed what is. Without a browser it fails and says how to
-get one. Whatever way it ends, no process is left behind.
+Invariant: exit 0 only if every step was taken and the UI showed the truth. Without a browser it fails and says how to
+get one. However it ends, no process is left running.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ IMAGES = Path("docs/images")
 
 
 def run(screen: Screen, images: Path | None) -> None:
-    """Bring everything up, go through the tour, write the figures. Raises AssertionError."""
+    """Start everything, go through the tour, write the figures. Raises AssertionError."""
     browser = find_chromium()
     started = time.monotonic()
     screen.step("starting PostgreSQL 17, ministack and the export service; deploying the replicator")
     _write_mapping()
     with Playground(RUN_DIR, ARCHIVE, tables=TABLES, progress=screen.note) as playground:
         put_items(playground.dynamodb, "Employees", range(1, ITEMS + 1))
-        # As `make ui` finds its mappings, but told by a path that is the same on every machine that takes pictures.
+        # The same mappings as `make ui`, but by a path that is the same on every machine that takes screenshots.
         home = DagsterHome(RUN_DIR, {**playground.environment(), "DYNAURORA_TABLES": str(playground.tables)})
         screen.step("starting Dagster")
         dagster_started = time.monotonic()
@@ -73,7 +73,7 @@ def run(screen: Screen, images: Path | None) -> None:
 
 
 def _write_mapping() -> None:
-    """The seed's mapping, with windows that a tour has the time for."""
+    """The seed's mapping, with windows short enough for a tour."""
     TABLES.mkdir(parents=True, exist_ok=True)
     text = Path("tables/employees.yaml").read_text()
     freshness = f"freshness: {{warn: {WARN_SECONDS}s, fail: {FAIL_SECONDS}s}}"

@@ -1,7 +1,7 @@
-"""The system's Chromium, driven by Playwright from an environment of its own (`.venv-ui`).
+"""The system's Chromium, driven by Playwright from its own environment (`.venv-ui`).
 
-Playwright is imported by name, for the environment that types are checked in has none; the protocols say what we use.
-Invariant: no browser is ever downloaded, and none outlives its context.
+Playwright is imported by name, because the environment in which types are checked does not have it; the protocols
+describe what we use. Invariant: no browser is ever downloaded, and none outlives its context.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Protocol
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = ROOT / ".venv-ui"
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-# Without a display, a sandbox of its own, a GPU, and without talking to anyone but the page.
+# Without a display, its own sandbox or a GPU, and without contacting anything but the page.
 _FLAGS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -37,7 +37,7 @@ class BrowserError(Exception):
 
 
 class Locator(Protocol):
-    """Elements of a page, looked for anew at each use; actions wait until there is one."""
+    """Elements of a page, looked up again at each use; actions wait until there is one."""
 
     @property
     def first(self) -> Locator: ...
@@ -81,7 +81,7 @@ class Page(Protocol):
 
 
 def find_chromium() -> str:
-    """Return where Chromium is. Raises BrowserError with the way to install it."""
+    """Return the path of Chromium. Raises BrowserError with the way to install it."""
     for name in NAMES:
         found = shutil.which(name)
         if found is not None:
@@ -93,7 +93,7 @@ def find_chromium() -> str:
 
 @contextmanager
 def open_page(executable: str) -> Generator[Page]:
-    """Open a tab of a headless browser. Raises BrowserError when Playwright is not there."""
+    """Open a tab of a headless browser. Raises BrowserError if Playwright is not installed."""
     with _playwright().sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=executable, args=list(_FLAGS))
         try:
@@ -107,7 +107,7 @@ def open_page(executable: str) -> Generator[Page]:
 def _playwright() -> Any:  # noqa: ANN401 - the environment that types are checked in has none
     packages = sysconfig.get_path("purelib", "venv", vars={"base": str(ENVIRONMENT)})
     if packages not in sys.path:
-        sys.path.append(packages)  # behind our own
+        sys.path.append(packages)  # after our own
     try:
         return importlib.import_module("playwright.sync_api")
     except ImportError as error:

@@ -1,7 +1,7 @@
 """Dagster's pages as a person uses them: what to click, and what to wait for.
 
-Invariant: elements are found by their roles and by the words on them, and what is waited for is on the page; nothing
-is asked of Dagster behind its UI.
+Invariant: elements are found by their roles and by the words on them, and every wait is for something on the page. No
+request goes to Dagster except through its UI.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class Cockpit:
         self.page.goto(f"{self._url}{path}")
 
     def text(self) -> str:
-        """All that is to be read on the page."""
+        """Return all the text on the page."""
         return self.page.inner_text("body")
 
     def wait_until(self, condition: Callable[[str], bool], what: str, seconds: float = PATIENCE_SECONDS) -> str:
-        """Wait until what is to be read is as wanted, and return it. Raises AssertionError."""
+        """Wait until the page's text is as wanted, and return it. Raises AssertionError."""
         deadline = time.monotonic() + seconds
         while True:
             text = self.text()
@@ -42,7 +42,7 @@ class Cockpit:
             self.page.wait_for_timeout(_LOOK_EVERY_MS)
 
     def wait_for(self, *texts: str, seconds: float = PATIENCE_SECONDS) -> str:
-        """Wait until every text is to be read."""
+        """Wait until every text is on the page."""
         return self.wait_until(lambda text: all(part in text for part in texts), f"{texts} to be read", seconds)
 
     def open_graph(self) -> None:
@@ -60,11 +60,11 @@ class Cockpit:
         self.wait_for("margin_seconds?: Int", "Launch Run")
 
     def fill_in(self, form: str) -> None:
-        """Write over what is in the open form: the defaults, or what was typed last."""
+        """Replace the content of the open form: the defaults, or what was typed last."""
         self.page.locator(".CodeMirror").first.click()
         self.page.keyboard.press("Control+a")
         self.page.keyboard.type(form)
-        # The launchpad checks what was typed when typing stops, and launches the form that it has checked.
+        # The launchpad checks the form when typing stops, and launches the form that it has checked.
         self.page.wait_for_timeout(1500)
 
     def press_launch(self) -> None:
@@ -80,7 +80,7 @@ class Cockpit:
         return self.page.url.removeprefix(self._url)
 
     def watch(self, *, expect: str = "Success") -> str:
-        """Wait on a run's page until the run has ended as expected; return what is on the page."""
+        """Wait on a run's page until the run has ended as expected; return the page's text."""
         text = self.wait_until(lambda text: _ended(text) is not None, "the run has ended")
         assert _ended(text) == expect, f"the run ended with {_ended(text)}"
         return text
@@ -104,7 +104,7 @@ class Cockpit:
         self.wait_for("Latest execution")
 
     def watch_check(self, asset: Sequence[str], name: str, condition: Callable[[str], bool]) -> str:
-        """Look at a check's page, again and again, until what is to be read is as wanted; return it."""
+        """Look at a check's page repeatedly until its text is as wanted; return it."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             self.open_check(asset, name)

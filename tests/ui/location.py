@@ -1,6 +1,6 @@
-"""What the code location costs each process that loads it: `python -m tests.ui.location`, CPU seconds, as JSON.
+"""The cost of the code location in each process that loads it: `python -m tests.ui.location`, CPU seconds, as JSON.
 
-Each figure is the least of several processes, so that what else runs on the machine counts for little.
+Each figure is the lowest of several processes, so that other work on the machine matters little.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""An outage as the tour needs one: the replicator's event source mapping stands still, while writes go on.
+"""An outage for the tour: the replicator's event source mapping is disabled while writes continue.
 
-Invariant: what stops is what an operator could stop; nothing of the product is told. Afterwards view and table are
-compared by another path than the product's.
+Invariant: it only stops what an operator could stop, and does not tell the product. Afterwards it compares view and
+table by another path than the product's.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Outage:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        """Ready; nothing is stopped yet."""
+        """Return this; nothing is stopped yet."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -41,7 +41,7 @@ class Outage:
         self._stack.callback(self._writer.stop)
 
     def end(self) -> None:
-        """Start the replicator again; writes go on."""
+        """Start the replicator again; writes continue."""
         self._playground.replicate(on=True)
 
     def calm(self) -> int:

@@ -1,6 +1,6 @@
-"""A day of the person on duty, click by click: load, watch, look, catch up, find damage, mend it.
+"""A day of the person on duty, click by click: load, watch, look, catch up, find damage, repair it.
 
-Invariant: what the UI says is held against the database, which is asked directly.
+Invariant: the UI's statements are compared with the database, which is queried directly.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from tests.ui.cockpit import Cockpit
 from tests.ui.outage import Outage
 
 ITEMS = 500
-# So low that reconciliation decides every row.
+# Low enough that reconciliation decides every row.
 MARGIN_SECONDS = 2
 ARRIVE_SECONDS = 30.0
-# So short that an outage of seconds is one.
+# Short enough that an outage of seconds counts as one.
 WARN_SECONDS, FAIL_SECONDS = 5, 12
 EXPORT = ("employees", "s3_export")
 AURORA, CATCH_UP = ("employees", "aurora_table"), ("employees", "catch_up")
@@ -33,7 +33,7 @@ _DAMAGED = "altered by hand"
 
 @dataclass
 class Tour:
-    """Goes through the steps, each timed; `images` is where screenshots go, None for none."""
+    """Goes through the steps, each timed; `images` is the folder for screenshots, None for none."""
 
     cockpit: Cockpit
     database_url: str
@@ -42,7 +42,7 @@ class Tour:
     seconds: dict[str, float] = field(default_factory=dict[str, float])
 
     def whole(self) -> None:
-        """Take every step. Raises AssertionError where the UI does not show what is."""
+        """Take every step. Raises AssertionError if the UI does not show the truth."""
         with self._step("open the graph"):
             self.cockpit.open_graph()
             self.cockpit.wait_for(*NODES)
@@ -52,7 +52,7 @@ class Tour:
             self._full_load()
         with self._step("damage a row by hand, launch a reconciliation with the load's export"):
             self._damage()
-            # Replication has long passed that export, so that nothing has to be waited for to call the row drift.
+            # Replication has long passed that export, so the row is called drift without a wait.
             export = self._location_of_export()
             reconciliation = self._reconcile(f"manifest: {export}")
         with self._step("meanwhile the table's page: rows, columns, plots, lineage"):
@@ -74,7 +74,7 @@ class Tour:
         with self._step("the backfill has turned its hours green"):
             self._hours()
         if self.images is not None:
-            # So wide that the nodes are big enough to tell their checks.
+            # Wide enough that the nodes show their checks.
             self.cockpit.page.set_viewport_size({"width": 2100, "height": 820})
             self.cockpit.open_graph()
             self.cockpit.wait_for("2 / 2 Passed", *NODES)
@@ -88,7 +88,7 @@ class Tour:
 
     def _shot(self, name: str) -> None:
         if self.images is not None:
-            self.cockpit.page.wait_for_timeout(2500)  # what moves has come to rest
+            self.cockpit.page.wait_for_timeout(2500)  # until animations have ended
             self.cockpit.page.screenshot(path=self.images / f"{name}.png")
 
     def _names(self) -> list[str]:
@@ -111,11 +111,11 @@ class Tour:
         cockpit.wait_for(" in progress")
         self._shot("running_load")
         text = cockpit.watch()
-        assert f"{ITEMS} of {ITEMS} rows" in text, "the log tells the rows"
+        assert f"{ITEMS} of {ITEMS} rows" in text, "the log shows the rows"
         assert len(self._names()) == ITEMS
 
     def _location_of_export(self) -> str:
-        """Read off the export's page where the last one lies."""
+        """Read the location of the last export from its page."""
         self.cockpit.open_asset(*EXPORT)
         found = re.search(
             r"s3://\S+/manifest-summary\.json", self.cockpit.wait_for("/manifest-summary.json", "Row count")
@@ -181,7 +181,7 @@ class Tour:
             return found is not None and float(found[1]) > FAIL_SECONDS and "Failed" in text
 
         text = self.cockpit.watch_check(REPLICATION, "lag", is_error)
-        assert "is Disabled" in text, "the check names what stands still"
+        assert "is Disabled" in text, "the check names what is disabled"
         self._shot("check_lag_red")
         assert not self.outage.compare().equal
 
@@ -189,7 +189,7 @@ class Tour:
         self.outage.end()
         self.cockpit.watch_check(REPLICATION, "lag", lambda text: "Passed" in text)
         assert self.outage.calm() > 0
-        # The writes of the last moments are on their way still.
+        # The last writes are still on their way.
         deadline = time.monotonic() + ARRIVE_SECONDS
         while not (compared := self.outage.compare()).equal:
             assert time.monotonic() < deadline, compared

@@ -1,4 +1,4 @@
-"""How far replication is known to be: for a table, and for single keys where others alone are waited for."""
+"""How far replication is known to be: for a table, and for single keys while only others are waited for."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def connection(database: str) -> Generator[Connection]:
 
 
 def applied(connection: Connection, minutes: float) -> None:
-    """The replicator's newest change was made so many minutes ago."""
+    """The replicator's newest change was made this many minutes ago."""
     connection.execute(
         "INSERT INTO replication.watermarks (table_name, writer, stream_label, sequence_number, as_of, applied_at)"
         " VALUES ('employees', 'w', 'l', 9, %s, %s)",

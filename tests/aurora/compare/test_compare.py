@@ -1,4 +1,4 @@
-"""Comparing in ranges: every key once, each column by value, one statement a chunk, whatever the key's type."""
+"""Comparing in ranges: each key once, each column by value, one statement for each chunk, for every type of key."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ def test_the_built_table_takes_the_place_of_the_stored_one(connection: Connectio
     assert connection.execute("SELECT to_regclass(%s)", [build.identifier.as_string()]).fetchone() == (None,)
     tombstone = connection.execute('SELECT "Name", rest, _deleted FROM replica."Orders" WHERE "Id" = 2').fetchone()
     assert tombstone == (None, None, True)
-    # A change of the future is an insert like any other: nothing of the build's own default is left.
+    # A change from the future is inserted like any other: nothing of the build's own default is left.
     with pytest.raises(errors.NotNullViolation):
         connection.execute('INSERT INTO replica."Orders" ("Id", "Line") VALUES (100, \'x\')')
 
@@ -256,7 +256,7 @@ def test_a_user_who_may_not_replace_the_table_merges(connection: Connection) -> 
 
 
 def test_what_was_written_between_the_passes_and_the_swap_comes_over(connection: Connection, other: Connection) -> None:
-    """Committed after the last pass, begun before it or after it; frozen meanwhile, too."""
+    """Changes committed after the last pass, begun before it or after it; also rows frozen meanwhile."""
     build = begin(connection)
     fill(connection, build, range(1, 8))
     build_aside.build_key(connection, build)
@@ -299,7 +299,7 @@ def test_the_swap_looks_only_at_rows_written_since(connection: Connection, other
 def test_a_transaction_that_stays_open_makes_the_swap_look_at_no_more_rows(
     connection: Connection, other: Connection, database: str
 ) -> None:
-    """What others have committed since it began is brought over once, and not again under the lock."""
+    """What others have committed since it began is copied once, and not again under the lock."""
     build = begin(connection)
     build_aside.build_key(connection, build)
     with closing(connect(database, application_name="writer")) as writer, other.transaction():
@@ -320,7 +320,7 @@ def test_a_transaction_that_stays_open_makes_the_swap_look_at_no_more_rows(
 def test_savepoints_released_before_a_pass_and_committed_after_it_come_over(
     connection: Connection, other: Connection, database: str
 ) -> None:
-    """A snapshot does not list subtransactions that run, so they are known by the rows that were seen alone."""
+    """A snapshot does not list running subtransactions, so only the rows that were seen identify them."""
     build = begin(connection)
     fill(connection, build, range(1, 5))
     build_aside.build_key(connection, build)
@@ -364,7 +364,7 @@ def test_passes_go_on_until_one_takes_few_rows(
 def test_writers_that_wait_for_the_swap_go_on_in_the_new_table(
     connection: Connection, other: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Their statement was prepared for the old one: it is planned anew."""
+    """Their statement was prepared for the old table: PostgreSQL plans it again."""
     for name, value in (("LOCK_WAIT_SECONDS", 0.1), ("LOOKS", 1)):  # the writer below stays until the swap is done
         monkeypatch.setattr(build_aside, name, value)
     for number in range(10):  # from the sixth on PostgreSQL may keep one plan for all
@@ -417,7 +417,7 @@ def test_readers_of_the_view_wait_and_never_fail(connection: Connection, databas
 def test_a_transaction_that_reads_the_table_is_waited_for_without_queueing(
     connection: Connection, other: Connection, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody else has to wait meanwhile: neither the lock that keeps writers out is asked for, nor the other one."""
+    """Nobody else waits meanwhile: it requests neither the lock that keeps writers out nor the exclusive one."""
     monkeypatch.setattr(build_aside, "LOCK_WAIT_SECONDS", 0.1)
     build = begin(connection)
     fill(connection, build, [1])

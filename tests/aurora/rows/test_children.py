@@ -1,4 +1,4 @@
-"""Children are those of their parent's newest state, whatever the order, repetition and concurrency of writers."""
+"""Children are those of their parent's newest state, in every order, with repeats and concurrent writers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def item(key: int, lines: Lines) -> dict[str, Any]:
 
 
 class Replica:
-    """A migrated database, and the ways in which states of orders come into it."""
+    """A migrated database, and the paths by which states of orders reach it."""
 
     def __init__(self, database: str) -> None:
         self.database = database
@@ -166,7 +166,7 @@ def test_a_key_that_a_snapshot_holds_twice_keeps_the_children_of_one_of_them(
 
 
 class History:
-    """A generated life of some orders, and everything that carries it to the replica."""
+    """A generated life of some orders, and everything that brings it to the replica."""
 
     def __init__(self, seed: int) -> None:
         chance = random.Random(seed)

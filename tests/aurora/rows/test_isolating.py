@@ -1,4 +1,4 @@
-"""Rows that PostgreSQL refuses: those found in one statement are those that halving finds, for the same reasons."""
+"""Rows that PostgreSQL refuses: one statement finds the same rows as halving does, for the same reasons."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The SQL rule against the Python rule: generated pairs, thousands to a query, decided by a real PostgreSQL."""
+"""The SQL rule against the Python rule: generated pairs, thousands in a query, decided by a real PostgreSQL."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Pair = tuple[Position, Position]
 
 EPOCH = datetime(2024, 5, 14, 11, 14, 20, tzinfo=UTC)
 LABELS = ("2024-05-14T11:14:20.608", "2024-05-14T11:14:20.609", "2031-01-01T00:00:00.000")
-MAPPING = "a'b\"c"  # a name that quoting must hold
+MAPPING = "a'b\"c"  # a name that must be quoted
 
 PAIRS = sql.SQL(
     "SELECT {rule} FROM unnest(%s::numeric[], %s::timestamptz[], %s::numeric[], %s::timestamptz[])"

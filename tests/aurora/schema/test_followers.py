@@ -1,4 +1,4 @@
-"""Who follows the database: what `plan` says of publications, slots, subscriptions and replicas; and that it is so."""
+"""Followers of the database: what `plan` says about publications, slots, subscriptions and replicas; and it is true."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ Sessions = Callable[[str], Connection]
 
 @pytest.fixture
 def session(logical: PostgresServer) -> Generator[Sessions]:
-    """Make databases on a server that publishes, and drop what they hold on to."""
+    """Create databases on a server that publishes, and drop everything that holds on to them."""
     opened: list[Connection] = []
 
     def create(name: str) -> Connection:
@@ -130,7 +130,7 @@ def test_a_subscriber_stops_at_a_new_column_unless_the_steps_are_followed(
     eventually(arrives(2, '"Id", "City"', ", 'Ulm'"))
     assert [caution.what for caution in cautions(publisher, mapping(CITY))] == [published.what], "nothing is altered"
 
-    late = plan(publisher, [mapping(CITY, ZIP)])  # in the other order it stops, and goes on when the step is done
+    late = plan(publisher, [mapping(CITY, ZIP)])  # in the other order it stops, and continues once the step is done
     migrate(publisher, [mapping(CITY, ZIP)])
     arrived = arrives(3, '"Id", "Zip"', ", '89073'")
     eventually(
@@ -162,7 +162,7 @@ def test_slots_are_told_whether_or_not_something_reads_them(session: Sessions) -
     unknown, idle = cautions(connection)
     assert "slots read this database (forgotten), without a publication" in unknown.what
     assert idle.what.startswith("nothing reads the logical replication slots forgotten")
-    assert cautions(session("another")) == (), "a slot is of one database"
+    assert cautions(session("another")) == (), "a slot belongs to one database"
 
 
 def test_replicas_are_counted_also_by_a_role_that_may_see_no_more(session: Sessions, logical: PostgresServer) -> None:

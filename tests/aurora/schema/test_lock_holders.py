@@ -1,4 +1,4 @@
-"""Who holds a table: what is seen of whom, by whom, and when a lock would be had."""
+"""Who holds a table: what each role can see of whom, and when a lock could be taken."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_role_without_rights_sees_who_and_not_since_when(
 def test_a_table_that_short_transactions_hold_in_turns_is_free(
     connection: Connection, session: Callable[..., Connection]
 ) -> None:
-    """At every look someone holds it, and never the same twice: a lock would be had."""
+    """At every look someone holds it, but never the same one twice: a lock could be taken."""
     current = session("SELECT * FROM public.held")
 
     def pause() -> None:

@@ -124,8 +124,8 @@ def test_a_columns_default_is_what_rows_have_that_no_writer_gave_a_value(connect
     before = rows(connection, """SELECT pg_relation_filenode('replica."Employees"')""")
     grown = mapping(ID, NAME, "City: {attribute: city, type: varchar(9), default: It's NA}")
     migrate(connection, [grown])
-    store(connection, '"Id", "Name"', "2, 'Bo'")  # a replicator that does not know the column
-    store(connection, '"Id", "City"', "3, NULL")  # one that does
+    store(connection, '"Id", "Name"', "2, 'Bo'")  # from a replicator that does not know the column
+    store(connection, '"Id", "City"', "3, NULL")  # from one that does
     assert rows(connection, 'SELECT "City" FROM public."Employees" ORDER BY "Id"') == ["It's NA", "It's NA", None]
     assert rows(connection, """SELECT pg_relation_filenode('replica."Employees"')""") == before, "the catalog alone"
     assert plan(connection, [grown]).empty
@@ -322,7 +322,7 @@ def test_two_migrations_at_once_are_one(database: str) -> None:
 
 
 def test_a_long_reader_is_waited_for_without_queueing(database: str, connection: Connection) -> None:
-    """Whoever waits for an exclusive lock holds up everyone behind: it is looked for first who is there."""
+    """Whoever waits for an exclusive lock holds up everyone behind, so it looks first who holds the table."""
     migrate(connection, [mapping()])
     with psycopg.connect(database) as reader, closing(connect(database, application_name="writer")) as writer:
         reader.execute('SELECT * FROM "Employees"')
@@ -369,7 +369,7 @@ def named(name: str, *targets: str, table: str) -> TableMapping:
 def test_a_mapping_under_another_name_is_not_migrated_onto_rows_of_a_mapping(
     connection: Connection, *, recorded: bool
 ) -> None:
-    """Both would have written into one table, each taking the other's rows for its own, without a word."""
+    """Both used to write into one table, each taking the other's rows for its own, without an error."""
     migrate(connection, [mapping()])
     if not recorded:
         connection.execute("UPDATE replication.tables SET storage_tables = '{}'")

@@ -1,4 +1,4 @@
-"""What people gave a view or storage table of ours: what `migrate` keeps, and what it names as being in the way."""
+"""What people gave one of our views or storage tables: `migrate` keeps it, or names it as being in the way."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_defaults_comments_rules_and_triggers_of_the_view_are_kept(connection: C
 
 
 def test_a_security_label_is_given_to_the_new_view(connection: Connection) -> None:
-    """No provider is at hand here, so that the statement can be looked at only."""
+    """No label provider is available here, so the test can only look at the statement."""
     run(
         connection,
         "INSERT INTO pg_seclabel SELECT '\"Employees\"'::regclass, 'pg_class'::regclass, n, 'guard', 'secret'"
@@ -249,7 +249,7 @@ BARS = {
 @pytest.mark.filterwarnings("ignore")  # the server's own, of wal_level and publications
 @pytest.mark.parametrize("what", BARS)
 def test_what_bars_a_widening_is_named_and_all_is_as_before(connection: Connection, what: str) -> None:
-    """What the catalog does not tell beforehand, PostgreSQL says within the step's transaction."""
+    """Where the catalog does not show it in advance, PostgreSQL reports it within the step's transaction."""
     statement, name = BARS[what]
     run(
         connection,

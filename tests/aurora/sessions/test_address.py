@@ -1,4 +1,4 @@
-"""The one reader of the secret and the URL, and the TLS mode that follows."""
+"""The one reader of the secret and the URL, and the TLS mode that follows from them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SECRET = {**LOGIN, "host": "db.example", "port": 5433, "dbname": "hr"}
 
 
 def read(secret: dict[str, Any], **defaults: str) -> dict[str, Any]:
-    """The parameters of a secret, without those that only keep the environment out."""
+    """The parameters of a secret, except those that only keep the environment out."""
     parameters = from_secret(json.dumps(secret), DatabaseDefaults(**defaults)).parameters
     return {name: value for name, value in parameters.items() if value != ""}
 

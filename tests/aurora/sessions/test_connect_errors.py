@@ -1,4 +1,4 @@
-"""Why a session could not be opened: each reason its own sentence, and passing or not as it is."""
+"""Why a session could not be opened: each reason has its own sentence, and is transient or not."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ URL = "postgresql://napoleon:blücher-1815@127.0.0.1:{}/waterloo"
 
 
 def refusal(url: str, **parameters: str | int) -> ReplicationError:
-    """The error of connecting, which tells no name and chains nothing that would."""
+    """The error of connecting, which reveals no name and chains nothing that would."""
     with pytest.raises(ReplicationError) as raised:
         connect(url, application_name="test", connect_timeout_seconds=2, parameters=parameters).close()
     told = "".join(traceback.format_exception(raised.value))
@@ -179,7 +179,7 @@ def test_an_urls_missing_password_is_named(small: PostgresServer) -> None:
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """Who signs the server's certificate."""
+    """The authority that signs the server's certificate."""
     return Authority(tmp_path_factory.mktemp("authority"))
 
 
@@ -196,7 +196,7 @@ def tls(authority: Authority) -> Iterator[PostgresServer]:
 
 @pytest.fixture(scope="module")
 def tls_of_today(authority: Authority) -> Iterator[PostgresServer]:
-    """A server that speaks TLS 1.3 alone."""
+    """A server that only speaks TLS 1.3."""
     with run_directory() as folder:
         with PostgresServer(folder / "pg", durable=False):
             settings = authority.server_settings(folder / "pg", "localhost") | {"ssl_min_protocol_version": "TLSv1.3"}
@@ -209,7 +209,7 @@ def test_verify_full_connects_to_the_right_server_alone(
 ) -> None:
     good = {"host": "localhost", "hostaddr": "127.0.0.1", "sslrootcert": str(authority.certificate)}
     url = make_conninfo(tls.url, **good)
-    with closing(connect(url, application_name="test")) as connection:  # the bundle alone means verify-full
+    with closing(connect(url, application_name="test")) as connection:  # a bundle without a mode means verify-full
         assert connection.info.get_parameters()["sslmode"] == "verify-full"
         assert connection.pgconn.ssl_in_use
     other = Authority(tmp_path)
@@ -296,7 +296,7 @@ def test_a_reader_alone_is_told_as_such_and_passes() -> None:
 
 @pytest.mark.parametrize("of", ["DATABASE", "ROLE"])
 def test_a_writer_that_is_set_to_read_only_is_no_reader_and_does_not_pass(database: str, of: str) -> None:
-    """It was told as 25006, which usually passes."""
+    """It used to be reported as 25006, which is usually transient."""
     with psycopg.connect(database, autocommit=True) as connection:
         role = sql.Identifier(f"{connection.info.dbname}_role")
         name = role if of == "ROLE" else sql.Identifier(connection.info.dbname)

@@ -1,4 +1,4 @@
-"""Connections: what each of them is set up for."""
+"""Connections: how each of them is set up."""
 
 from __future__ import annotations
 

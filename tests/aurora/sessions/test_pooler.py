@@ -1,4 +1,4 @@
-"""Poolers, found when connecting: who is refused, with which words, and what is left behind (nothing)."""
+"""Poolers, detected when connecting: who is refused, with which message, and that nothing is left behind."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SETTINGS = "SELECT current_setting('statement_timeout'), current_setting('TimeZo
 
 
 def left_on_servers(database: str) -> list[tuple[object, ...]]:
-    """Session locks on the server connections of a database, asked for directly."""
+    """Session locks on the server connections of a database, read directly."""
     with psycopg.connect(database, autocommit=True) as connection:
         return connection.execute(
             "SELECT l.pid FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)"

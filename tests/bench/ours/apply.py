@@ -1,4 +1,4 @@
-"""Dynaurora's replicator: the Lambda's own handler, with all that it logs and counts."""
+"""Dynaurora's replicator: the Lambda function's own handler, with all its logging and counting."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CONTEXT = SimpleNamespace(
 
 
 def prepare(spec: Spec) -> Work:
-    """Set the environment as the function's; `spec.location` is the folder of mappings."""
+    """Set the function's environment; `spec.location` is the folder of mappings."""
     os.environ["DATABASE_URL"] = spec.url
     os.environ["DYNAURORA_TABLES"] = spec.location
     return invocations(lambda_handler, CONTEXT, Path(spec.text_path))

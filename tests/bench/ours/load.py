@@ -18,7 +18,7 @@ def prepare(spec: Spec) -> Work:
     services = Services(Settings.from_environment({"DATABASE_URL": spec.url}))
 
     def work() -> dict[str, object]:
-        # Small samples are loaded the way large tables are: aside, by processes. A profiler sees one process alone.
+        # Small samples are loaded as large tables are: aside, by processes. A profiler only sees one process.
         processes_from = sys.maxsize if spec.options.get("threads") else 0
         report = load(
             services, mapping, spec.location, workers=spec.workers, aside_from=0, processes_from=processes_from

@@ -1,4 +1,4 @@
-"""Dynaurora's reconciliation of a table with the export it was loaded from, called as its command line calls it."""
+"""Dynaurora's reconciliation of a table with the export it was loaded from, called as the command line calls it."""
 
 from __future__ import annotations
 

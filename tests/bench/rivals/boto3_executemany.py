@@ -1,4 +1,4 @@
-"""boto3's TypeDeserializer and psycopg's executemany: what most hand-written loaders do."""
+"""boto3's TypeDeserializer and psycopg's executemany, as in most hand-written loaders."""
 
 from __future__ import annotations
 

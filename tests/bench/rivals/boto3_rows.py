@@ -1,6 +1,7 @@
 """Rows as boto3 users make them: its TypeDeserializer for every value, JSON by hand so that Decimal keeps its digits.
 
-Shared by the rivals that go through Python rows. What the deserializer cannot tell apart is lost here as it would be.
+Shared by the rivals that go through Python rows. What the deserializer cannot distinguish is lost here, as it would be
+for its users.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """DuckDB reads the export, Arrow carries it, ADBC's PostgreSQL driver copies it in.
 
-Its types have no number of 38 free digits and no jsonb: those columns travel as text into a table of texts, and are
-cast there. A list or map needs a function of ours in Python, for SQL does not descend into DynamoDB's JSON.
+It has no type for a number of 38 free digits and no jsonb: those columns go as text into a table of texts, and are cast
+there. A list or map needs a Python function of ours, because its SQL does not descend into DynamoDB's JSON.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _ROWS_AT_ONCE = 50_000
 
 
 def prepare(spec: Spec) -> Work:
-    """Import the two, which only this environment has."""
+    """Import the two libraries, which only this environment has."""
     duckdb, adbc = importlib.import_module("duckdb"), importlib.import_module("adbc_driver_postgresql.dbapi")
     shape = SHAPES[spec.shape]
     defaults = dict(shape.defaults)

@@ -1,4 +1,4 @@
-"""pandas.DataFrame.to_sql, its multi-row INSERT by SQLAlchemy; what needs a cast goes by a table of texts."""
+"""pandas.DataFrame.to_sql, with SQLAlchemy's multi-row INSERT; columns that need a cast go through a table of texts."""
 
 from __future__ import annotations
 

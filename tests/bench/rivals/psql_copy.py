@@ -1,4 +1,4 @@
-r"""The limit: psql's \copy of a ready-made text file, into the same table, its key first or built after."""
+r"""The limit: psql's \copy of a ready-made text file into the same table, with its key first or built afterwards."""
 
 from __future__ import annotations
 

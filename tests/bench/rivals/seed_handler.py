@@ -1,9 +1,9 @@
 """The widely copied handler, rebuilt with the same behaviour: a connection for each invocation, a statement for each
 record, the whole table read at the end, every record logged.
 
-`spec.options`: `select` keeps the reading of the whole table (with its line of log), `log` keeps the logging. Its
-secret is given instead of read from Secrets Manager, which Powertools caches: in the original's favour. For a table
-of more columns than its three, the same statements with more columns.
+`spec.options`: `select` keeps the read of the whole table (with its line of log), `log` keeps the logging. Its secret
+is given instead of read from Secrets Manager; the original caches it with Powertools, so this is in its favour. For a
+table with more columns than its three, it has the same statements with more columns.
 """
 
 from __future__ import annotations

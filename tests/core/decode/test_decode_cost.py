@@ -1,6 +1,6 @@
-"""What decoding costs in things that do not depend on the machine: function calls, Python's and C's, an item.
+"""The cost of decoding in units that do not depend on the machine: function calls for an item, Python's and C's.
 
-A call costs about as much everywhere in comparison with the rest. What takes the general path costs hundreds of them.
+Compared with the rest, a call costs about the same everywhere. The general path takes hundreds of calls.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def test_an_item_costs_so_many_calls_and_no_more(
     decoder = BlockDecoder(target)
     lines = [line_of(item(number), ascii_only=False) for number in range(2_000)]
     for _ in range(2):
-        decoder.decode(written(lines[:100]), file="f")  # what it learns, it learns once
+        decoder.decode(written(lines[:100]), file="f")  # it learns only once
     block = written(lines)
     assert calls(lambda: decoder.decode(block, file="f")) / len(lines) <= most
 

@@ -1,4 +1,4 @@
-"""The function written for a target against the general path: same rows, same refusals, same counts."""
+"""The function generated for a target against the general path: same rows, same refusals, same counts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Convert = Callable[[Mapping[str, Any]], tuple[Any, ...]]
 
 
 def outcome(target: Target, item: Mapping[str, Any], *, written: bool) -> tuple[Any, ...]:
-    """The row, or what was raised; and what was settled."""
+    """The row, or the exception; and the values that a policy changed."""
     settled: Counter[str] = Counter()
     decoder = RowDecoder(target, settled)
     convert: Convert = WrittenDecoder(decoder).row if written else decoder.row
@@ -105,7 +105,7 @@ def test_the_code_is_shown_by_a_traceback() -> None:
 
 
 def test_items_that_are_left_to_the_general_way_are_not_kept() -> None:
-    """An exception that is raised again and again holds on to all the frames that it passed."""
+    """An exception that is raised again and again keeps all the frames that it passed."""
     columns = (Column("key", "key", ("key",), parse_sql_type("text")), Column("c", "c", ("c",), parse_sql_type("text")))
     decoder = WrittenDecoder(RowDecoder(Target("public", "t", ("key",), columns)))
     decoder.key = decoder.key_of = decoder._general = nothing_read  # type: ignore[assignment]  # which raises nothing

@@ -64,7 +64,7 @@ attributes: st.SearchStrategy[dict[str, Any]] = st.recursive(
     ),
     max_leaves=6,
 )
-# What DynamoDB never writes, and a damaged or foreign file may hold.
+# DynamoDB never writes this, but a damaged or foreign file may contain it.
 malformed: st.SearchStrategy[Any] = st.sampled_from(
     [{}, {"S": 5}, {"S": None}, {"N": 5}, {"N": "1", "S": "x"}, {"S": "x", "N": "1"}, {"BOOL": 1}, {"BOOL": "t"},
      {"SS": "ab"}, {"SS": [1]}, {"L": {}}, {"M": []}, {"M": {"x": {"S": 1}}}, {"L": [{"S": "x", "N": "1"}]},
@@ -117,16 +117,16 @@ def line_of(item: Any, *, ascii_only: bool = True) -> str:  # noqa: ANN401
 
 
 def written(lines: list[str]) -> bytes:
-    """In UTF-8. A lone surrogate, which has none, stands as an escape.
+    """In UTF-8. A lone surrogate, which UTF-8 does not have, becomes an escape.
 
-    Bytes that are not UTF-8 are refused by PostgreSQL (tests/jobs/load/test_load.py).
+    PostgreSQL refuses bytes that are not UTF-8 (tests/jobs/load/test_load.py).
     """
     text = "".join(line + "\n" for line in lines)
     return _LONE_SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text).encode()
 
 
 def outcome(target: Target, block: bytes, *, general: bool, after: bytes = b"") -> tuple[Any, ...]:
-    """Rows sorted, failures as texts, what was settled; or the error. `after` is what the decoder has learnt from."""
+    """Rows sorted, failures as texts, changed values; or the error. The decoder first learns from `after`."""
     settled: Counter[str] = Counter()
     decoder = BlockDecoder(target, settled)
     if after:
@@ -149,14 +149,14 @@ _COPY_ESCAPES = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "\\": "\
 
 
 def read_row(target: Target, line: bytes) -> list[Any]:
-    """Read a row as PostgreSQL would: values that are one to it are one here, however they are spelt."""
+    """Read a row as PostgreSQL would, so that different spellings of one value are equal."""
     fields = line.decode("utf-8", "surrogatepass").split("\t")
     types = [*(column.type.name for column in target.columns), *(["jsonb"] if target.unmapped else [])]
     return [read_field(sql_type, text) for sql_type, text in zip(types, fields, strict=True)]
 
 
 def as_number(text: str) -> tuple[str, str]:
-    """A number is not its digits' text."""
+    """A number is compared by value, not by its text."""
     return "number", f"{Decimal(text):f}"
 
 
@@ -175,7 +175,7 @@ def read_field(sql_type: str, text: str) -> object:
         if sql_type == "timestamptz":
             return datetime.fromisoformat(text)
     except (InvalidOperation, ValueError):
-        pass  # a default, which is not checked here
+        pass  # a default; this test does not check defaults
     return text
 
 
@@ -264,7 +264,7 @@ EMPLOYEES = Target(
 )
 @example(0, "Zoë")
 def test_most_lines_are_not_even_parsed(number: int, name: str) -> None:
-    """Else it would be right and slow."""
+    """Otherwise it would be right but slow."""
     decoder = BlockDecoder(EMPLOYEES)
     line = line_of({"Id": {"N": str(number)}, "empName": {"S": name}}, ascii_only=False)
     assert decoder.decode(written([line]), file="f") == (f"{number}\t{name}\t{{}}\n".encode(), 1, [])

@@ -1,4 +1,4 @@
-"""Documents read by a template that they fill, against the way that any document is written; how it is learnt."""
+"""Documents read by a template that they fill, against the general way to write a document; how it is learnt."""
 
 from __future__ import annotations
 
@@ -65,18 +65,18 @@ def test_documents_of_one_template_are_written_as_any_are(document: dict[str, An
 
 
 def plainly(documents: list[bytes]) -> list[str]:
-    """Write the numbers out: an exponent may stay, which PostgreSQL reads as the plain notation."""
+    """Write the numbers out: an exponent may stay, because PostgreSQL reads it as the plain notation."""
     parsed = [json.loads(as_json(text), parse_int=in_digits, parse_float=in_digits) for text in documents]
     return [json.dumps(document) for document in parsed]
 
 
 def in_digits(text: str) -> dict[str, str]:
-    """Return a number's plain notation, told apart from a text."""
+    """Return a number's plain notation, marked as a number."""
     return {"": number(text)}
 
 
 def test_an_exponent_stays_or_is_written_out_and_is_the_same_number() -> None:
-    """A text that looks like what closes a tag has its document parsed, which writes the number out."""
+    """A document with a text that looks like the end of a tag is parsed, and parsing writes the number out."""
     document = text_of({"M": {"a": {"S": "}"}, "n": {"N": "1E+5"}}})
     template = common_template([document])
     assert template is not None
@@ -123,7 +123,7 @@ def test_the_template_is_that_of_most_documents() -> None:
 
 
 def documents_in(lines: int, *, like: bool) -> bytes:
-    """Lines whose documents fill one template, or each another."""
+    """Lines whose documents all fill one template, or each its own."""
     items = [
         {"pk": {"S": f"k{n}"}, "map": {"M": {"a" if like else f"a{n}": {"S": f"x{n}"}, "n": {"N": str(n)}}}}
         for n in range(lines)
@@ -158,7 +158,7 @@ def test_of_a_document_that_is_there_twice_the_last_one_counts(first: str, secon
 
 
 def test_a_template_is_learnt_where_documents_are_rare() -> None:
-    """The first pieces have none at all."""
+    """The first pieces contain no document at all."""
     reader = LineReader(EVERY_TYPE)
     reader.read(written([line_of({"pk": {"S": "k"}})]))
     reader.read(documents_in(2, like=True))

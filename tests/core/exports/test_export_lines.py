@@ -1,4 +1,4 @@
-"""Lines of data files: every line a row, a change or a failure; what is not of the form names file and line."""
+"""Lines of data files: every line gives a row, a change or a failure; an error for a wrong form names file and line."""
 
 from __future__ import annotations
 

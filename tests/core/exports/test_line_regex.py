@@ -1,4 +1,4 @@
-"""Lines read without parsing against the general path: hostile texts and names, every type, what is nearly right."""
+"""Lines read without parsing against the general path: hostile texts and names, every type, nearly correct lines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pipeline.core.model.mapping import Column, OnError, Target
 from pipeline.core.types.sql_types import parse_sql_type
 from tests.core.exports.test_block_decode import line_of, outcome, read_row, written
 
-# Names that are type tags, or that would end a text, a pattern or an object if they were taken at their word.
+# Names that are type tags, or that would end a text, a pattern or an object if they were not escaped.
 NAMES = ("S", "N", "M", "L", "SS", "BOOL", "NULL", "a.b", 'q"', "b\\", "}}", "]}", '{"M":{', "ü", "(", "t\tb", "Item")
 PIECES = ('"', "\\", "/", "{", "}", "[", "]", ",", ":", "}}", "]}", '"}', '{"S":"', '{"N":"1"}', "\n", "\t", "\r", "\b",
           "\f", "\x00", "\x01", "\x02", "\x03", "\x04", "\x1f", "\x7f", "\\u0041", "\\n", "\\N", "é", "日本", "😀",
@@ -79,7 +79,7 @@ def values_of(tag: str) -> st.SearchStrategy[dict[str, Any]]:
 
 @st.composite
 def typed_lines(draw: st.DrawFn) -> tuple[Target, list[str]]:
-    """A target, and lines of items that mostly are what its columns expect, each with its attributes in any order."""
+    """A target, and lines of items that mostly fit its columns, each with its attributes in any order."""
     tags = {name: draw(st.sampled_from(sorted(TYPES))) for name in draw(st.lists(names, unique=True, max_size=5))}
     columns = [Column("key", "key", ("key",), parse_sql_type(draw(st.sampled_from(["text", "varchar(9)"]))))]
     for number, (name, tag) in enumerate(tags.items()):
@@ -122,7 +122,7 @@ def test_lines_read_unparsed_give_what_the_general_way_gives(made: tuple[Target,
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=150)
 @given(typed_lines())
 def test_what_was_learnt_from_other_lines_changes_no_row(made: tuple[Target, list[str]]) -> None:
-    """The first line's documents fill the template that was learnt, the others mostly do not."""
+    """The first line's documents fill the learnt template; the others mostly do not."""
     target, lines = made
     block = written([*lines, *lines[::-1]])
     assert outcome(target, block, general=False, after=written(lines[:1])) == outcome(target, block, general=True)
@@ -141,7 +141,7 @@ def test_what_was_learnt_from_other_lines_changes_no_row(made: tuple[Target, lis
 def test_a_damaged_line_is_refused_alike(
     made: tuple[Target, list[str]], place: int, junk: str, insert: bool, learnt: bool
 ) -> None:
-    """One character more, or another in one's place, anywhere: no way takes for right what another refuses."""
+    """One character added or replaced, anywhere: no path accepts what another refuses."""
     target, lines = made
     after = written(lines[:1]) if learnt else b""
     text = lines[0]
@@ -199,7 +199,7 @@ ITEM: dict[str, Any] = {
 
 def without_parsing(target: Target) -> BlockDecoder:
     decoder = BlockDecoder(target)
-    decoder._written = decoder.rows = None  # type: ignore[assignment]  # all other ways
+    decoder._written = decoder.rows = None  # type: ignore[assignment]  # all other paths
     return decoder
 
 
@@ -207,7 +207,7 @@ def without_parsing(target: Target) -> BlockDecoder:
 @given(st.permutations(list(ITEM)), st.sets(st.sampled_from([name for name in ITEM if name != "pk"])), st.booleans())
 @example(list(ITEM), set(), True)
 def test_items_of_every_type_are_never_parsed(order: list[str], absent: set[str], ascii_only: bool) -> None:
-    """In any order, with any of them missing, escaped or not: else it would be right and slow."""
+    """In any order, with any of them missing, escaped or not: otherwise it would be right but slow."""
     item = {name: ITEM[name] for name in order if name not in absent}
     item["esc"] = {"S": 'a "quote", a \\, a /, a line\nand a\ttab'}
     block = written([line_of(item, ascii_only=ascii_only)] * 3)
@@ -306,7 +306,7 @@ def test_only_so_many_names_are_learnt() -> None:
 
 
 def test_a_name_that_one_line_has_alone_is_not_learnt(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each would be made an alternative of, and the expression made again."""
+    """Each such name would add an alternative, and the expression would be compiled again."""
     reader = LineReader(EVERY_TYPE)
     reader.read(written([line_of({"pk": {"S": "k"}})]))
     monkeypatch.setattr(LineRegex, "__init__", None)
@@ -374,7 +374,7 @@ def test_a_line_end_within_a_text_is_no_match_of_two_lines() -> None:
 
 
 def test_an_expression_is_soon_made() -> None:
-    """A hundred names, all of them nested, are alternatives in one expression of bounded size."""
+    """A hundred names, all nested, are alternatives in one expression of bounded size."""
     target = Target("public", "t", ("pk",), (column("pk", "text"),), "rest")
     regex = LineRegex(target, {f"attribute {n}": True for n in range(MOST_NAMES)})
     item = {"pk": {"S": "k"}, "attribute 99": {"M": {"x": {"S": "y"}}}}

@@ -1,4 +1,4 @@
-"""Marked text: texts keep their meaning, whatever the marks stand for."""
+"""Marked text: texts keep their meaning, whatever the marks replace."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pipeline.core.types.fast.marked_text import EMPTY, UNREADABLE, as_copy_text, as_json, marked, with_empties
 
 PIECES = ["\\", '"', "/", "u0041", "u0022", "u005c", "u000", "n", "r", "ud83d", "ude00", "\n", "a", "é"]
-# What a text's characters are in COPY text.
+# How COPY text spells a text's characters.
 _COPIED = str.maketrans({"\\": "\\\\", "\b": "\\b", "\t": "\\t", "\n": "\\n", "\f": "\\f", "\r": "\\r"})
 
 

@@ -1,4 +1,4 @@
-"""How a range is cut into windows, and how the cuts are covered."""
+"""How a range is cut into windows, and what covers the cuts."""
 
 from __future__ import annotations
 

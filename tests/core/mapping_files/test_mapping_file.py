@@ -36,9 +36,9 @@ SCHEMA = json.loads((Path(__file__).parents[3] / "docs" / "mapping.schema.json")
 
 @dataclass(frozen=True)
 class Wrong:
-    """`old` of RIGHT becomes `new`; the problems, without the file's name, are `messages`.
+    """Replace `old` in RIGHT with `new`; `messages` are the problems, without the file's name.
 
-    `structural`: the JSON Schema refuses it too. The other rules are beyond a schema, and it must accept those.
+    `structural`: the JSON Schema refuses it too. A schema cannot express the other rules, and must accept those files.
     """
 
     what: str
@@ -347,12 +347,12 @@ def test_the_schema_refuses_what_is_wrong_in_structure(case: Wrong) -> None:
 
 @pytest.mark.parametrize("case", [case for case in WRONG if not case.structural], ids=lambda case: case.what)
 def test_the_schema_leaves_the_rest_to_the_validator(case: Wrong) -> None:
-    """Else the case belongs to the structural ones, and the two would drift apart unseen."""
+    """Otherwise the case belongs to the structural ones, and the two would drift apart unseen."""
     try:
         instance = yaml.safe_load(RIGHT.replace(case.old, case.new, 1))
         json.dumps(instance, default=str)
     except (yaml.YAMLError, ValueError):
-        return  # not YAML, or without end: no schema gets to see it
+        return  # not YAML, or it never ends: no schema gets to see it
     if isinstance(instance, dict):
         assert not schema_errors(RIGHT.replace(case.old, case.new, 1))
 
@@ -493,5 +493,5 @@ def test_the_schema_offers_every_type_and_is_itself_valid() -> None:
 
 def schema_errors(text: str) -> list[str]:
     instance: Any = yaml.safe_load(text)
-    instance = json.loads(json.dumps(instance, default=str))  # what an editor's YAML 1.2 parser hands to the schema
+    instance = json.loads(json.dumps(instance, default=str))  # what an editor's YAML 1.2 parser gives to the schema
     return [error.message for error in jsonschema.Draft202012Validator(SCHEMA).iter_errors(instance)]  # type: ignore[reportUnknownMemberType]

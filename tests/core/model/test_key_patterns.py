@@ -1,4 +1,4 @@
-"""Patterns over keys: one reading of each key, the way back, and exactly whether two have a key in common."""
+"""Patterns over keys: each key has one reading, a pattern builds its key again, and a common key of two is found."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_a_common_key_is_found_exactly_when_there_is_one(one: Pattern, other: Pa
         assert parts(one, shared) is not None
         assert parts(other, shared) is not None
     longest = 6 if shared is None else len(shared) - 1
-    for length in range(min(longest, 6) + 1):  # none is shorter, over an alphabet with a character of neither
+    for length in range(min(longest, 6) + 1):  # no common key is shorter; the alphabet has a character of neither
         for key in map("".join, product(f"{ALPHABET}x", repeat=length)):
             assert parts(one, key) is None or parts(other, key) is None
 

@@ -1,4 +1,4 @@
-"""What a tick may not claim: cases that generated histories of operations found (`tests.stress.operations`)."""
+"""What a tick must not claim: cases that generated histories of operations found (`tests.stress.operations`)."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_a_place_that_is_held_is_not_denied_its_end_because_something_newer_was_
 
 
 def test_a_pause_of_the_probe_is_not_taken_for_a_shard_that_stands_still() -> None:
-    """The database was away, and the replicator with it: it tries again soon, and is not stuck after two ticks."""
+    """The database was away, and so was the replicator: it retries soon, and is not stuck after two ticks."""
     at = NOW - timedelta(minutes=10)
     late = Waiting("public.Orders", ("1",), 5, at, at, "s1")
     memory = tick(before(at), at + SETTLE, shard(at, sightings=(late,)))
@@ -119,7 +119,7 @@ def test_ticks_at_the_same_moment_are_not_taken_for_a_shard_that_stands_still() 
 
 
 def test_a_key_that_is_written_all_the_time_shows_how_far_its_shard_is_applied() -> None:
-    """Its newest change is never there yet when a tick looks."""
+    """Whenever a tick looks, its newest change has not arrived yet."""
     memory = before(NOW - timedelta(minutes=1))
     for minute in range(3):
         at = NOW + timedelta(minutes=minute)

@@ -1,4 +1,4 @@
-"""Records and attribute values that are not of DynamoDB's form: rejects, or a batch that stops; never a guess."""
+"""Records and attribute values that do not have DynamoDB's form: a reject, or a stopped batch; never a guess."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The codec at its edges: numbers, times, JSON strings, paths, and what a policy settles."""
+"""The codec at its limits: numbers, times, JSON strings, paths, and the values that a policy changes."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_an_epoch_time_is_exact_to_the_microsecond(micros: int) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "1.00000000000000000000000000000001",  # 33 digits: arithmetic on 28 would take it for a whole second
+        "1.00000000000000000000000000000001",  # 33 digits: arithmetic with 28 would take it for a whole second
         "0.0000001",
         "1E-130",
     ],

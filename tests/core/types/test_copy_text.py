@@ -1,4 +1,4 @@
-"""COPY text: every field as it is written by itself, whatever the other rows of its block hold."""
+"""COPY text: every field is written as it would be alone, whatever the other rows of its block contain."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ def test_a_block_is_its_rows_fields(rows: list[tuple[str | None, ...]]) -> None:
 
 @pytest.mark.parametrize("value", ["a\x00b", "\x00"])
 def test_what_stands_for_null_within_a_block_is_never_taken_for_it(value: str) -> None:
-    """PostgreSQL is to refuse the value, not to store another."""
+    """PostgreSQL must refuse the value, not store another one."""
     assert copy_text([(value, None)]) == f"{value}\t\\N\n".encode()

@@ -1,4 +1,4 @@
-"""A column option or a type that fast decoding was not made for: every way honours it, or takes the general path."""
+"""A column option or type that fast decoding does not know: every path honours it, or takes the general path."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ from tests.type_table import TAGS
 
 @dataclass(frozen=True, slots=True)
 class MarkedColumn(Column):
-    """A column with an option of tomorrow: its texts begin with a mark."""
+    """A column with an unknown option: its texts begin with a mark."""
 
     mark: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class AuditedTarget(Target):
-    """A target with an option of tomorrow."""
+    """A target with an unknown option."""
 
     audited: bool = False
 
 
 def marking(codec: Codec) -> Codec:
-    """The codec, with a conversion that honours the option; what it says of fast decoding is as it was."""
+    """The codec, with a conversion that honours the option; its statement about fast decoding is unchanged."""
 
     def convert(use: Use) -> Callable[[Any], str]:
         value_of, mark = codec.convert(use), getattr(use.column, "mark", None) or ""
@@ -61,12 +61,12 @@ def address(value: str) -> str:
 
 
 INET = Codec(name="inet", tags=frozenset({"S"}), convert=lambda _: address)
-"""A type of tomorrow, which says nothing of fast decoding."""
+"""An unknown type, which says nothing about fast decoding."""
 
 
 @pytest.fixture
 def tomorrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Types as they will be."""
+    """The registry of types, with the unknown type in it."""
     for name, codec in TYPES.items():
         monkeypatch.setitem(TYPES, name, marking(codec))
     monkeypatch.setitem(TYPES, "inet", INET)
@@ -87,7 +87,7 @@ def target_of(column: Column, *others: Column, unmapped: str | None = None) -> T
 
 
 def every_way(target: Target, item: dict[str, Any], key: str = "pk") -> dict[str, list[Any]]:
-    """The row of an item as each way of decoding gives it, as PostgreSQL would read it."""
+    """The row of an item by each path of decoding, as PostgreSQL would read it."""
     decoder = RowDecoder(target)
     line = line_of(item, ascii_only=False)
     block = written([line] * 3)

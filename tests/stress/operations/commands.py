@@ -1,7 +1,7 @@
-"""The commands that the product prints, carried out on the world as its jobs carry them out.
+"""The commands that the product prints, carried out on the world as its jobs do.
 
-Invariant: what decides is the product's own: the cutting of windows, the verdict on a difference, the ordering rule.
-What is rebuilt here is only what those jobs do with AWS and SQL: exports, what they leave out, reads, writes, waiting.
+Invariant: the product's own code decides: the cutting of windows, the verdict on a difference, the ordering rule. This
+module only rebuilds what those jobs do with AWS and SQL: exports, what exports leave out, reads, writes, waiting.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ MOST_LAG = timedelta(seconds=300)
 
 @dataclass(slots=True)
 class Outcome:
-    """What a command came to. `code` as the process's: 0, 1 a person is needed, 2 wrong use, 3 away."""
+    """The outcome of a command. `code` as the process's: 0, 1 a person is needed, 2 wrong use, 3 away."""
 
     code: int
     why: str = ""
@@ -53,11 +53,11 @@ class Outcome:
     undecided: int = 0
     drift: list[int] = field(default_factory=list[int])
     false: list[int] = field(default_factory=list[int])
-    """Keys called drift whose change a function at work was about to bring."""
+    """Keys called drift although a working function was about to bring their change."""
 
 
 class Commands:
-    """`meanwhile` is what the world does while a command waits, `tick` how one looks at the stream."""
+    """`meanwhile` is what the world does while a command waits, `tick` runs the probe."""
 
     def __init__(
         self, world: World, product: Product, meanwhile: Callable[[float], None], tick: Callable[[], None]
@@ -67,7 +67,7 @@ class Commands:
 
     def run(self, text: str) -> Outcome:
         """Carry out `dynaurora …`."""
-        if self.world.random.random() < 0.5:  # typed into a shell; else a run of a process that lives on
+        if self.world.random.random() < 0.5:  # typed into a shell; otherwise a run of a process that lives on
             self.product.clock = self.product.new_clock()
         try:
             return self._run(text)
@@ -128,7 +128,7 @@ class Commands:
         return Outcome(2, "a load lies too close to both ends", hint=catch_up_command(begin, asked.end))
 
     def _wait_for_end(self, end: datetime) -> bool:
-        """Wait until the range's end can be exported; refuse one that is further in the future than the job waits."""
+        """Wait until the range's end can be exported; refuse an end further in the future than the job waits."""
         if end > self.product.now() + self.product.future_waited_for:
             return False
         while self.world.now - RESTORABLE_BEHIND < end:
@@ -202,7 +202,7 @@ class Commands:
 
 
 class Reconciliation:
-    """One run: a snapshot, what differs from it, and looks at that until it is decided or the patience ends."""
+    """One run: a snapshot, the differences from it, and looks at those until they are decided or the wait ends."""
 
     def __init__(
         self,
@@ -225,7 +225,7 @@ class Reconciliation:
     def carry_out(self) -> Outcome:
         self._wait(self.world.random.choice([30, 120, 600]))
         unfit = {state for state in self.items.values() if state.startswith("!")}
-        self.world.database.unfit |= unfit  # counted as rejected, and told
+        self.world.database.unfit |= unfit  # counted as rejected, and reported
         self.items = {key: state for key, state in self.items.items() if state not in unfit}
         if self.table is not self.world.table:
             return Outcome(3, "the table is gone")
@@ -247,7 +247,7 @@ class Reconciliation:
         return outcome
 
     def _paused(self) -> bool:
-        """Wait while replication is known to be too far behind; False: for too long."""
+        """Wait while replication is known to be too far behind; returns False if that takes too long."""
         for _ in range(PATIENCE_SECONDS // LOOK_SECONDS // 3):
             if self.product.lag() <= MOST_LAG:
                 return True
@@ -328,7 +328,7 @@ def printed(remedy: str) -> list[str]:
 def _planned(
     windows: list[Window], cuts: list[datetime], earliest: datetime, least: timedelta
 ) -> list[tuple[Window, bool]]:
-    """Put seams and further windows behind the windows they overlap, as `pipeline.jobs.catch_up.catch_up` does."""
+    """Put seams and other overlapping windows after the windows they overlap, as the catch-up does."""
     from_cuts = windows_from_cuts(windows, cuts, shortest=least)
     planned: list[tuple[Window, bool]] = []
     for window in windows:
@@ -367,7 +367,7 @@ def _compared(row: Row | None, state: str | None) -> Compared:
 
 
 def _after_look(candidate: Candidate, before: str, mark: str, read_at: datetime) -> Candidate:
-    """Keep the earlier look where the row has not changed since."""
+    """Keep the earlier look if the row has not changed since."""
     if candidate.mark is not None and candidate.mark == mark:
         return candidate
     kept = (before, read_at) if before == mark else (None, None)

@@ -1,7 +1,7 @@
-"""Histories of operations: from a seed, one world, what happens to it, and a person who follows what is printed.
+"""Histories of operations: from a seed, one world, what happens to it, and a person who follows the printed commands.
 
-Invariant: the same seed gives the same history. Whatever went wrong, the end is the same: people put right what the
-conditions name (functions, mappings, streams), and the rest is left to the printed commands.
+Invariant: the same seed gives the same history. Whatever went wrong, the end is the same: people repair what the
+conditions name (functions, event source mappings, streams), and the printed commands must do the rest.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TICK_SECONDS = 30
 WARN = timedelta(minutes=5)
 AT_WORK_AFTER = timedelta(minutes=10)
 MOST_ROUNDS = 8
-"""Visits of a person, each a command or two, until everything is as in the source."""
+"""The most visits of a person, each a command or two, until everything is as in the source."""
 
 
 @dataclass(slots=True)
@@ -64,7 +64,7 @@ def run_history(seed: int, trace: Callable[[str], None] | None = None) -> Counts
 
 
 class History:
-    """One history at work."""
+    """One history in progress."""
 
     def __init__(self, seed: int, trace: Callable[[str], None] | None = None) -> None:
         self.random = random = Random(seed)
@@ -81,7 +81,7 @@ class History:
         }
         self.world.deploy()
         self.product = Product(self.world)
-        if not self.healthy and random.random() < 0.2:  # more waits, or is lost, than is kept
+        if not self.healthy and random.random() < 0.2:  # more changes wait, or are lost, than are kept
             self.product.most_waiting, self.product.most_lost = random.choice([(1, 10_000), (2, 2), (10_000, 1)])
         self.product.knows_mapping = self.world.settings["window_seconds"] > 1 or random.random() < 0.8
         self.commands = Commands(self.world, self.product, self.meanwhile, self.tick)
@@ -166,7 +166,7 @@ class History:
         self.world.advance(self.random.choice(SHORT) if seconds is None else seconds)
 
     def meanwhile(self, seconds: float) -> None:
-        """What happens while a command waits."""
+        """Let the world go on while a command waits."""
         if not self.quiet and self.random.random() < 0.2:
             self.write()
         if not self.quiet and self.clock in self.faults and self.random.random() < 0.1:
@@ -196,7 +196,7 @@ class History:
             raise Wrong(f"reconcile calls {outcome.drift} drift, code {outcome.code}, where nothing went wrong")
 
     def visit(self) -> int:
-        """Follow one of the things that are printed; returns how many commands that were."""
+        """Follow one of the printed remedies; returns how many commands that took."""
         remedies = self.product.remedies()
         if self.healthy and remedies:
             raise Wrong(f"{remedies} where nothing went wrong")
@@ -234,7 +234,7 @@ class History:
         self.say(f"        to {chosen[0]:%d %H:%M:%S}")
 
     def clone(self) -> None:
-        """The database is cloned, at a moment or as it is, and a new mapping begins on it."""
+        """The database is cloned, with or without a delay, and a new event source mapping begins on the clone."""
         self.world.restore(
             self.random.choice(self.world.backups)[1] if self.random.random() < 0.7 else self.world.database
         )
@@ -295,7 +295,7 @@ class History:
         self.away_or_not()
 
     def busy(self) -> None:
-        """A tick comes no further in a shard than a record or two; what is far behind is passed by."""
+        """A tick reads only a record or two of a shard; what is far behind is skipped."""
         self.product.most_records, self.product.passes_by = self.random.randint(1, 2), self.random.random() < 0.8
         for _ in range(self.random.randint(1, 2)):
             self.write()
@@ -328,7 +328,7 @@ class History:
             self.pause()
 
     def fix(self) -> None:
-        """A person puts right what conditions name."""
+        """A person repairs what conditions name."""
         self.product.throttled, self.product.most_records = set(), 1_000
         if self.world.table.stream is None or not self.world.table.stream.enabled:
             self.world.enable_stream()
@@ -365,7 +365,7 @@ class History:
         self.come_late()
 
     def follow_all(self) -> int:
-        """Follow what is printed until nothing is, and nothing waits; returns how many commands that took."""
+        """Follow printed commands until there are none, and nothing waits; returns how many commands that took."""
         commands = 0
         for _ in range(MOST_ROUNDS):
             if not self.product.remedies() and not self.product.memory.waiting and not self.product.scouted:
@@ -379,14 +379,14 @@ class History:
         return commands
 
     def come_late(self) -> None:
-        """After the remedies, functions of earlier streams bring what they hold: nothing that is not so any more."""
+        """After the remedies, functions of earlier streams bring what they hold; none of it may undo a newer state."""
         self.earlier_come_late = False
         self.end_earlier_streams()
         self.tick()
         self.oracle.equal()
 
     def end_earlier_streams(self) -> None:
-        """Let functions of earlier streams bring what they hold, if they do before a remedy is followed."""
+        """Let functions of earlier streams bring what they hold, if they do so before a remedy is followed."""
         if self.earlier_come_late:
             return
         self.world.put_right(latest=False)
@@ -402,7 +402,7 @@ class History:
         self.pause(400)
         self.tick()
         self.check_settles()
-        self.world.host_ahead = timedelta(0)  # else nothing is repaired, and the refusal says why
+        self.world.host_ahead = timedelta(0)  # otherwise nothing is repaired, and the refusal says why
         self.product.clock = self.product.new_clock()
         outcome = self.commands.run("reconcile orders --repair")
         self.say(f"{self.at()} {outcome}")
@@ -412,13 +412,13 @@ class History:
         self.oracle.equal()
 
     def check_settles(self) -> None:
-        """Two ticks after the last that found something to read, decisions rest on all that was made before."""
+        """Two ticks after the last one that found something to read, decisions cover all that was made before."""
         since, settled = self.world.now, None
         for _ in range(3):
             since = self.world.now
             self.pause(TICK_SECONDS + 5 + self.world.settings["window_seconds"])
             self.tick()
-            for _ in range(1 + self.product.scouted):  # a look at a shard's end begins in one tick, sees in the next
+            for _ in range(1 + self.product.scouted):  # a scout begins in one tick and sees in the next
                 self.pause(TICK_SECONDS)
                 self.tick()
             memory = self.product.memory
@@ -431,7 +431,7 @@ class History:
 
 
 def told(memory: Memory) -> str:
-    """Say in a line what a tick believes."""
+    """Describe a tick's conclusions in a line."""
     waiting = [f"{change.key[0]} {change.state.value}" for change in memory.waiting]
     losses = [f"{loss.kind.value} {_time(loss.since)} to {_time(loss.until)}" for loss in memory.losses]
     through = f"caught up {_time(memory.caught_up_through)}, settled {_time(memory.settled_through)}"
@@ -443,4 +443,4 @@ def _time(time: datetime | None) -> str:
 
 
 def _say_nothing(_: str) -> None:
-    """Nobody asked for the history."""
+    """Report the history to nobody."""

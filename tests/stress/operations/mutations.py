@@ -1,7 +1,7 @@
-"""Mutations of what a tick may conclude, each one guard altered, that generated histories must find out.
+"""Mutations of what a tick may conclude: each alters one guard, and generated histories must detect it.
 
-Invariant: a mutation replaces one piece of the source text of a module of `pipeline`, once; a piece that is not there
-any more fails loudly. The modules are as before once its context ends.
+Invariant: a mutation replaces one piece of the source text of a module of `pipeline`, once; it fails loudly if the
+piece no longer exists. The modules are restored when its context ends.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from types import FunctionType
 
 @dataclass(frozen=True, slots=True)
 class Mutation:
-    """In `function` of `module`, `piece` becomes `altered`."""
+    """Replace `piece` with `altered` in `function` of `module`."""
 
     name: str
     module: str
@@ -27,7 +27,7 @@ class Mutation:
 
     @contextmanager
     def applied(self) -> Generator[None]:
-        """Alter the function's code in place: whoever imported it meets the mutation."""
+        """Alter the function's code in place, so that it applies to everyone who imported the function."""
         owner: object = importlib.import_module(f"pipeline.{self.module}")
         for part in self.function.split("."):
             owner = getattr(owner, part)
@@ -250,7 +250,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "if not shard.finished",
     ),
     _probing("lineage: parents alone", "lineages", "parent not in line:", "parent not in line and len(line) < 2:"),
-    # What only a situation of `situations` leads up to.
+    # Only a situation of `situations` leads to these.
     _conclude(
         "shards: what is applied is forgotten",
         "_shards",

@@ -1,7 +1,7 @@
-"""What must hold at every tick, and in the end: judged from the world, never from what the product believes.
+"""What must hold at every tick, and at the end: judged from the world, never from what the product believes.
 
-Invariant: a change is missing when the row does not show it nor a later state of its item; which row that is, and what
-functions will still bring, only the world knows.
+Invariant: a change is missing when the row shows neither it nor a later state of its item. Only the world knows which
+row that is, and what functions will still bring.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ AT_WORK_AFTER = timedelta(minutes=10)
 
 
 class Wrong(AssertionError):  # noqa: N818 - the finding, not an error of ours
-    """The product said what was not so, or its remedies did not repair."""
+    """The product reported something wrong, or its remedies did not repair."""
 
 
 class Oracle:
@@ -37,14 +37,14 @@ class Oracle:
     def __init__(self, world: World, product: Product, *, healthy: bool) -> None:
         self.world, self.product, self.healthy = world, product, healthy
         self.rewound = False
-        """A mapping began again at an older place: what was passed by may still come."""
+        """An event source mapping began again at an older place: what was skipped may still come."""
         self.stood: dict[str, tuple[datetime, int]] = {}
-        """When something was last seen to happen in a shard, and the ticks since that came to its end."""
+        """When something last happened in a shard, and the ticks since then that reached its end."""
         self.last: Memory | None = None
-        """What the last tick left."""
+        """The result of the last tick."""
 
     def tick(self, before: Memory) -> None:
-        if before is not self.last:  # a database was restored: what it held as stuck was so then
+        if before is not self.last:  # a database was restored: what it calls stuck was stuck at that time
             self.stood |= {w.shard_id: (START, 2) for w in before.waiting if w.state is State.STUCK}
         self.last = self.product.memory
         self._claim()
@@ -59,7 +59,7 @@ class Oracle:
             raise Wrong(f"{self.product.remedies()} where nothing went wrong")
 
     def _losses(self, before: Memory) -> None:
-        """Losses that are kept by their keys close with the last; none is told early; another table is told as that."""
+        """Losses that share keys close with the last key; none is reported early; another table is reported as such."""
         memory, table = self.product.memory, self.world.table
         states = {waiting.state.value for waiting in memory.waiting}
         for loss in memory.losses:
@@ -73,7 +73,7 @@ class Oracle:
             raise Wrong(f"the table is another one, and what is told is {memory.losses}")
 
     def _stuck(self, before: Memory) -> None:
-        """Nothing is called stuck before its shard stood still for a minute, the batching window, and two ticks."""
+        """Nothing is called stuck before its shard was still for a minute, the batching window, and two ticks."""
         product, memory, rows = self.product, self.product.memory, self.world.database.rows
         stream = self.world.table.stream
         assert stream is not None
@@ -102,7 +102,7 @@ class Oracle:
                 raise Wrong(f"{waiting} is called stuck, and its shard stands still since {since}, for {ticks} ticks")
 
     def _claim(self) -> None:
-        """Nothing that is missing was made before the time that the table is said to be caught up through."""
+        """No missing change was made before the time through which the table is said to be caught up."""
         world, database, claim = self.world, self.world.database, self.product.memory.caught_up_through
         if claim is None:
             return
@@ -112,9 +112,9 @@ class Oracle:
                 raise Wrong(f"caught up through {claim}, and the change of {key} of {missing} is missing")
 
     def _decisions(self) -> None:
-        """Nothing that a function at work is about to bring was made before the time that decisions rest on.
+        """No change that a working function is about to bring was made before the time that decisions rest on.
 
-        What an older stream brings may be passed a margin after the stream began: it loses against what is read then.
+        Changes of an older stream are excepted a margin after the new one began: they lose against what is read then.
         """
         world, settled = self.world, self.product.memory.settled_through
         stream = world.table.stream
@@ -130,7 +130,7 @@ class Oracle:
                     raise Wrong(f"settled through {settled}, and the change of {record.key} of {record.made} is coming")
 
     def _prompt(self) -> None:
-        """What a shard has passed by is in a loss at the first tick that sees it, unless its key has a newer change."""
+        """A change that a shard skipped is in a loss at the first tick that sees it, unless its key has a newer one."""
         world, stream, replicator = self.world, self.world.table.stream, self.world.replicator
         overtaking = self.product.rules().parallelization != 1
         if stream is None or replicator is None or overtaking or not self.product.reads_all:
@@ -152,7 +152,7 @@ class Oracle:
                     passed.clear()
 
     def _evidence(self, before: Memory) -> None:
-        """What was seen applied ends a stretch before it, and is the end of what waits before it."""
+        """A change seen applied ends a skipped stretch before it, and ends the waiting of changes before it."""
         world, stream, product = self.world, self.world.table.stream, self.product
         rows = world.database.rows
         if stream is None or product.rules().parallelization != 1:
@@ -168,7 +168,7 @@ class Oracle:
             ]
             read = int(place.sequence_number or 0)
             unread, known = place.unread, int(earlier.sequence_number or 0)
-            looked_up = {waiting.key: waiting.version for waiting in before.waiting}  # not what was proven otherwise
+            looked_up = {waiting.key: waiting.version for waiting in before.waiting}  # not those proven otherwise
             if unread and any(
                 record.number <= read
                 and record.position.as_of > unread.until
@@ -189,14 +189,14 @@ class Oracle:
                 raise Wrong(f"{waiting} is passed by: a scout has seen what is behind it applied")
 
     def _purged(self) -> None:
-        """A change without a row does not wait once a purge has passed it."""
+        """A change without a row stops waiting once a purge has passed it."""
         purged, rows = self.world.database.purged_through, self.world.database.rows
         for waiting in self.product.memory.waiting:
             if purged is not None and waiting.as_of <= purged and int(waiting.key[0]) not in rows:
                 raise Wrong(f"{waiting} waits, and a purge has passed it")
 
     def _behind_in_loss(self, key: int) -> bool:
-        """Whether an open loss has the change that a row has been wrong since, or says that the row is left over."""
+        """Whether an open loss covers the change since which a row is wrong, or says that the row is left over."""
         database, log = self.world.database, self.world.table.log[key]
         missing = self.world.table.right_until(key, database.shown(key), database.set_aside())
         left_over = database.shown(key) not in {write.state for write in log}
@@ -219,7 +219,7 @@ class Oracle:
 
     def dated(self) -> None:
         world, database, table = self.world, self.world.database, self.world.table
-        if table.name != database.source or self.product.scouted:  # then not all is read yet, nor claimed
+        if table.name != database.source or self.product.scouted:  # then not everything is read yet, nor claimed
             return
         losses = self.product.losses()
         for key in world.keys:

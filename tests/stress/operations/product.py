@@ -1,7 +1,7 @@
-"""The product beside a world: it gathers what a tick sees, lets the real `conclude` reason, and keeps its memory.
+"""The product in a world: it gathers what a tick sees, lets the real `conclude` reason, and keeps its memory.
 
-Invariant: whatever is believed, printed or decided comes from `pipeline.core`. Here is only the reading of shards, as
-`pipeline.jobs.probe.probe_shards` does it, and the memory lies in the world's database, so a restore puts it back.
+Invariant: everything that is believed, printed or decided comes from `pipeline.core`. This module only reads shards, as
+`pipeline.jobs.probe.probe_shards` does. The memory is in the world's database, so a restore puts it back.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TOO_FAR_BEHIND = timedelta(minutes=5)
 
 
 class WrongClock(Exception):  # noqa: N818 - a refusal, as the command has it
-    """The host's clock is off by a margin: nothing is written that stands at its time."""
+    """The host's clock is off by a margin: nothing may be written with a position from it."""
 
 
 class Product:
@@ -44,9 +44,9 @@ class Product:
         self.ticks = 0
         self.throttled: set[str] = set()
         self.most_records = 1_000
-        """Read of a shard in a tick."""
+        """The most records that a tick reads of a shard."""
         self.passes_by = False
-        """Whether shards too busy for a tick are passed by."""
+        """Whether shards too busy for a tick are skipped."""
         self.knows_mapping = True
         """Whether it may look at event source mappings."""
         self.most_waiting = self.most_lost = 10_000
@@ -58,17 +58,17 @@ class Product:
 
     @property
     def reads_all(self) -> bool:
-        """Whether a tick reads whatever the stream shows."""
+        """Whether a tick reads everything that the stream shows."""
         return not self.throttled and self.most_records >= 1_000 and not self.scouted
 
-    # The clock: the product's own, beside a host's that may be wrong, and answers that say the time in whole seconds.
+    # The clock: the product's own, on a host whose clock may be wrong, with answers in whole seconds.
 
     def new_clock(self) -> SourceClock:
-        """Return what a process begins with."""
+        """Return the clock that a process begins with."""
         return SourceClock(self.host_now, self._monotonic)
 
     def now(self) -> datetime:
-        """Return what the product takes for the source's time."""
+        """Return the time that the product takes for the source's."""
         return self.clock.now()
 
     def ask(self) -> datetime:
@@ -79,7 +79,7 @@ class Product:
         return self.world.now + self.world.host_ahead
 
     def refuse_wrong_clock(self) -> None:
-        """Raise WrongClock where `pipeline.jobs.clocks.refuse_wrong_clock` refuses to write positions."""
+        """Raise WrongClock if `pipeline.jobs.clocks.refuse_wrong_clock` refuses to write positions."""
         if not self.clock.asked_lately:
             self.ask()
         if in_doubt(self.clock.ahead, MARGIN):
@@ -122,7 +122,7 @@ class Product:
     # A tick.
 
     def tick(self) -> bool:
-        """Run a tick; False where there is no stream, or another table is the source of record."""
+        """Run a tick; returns False if there is no stream, or another table is the source of record."""
         world, database, memory = self.world, self.world.database, self.memory
         stream = world.table.stream
         if stream is None or world.table.name != database.source:
@@ -202,7 +202,7 @@ class Product:
         return ShardSight(place, _sightings(shard, records), at_end=at_end, trimmed=trimmed, passed=passed)
 
     def _scout(self, shard: Shard, place: ShardProgress, now: datetime) -> ShardSight:
-        """Look on from the shard's end, while the place stays."""
+        """Continue the look from the shard's end, while the place stays."""
         if shard.closed is not None:
             return ShardSight(place, at_end=True, held=True)
         shown = shard.after(0, self.world.now)
@@ -249,7 +249,7 @@ class Product:
 
 
 def _opened(shard: Shard, place: ShardProgress, now: datetime) -> tuple[int, bool]:
-    """Return the number to read behind, and whether the place was gone."""
+    """Return the number after which to read, and whether the place was gone."""
     if place.iterator is not None and place.iterator_at is not None and now - place.iterator_at < ITERATOR_LIFE:
         return int(place.iterator), shard.dropped > int(place.iterator)
     number = int(place.sequence_number or 0)

@@ -1,6 +1,6 @@
-"""Situations that chance draws too rarely: each leads up to what one guard of `pipeline.core.past` is for.
+"""Situations that random choice makes too rarely: each leads to the case that one guard of `pipeline.core.past` is for.
 
-Invariant: they only make things happen, as any operation of a history does. What must hold then is the oracle's.
+Invariant: they only make things happen, as any operation of a history does. The oracle decides what must hold then.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from tests.stress.operations.source import Shard
 
 LAG = 60
-"""Seconds after which a function that is at work, without a batching window, has brought what it was handed."""
+"""Seconds after which a working function without a batching window has brought the records it was given."""
 
 
 def situation(history: History) -> None:
-    """Lead up to one of them, where the table has a stream and a function on it."""
+    """Lead to one of them, if the table has a stream and a function on it."""
     world = history.world
     replicator = world.replicator
     if world.table.name != world.database.source or not world.table.stream_on or replicator is None:
@@ -32,7 +32,7 @@ def situation(history: History) -> None:
 
 
 def lost_behind_a_split(history: History) -> None:
-    """A record is given up, its shard is split, and a tick sees a successor at work before it reads the shard."""
+    """A record is discarded, its shard is split, and a tick sees a successor at work before it reads the shard."""
     _at_work(history)
     history.tick()
     shard = _shard_of(history, key := _key(history))
@@ -47,7 +47,7 @@ def lost_behind_a_split(history: History) -> None:
 
 
 def never_read_successor(history: History) -> None:
-    """A shard is split, and one of its successors is throttled from its first tick on; what it holds is given up."""
+    """A shard is split, and one of its successors is throttled from its first tick on; its records are discarded."""
     _at_work(history)
     history.tick()
     _split(history, _shard_of(history, key := _key(history)))
@@ -59,7 +59,7 @@ def never_read_successor(history: History) -> None:
 
 
 def passed_by_while_on_its_way(history: History) -> None:
-    """The probe passes by a stretch whose newest changes the replicator is about to bring."""
+    """The probe skips a stretch whose newest changes the replicator is about to bring."""
     product, world, key = history.product, history.world, _key(history)
     _at_work(history)
     history.tick()
@@ -81,7 +81,7 @@ def passed_by_while_on_its_way(history: History) -> None:
 
 
 def more_than_is_read_on(history: History) -> None:
-    """The database is restored, more waits than is read on, and the replicator has applied one more before a scout."""
+    """The database is restored, more waits than is read, and the replicator has applied one more before a scout."""
     world, product = history.world, history.product
     _at_work(history)
     history.tick()
@@ -98,7 +98,7 @@ def more_than_is_read_on(history: History) -> None:
     for _ in range(history.random.randint(1, 3)):
         history.tick()
         history.pause(30)
-    if history.random.random() < 0.5:  # and goes on
+    if history.random.random() < 0.5:  # and continues
         world.write(history.random.choice(world.keys))
         history.pause(LAG + _window(history))
         history.tick()
@@ -107,7 +107,7 @@ def more_than_is_read_on(history: History) -> None:
 
 
 def remade_and_away(history: History) -> None:
-    """The stream is made anew while everything is down, and its first changes are trimmed before anyone is back."""
+    """The stream is recreated while everything is down, and its first changes are trimmed before anyone is back."""
     world = history.world
     for replicator in world.replicators:
         replicator.dead = True
@@ -143,7 +143,7 @@ def rolled_unseen(history: History) -> None:
 
 
 def standing_still_unread(history: History) -> None:
-    """A change waits in a shard that is throttled: that nothing is read there does not say that nothing moves."""
+    """A change waits in a shard that is throttled: reading nothing there does not show that nothing moves."""
     world, key = history.world, _key(history)
     for replicator in world.replicators:
         replicator.dead = True
@@ -171,7 +171,7 @@ def purged_unseen(history: History) -> None:
 
 
 def lost_again_before_the_remedy(history: History) -> None:
-    """A person notes a command; until it is run, the same key loses another change, just behind an applied one."""
+    """A person notes a command; before it runs, the same key loses another change, just after an applied one."""
     key = _key(history)
     _at_work(history)
     history.tick()
@@ -194,7 +194,7 @@ def lost_again_before_the_remedy(history: History) -> None:
 
 
 def repointed_and_lost(history: History) -> None:
-    """Just behind a switch to another table changes are given up, and those alone are caught up."""
+    """Just after a switch to another table, changes are discarded, and only those are caught up."""
     _at_work(history)
     history.repoint()
     history.follow("repoint orders")
@@ -211,7 +211,7 @@ def repointed_and_lost(history: History) -> None:
 
 
 def off_and_restored(history: History) -> None:
-    """The stream is turned off after what a restored database lacks was trimmed from it."""
+    """The stream is turned off after changes that a restored database lacks were trimmed from it."""
     world = history.world
     _at_work(history)
     history.tick()
@@ -231,7 +231,7 @@ def off_and_restored(history: History) -> None:
 
 
 def loaded_within_the_margin(history: History) -> None:
-    """A load holds what a dead function has not brought, and a reconciliation proves it; then the function works."""
+    """A load contains what a dead function has not brought, and a reconciliation proves it; then the function works."""
     world, key = history.world, _key(history)
     _at_work(history)
     history.tick()
@@ -253,7 +253,7 @@ def loaded_within_the_margin(history: History) -> None:
 
 
 def came_and_went(history: History) -> None:
-    """An item's insert is given up and kept, its delete is given up and lost; a redrive comes behind the catch-up."""
+    """An item's insert is discarded and kept, its delete is discarded and lost; a redrive follows the catch-up."""
     world, key, replicator = history.world, _key(history), history.world.replicator
     assert replicator is not None
     world.write(key, remove=True)
@@ -351,13 +351,13 @@ def _split(history: History, shard: Shard) -> None:
 
 
 def _at_work(history: History) -> None:
-    """Let the functions work off what they have, and the probe read all."""
+    """Let the functions finish what they have, and the probe read everything."""
     history.fix()
     history.pause(700 + _window(history))
 
 
 def _give_up(history: History, key: int) -> None:
-    """Write an item whose record the replicator gives up."""
+    """Write an item whose record the replicator discards."""
     replicator = history.world.replicator
     assert replicator is not None
     history.world.write(key)

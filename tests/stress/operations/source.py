@@ -1,6 +1,6 @@
-"""DynamoDB as operations meet it: tables that are recreated, streams that end and are made again, shards that split.
+"""DynamoDB under operations: tables that are recreated, streams that end and are recreated, shards that split.
 
-Invariant: it shares no code with the product but the ordering contract's positions. `Table.log` is the oracle: every
+Invariant: it shares no code with the product except the ordering contract's positions. `Table.log` is the oracle: every
 write, recorded by a stream or not. Time is virtual and true; only the product's own clock may be wrong.
 """
 
@@ -22,7 +22,7 @@ SECOND = timedelta(seconds=1)
 RETENTION = timedelta(hours=24)
 SHARD_LIFE = timedelta(hours=4)
 FIRST_NUMBER = 10**20
-# An export may hold or lack what was written so close to its time (DynamoDB guide: about a minute).
+# An export may contain or lack what was written this close to its time (DynamoDB guide: about a minute).
 BLUR_SECONDS = 60
 
 
@@ -34,7 +34,7 @@ class Record:
     number: int
     made: datetime
     seen: datetime
-    """From then on a reader of the stream gets it."""
+    """A reader of the stream gets it from this time on."""
     state: str | None
     position: Position
 
@@ -58,14 +58,14 @@ class Shard:
     opened: datetime
     keys: set[int]
     listed: datetime
-    """From then on DescribeStream tells of it."""
+    """DescribeStream lists it from this time on."""
     records: list[Record] = field(default_factory=list[Record])
     closed: datetime | None = None
     dropped: int = 0
     """The number of the last record that was trimmed."""
 
     def after(self, number: int, now: datetime) -> list[Record]:
-        """Return what a reader behind `number` gets, up to the first record that does not show yet."""
+        """Return what a reader after `number` gets, up to the first record that is not visible yet."""
         start = bisect_right(self.records, number, key=lambda record: record.number) if number else 0
         end = start
         while end < len(self.records) and self.records[end].seen <= now:
@@ -74,7 +74,7 @@ class Shard:
 
 
 class Stream:
-    """One stream of one table, with the label that its creation gave it."""
+    """One stream of one table, with the label from its creation."""
 
     def __init__(self, table: Table, keys: Iterable[int], now: datetime, random: Random) -> None:
         self.table, self.made, self.enabled = table, now, True
@@ -88,7 +88,7 @@ class Stream:
         self._open(None, set(keys), now)
 
     def put(self, key: int, state: str | None, now: datetime) -> Record:
-        """Record a write. Records of one shard show in their order."""
+        """Record a write. Records of one shard become visible in order."""
         random = self._random
         self.number += 1 if random.random() < 0.7 else 10 ** random.randint(1, 12)
         shard = self._of_key[key]
@@ -153,7 +153,7 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """One write of an item; `record` None where no stream was on."""
+    """One write of an item; `record` None if no stream was on."""
 
     made: datetime
     state: str | None
@@ -161,7 +161,7 @@ class Write:
 
 
 class Table:
-    """A DynamoDB table of integer keys. A state is a text that belongs to one write; None is absent."""
+    """A DynamoDB table with integer keys. A state is a text that belongs to one write; None is absent."""
 
     def __init__(
         self, name: str, table_id: str, keys: range, now: datetime, items: dict[int, str], random: Random
@@ -170,7 +170,7 @@ class Table:
         self.items = dict(items)
         self.log: dict[int, list[Write]] = {key: [Write(now, items.get(key), None)] for key in keys}
         self.recovery_since = now
-        """From here on point-in-time recovery can export."""
+        """Point-in-time recovery can export from this time on."""
         self.stream: Stream | None = None
         self._random = random
 
@@ -200,7 +200,7 @@ class Table:
         return writes[max(0, bisect_right(writes, time, key=lambda write: write.made) - 1)].state
 
     def snapshot(self, time: datetime, now: datetime) -> dict[int, str]:
-        """Export the table as of a time: each item as it was up to a minute before that, or since, up to now."""
+        """Export the table as of a time: each item as it was up to a minute before that, or after it, up to now."""
         blurred = (
             (key, self.state_at(key, min(now, time + self._random.randint(-BLUR_SECONDS, BLUR_SECONDS) * SECOND)))
             for key in self.keys
@@ -221,10 +221,10 @@ class Table:
         return told
 
     def right_until(self, key: int, state: str | None, kept: Iterable[str | None]) -> datetime | None:
-        """Until when a row of this state was right, and would not miss a change; None: it is right now.
+        """Return until when a row of this state was right, and would not miss a change; None: it is right now.
 
-        `kept` are states that the target cannot hold and that were set aside, for all to see: the row may be behind
-        them. A state that this table never had was right never: the table's beginning.
+        `kept` are states that the target cannot hold and that were rejected, visibly: the row may be behind them. A
+        state that this table never had was never right: the result is the table's beginning.
         """
         writes, accounted = self.log[key], {state, *kept}
         at = next((at for at in range(len(writes) - 1, -1, -1) if writes[at].state in accounted), None)

@@ -1,4 +1,4 @@
-"""Operations that go wrong, the quick form: some hundred histories, and a few mutations. `make stress` does all."""
+"""Operations that go wrong, the quick form: a hundred histories or so, and a few mutations. `make stress` runs all."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """One world: a source, its streams, the functions that read them, the database, and what people do to all of these.
 
-Invariant: rows change by `pipeline.core.ordering` alone. The database is a value that a restore puts back whole: rows,
-bookkeeping and the product's memory. What lies elsewhere (checkpoints of the event source mappings, batches that were
-given up, the source) is not put back. Time moves in `advance` only.
+Invariant: rows change only by `pipeline.core.ordering`. The database is a value that a restore replaces whole: rows,
+bookkeeping and the product's memory. A restore does not touch what is elsewhere (checkpoints of the event source
+mappings, discarded batches, the source). Time moves only in `advance`.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ class Reconciled:
 
 @dataclass(slots=True)
 class Database:
-    """What a backup holds. `memory` is the product's own, and immutable."""
+    """The content of a backup. `memory` is the product's own, and immutable."""
 
     rows: dict[int, Row] = field(default_factory=dict[int, Row])
     rejects: dict[int, tuple[str, datetime]] = field(default_factory=dict[int, tuple[str, datetime]])
-    """States set aside, with their times, by the version of their record."""
+    """Rejected states, with their times, by the version of their record."""
     unfit: set[str] = field(default_factory=set[str])
-    """States set aside that a snapshot brought."""
+    """Rejected states that a snapshot brought."""
     purged_through: datetime | None = None
     watermarks: dict[str, datetime] = field(default_factory=dict[str, datetime])
     """Creation time of the newest change applied, by stream label."""
@@ -72,13 +72,13 @@ class Database:
     """Name of the table that is the source of record."""
     source_id: str = ""
     first_label: str | None = None
-    """Where the table took the place of another: records of older streams are refused."""
+    """When the table replaced another: records of older streams are refused."""
     memory: Any = None
     _proof: tuple[Any, Proof] | None = None
 
     @property
     def proof(self) -> Proof:
-        """What catch-ups and reconciliations show to be here."""
+        """The ranges that catch-ups and reconciliations have proven."""
         of = self.covers, self.reconciliations
         if self._proof is None or self._proof[0] != of:
             clean = max((run.as_of for run in self.reconciliations if run.clean), default=None)
@@ -128,25 +128,25 @@ class Replicator:
     window_seconds: int = 1
     max_age: timedelta | None = timedelta(hours=20)
     keeps_failures: float = 1.0
-    """How likely a batch that is given up is kept: the destination may be there at times only."""
+    """The probability that a discarded batch is kept: the destination may exist only at times."""
     enabled: bool = True
     dead: bool = False
     """Every batch fails."""
     works_from: datetime = START
-    """When it was last put right."""
+    """When it was last repaired."""
     poisoned: int = 0
-    """So many of the next records fail until their batch is given up."""
+    """This many of the next records fail until their batch is discarded."""
     lags: tuple[int, ...] = (0, 0, 1, 2)
-    """Seconds, of which each shard draws how far it is behind."""
+    """Seconds; each shard draws from these how far it is behind."""
     done: dict[str, list[int]] = field(default_factory=dict[str, list[int]])
     """The last number handled, for each lane of each shard."""
     lag: dict[tuple[str, int], timedelta] = field(default_factory=dict[tuple[str, int], timedelta])
     finished: set[str] = field(default_factory=set[str])
     given_up: list[Record] = field(default_factory=list[Record])
-    """Kept at the on-failure destination."""
+    """Stored at the on-failure destination."""
 
     def begin(self, now: datetime) -> None:
-        """Take the starting position: LATEST passes by what is there."""
+        """Take the starting position: LATEST skips what is there."""
         if self.from_trim_horizon:
             return
         for shard in self.stream.shards.values():
@@ -156,7 +156,7 @@ class Replicator:
                 self.finished.add(shard.name)
 
     def run(self, world: World) -> None:
-        """Hand on what shows by now, as far as the function is fast enough."""
+        """Deliver what is visible by now, as far as the function is fast enough."""
         if not self.enabled:
             return
         for shard in self.stream.listed(world.now).values():
@@ -188,7 +188,7 @@ class Replicator:
         )
 
     def _hand_on(self, world: World, record: Record, lag: timedelta) -> bool:
-        """Handle a record; False: it is not handled yet, nor what is behind it."""
+        """Handle a record; returns False if neither it nor the records after it are handled yet."""
         if self.max_age is not None and world.now - record.made > self.max_age:
             self._give_up(world, record)
             return True
@@ -209,7 +209,7 @@ class Replicator:
             self.given_up.append(record)
 
     def undelivered(self, now: datetime) -> list[Record]:
-        """Return what shows in the stream and is still to be handed on."""
+        """Return what is visible in the stream and still has to be delivered."""
         left: list[Record] = []
         for shard in self.stream.shards.values():
             if shard.name not in self.finished:
@@ -223,16 +223,16 @@ class Replicator:
 
 
 class World:
-    """All of it, and the moves that are nobody's fault or somebody's."""
+    """All of it, and the events that people or nobody cause."""
 
     def __init__(self, random: Random, keys: int) -> None:
         self.random, self.now = random, START
         self.keys = range(keys)
         self.trim_slack = random.choice([0, 0, 10, 60]) * 60 * SECOND
         self.listed_longer = random.choice([0, 0, 60]) * 60 * SECOND
-        """How much longer than its records a shard that was closed is listed."""
+        """How much longer than its records a closed shard is listed."""
         self.host_ahead = timedelta(0)
-        """By how much the clock of the host that runs the product is ahead."""
+        """How far the clock of the host that runs the product is ahead."""
         self.writes = self._tables = self._mappings = 0
         self.tables: list[Table] = []
         self.streams: list[Stream] = []
@@ -240,7 +240,7 @@ class World:
         self.database = Database()
         self.backups: list[tuple[datetime, Database]] = []
         self.settings: dict[str, Any] = {}
-        """Of the event source mappings that people deploy."""
+        """The settings of the event source mappings that people deploy."""
         self.table = self.create_table("Orders", {})
         self.database.source, self.database.source_id = self.table.name, self.table.table_id
         self.enable_stream()
@@ -248,7 +248,7 @@ class World:
     # Time.
 
     def advance(self, seconds: float) -> None:
-        """Let time pass. A function at work is done with what it was late for long before a pause of hours ends."""
+        """Let time pass. A working function finishes what it was late for long before a pause of hours ends."""
         for part in (seconds,) if seconds <= FUNCTIONS_DONE else (FUNCTIONS_DONE, seconds - FUNCTIONS_DONE):
             self.now += timedelta(seconds=part)
             for replicator in self.replicators:
@@ -289,7 +289,7 @@ class World:
             self.table.stream.disable(self.now)
 
     def recreate_table(self, items: dict[int, str]) -> None:
-        """Delete the table and make one of its name, of these items."""
+        """Delete the table and create one with its name and these items."""
         self.disable_stream()
         self.advance(self.random.choice([5, 60, 900]))
         self.table = self.create_table(self.table.name, items)
@@ -297,7 +297,7 @@ class World:
     # The functions.
 
     def put_right(self, *, latest: bool = True, earlier: bool = True) -> None:
-        """Let every function work that does not: that of the latest stream, those of earlier ones."""
+        """Let every function that does not work do so again: of the latest stream, and of earlier ones."""
         for replicator in self.replicators:
             if not (latest if replicator.stream is self.table.stream else earlier):
                 continue
@@ -306,7 +306,7 @@ class World:
             replicator.dead, replicator.enabled, replicator.poisoned = False, True, 0
 
     def deploy(self, *, from_trim_horizon: bool = True, **settings: Any) -> Replicator:  # noqa: ANN401 - a replicator's
-        """Map the table's stream to the replicator, in the place of other mappings of that stream."""
+        """Map the table's stream to the replicator, replacing other event source mappings of that stream."""
         stream = self.table.stream
         assert stream is not None
         self._mappings += 1
@@ -328,12 +328,12 @@ class World:
         return next((each for each in self.replicators if each.stream is self.table.stream), None)
 
     def refuses(self, stream: Stream) -> bool:
-        """Whether the database takes no record of this stream: it is of another table than the source of record."""
+        """Whether the database refuses records of this stream, because it is not that of the source of record."""
         first = self.database.first_label
         return stream.table.name != self.database.source or (first is not None and stream.label < first)
 
     def on_their_way(self) -> list[Record]:
-        """Return what some replicator will still hand on."""
+        """Return what some replicator will still deliver."""
         return [
             record
             for replicator in self.replicators
@@ -344,11 +344,11 @@ class World:
     # The database.
 
     def restore(self, to: Database) -> None:
-        """Put an earlier state in the place of the database. Checkpoints of functions stay where they are."""
+        """Replace the database with an earlier state. Checkpoints of functions stay where they are."""
         self.database = to.copy()
 
     def purge(self, retention: timedelta) -> None:
-        """Let old tombstones go, no further than the newest full snapshot that was loaded."""
+        """Purge old tombstones, no further than the newest full snapshot that was loaded."""
         database = self.database
         loaded = [export.time - MARGIN for export in database.exports if export.by_load]
         if loaded:

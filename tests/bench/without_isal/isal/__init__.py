@@ -1,3 +1,3 @@
-"""Stands before the package of this name, so that a load is measured as it is where that is not installed."""
+"""Hides the package of this name, so that a load can be measured as on a machine without it."""
 
 raise ImportError("hidden for a measurement")
