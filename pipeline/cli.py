@@ -55,6 +55,7 @@ VERBS = (
     Verb("discover", "profile a DynamoDB table and write its mapping file", "pipeline.commands.discover"),
     Verb("plan", "show the SQL that would bring the database to the mappings", "pipeline.commands.plan"),
     Verb("migrate", "bring the database to the mappings, never dropping data", "pipeline.commands.migrate"),
+    Verb("roles", "show the database roles and the SQL of what they lack", "pipeline.commands.roles"),
     Verb("repoint", "make the table that a mapping now names its source of record", "pipeline.commands.repoint"),
     Verb("load", "load a full export of a table into its targets", "pipeline.commands.load"),
     Verb("catch-up", "apply what was written in a range of the past, including deletes", "pipeline.commands.catch_up"),

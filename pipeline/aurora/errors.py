@@ -6,6 +6,7 @@ names the SQLSTATE, its condition, and the schema objects involved; the driver's
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -71,8 +72,12 @@ _HINTS = {
     "42P01": "run `dynaurora migrate` to create the tables of the mapping",
     "42703": "run `dynaurora migrate` to bring the tables to the mapping",
     "3F000": "run `dynaurora migrate` to create the schemas",
-    "42501": "grant the database user USAGE on schemas replica and replication, and SELECT, INSERT and UPDATE there",
+    "42501": "the database user lacks a privilege: `dynaurora roles` shows which role each verb runs under, and the SQL"
+    " that gives the roles what they need",
 }
+
+
+_DENIED = re.compile(r"(table|view|schema|sequence) (\S+)$")
 
 
 def describe(error: psycopg.Error, state: str) -> str:
@@ -87,6 +92,9 @@ def describe(error: psycopg.Error, state: str) -> str:
         )
         if name
     ]
+    # Raised by PostgreSQL itself, whose message names an object and nothing else; a trigger's may say anything.
+    if state == "42501" and (error.diag.source_function or "").startswith("aclcheck_error"):
+        objects += [" ".join(found) for found in _DENIED.findall(error.diag.message_primary or "")]
     return f"{_condition(state)} ({state}{', ' if objects else ''}{', '.join(objects)})"
 
 

@@ -105,7 +105,8 @@ def lock_table(connection: Connection, table_name: str) -> None:
         if taken:
             settle_files(connection, table_name)
             return
-    who = f" (backend {holder[0]}, {holder[2]}, since {holder[1]:%Y-%m-%d %H:%M:%S} UTC)" if holder else ""
+    since = f", since {holder[1]:%Y-%m-%d %H:%M:%S} UTC" if holder and holder[1] else ""
+    who = f" (backend {holder[0]}, {holder[2]}{since})" if holder else ""
     error = LoadRunningError(
         f"loading: another load of this table is running{who}",
         table=table_name,
@@ -117,7 +118,7 @@ def lock_table(connection: Connection, table_name: str) -> None:
 
 def _take_load_lock(
     connection: Connection, table_name: str, *, shared: bool = False
-) -> tuple[bool, tuple[int, datetime, str] | None]:
+) -> tuple[bool, tuple[int, datetime | None, str] | None]:
     """Try to take the load lock; return whether it was taken, or who holds it.
 
     A run that only requests an export holds it for a moment, and is waited for: jobs that begin in the same minute must

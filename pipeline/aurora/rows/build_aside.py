@@ -342,11 +342,8 @@ def _replacement(connection: Connection, build: Build) -> list[sql.Composable]:
     They are sent as one: from the first on, which locks readers out, to the commit it is two round trips.
     """
     target, storage = build.target, tables.storage(build.target)
-    row = connection.execute(
-        "SELECT conrelid, conname FROM pg_constraint WHERE contype = 'p' AND conrelid = %s::regclass",
-        [storage.as_string()],
-    ).fetchone()
-    oid, key_name = row or (0, "")
+    row = connection.execute(_KEY_AND_OWNER, {"storage": storage.as_string(), "view": tables.view(target).as_string()})
+    oid, key_name, owner, is_owner = row.fetchone() or (0, "", "", True)
     view = catalog.existing_relation(connection, target.schema, target.name, target.storage_name)
     granted = connection.execute(  # by ALTER DEFAULT PRIVILEGES
         "SELECT DISTINCT CASE WHEN grantee <> 0 THEN pg_get_userbyid(grantee) END"
@@ -355,7 +352,13 @@ def _replacement(connection: Connection, build: Build) -> list[sql.Composable]:
     ).fetchall()
     restored = belongings.ownership(connection, oid, "TABLE", storage, [role for (role,) in granted])
     old = f"{build.name}_old"
+    # A user who does not inherit the owner's rights is the owner until the commit; nothing else needs them.
+    as_owner = [
+        sql.SQL("ALTER TABLE {} OWNER TO {}").format(build.identifier, sql.Identifier(owner)),
+        sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(owner)),
+    ]
     return [
+        *([] if is_owner else as_owner),
         # Readers lock the view and then its table: taking them in that order, nobody waits for each other in a ring,
         # and nobody is left with the old table's identity in hand. Locking a view locks its table with it.
         sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(tables.view(target)),
@@ -373,3 +376,11 @@ def _replacement(connection: Connection, build: Build) -> list[sql.Composable]:
             sql.Literal(build.name)
         ),
     ]  # fmt: skip
+
+
+_KEY_AND_OWNER = """
+SELECT conrelid, conname, pg_get_userbyid(t.relowner),
+       pg_has_role(t.relowner, 'USAGE') AND pg_has_role(v.relowner, 'USAGE')
+  FROM pg_constraint JOIN pg_class t ON t.oid = conrelid, pg_class v
+ WHERE contype = 'p' AND conrelid = %(storage)s::regclass AND v.oid = %(view)s::regclass
+"""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _KINDS = {"r": "table", "p": "partitioned table", "v": "view", "m": "materialized view", "f": "foreign table",
           "S": "sequence", "i": "index", "I": "index", "c": "composite type"}  # fmt: skip
+_SET_IS_SEPARATE_SINCE = 160000
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,11 @@ class ExistingRelation:
     oid: int = 0
     options: tuple[tuple[str, str], ...] = ()
     """Options such as security_invoker, with their values. CREATE OR REPLACE VIEW resets them unless it names them."""
+
+
+def become(connection: Connection) -> str:
+    """Return what `pg_has_role` calls the right to SET ROLE: until PostgreSQL 15, every member has it."""
+    return "SET" if connection.info.server_version >= _SET_IS_SEPARATE_SINCE else "MEMBER"
 
 
 def schema_exists(connection: Connection, name: str) -> bool:

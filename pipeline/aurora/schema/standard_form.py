@@ -39,6 +39,7 @@ def beyond_standard(connection: Connection, target: Target) -> tuple[str, ...]:
             "view_schema": target.schema,
             "view": target.name,
             "options": tables.OPTIONS,
+            "become": catalog.become(connection),
         }
         found += [what for (what,) in connection.execute(_BEYOND, parameters)]
     return tuple(found)
@@ -49,7 +50,7 @@ def beyond_standard(connection: Connection, target: Target) -> tuple[str, ...]:
 _BEYOND = """
 WITH t AS (SELECT c.* FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
             WHERE n.nspname = %(schema)s AND c.relname = %(storage)s),
-     v AS (SELECT c.oid, c.relowner FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+     v AS (SELECT c.oid, c.relowner, c.relnamespace FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
             WHERE n.nspname = %(view_schema)s AND c.relname = %(view)s)
 SELECT 'it is not a plain table' FROM t
  WHERE relkind <> 'r' OR relpersistence <> 'p' OR relispartition OR reloftype <> 0 OR reltablespace <> 0
@@ -98,7 +99,12 @@ SELECT pg_describe_object(d.classid, d.objid, d.objsubid) || ' depends on its ro
   JOIN pg_depend d ON d.refclassid = 'pg_type'::regclass AND d.refobjid IN (row_type.oid, row_type.typarray)
  WHERE d.deptype <> 'i'
 UNION ALL
-SELECT 'the user may not replace it: it takes the owner of table and view, and CREATE on the schema' FROM t, v
- WHERE NOT (pg_has_role(t.relowner, 'USAGE') AND pg_has_role(v.relowner, 'USAGE')
-            AND has_schema_privilege(t.relnamespace, 'CREATE'))
+SELECT 'the user may not replace it: it takes the owner of table and view, or a role that may SET ROLE to it, and'
+       || ' CREATE on both schemas' FROM t, v
+ WHERE NOT (has_schema_privilege(t.relnamespace, 'CREATE') AND pg_has_role(t.relowner, %(become)s)
+            AND (pg_has_role(t.relowner, 'USAGE') AND pg_has_role(v.relowner, 'USAGE')
+                 AND has_schema_privilege(v.relnamespace, 'CREATE')
+                 OR pg_has_role(t.relowner, v.relowner, 'USAGE')
+                 AND has_schema_privilege(t.relowner, t.relnamespace, 'CREATE')
+                 AND has_schema_privilege(t.relowner, v.relnamespace, 'CREATE')))
 """

@@ -52,8 +52,10 @@ class AdvisoryLock:
         if not connection.closed:
             self._ask(connection, "pg_advisory_unlock_shared" if shared else "pg_advisory_unlock")
 
-    def holder(self, connection: Connection) -> tuple[int, datetime, str] | None:
-        """Return who holds a lock of two words: its process id, when it began, its name."""
+    def holder(self, connection: Connection) -> tuple[int, datetime | None, str] | None:
+        """Return who holds a lock of two words: its process id, when it began (None if the user may not see it), its
+        name.
+        """
         return connection.execute(_HOLDER, self.values).fetchone()
 
     def _ask(self, connection: Connection, function: LiteralString) -> bool:
