@@ -142,6 +142,8 @@ def _metadata(report: ReconcileReport) -> dict[str, dg.MetadataValue]:
         "as_of": dg.MetadataValue.timestamp(report.as_of),
         "reconciliation_id": dg.MetadataValue.int(report.reconciliation_id),
     }
+    if report.no_proof is not None:
+        metadata["closes_no_loss"] = dg.MetadataValue.text(report.no_proof)
     if report.behind_seconds is not None:
         metadata["behind_seconds"] = dg.MetadataValue.float(round(report.behind_seconds, 1))
     if report.by_column:

@@ -97,6 +97,8 @@ def _lines(report: ReconcileReport) -> list[str]:
             f"  ! {report.rejected} items cannot be stored under this mapping;"
             f" see `dynaurora rejects list {report.table}`"
         )
+    if report.no_proof:
+        lines.append(f"  ! this run closes no loss: {report.no_proof}; run it again")
     if report.why_undecided:
         lines.append(f"  {'! ' if report.needs_person else ''}{report.why_undecided}")
     if not report.drift and (report.rejected or report.undecided):

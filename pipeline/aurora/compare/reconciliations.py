@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from psycopg import sql
@@ -67,6 +67,8 @@ class Counts:
     repaired: int = 0
     rejected: int = 0
     by_column: dict[str, int] = field(default_factory=dict[str, int])
+    no_proof: str | None = None
+    """Why the run proves nothing of the time before its snapshot, however equal the rows are."""
 
 
 def has_rows(connection: Connection, target: Target) -> bool:
@@ -262,11 +264,13 @@ def samples(connection: Connection, run_id: int, most: int) -> list[Drift]:
 def finish(connection: Connection, run_id: int, *, undecided: int, of_another_table: bool = False) -> Counts:
     """Add up and record the outcome of a run; returns its counts.
 
-    With the snapshot of another table it proves nothing of this one, however equal they are: the other may be behind.
+    A run proves nothing with the snapshot of another table, which may be behind, nor when changes arrived late while it
+    ran: their keys may have been compared before.
     """
     with translating("recording the reconciliation"), connection.transaction():
         row = connection.execute(_ADD_UP, {"id": run_id, "undecided": undecided}).fetchone()
         counts = Counts(*row) if row else Counts()
+        (no_proof,) = connection.execute(_NO_PROOF, {"id": run_id, "other": of_another_table}).fetchone() or (None,)
         connection.execute(
             "UPDATE replication.reconciliations SET status = 'done', finished_at = clock_timestamp(), compared = %s,"
             " in_flight = %s, undecided = %s, missing = %s, extra = %s, different = %s, stale = %s, repaired = %s,"
@@ -282,13 +286,23 @@ def finish(connection: Connection, run_id: int, *, undecided: int, of_another_ta
                 counts.repaired,
                 counts.rejected,
                 json.dumps(counts.by_column),
-                "with the snapshot of another table" if of_another_table else None,
+                no_proof,
                 run_id,
             ],
         )
         prove_reconciled(connection, run_id)
-    return counts
+    return replace(counts, no_proof=no_proof)
 
+
+_NO_PROOF = """
+SELECT CASE WHEN %(other)s THEN 'the snapshot is of another table'
+            WHEN EXISTS (SELECT FROM replication.watermarks AS w WHERE w.table_name = r.table_name
+                            AND w.writer = 'redrive' AND w.applied_at >= r.started_at)
+              OR EXISTS (SELECT FROM replication.rejects AS j WHERE j.table_name = r.table_name
+                            AND j.replayed_at >= r.started_at)
+            THEN 'a batch was redriven, or a reject replayed, while it ran' END
+  FROM replication.reconciliations AS r WHERE r.id = %(id)s
+"""
 
 _ADD_UP = """
 SELECT f.row_count + w.extra - %(undecided)s, COALESCE(r.in_flight, 0), %(undecided)s::bigint,

@@ -234,7 +234,7 @@ def _shards(memory: Memory, sight: Sight, now: datetime, rules: Rules) -> dict[s
     paused = since_tick >= STILL_AFTER + rules.batching_window
     for name, one in seen.items():
         # Nobody knows what happened while no tick ran: the database may have been away, and the replicator with it.
-        begins = moved[name] or (paused and before[name].still_ticks < STILL_TICKS)
+        begins = moved[name] or before[name].moved_at is None or (paused and before[name].still_ticks < STILL_TICKS)
         shards[name] = replace(
             one.progress,
             read_through=_read_through(one, before[name]),
@@ -255,7 +255,7 @@ def _read_through(one: ShardSight, before: ShardProgress) -> datetime | None:
 
 def _moved(one: ShardSight, before: ShardProgress) -> bool:
     read_on = one.progress.sequence_number != before.sequence_number
-    return read_on or bool(one.sightings or one.scouted or one.passed) or before.moved_at is None
+    return read_on or bool(one.sightings or one.scouted or one.passed)
 
 
 def _further(one: Applied | None, other: Applied | None) -> Applied | None:

@@ -384,6 +384,7 @@ class _Run:
             extra=counts.extra,
             different=counts.different,
             repaired=counts.repaired,
+            no_proof=counts.no_proof,
             rejected=counts.rejected,
             by_column=counts.by_column,
             samples=samples,

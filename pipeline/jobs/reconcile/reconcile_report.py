@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from pipeline.aurora.compare.reconciliations import Counts
 
 SAMPLES = 20
 
@@ -53,6 +52,8 @@ class ReconcileReport:
     """Rows that differ when we don't know whether replication had reached the state that they differ from."""
     behind_seconds: float | None = None
     """How far behind replication was at the end, where rows are undecided; None where it is not known."""
+    no_proof: str | None = None
+    """Why the run proves nothing of the time before its snapshot, however equal the rows are; None: it does."""
     resumed: bool = False
     """Whether this run resumed an earlier one that was killed or had failed; `seconds` are then this run's alone."""
 
@@ -99,19 +100,3 @@ class ReconcileReport:
 
 def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
-
-
-def counted(counts: Counts) -> dict[str, int | dict[str, int]]:
-    """Return the counts that the report repeats."""
-    return {
-        "compared": counts.compared,
-        "in_flight": counts.in_flight,
-        "undecided": counts.undecided,
-        "missing": counts.missing,
-        "extra": counts.extra,
-        "different": counts.different,
-        "stale": counts.stale,
-        "repaired": counts.repaired,
-        "rejected": counts.rejected,
-        "by_column": counts.by_column,
-    }

@@ -127,3 +127,16 @@ def test_a_key_that_is_written_all_the_time_shows_how_far_its_shard_is_applied()
         stored = Stored({newest.row: Position(at - timedelta(minutes=1), 97 + 2 * minute)})
         memory = conclude(memory, Sight(LABEL, at, [shard(at, sightings=(newest,))], stored), at, RULES).memory
     assert memory.shards["s1"].applied == Applied(101, NOW + timedelta(minutes=1))
+
+
+def test_a_shard_that_is_only_rolled_still_stands_still() -> None:
+    """DynamoDB rolls a quiet shard too, after four hours: its empty successor says nothing of the replicator."""
+    late = Waiting("public.Orders", ("1",), 5, NOW, NOW, "s1")
+    memory = tick(before(NOW - timedelta(seconds=30)), NOW, shard(NOW, sightings=(late,)))
+    for seconds in (30, 60, 90):
+        now = NOW + timedelta(seconds=seconds)
+        memory = tick(memory, now, shard(now))
+    assert memory.waiting[0].state.value == "stuck"
+    child = ShardSight(ShardProgress("s2", "s1", read_through=NOW), at_end=True)
+    memory = tick(memory, NOW + timedelta(seconds=120), shard(NOW, finished=True), child)
+    assert memory.waiting[0].state.value == "stuck"

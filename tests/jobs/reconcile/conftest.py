@@ -111,11 +111,11 @@ def found(report: ReconcileReport) -> tuple[int, int, int]:
     return (report.missing, report.extra, report.different)
 
 
-def replicated(source: Source, *records: dict[str, Any]) -> ReplicationReport:
-    """Apply records as the stream of the source would bring them."""
+def replicated(source: Source, *records: dict[str, Any], writer: str = "test") -> ReplicationReport:
+    """Apply records as the stream of the source would bring them, or as another writer brings them late."""
     stream = f"arn:aws:dynamodb:eu-central-1:111122223333:table/{source.mapping.table}/stream/2026-05-14T10:00:00.000"
     event = {"Records": [each | {"eventSourceARN": stream} for each in records]}
-    replicator = Replicator([source.mapping], lambda: source.services.connect("test"), writer="test")
+    replicator = Replicator([source.mapping], lambda: source.services.connect("test"), writer=writer)
     with closing(replicator):
         (report,) = replicator.replicate(event, deadline=time.monotonic() + 60)
     return report
