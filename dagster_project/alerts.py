@@ -117,7 +117,7 @@ def teller(environment: Mapping[str, str]) -> Tell | None:
     reason = ""
     try:
         found = getattr(import_module(module), function, None) if module and function else None
-    except Exception as error:  # noqa: BLE001  a user's module: whatever its import raises is told with its name
+    except Exception as error:  # noqa: BLE001  a user's module: whatever its import raises is reported with its name
         found, reason = None, f": importing {module} raised {trouble(error)}"
     if not callable(found):
         raise ConfigurationError(

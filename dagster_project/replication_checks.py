@@ -100,7 +100,7 @@ def check_specs(mapping: TableMapping) -> list[dg.AssetCheckSpec]:
             description="Every change in the table's stream arrived in Aurora within"
             f" {_span(freshness.warn.total_seconds())} of being made (an error beyond"
             f" {_span(freshness.fail.total_seconds())}). It is measured from the stream and the stored rows, so it is"
-            " right even if the replicator stands still or nothing is written. If it is late: look at the replicator's"
+            " right even if the replicator has stopped or nothing is written. If it is late: look at the replicator's"
             " errors, throttles and iterator age in CloudWatch, at its event source mapping (the result links to both),"
             " and at the load of the database.",
         ),

@@ -1,6 +1,6 @@
 """Re-pointing as a job: the table that the mapping file names becomes the source of record, in place of another.
 
-Invariant: it starts nothing besides. What a person does next is in the run, in order, as the command line prints it.
+Invariant: it starts nothing else. The run lists the next steps, in order, as the command line prints them.
 """
 
 # No `from __future__ import annotations`: Dagster reads the annotations of what is defined in a function.
@@ -41,8 +41,8 @@ def repoint_job(mapping: TableMapping) -> dg.JobDefinition:
         description=f"Makes `{mapping.table}`, which the mapping file names, the source of record: for a table that was"
         " restored under another name, or moved. First: change `source: table:` in the file and reload the code"
         " location. From the switch on, changes of the table before are refused. The run lists the next steps: deploy"
-        " the replicator on the new stream, load, reconcile with repair. It changes nothing where the table is the"
-        " source of record already.",
+        " the replicator on the new stream, load, reconcile with repair. It changes nothing if the table is already the"
+        " source of record.",
     )
     def repointing() -> None:
         source()
@@ -52,7 +52,7 @@ def repoint_job(mapping: TableMapping) -> dg.JobDefinition:
 
 def _told(report: RepointReport) -> str:
     if not report.effects:
-        return f"nothing to do: {report.new_arn} is the source of record already"
+        return f"nothing to do: {report.new_arn} is already the source of record"
     if report.since is None:
         return f"would switch from {report.old_table} to {report.new_table}; nothing was switched"
     return f"{report.new_arn} is the source of record since {report.since:%Y-%m-%d %H:%M:%S} UTC"

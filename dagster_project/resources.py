@@ -36,7 +36,7 @@ class ServicesResource(dg.ConfigurableResource[Services]):
         default=None,
         description="Secrets Manager secret with username, password, host, port, dbname; else DATABASE_SECRET_ID.",
     )
-    endpoint_url: str | None = Field(default=None, description="Endpoint of a stand-in for AWS; else AWS_ENDPOINT_URL.")
+    endpoint_url: str | None = Field(default=None, description="Endpoint of local AWS; else AWS_ENDPOINT_URL.")
     export_bucket: str | None = Field(
         default=None, description="Bucket that exports are written to; else DYNAURORA_EXPORT_BUCKET."
     )

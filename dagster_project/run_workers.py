@@ -23,7 +23,7 @@ from pipeline.aurora.bookkeeping.load_lead import Lead
 from pipeline.core.model.mapping import TableMapping
 from pipeline.jobs.load.load_help import help_load
 
-# Without a limit, a run whose host died stays STARTED for ever; with it, run monitoring ends the run. A load may take
+# Without a limit, a run whose host died stays STARTED forever; with it, run monitoring ends the run. A load may take
 # longer than a stream's 24 hours, because the stream is applied meanwhile.
 LOAD_MAX_SECONDS = 3 * 24 * 3600
 LOAD_RUN_TAG = "dynaurora/load_run"
@@ -100,7 +100,7 @@ class RunWorkers:
         try:
             for _ in range(self._count):
                 self.launched.append(self._submit(lead))
-        except Exception as error:  # noqa: BLE001 - whatever a run launcher may raise; the load goes on without them
+        except Exception as error:  # noqa: BLE001 - whatever a run launcher may raise; the load continues without them
             self._context.log.warning("launching run workers failed (%s); the load continues", type(error).__name__)
         self._context.log.info("launched to share the files: %s", ", ".join(self.launched) or "none")
 

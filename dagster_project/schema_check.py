@@ -19,8 +19,8 @@ def schema_spec(keys: TableKeys) -> dg.AssetCheckSpec:
         SCHEMA,
         asset=keys.aurora_table,
         description="The database has the tables, columns and view that the mapping describes. If it fails, loads are"
-        f" refused before they start: run `dynaurora migrate {keys.name}`. What that does not do by itself, such as"
-        " narrowing a column, it names together with the way out.",
+        f" refused before they start: run `dynaurora migrate {keys.name}`. If something needs a person, such as"
+        " narrowing a column, that command says what to do.",
     )
 
 

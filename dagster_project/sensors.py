@@ -72,8 +72,8 @@ def interval_seconds(freshness: Sequence[Freshness]) -> int:
 
 
 def _report_all(mappings: Sequence[TableMapping], dynaurora: ServicesResource, memories: dict[str, Any]) -> list[Event]:
-    """Look at the tables, those looked at longest ago first. Tables that the time does not suffice for come first next
-    time.
+    """Look at the tables, those looked at longest ago first. Tables for which there was no time come first
+    next time.
     """
     events: list[Event] = []
     statuses = status(dynaurora.services, mappings)

@@ -19,10 +19,10 @@ def unmapped_spec(keys: TableKeys) -> dg.AssetCheckSpec:
     return dg.AssetCheckSpec(
         UNMAPPED,
         asset=keys.reconciliation,
-        description="Every attribute that has a column in the mapping is in its column. It warns if some wait in the"
-        f" jsonb column since before the mapping had the column: launch `{keys.promote_job}` (or run `dynaurora promote"
-        f" {keys.name}`); the next reconciliation updates this check. It also lists the attributes that no column"
-        " takes, with the line that would take each. They are kept exactly.",
+        description="Every attribute that has a column in the mapping is in its column. It warns if some still wait in"
+        f" the jsonb column, written before the mapping had the column: launch `{keys.promote_job}` (or run `dynaurora"
+        f" promote {keys.name}`); the next reconciliation updates this check. It also lists the attributes that no"
+        " column takes, with the line that would take each. They are kept exactly.",
     )
 
 

@@ -49,7 +49,7 @@ def widen(environment: dict[str, str]) -> None:
     path.write_text(path.read_text().replace("varchar(20)", "varchar(80)"))
 
 
-def test_list_show_mend_replay(environment: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_show_correct_replay(environment: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     told(capsys)
     assert main(["rejects", "list", "--json"], environment) == 1
     (group,) = document(capsys)["groups"]

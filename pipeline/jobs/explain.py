@@ -51,7 +51,7 @@ class ItemInTarget:
     version: int | None
     stream_created: datetime | None
     sequence_number: str | None
-    """The parts of `version`: which stream brought the row, and where it stands in it; None for a snapshot's row."""
+    """The parts of `version`: the stream that brought the row, and the place in it; None for a snapshot's row."""
     verdict: WaitedFor
     why: str
     next_step: str | None
@@ -246,6 +246,6 @@ class _Looking:
 
 
 def _compared(target: Target) -> Mapping[str, None]:
-    """Return the names of what is compared beside the key."""
+    """Return the names of the columns that are compared, without the key's."""
     names = [name for name in target.stored_columns if name not in target.primary_key]
     return dict.fromkeys([*names, *(child.view_name for child in target.children)])

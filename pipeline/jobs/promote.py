@@ -264,7 +264,7 @@ class _Fill:
 
 
 class _Convert:
-    """The columns' converters, and what their `on_error` has settled so far."""
+    """The columns' converters, and the values that their `on_error` has changed so far."""
 
     def __init__(self, promotion: Promotion) -> None:
         self.promotion = promotion

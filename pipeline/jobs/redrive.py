@@ -271,7 +271,7 @@ class _Run:
             if done.first_unprocessed is not None:
                 raise TransientError(
                     f"redriving: a batch took longer than {_BATCH_SECONDS:.0f} s",
-                    hint="the database is slow or away; run it again: what was applied is not changed by that",
+                    hint="the database is slow or away; run it again: applying a batch twice changes nothing",
                 )
             self.report.records += done.records
             self.report.applied += done.applied

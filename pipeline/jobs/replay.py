@@ -106,7 +106,7 @@ class _Target:
 
 
 def _target_now(reject: StoredReject, router: Router) -> str:
-    """Return the target of a record that had none, as the mapping stands now."""
+    """Return the target that the mapping now gives a record that had none."""
     targets = router.route(keys_again(reject.record))
     return targets[0].view_name if targets else NO_TARGET
 
@@ -140,7 +140,7 @@ def _decode(
     failed: list[tuple[StoredReject, str]] = []
     for reject in stored:
         if reject.position is None:
-            chunk.failed.append((reject, reject.reason))  # it does not say where it stands: nothing can be decided
+            chunk.failed.append((reject, reject.reason))  # it has no position, so nothing can be decided
             continue
         try:
             changes.append((reject, decode_again(target.decoder, reject.record, reject.position)))

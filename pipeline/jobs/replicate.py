@@ -27,7 +27,7 @@ from pipeline.jobs.memory import collection_paused
 
 # Records applied in one transaction. A whole batch of up to this many is all or nothing.
 CHUNK_RECORDS = 2_500
-# Time reserved for the answer: with less than this left, no chunk is begun and no retry is waited for.
+# Time reserved for the answer: with less than this left, it begins no chunk and waits for no retry.
 RESERVE_SECONDS = 2.0
 _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.1, 5.0
 

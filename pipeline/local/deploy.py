@@ -1,6 +1,6 @@
 """Deploys the replicator's template with its zip through CloudFormation, to the local stack or to any endpoint.
 
-Invariant: what is deployed is the unchanged template file, sent to the service whole; only parameters differ between a
+Invariant: it deploys the unchanged template file and sends it to the service whole; only parameters differ between a
 laptop and AWS. A deployment that fails says which resource failed and why.
 """
 

@@ -1,6 +1,6 @@
 """The few AWS calls that the export service makes, on the wire: requests and answers stay JSON as DynamoDB writes it.
 
-Invariant: an attribute value is never converted, so what was read from the table is what is written to the export.
+Invariant: an attribute value is never converted, so the export contains exactly what was read from the table.
 
 The caller's own credential scope is passed on, so that account and region are those of the export request.
 """

@@ -114,7 +114,7 @@ def test_the_newest_of_each_asset_and_check_stays_however_old(kept: dg.DagsterIn
     assert record.asset_entry.last_materialization_record is not None
     assert len(kept.fetch_observations(KEYS.aurora_table, limit=10).records) == 1
     tell(kept, KEYS, days=7, first=5)
-    assert results(kept, KEYS) == [6, 5, 4], "it goes on as before"
+    assert results(kept, KEYS) == [6, 5, 4], "it continues as before"
 
 
 def test_more_than_a_chunk_goes(kept: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:

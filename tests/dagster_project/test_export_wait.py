@@ -67,6 +67,6 @@ def test_a_wait_that_runs_out_and_its_retries_are_one_export(
 
 
 @pytest.mark.parametrize("job", ["employees_full_load", "employees_reconcile"])
-def test_a_wait_that_is_no_span_starts_nothing(code: Code, job: str) -> None:
+def test_a_wait_that_is_not_a_duration_starts_nothing(code: Code, job: str) -> None:
     with pytest.raises(dg.DagsterInvalidConfigError, match="export_wait: it is not a duration; write a number"):
         code.run(job, {"export_wait": "soon"})

@@ -56,7 +56,7 @@ def test_an_outcome_is_told_again_after_hours(code: Code, monkeypatch: pytest.Mo
     assert set(tick(code, cursor)[0]) == set(NAMES)
 
 
-def test_what_goes_wrong_is_reported_with_its_remedy_and_what_is_mended_too(code: Code) -> None:
+def test_a_fault_is_reported_with_its_remedy_and_so_is_its_end(code: Code) -> None:
     code.migrate()
     _, cursor = tick(code)
     code.services.lambdas.mappings[0]["State"] = "Disabled"

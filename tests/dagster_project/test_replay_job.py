@@ -31,7 +31,7 @@ def rejects_check(code: Code) -> dg.AssetCheckEvaluation:
     return found
 
 
-def test_rejects_are_replayed_under_the_mended_mapping_and_the_check_turns_green(code: Code) -> None:
+def test_rejects_are_replayed_under_the_corrected_mapping_and_the_check_turns_green(code: Code) -> None:
     code.migrate()
     code.replicate(*TOO_LONG)
     told = rejects_check(code)
@@ -66,7 +66,7 @@ def test_what_still_cannot_be_converted_fails_the_run_by_its_reason_and_not_by_i
     assert "more than twenty" not in f"{description} {found}"
 
 
-def test_a_mended_mapping_that_is_not_in_the_database_yet_starts_nothing(code: Code) -> None:
+def test_a_corrected_mapping_that_is_not_in_the_database_yet_starts_nothing(code: Code) -> None:
     code.migrate()
     code.replicate(*TOO_LONG)
     mend(code)

@@ -119,7 +119,7 @@ def breaking_s3() -> Iterator[tuple[type[BreakingS3], S3Objects]]:
     server.server_close()
 
 
-def test_a_connection_that_breaks_off_is_taken_up_where_it_broke(
+def test_a_broken_connection_is_resumed_where_it_broke(
     breaking_s3: tuple[type[BreakingS3], S3Objects],
 ) -> None:
     handler, store = breaking_s3

@@ -48,7 +48,7 @@ def test_every_item_once(dynamodb: DynamoDBClient, table: str, segments: int) ->
 
 
 @pytest.mark.stack
-def test_a_scan_that_was_given_up_goes_on_behind_each_segments_last_page(dynamodb: DynamoDBClient, table: str) -> None:
+def test_an_abandoned_scan_resumes_after_each_segments_last_page(dynamodb: DynamoDBClient, table: str) -> None:
     kept: list[ScanPage] = []
     pages = scan_segments(dynamodb, table, segments=3, read_capacity_per_second=150)
     for page in pages:

@@ -394,7 +394,7 @@ def test_a_file_whose_name_differs_in_case_is_the_same_file_somewhere(discover_t
 
 
 @pytest.mark.parametrize("key", ["", "Id", "Id:X", "a:S,b:S,c:S"])
-def test_a_key_that_is_none_is_refused(
+def test_a_wrong_key_is_refused(
     key: str, exports: ExportFactory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     location = exports.full(items_with(), Layout(table="Things")).location

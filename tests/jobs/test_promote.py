@@ -269,7 +269,7 @@ def test_a_row_that_another_transaction_holds_is_not_waited_for(
     assert stored(connection, "City") == {1: ("first", "{}"), 2: ("first", "{}")}
 
 
-def test_an_interrupted_promotion_goes_on_where_it_was(
+def test_an_interrupted_promotion_resumes_where_it_was(
     services: Services,
     connection: Connection,
     grow: Callable[..., TableMapping],

@@ -287,7 +287,7 @@ def test_a_row_policy_that_hides_tombstones_from_the_user_is_refused(
         connection.execute(f"RESET ROLE; DROP OWNED BY {purger}; DROP ROLE {purger}".encode())
 
 
-def test_a_retention_that_is_none_is_refused(run: Run) -> None:
+def test_a_wrong_retention_is_refused(run: Run) -> None:
     with pytest.raises(ConfigurationError, match="above 0"):
         run(retention=timedelta(0))
 

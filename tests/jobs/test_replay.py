@@ -41,26 +41,26 @@ def counts(report: ReplayReport) -> tuple[int, int, int, int]:
     return report.applied, report.stale, report.failed, report.waiting
 
 
-def test_a_reject_is_applied_once_the_mapping_is_mended(
+def test_a_reject_is_applied_once_the_mapping_is_corrected(
     apply: Apply, connection: Connection, employees: TableMapping
 ) -> None:
     apply(named(1, 1, LONG), named(2, 2, "fine"))
     assert counts(replay(connection, employees)) == (0, 0, 1, 1)
-    mended = wider(employees)
-    migrate(connection, [mended])
-    assert counts(replay(connection, mended)) == (1, 0, 0, 0)
+    corrected = wider(employees)
+    migrate(connection, [corrected])
+    assert counts(replay(connection, corrected)) == (1, 0, 0, 0)
     assert view(connection) == {1: (LONG, "NA"), 2: ("fine", "NA")}
     assert connection.execute('SELECT _version FROM replica."Employees" WHERE "Id" = 1').fetchone() is not None
-    assert counts(replay(connection, mended)) == (0, 0, 0, 0), "a second replay has nothing to do"
+    assert counts(replay(connection, corrected)) == (0, 0, 0, 0), "a second replay has nothing to do"
 
 
 def test_a_replayed_record_that_is_delivered_again_stays_replayed(
     apply: Apply, connection: Connection, employees: TableMapping
 ) -> None:
     apply(named(1, 1, LONG))
-    mended = wider(employees)
-    migrate(connection, [mended])
-    replay(connection, mended)
+    corrected = wider(employees)
+    migrate(connection, [corrected])
+    replay(connection, corrected)
     assert apply(named(1, 1, LONG)).rejected == 1, "this replicator still has the old mapping"
     assert waiting(connection) == []
     assert view(connection) == {1: (LONG, "NA")}
@@ -69,9 +69,9 @@ def test_a_replayed_record_that_is_delivered_again_stays_replayed(
 def test_a_change_made_since_is_not_undone(apply: Apply, connection: Connection, employees: TableMapping) -> None:
     apply(named(1, 1, LONG), named(2, 2, LONG))
     apply(named(1, 3, "newer"), record(2, 4, "REMOVE"))
-    mended = wider(employees)
-    migrate(connection, [mended])
-    assert counts(replay(connection, mended)) == (0, 2, 0, 0)
+    corrected = wider(employees)
+    migrate(connection, [corrected])
+    assert counts(replay(connection, corrected)) == (0, 2, 0, 0)
     assert view(connection) == {1: ("newer", "NA")}
 
 
@@ -80,8 +80,8 @@ def test_what_still_fails_is_settled_where_the_stored_row_is_newer_and_else_stay
 ) -> None:
     apply(named(1, 1, LONG), named(2, 2, LONG))
     apply(named(1, 3, "newer"))
-    mended = wider(employees, SqlType("varchar", (30,)))
-    assert counts(replay(connection, mended)) == (0, 1, 1, 1)
+    corrected = wider(employees, SqlType("varchar", (30,)))
+    assert counts(replay(connection, corrected)) == (0, 1, 1, 1)
     assert waiting(connection) == ['column "Name": is longer than 30 characters']
 
 
@@ -98,9 +98,9 @@ def test_several_rejects_of_one_key_end_at_the_newest(
     apply: Apply, connection: Connection, employees: TableMapping
 ) -> None:
     apply(named(1, 2, LONG + " b"), named(1, 1, LONG + " a"))
-    mended = wider(employees)
-    migrate(connection, [mended])
-    assert counts(replay(connection, mended)) == (1, 1, 0, 0)
+    corrected = wider(employees)
+    migrate(connection, [corrected])
+    assert counts(replay(connection, corrected)) == (1, 1, 0, 0)
     assert view(connection) == {1: (LONG + " b", "NA")}
 
 
@@ -115,10 +115,10 @@ def test_what_postgresql_alone_refuses_does_not_take_the_others_along(
     apply: Apply, connection: Connection, employees: TableMapping
 ) -> None:
     apply(*[named(number, number, f"{LONG} {number}") for number in range(1, 6)])
-    mended = wider(employees)
-    migrate(connection, [mended])
+    corrected = wider(employees)
+    migrate(connection, [corrected])
     connection.execute(f"""ALTER TABLE replica."Employees" ADD CHECK ("Name" <> '{LONG} 3')""".encode())
-    assert counts(replay(connection, mended)) == (4, 0, 1, 1)
+    assert counts(replay(connection, corrected)) == (4, 0, 1, 1)
     assert sorted(view(connection)) == [1, 2, 4, 5]
     assert "CheckViolation" in waiting(connection)[0]
     assert LONG not in waiting(connection)[0]
@@ -126,9 +126,9 @@ def test_what_postgresql_alone_refuses_does_not_take_the_others_along(
 
 def test_more_rejects_than_a_chunk(apply: Apply, connection: Connection, employees: TableMapping) -> None:
     apply(*[named(number, number, LONG) for number in range(250)])
-    mended, told = wider(employees), list[int]()
-    migrate(connection, [mended])
-    assert counts(replay(connection, mended, on_progress=told.append)) == (250, 0, 0, 0)
+    corrected, told = wider(employees), list[int]()
+    migrate(connection, [corrected])
+    assert counts(replay(connection, corrected, on_progress=told.append)) == (250, 0, 0, 0)
     assert told == [100, 200, 250]
     assert len(view(connection)) == 250
 
@@ -157,9 +157,9 @@ def test_a_line_of_an_export_is_replayed_at_the_snapshots_position(
     report = load(services, employees, export.location)
     assert (report.applied, report.rejected) == (1, 2)
     apply(named(2, 9, "newer", at=report.as_of.timestamp() + 60))
-    mended = wider(employees)
-    migrate(connection, [mended])
-    assert counts(replay(connection, mended)) == (1, 1, 0, 0)
+    corrected = wider(employees)
+    migrate(connection, [corrected])
+    assert counts(replay(connection, corrected)) == (1, 1, 0, 0)
     assert view(connection) == {1: (LONG, "NA"), 2: ("newer", "NA"), 3: ("fine", "NA")}
     row = connection.execute('SELECT _version, _as_of FROM replica."Employees" WHERE "Id" = 1').fetchone()
     assert row == (None, report.as_of)
@@ -191,15 +191,15 @@ def test_a_replay_and_a_replicator_at_once_end_at_the_newest(
     services: Services, connection: Connection, employees: TableMapping, apply: Apply
 ) -> None:
     apply(*[named(number, number + 1, LONG) for number in range(200)])
-    mended = wider(employees)
-    migrate(connection, [mended])
-    replicator = Replicator([mended], lambda: services.connect("test"), writer="other")
+    corrected = wider(employees)
+    migrate(connection, [corrected])
+    replicator = Replicator([corrected], lambda: services.connect("test"), writer="other")
 
     def write_on(_: int) -> None:
         records = [named(number, 1000 + number, "newer") for number in range(200)]
         replicator.replicate({"Records": records}, deadline=time.monotonic() + 60)
 
-    report = replay(connection, mended, on_progress=write_on)
+    report = replay(connection, corrected, on_progress=write_on)
     replicator.close()
     assert counts(report) == (100, 100, 0, 0)
     assert set(view(connection).values()) == {("newer", "NA")}
@@ -224,7 +224,7 @@ def test_incremental_lines_are_replayed(
     rejects.add(
         connection, "employees", [Reject("public.Employees", "r", line, position) for line in lines], source="export x"
     )
-    mended = wider(employees)
-    migrate(connection, [mended])
-    assert counts(replay(connection, mended)) == (2, 0, 0, 0)
+    corrected = wider(employees)
+    migrate(connection, [corrected])
+    assert counts(replay(connection, corrected)) == (2, 0, 0, 0)
     assert view(connection) == {1: (LONG, "NA")}

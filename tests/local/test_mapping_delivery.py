@@ -81,7 +81,7 @@ def test_success_passes_the_batch_once() -> None:
     assert scene.delivery.checkpoint == "3"
 
 
-def test_with_the_defaults_an_error_blocks_the_shard_for_ever() -> None:
+def test_with_the_defaults_an_error_blocks_the_shard_forever() -> None:
     scene = Scene(poison(2), pauses=40)
     assert not scene.deliver(records(1, 2, 3))
     assert scene.calls == [[1, 2, 3]] * 40

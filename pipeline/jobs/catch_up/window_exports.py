@@ -84,7 +84,7 @@ def _beyond(mapping: TableMapping, asked: Window, earliest: datetime) -> Termina
         f"catching up {asked}: what was written before {earliest.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC, the first"
         f" {_span(beyond)} of the range, is beyond the table's point-in-time recovery (35 days at most)",
         table=mapping.name,
-        hint=f"{first}restore what is beyond with a full load: `dynaurora load {mapping.name}`; if deletes were lost"
+        hint=f"{first}restore that part with a full load: `dynaurora load {mapping.name}`; if deletes were lost"
         f" there, run `dynaurora reconcile {mapping.name} --repair`",
     )
 

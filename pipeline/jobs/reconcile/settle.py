@@ -213,12 +213,14 @@ class Settler:
     ) -> None:
         """Repair drift if asked and if the ordering rule allows it; record it, or keep it until it may be repaired."""
         after = {read.candidate.number: compared for read, compared in drifted}
-        mendable = [(read, found) for read, found in drifted if self.repair and _may_replace(read, found)]
-        if mendable:
-            refused = self._repair(connection, [read.change for read, _ in mendable if read.change])
-            unfit |= {item_digest(self.mapping, read.attributes) for read, _ in mendable if read.key in refused}
-            again = compare.compare_keys(connection, self.target, staging, [read.candidate.key for read, _ in mendable])
-            after |= {read.candidate.number: compared for (read, _), compared in zip(mendable, again, strict=True)}
+        repairable = [(read, found) for read, found in drifted if self.repair and _may_replace(read, found)]
+        if repairable:
+            refused = self._repair(connection, [read.change for read, _ in repairable if read.change])
+            unfit |= {item_digest(self.mapping, read.attributes) for read, _ in repairable if read.key in refused}
+            again = compare.compare_keys(
+                connection, self.target, staging, [read.candidate.key for read, _ in repairable]
+            )
+            after |= {read.candidate.number: compared for (read, _), compared in zip(repairable, again, strict=True)}
         kinds = self._kinds(connection, drifted, behind)
         for read, found in drifted:
             number, left = read.candidate.number, after[read.candidate.number]
@@ -227,7 +229,7 @@ class Settler:
             elif left.kind is not None and left.mark != found.mark:
                 outcome.looks.append(Look(number, None, None, proven=False, not_before=None))  # a newer change came
             elif left.kind is not None and self._worth_waiting(read, found, now) and not last:
-                not_before = _mendable_from(found, self.snapshot.margin)
+                not_before = _repairable_from(found, self.snapshot.margin)
                 outcome.looks.append(Look(number, found.mark, read.read_at, proven=True, not_before=not_before))
             else:
                 digest = key_digest(read.key)
@@ -241,7 +243,7 @@ class Settler:
 
     def _worth_waiting(self, read: _Read, found: Compared, now: datetime) -> bool:
         """Whether a row that is too new to repair will be old enough before the wait ends."""
-        from_when = _mendable_from(found, self.snapshot.margin)
+        from_when = _repairable_from(found, self.snapshot.margin)
         return self.repair and from_when is not None and read.read_at < from_when <= now + self.patience
 
     def _kinds(
@@ -307,7 +309,7 @@ def _may_replace(read: _Read, found: Compared) -> bool:
     return found.as_of is None or supersedes(read.change.position, Position(found.as_of, found.version))
 
 
-def _mendable_from(found: Compared, margin: timedelta) -> datetime | None:
+def _repairable_from(found: Compared, margin: timedelta) -> datetime | None:
     return None if found.as_of is None else found.as_of + margin + _GRAIN
 
 

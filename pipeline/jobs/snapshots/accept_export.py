@@ -1,6 +1,6 @@
 """Accept an export that exists: whole, of the mapped table, and as DynamoDB itself describes it.
 
-Invariant: what is refused here is refused before anything is written. What could not be asked is reported, never
+Invariant: an export is refused before anything is written. If DynamoDB cannot be asked, that is reported, never
 ignored; what is known without asking is compared all the same.
 """
 

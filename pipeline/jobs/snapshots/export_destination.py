@@ -60,7 +60,7 @@ def export_destination(settings: Settings, doing: str, *, table: str) -> ExportD
 
 
 def encryption(settings: Settings, doing: str) -> tuple[Literal["AES256", "KMS"] | None, str | None]:
-    """Return the algorithm and the KMS key that what is written to S3 is to be encrypted with."""
+    """Return the algorithm and the KMS key with which to encrypt what is written to S3."""
     asked, key = settings.export_sse, settings.export_kms_key
     algorithm = _ALGORITHMS.get(asked.upper()) if asked else "KMS" if key else None
     if asked and algorithm is None:

@@ -110,7 +110,7 @@ def _of_another_run(
         time.sleep(_LOOK_SECONDS)
     now = place.progress()
     if now is None or not now.finished or (before is not None and before.finished and before.id == now.id):
-        return None  # it died, or gave up
+        return None  # it died or failed
     return place.summary(now)
 
 
@@ -179,7 +179,7 @@ class _Scan:
         now = clock.now()
         name = f"{int(now.timestamp() * 1000):014d}-{uuid.uuid4().hex[:8]}"
         scan = cls(place, _Progress(name, _iso(now), place.source.arn, place.source.table_id, segments), clock)
-        scan._keep()  # the start is kept before the first page is read: a scan that goes on claims no later one
+        scan._keep()  # the start is kept before the first page is read: a scan that resumes claims no later one
         return scan
 
     def run(

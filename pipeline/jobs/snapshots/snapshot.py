@@ -112,7 +112,7 @@ class _Changes:
 
 
 def _say_nothing(_: str) -> None:
-    """Progress that nobody asked for."""
+    """Report progress to nobody."""
 
 
 def _request(services: Services, mapping: TableMapping, say: Callable[[str], None], *, anew: bool) -> str:

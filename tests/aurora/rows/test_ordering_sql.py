@@ -112,7 +112,7 @@ def test_both_rules_admit_the_same_new_keys(connection: Connection, registered: 
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_what_is_proven_is_so_in_sql_as_in_the_belief_of_a_tick(connection: Connection, seed: int) -> None:
+def test_sql_and_a_tick_agree_on_what_is_proven(connection: Connection, seed: int) -> None:
     """Catch-ups whose ranges meet, overlap or lie apart, and reconciliations, clean or not."""
     source, margin = random.Random(seed), timedelta(seconds=2)
     bookkeeping.install(connection)

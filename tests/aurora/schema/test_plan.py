@@ -131,7 +131,7 @@ def test_a_columns_default_is_what_rows_have_that_no_writer_gave_a_value(connect
     assert plan(connection, [grown]).empty
 
 
-def test_a_view_made_anew_keeps_owner_grants_options_and_comment(connection: Connection) -> None:
+def test_a_recreated_view_keeps_owner_grants_options_and_comment(connection: Connection) -> None:
     migrate(connection, [mapping(ID, NAME, CITY)])
     roles = [f"{role}_{connection.info.dbname}" for role in ("owner", "reader", "clerk")]
     for role in roles:
@@ -176,7 +176,7 @@ def test_an_unmapped_column_stays_and_is_found_again(connection: Connection) -> 
     assert rows(connection, 'SELECT "City" FROM public."Employees"') == ["Accra"]
 
 
-def test_columns_in_another_order_make_the_view_anew(connection: Connection) -> None:
+def test_columns_in_another_order_recreate_the_view(connection: Connection) -> None:
     migrate(connection, [mapping(ID, NAME)])
     done = migrate(connection, [mapping(NAME, ID)])
     assert whats(done) == ["recreate view public.Employees: its columns are in another order"]

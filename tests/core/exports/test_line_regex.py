@@ -264,7 +264,7 @@ def test_what_is_nested_too_deep_is_converted_all_the_same() -> None:
     assert outcome(EVERY_TYPE, block, general=False) == outcome(EVERY_TYPE, block, general=True)
 
 
-def test_empty_texts_are_none_that_is_missing_however_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_text_is_never_taken_for_a_missing_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(line_reader, "PIECE_BYTES", 1)  # a piece a line
     kinds: dict[str, dict[str, Any]] = {
         "full": ITEM,

@@ -50,7 +50,7 @@ def test_windows_meet_and_are_of_a_length_that_can_be_exported(length: timedelta
 
 
 @given(length=st.one_of(seconds, st.integers(900, 7200).map(lambda s: timedelta(seconds=s))), cuts=crowded)
-def test_what_a_snapshot_brought_is_told_of_by_windows_that_begin_no_earlier(
+def test_windows_from_a_snapshots_time_show_what_happened_to_its_items(
     length: timedelta, cuts: list[timedelta]
 ) -> None:
     end = START + max(length, SHORTEST)

@@ -172,7 +172,7 @@ def test_what_is_beyond_the_recovery_window_is_refused_and_named(past: PastTable
     assert [w.is_seam for w in inside.windows] == [False]
 
 
-def test_a_range_that_is_none_is_refused(run: Run) -> None:
+def test_an_impossible_range_is_refused(run: Run) -> None:
     with pytest.raises(ConfigurationError, match="shorter than 15 min"):
         run(START, START + 14 * MINUTE)
     with pytest.raises(ConfigurationError, match="in the future"):

@@ -386,7 +386,7 @@ def help_to_be_killed(begun: Event, services: Services, mapping: TableMapping, l
     help_load(services, mapping, lead, workers=1, processes_from=NEVER, on_progress=slowly)
 
 
-def test_a_load_goes_on_when_a_run_that_shares_it_is_killed(
+def test_a_load_continues_when_a_run_that_shares_it_is_killed(
     services: Services, employees: TableMapping, export: WrittenExport, connection: Connection, aside_from: int
 ) -> None:
     def launch(lead: Lead) -> None:

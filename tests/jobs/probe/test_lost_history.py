@@ -89,7 +89,7 @@ def test_a_view_type_without_new_images(world: World) -> None:
     assert world.kinds() == [Kind.VIEW_TYPE]
 
 
-def test_a_stream_made_anew_is_a_loss_until_catch_ups_cover_it(world: World) -> None:
+def test_a_recreated_stream_is_a_loss_until_catch_ups_cover_it(world: World) -> None:
     world.look()
     world.probed(through=world.now - HOUR)
     applied = world.now - HOUR
@@ -163,7 +163,7 @@ def test_a_mapping_that_is_missing_disabled_or_unknown(world: World) -> None:
     assert (report.on_failure.count, "lambda:List" in report.on_failure.where) == (None, True)
 
 
-def test_a_mapping_made_anew_loses_what_it_does_not_start_from(world: World) -> None:
+def test_a_recreated_event_source_mapping_loses_what_is_before_its_start(world: World) -> None:
     world.look()
     world.probed(through=world.now - HOUR)
     world.map("esm-2", start="TRIM_HORIZON")
@@ -248,7 +248,7 @@ def test_what_the_probe_has_found_of_a_new_stream_is_not_found_again(world: Worl
     assert world.kinds() == []
 
 
-def test_objects_that_wait_where_batches_go_that_were_given_up(world: World) -> None:
+def test_discarded_batches_that_wait_are_reported(world: World) -> None:
     assert world.look().on_failure.count == 0
     world.services.bucket.objects = {f"aws/lambda/esm-1/shardId-1/2026/05/20/{n}": NOW - n * HOUR for n in range(5)} | {
         "aws/lambda/esm-other/shardId-1/x": NOW - DAY,

@@ -374,9 +374,7 @@ def test_two_ticks_at_once_keep_what_one_of_them_found(world: World, monkeypatch
     assert world.connection.execute("SELECT count(*) FROM replication.probe_waiting").fetchone() == (1,)
 
 
-def test_so_much_waiting_that_reading_on_would_tell_nothing_stops_the_reading(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_probe_stops_reading_when_too_much_waits(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.jobs.probe.probe.MOST_WAITING", 5)
     for number in range(6):
         world.write("a", number)

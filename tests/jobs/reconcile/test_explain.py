@@ -93,7 +93,7 @@ def test_absent_items_and_tombstones(source: Source) -> None:
         (['{"Id": {"N": "7"}, "x": {"S": "y"}}'], "exactly the table's key attributes"),
     ],
 )
-def test_a_key_that_is_none_says_how_to_give_it(employees: TableMapping, texts: list[str], message: str) -> None:
+def test_a_wrong_key_says_how_to_give_it(employees: TableMapping, texts: list[str], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message) as refused:
         parse_key(employees, texts)
     assert """'{"Id": {"N": "7"}}' or --key Id=7""" in str(refused.value)

@@ -94,7 +94,7 @@ def test_a_hot_row_that_changes_at_every_look_is_never_drift(
     assert probe.behind == timedelta(0)
 
 
-def test_a_row_too_new_for_a_repair_is_mended_once_it_is_old_enough(
+def test_a_row_too_new_for_a_repair_is_repaired_once_it_is_old_enough(
     source: Source, connection: Connection, probe: Probe
 ) -> None:
     source.margin = timedelta(seconds=1)
@@ -177,7 +177,7 @@ def test_a_wait_says_what_for_at_once_and_while_it_lasts(source: Source, monkeyp
     assert "as no probe says how far replication is (`dynaurora status employees --probe` is one)" in waits[0]
 
 
-def test_replication_that_never_delivers_is_told_where_it_is_waited_for(
+def test_the_wait_for_replication_says_why_it_may_never_deliver(
     source: Source, probe: Probe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     probe.through = source.now - timedelta(hours=1)

@@ -51,7 +51,7 @@ def test_a_run_broken_off_while_comparing_does_not_stage_again(
     assert not source.reconcile_with(location).resumed, "a run that ended is not resumed"
 
 
-def test_a_run_broken_off_while_settling_settles_the_rest_and_counts_all_of_it(
+def test_a_run_that_failed_while_resolving_resolves_the_rest_and_counts_all_of_it(
     source: Source, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(settle, "KEYS_AT_ONCE", 3)
@@ -138,7 +138,7 @@ reconcile(Services(settings), replace(mapping, table=table), location, margin=ti
 """
 
 
-def test_a_run_killed_between_comparing_and_settling_goes_on(
+def test_a_run_killed_between_comparing_and_resolving_resumes(
     source: Source, connection: Connection, database: str
 ) -> None:
     execute(connection, """DELETE FROM replica."Employees" WHERE "Id" = 3""")

@@ -110,7 +110,7 @@ def test_a_filtered_or_projected_export_is_refused_by_every_verb(
 
 
 @pytest.mark.parametrize("member", [{"filterSpecification": None}, {"FilterSpecification": {"FilterExpression": None}}])
-def test_a_filter_that_says_nothing_is_none(exports: ExportFactory, member: dict[str, Any]) -> None:
+def test_an_empty_filter_is_no_filter(exports: ExportFactory, member: dict[str, Any]) -> None:
     kept = {name: value for name, value in member.items() if value is not None}
     export = exports.full(ITEMS, Layout(summary=kept))
     assert read_manifest(FolderObjects(), export.location, expected_table=None).item_count == 4

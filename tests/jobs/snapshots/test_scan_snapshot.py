@@ -148,7 +148,7 @@ def scan_to_be_killed(begun: Event, environment: dict[str, str], mapping: TableM
 
 
 @pytest.mark.timeout(300)
-def test_a_scan_that_is_killed_goes_on_where_it_was(
+def test_a_killed_scan_resumes_where_it_was(
     environment: dict[str, str], real: Services, source: TableMapping, connection: Connection
 ) -> None:
     bucket = environment["DYNAURORA_EXPORT_BUCKET"]
@@ -218,7 +218,7 @@ def at_work(real: Services, bucket: str, source: TableMapping) -> bool:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("finished_one_before", [True, False])
-def test_a_second_scan_goes_on_in_the_place_of_a_first_that_dies(
+def test_a_second_scan_replaces_a_first_that_dies(
     environment: dict[str, str], real: Services, source: TableMapping, *, finished_one_before: bool
 ) -> None:
     before = scan_snapshot(real, source, read_capacity=5000) if finished_one_before else None
@@ -248,9 +248,7 @@ def test_wrong_use_is_refused(real: Services, source: TableMapping, database: st
         scan_snapshot(Services(Settings.from_environment(dict(os.environ) | {"DATABASE_URL": database})), source)
 
 
-def test_an_export_of_a_table_that_was_made_anew_is_refused(
-    stack: LocalStack, real: Services, source: TableMapping
-) -> None:
+def test_an_export_of_a_recreated_table_is_refused(stack: LocalStack, real: Services, source: TableMapping) -> None:
     old = scan_snapshot(real, source, read_capacity=5000)
     assert take_snapshot(real, source, manifest=old).location == old
     real.dynamodb.delete_table(TableName=source.table)
