@@ -114,7 +114,7 @@ def test_a_mapping_that_has_gained_a_column_stops_the_next_load_until_it_is_migr
     assert schema_check(loaded).passed
     text = (folder / "employees.yaml").read_text()
     (folder / "employees.yaml").write_text(
-        text.replace("    unmapped:", "      Room: {attribute: room, type: text}\n    unmapped:")
+        text.replace("    indexes:", "      Room: {attribute: room, type: text}\n    indexes:")
     )
     code.definitions = build(folder, code.resource)
     refused = code.run("employees_full_load", {"manifest": code.export(4).location})

@@ -22,7 +22,7 @@ def gain(code: Code, *columns: str) -> None:
     """Add columns to the mapping, as a person does, and reload the definitions."""
     path = code.folder / "employees.yaml"
     lines = "".join(f"      {column}\n" for column in columns)
-    path.write_text(path.read_text().replace("    unmapped:", f"{lines}    unmapped:"))
+    path.write_text(path.read_text().replace("    indexes:", f"{lines}    indexes:"))
     code.definitions = build(code.folder, code.resource)
 
 
