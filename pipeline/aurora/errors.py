@@ -1,4 +1,4 @@
-"""Driver errors, translated once: transient (try again) or terminal (a person must act).
+"""Translates driver errors once: transient (try again) or terminal (a person must act).
 
 Invariant: no translated error quotes what PostgreSQL said, because its messages and details contain row values. It
 names the SQLSTATE, its condition, and the schema objects involved; the driver's error is not chained.
@@ -25,7 +25,7 @@ from pipeline.core.model.mapping import BOOKKEEPING_SCHEMA
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-# What AWS's own driver wrapper retries, and what the PostgreSQL manual calls serialization failures.
+# The errors that AWS's own driver wrapper retries, and serialization failures (PostgreSQL manual).
 _TRANSIENT_CLASSES = {"08", "53", "57", "58"}
 _TRANSIENT_STATES = {"40001", "40P01", "55P03", "25006", "25P03", "25P04"}
 # Wrong values: the record is at fault, not the batch. 21000, a repeated key within a statement, would be our own fault.
@@ -70,7 +70,7 @@ def refused_value(state: str, doing: str) -> DataError:
 
 _HINTS = {
     "42P01": "run `dynaurora migrate` to create the tables of the mapping",
-    "42703": "run `dynaurora migrate` to bring the tables to the mapping",
+    "42703": "run `dynaurora migrate` to bring the tables up to date with the mapping",
     "3F000": "run `dynaurora migrate` to create the schemas",
     "42501": "the database user lacks a privilege: `dynaurora roles` shows which role each verb runs under, and the SQL"
     " that gives the roles what they need",

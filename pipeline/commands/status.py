@@ -15,7 +15,7 @@ from pipeline.aurora.bookkeeping.status import TableStatus, read_status
 from pipeline.aurora.sessions.clock import database_now, host_ahead
 from pipeline.commands.session import Outcome, add_names
 from pipeline.core.errors import ReplicationError
-from pipeline.core.past.loss_remedies import Means, told
+from pipeline.core.past.loss_remedies import Means, as_finding
 from pipeline.dynamodb.clock import NOTABLE, SET_IT, how_far, in_doubt
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def _seen(connection: Connection, mapping: TableMapping) -> tuple[Tick | None, l
     """Return what the probe last found, what may be lost, and the latter in words."""
     losses = open_losses(connection, mapping.name)
     snapshots = loads.snapshot_times(connection, mapping.name) if losses else []
-    findings = [told(loss, Means(mapping.name, mapping.margin, snapshots=snapshots)) for loss in losses]
+    findings = [as_finding(loss, Means(mapping.name, mapping.margin, snapshots=snapshots)) for loss in losses]
     words = tuple(f"{finding.what}: {finding.remedy}" for finding in findings)
     return read_tick(connection, mapping.name), losses, words
 

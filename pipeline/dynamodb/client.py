@@ -1,4 +1,4 @@
-"""AWS clients, all set up in the same way.
+"""Makes AWS clients, all with the same settings.
 
 Region, credentials and profile come from the AWS SDK's own variables. The SDK retries throttling and lost connections
 (standard mode, with backoff and jitter) before an error reaches us.
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from types_boto3_secretsmanager.client import SecretsManagerClient
     from types_boto3_sqs.client import SQSClient
 
-# Connections kept open to one service, if needed: this many threads may share a client.
+# The most connections kept open to one service: this many threads may share a client.
 CONNECTIONS = 128
 _ATTEMPTS = 6
 
@@ -63,7 +63,7 @@ def client(
         # A stand-in for AWS answers under one host name, so the bucket goes into the path.
         s3={"addressing_style": "path"} if endpoint_url else None,
     )
-    # A session of its own: boto3's default session is not safe to share between threads that make clients.
+    # A separate session, because boto3's default session is not safe to share between threads that make clients.
     with translating(f"making a client for {service}"):
         session: Any = boto3.session.Session()  # typed for every AWS service at once, of which we have five
         return session.client(service, endpoint_url=endpoint_url, config=config)

@@ -1,11 +1,11 @@
 """The source's clock, read from its answers, beside this host's clock, which may be wrong.
 
-AWS's answers carry a `Date`: when the answer was made, in whole seconds, rounded down (RFC 9110, 6.6.1). It is made
-between the request and the answer's arrival, so each call limits how far this host's clock can be ahead; several calls
-together give narrower limits than one.
+AWS's answers carry a `Date`: when the answer was made, in whole seconds, rounded down (RFC 9110, 6.6.1). AWS makes it
+between the request and the answer's arrival, so each call bounds how far this host's clock can be ahead; several calls
+narrow the bounds.
 
-Invariant: a time of the source is this host's time less what the host is known to be ahead, and nothing is corrected
-that the answers do not prove. If answers carry no usable Date (a stand-in for AWS, a proxy), the host's time is used.
+Invariant: a time of the source is this host's time, corrected only by the difference that the answers prove. If answers
+carry no usable Date (a stand-in for AWS, a proxy), the host's time is used.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class SourceClock:
         return answer, self.source_time(began)
 
     def now(self) -> datetime:
-        """Return the source's time, or the host's if the source's is not known."""
+        """Return the source's time, or the host's if the source's is unknown."""
         return self.source_time(self._host())
 
     def source_time(self, host_time: datetime) -> datetime:
@@ -65,7 +65,7 @@ class SourceClock:
 
     @property
     def ahead(self) -> timedelta | None:
-        """How far this host's clock is ahead of the source's: None if not known, 0 if within a second."""
+        """How far this host's clock is ahead of the source's; None: unknown; 0: within a second."""
         with self._lock:
             bounds = self._bounds
         if bounds is None:
@@ -75,7 +75,7 @@ class SourceClock:
 
     @property
     def asked_lately(self) -> bool:
-        """Whether a call was made within the last minute. If it told the time, the time is known."""
+        """Whether a call was made within the last minute; if its answer had a Date, the source's time is known."""
         return self._asked_at is not None and self._monotonic() - self._asked_at < _LATELY_SECONDS
 
     def _learn(self, date: datetime | None, began: datetime, took: timedelta) -> None:
@@ -88,17 +88,17 @@ class SourceClock:
                 narrow = max(low, self._bounds[0]), min(high, self._bounds[1])
                 if narrow[0] <= narrow[1]:
                     low, high = narrow
-            self._bounds = low, high  # if they do not meet, one of the clocks was set meanwhile
+            self._bounds = low, high  # if they do not overlap, a clock was set meanwhile
 
 
 def how_far(ahead: timedelta) -> str:
-    """Return how far this host's clock is off, to be followed by whose clock: `372 s ahead of`."""
+    """Return how far this host's clock is off, for a text that continues with the other clock: `372 s ahead of`."""
     seconds = ahead.total_seconds()
     return f"{abs(seconds):.0f} s {'ahead of' if seconds > 0 else 'behind'}"
 
 
 def in_doubt(ahead: timedelta | None, margin: timedelta) -> bool:
-    """Whether a host whose clock is ahead by this much may not write positions: the margin would not cover it."""
+    """Whether a host's clock is off by more than the margin covers, so that the host must not write positions."""
     return ahead is not None and abs(ahead) >= NOTABLE and abs(ahead) + _UNSURE >= margin
 
 

@@ -1,8 +1,8 @@
-"""AWS errors, translated once: transient (try again), unreachable, or terminal (a person must act).
+"""Translates AWS errors once: transient (try again), unreachable, or terminal (a person must act).
 
-Invariant: no translated error quotes what may contain an attribute value. It names the operation and AWS's error code.
-AWS's own sentence is quoted only for codes whose sentence is about permissions, windows and buckets. The SDK's error is
-not chained, because its text quotes parameters.
+Invariant: no translated error quotes text that may contain an attribute value. It names the operation and AWS's error
+code. AWS's own sentence is quoted only for codes whose sentence is about permissions, windows and buckets. The SDK's
+error is not chained, because its text quotes parameters.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def _from_answer(error: sdk.ClientError, doing: str, table: str | None) -> Repli
 
 
 def _wrong_clock(error: sdk.ClientError) -> str | None:
-    """Say that this host's clock is why a signed request is refused; None if the clock is right."""
+    """Return the hint that this host's clock made AWS refuse a signed request; None if the clock is right."""
     date = said_at(error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}))
     if date is None or abs(ahead := host_now() - date) < _SIGNED_TOO_FAR_OFF:
         return None

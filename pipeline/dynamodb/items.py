@@ -1,10 +1,9 @@
-"""Items re-read by key, with consistent reads: what the source holds now.
+"""Re-reads items by key with consistent reads: the source's current state.
 
-Invariant: `read_at` is never later than the moment when the state was read. A snapshot's position claims that every
-older change is in the state, so early is the safe side: a time that is too early lets a change from the stream win that
-would have said the same; one that is too late would let an older state undo a newer change. The clock is read before
-each request is sent, and corrected by what the source's answers say about it (`pipeline.dynamodb.clock`). The margin
-covers what is still wrong then.
+Invariant: `read_at` is never later than the moment when the state was read. A snapshot's position claims that the state
+has every older change, so too early is safe and too late is not: with a time too early, a stream change that the state
+already has wins without harm; with a time too late, an older state could undo a newer change. The clock is read before
+each request, and corrected by the source's answers (`pipeline.dynamodb.clock`). The margin covers the remaining error.
 """
 
 from __future__ import annotations
@@ -48,9 +47,9 @@ class ItemRead:
 def read_items(
     client: DynamoDBClient, table_name: str, keys: Sequence[Item], clock: SourceClock | None = None
 ) -> Iterator[ItemRead]:
-    """Read the items of `keys` (wire form, only key attributes), each key once, in no order.
+    """Read the items of `keys` (wire form, only key attributes), each key once, in any order.
 
-    `clock` is what is known about the source's clock so far; each answer adds to it. Raises TransientError if DynamoDB
+    `clock` holds what we know about the source's clock; each answer adds to it. Raises TransientError if DynamoDB
     leaves keys unprocessed several times in a row.
     """
     remaining = iter({_identity(key, list(key)): key for key in keys}.values())
@@ -68,7 +67,7 @@ def _read_batch(client: DynamoDBClient, table_name: str, batch: list[Item], cloc
         request: Any = {"Keys": [from_wire(key) for key in waiting.values()], "ConsistentRead": True}
         with translating(doing):
             answer, read_at = clock.ask(client.batch_get_item, RequestItems={table_name: request})
-        # One table was asked for, so there is at most one entry, under the table's name or ARN.
+        # The request names one table, so there is at most one entry, under the table's name or ARN.
         unprocessed = [key for part in answer.get("UnprocessedKeys", {}).values() for key in part["Keys"]]
         items = [to_wire(item) for part in answer["Responses"].values() for item in part]
         left = {_identity(to_wire(key), names) for key in unprocessed}
@@ -92,7 +91,7 @@ def _pause(doing: str, attempts: int) -> None:
 
 
 def _identity(item: Item, names: list[str]) -> _Identity:
-    """Return a key's identity: DynamoDB answers `{"N": "1"}` if `{"N": "1.0"}` was asked for."""
+    """Return a key's identity: DynamoDB answers `{"N": "1"}` to a request for `{"N": "1.0"}`."""
     return tuple(sorted((name, _plain(item[name])) for name in names))
 
 

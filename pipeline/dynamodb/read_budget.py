@@ -1,8 +1,8 @@
 """A budget of read capacity units a second, shared by the threads of a scan.
 
-Invariant: over any period, consumption stays within rate × time plus one second's worth, plus what the pages then under
-way cost beyond their estimate. A page's cost is only known afterwards: it is reserved by what the items of the pages
-before cost, and corrected after. A page that cost more leaves a debt that the next pages wait for.
+Invariant: over any period, consumption stays within rate × time plus one second's worth, plus what pages in progress
+cost beyond their estimates. A page's cost is only known afterwards: the reservation uses the cost per item of earlier
+pages, and is corrected later. A page that cost more leaves a debt, for which the next pages wait.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import time
 from threading import Event, Lock
 
 _PAGE_SECONDS = 0.5
-_LOOK_AGAIN_SECONDS = 0.1  # another thread may have put right a page that cost less
+_LOOK_AGAIN_SECONDS = 0.1  # another thread may have returned units of a cheaper page
 
 
 class ReadBudget:
@@ -45,8 +45,8 @@ class ReadBudget:
                 seconds = (page - self._balance) / self._rate
             stop.wait(min(max(seconds, 0.001), _LOOK_AGAIN_SECONDS))
 
-    def settle(self, reserved: float, consumed: float, items: int) -> None:
-        """Correct what `reserve` reserved, by what the page cost and how many items it read."""
+    def correct(self, reserved: float, consumed: float, items: int) -> None:
+        """Correct a reservation by what the page really cost, and how many items it read."""
         with self._lock:
             self._balance += reserved - consumed
             if items:

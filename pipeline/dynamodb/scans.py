@@ -1,8 +1,8 @@
-"""A whole table read by a parallel scan, within a budget of read capacity, resumable.
+"""Reads a whole table by a parallel scan, resumable, within a budget of read capacity.
 
 Invariant: a page's `read_at` is never later than the moment when any of its items was read (`pipeline.dynamodb.items`
-says why early is the safe side), and `resume_from` of a page that was kept continues right after it. A scan is not a
-snapshot of the whole table: each page is a snapshot of its own items, as of its own time.
+says why too early is safe), and `resume_from` of a saved page continues right after it. A scan is not a snapshot of the
+whole table: each page is a snapshot of its own items, as of its own time.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def scan_segments(
 ) -> Iterator[ScanPage]:
     """Yield the pages of every segment: each segment's in order, the segments in parallel.
 
-    At most one request for each segment is under way or waiting to be taken. `resume` has each segment's last kept
-    `resume_from` (None: it was done); with it, `segments` must be the number of the scan that is resumed.
+    Each segment has at most one page in progress or waiting for the caller. `resume` has each segment's last saved
+    `resume_from` (None: it was done); with it, `segments` must equal that of the scan being resumed.
     """
     resume = resume or {}
     stop = Event()
@@ -108,7 +108,7 @@ class _Scan:
             )
         consumed = answer.get("ConsumedCapacity", {}).get("CapacityUnits", 0.0)
         if self.budget:
-            self.budget.settle(reserved, consumed, answer.get("ScannedCount", 0))
+            self.budget.correct(reserved, consumed, answer.get("ScannedCount", 0))
         last = answer.get("LastEvaluatedKey")
         return ScanPage(
             segment, list(map(to_wire, answer["Items"])), read_at, to_wire(last) if last else None, consumed

@@ -1,6 +1,6 @@
-"""Reading the database secret from Secrets Manager: each error with one meaning for every front end.
+"""Reads the database secret from Secrets Manager, and gives each error one meaning for every front end.
 
-Invariant: whatever a retry cannot help is wrong configuration, and its hint is about the secret.
+Invariant: an error that a retry cannot fix is a ConfigurationError, and its hint is about the secret.
 """
 
 from __future__ import annotations

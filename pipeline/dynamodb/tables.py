@@ -1,7 +1,6 @@
-"""A source table as it is now, and whether it can be replicated.
+"""Describes a source table as it is now, and checks whether it can be replicated.
 
-Invariant: whatever is wrong with a table is reported before anything is copied from it, each with the command that
-repairs it.
+Invariant: every fault of a table is reported before anything is copied from it, with the command that repairs it.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ class SourceTable:
     replicated: bool = False
     """Whether it is a global table, with replicas in other Regions."""
     kms_key: str = ""
-    """ARN of the customer managed key that it is encrypted with; empty for a key owned by AWS."""
+    """ARN of the customer managed key that encrypts it; empty for a key owned by AWS."""
     key_unusable_since: datetime | None = None
     """Since when DynamoDB cannot use that key."""
 
@@ -54,7 +53,7 @@ def describe(client: DynamoDBClient, table_name: str, clock: SourceClock | None 
     """Describe a table by name or ARN; `clock` learns the source's time. Raises TerminalError if there is none."""
     with translating(f"describing the table {table_name}"):
         answer, _ = (clock or SourceClock()).ask(client.describe_table, TableName=table_name)
-        table: Any = answer["Table"]  # the stubs take every member for optional
+        table: Any = answer["Table"]  # the stubs declare every member optional
         backups = client.describe_continuous_backups(TableName=table_name)["ContinuousBackupsDescription"]
     recovery = backups.get("PointInTimeRecoveryDescription", {})
     stream, encryption = table.get("StreamSpecification", {}), table.get("SSEDescription", {})
@@ -81,7 +80,7 @@ def describe(client: DynamoDBClient, table_name: str, clock: SourceClock | None 
 
 
 def identify(client: DynamoDBClient, table_name: str, clock: SourceClock | None = None) -> tuple[str, str | None]:
-    """Return a table's ARN, and its id, which a later table of that name does not share. Raises as `describe` does."""
+    """Return a table's ARN and its id, which a later table of the same name does not share. Raises like `describe`."""
     with translating(f"describing the table {table_name}"):
         answer, _ = (clock or SourceClock()).ask(client.describe_table, TableName=table_name)
     table = answer["Table"]
@@ -91,7 +90,7 @@ def identify(client: DynamoDBClient, table_name: str, clock: SourceClock | None 
 def check_source(table: SourceTable, mapping: TableMapping, *, exported: bool = True) -> list[str]:
     """Return what prevents the table from being replicated under the mapping, each with its remedy; empty if nothing.
 
-    `exported`: whether it is to be exported, which needs point-in-time recovery.
+    `exported`: whether it will be exported, which needs point-in-time recovery.
     """
     problems: list[str] = []
     if list(table.key.items()) != list(mapping.key.items()):

@@ -1,7 +1,7 @@
-"""Items as the SDK returns and accepts them, and as everything else in Dynaurora stores them.
+"""Converts items between the SDK's form and the form that everything else in Dynaurora uses.
 
 They differ in one thing: binary is `bytes` in the SDK, and base64 text on the wire, in exports and in Lambda's events.
-Invariant: converting in either direction and back gives the same item.
+Invariant: converting in one direction and back gives the same item.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pipeline.aurora.bookkeeping.settled import add as add_settled
+from pipeline.aurora.bookkeeping.settled import add as add_resolved
 from pipeline.aurora.errors import translating
 from pipeline.aurora.rows import promotion as promotions
 from pipeline.aurora.rows.promotion import FilledRow, Promotion, StoredRow
@@ -302,7 +302,7 @@ def _write(work: _Work, promotion: Promotion, fills: list[_Fill], counts: _Count
         )
         changed, skipped = _write_isolating(work, promotion, fills, refused)
         settled: Counter[str] = sum((fill.settled for fill in changed if fill.settled), Counter[str]())
-        add_settled(work.connection, work.table, {promotion.target.view_name: settled})
+        add_resolved(work.connection, work.table, {promotion.target.view_name: settled})
         promotions.mark(work.connection, work.table, promotion, end, filled=len(changed), finished=False)
     seconds = time.monotonic() - started
     counts.filled += len(changed)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from pipeline.aurora.bookkeeping.suspects import untold_keys
+from pipeline.aurora.bookkeeping.suspects import unmentioned_keys
 from pipeline.aurora.errors import translating
 from pipeline.aurora.rows.apply import ApplyStatement
 from pipeline.aurora.rows.isolating import judging, store_isolating
@@ -53,7 +53,7 @@ def read_untold(services: Services, mapping: TableMapping, told: Window, margin:
         services.connect("dynaurora catch-up settle") as settling,
     ):
         for target in mapping.targets:
-            keys = untold_keys(looking, target, mapping.name, told.start, told.end - margin)
+            keys = unmentioned_keys(looking, target, mapping.name, told.start, told.end - margin)
             while chunk := list(islice(keys, _KEYS_AT_ONCE)):
                 _settle(services, settling, mapping, target, chunk, margin, found)
     return found

@@ -63,7 +63,7 @@ def idle_transaction(url: str) -> dict[str, float]:
         build = begin(connection)
         fill(connection, build, range(1000))
         build_aside.build_key(connection, build)
-        brought = build_aside.bring_over(connection, build)
+        copied = build_aside.copy_over(connection, build)
         report.execute("BEGIN")
         report.execute('SELECT FROM public."Orders"')
         for thread in beside:
@@ -71,7 +71,7 @@ def idle_transaction(url: str) -> dict[str, float]:
         ending = threading.Timer(HELD_SECONDS, lambda: report.execute("COMMIT"))
         ending.start()
         started = time.monotonic()
-        build_aside.swap(connection, build, brought, stopped=threading.Event())
+        build_aside.swap(connection, build, copied, stopped=threading.Event())
         took = time.monotonic() - started
         stop.set()
         for thread in [*beside, ending]:
@@ -100,9 +100,9 @@ def held_transaction_id(url: str) -> dict[str, float]:
                 ' ON CONFLICT ("Id", "Line") DO NOTHING',
                 [start, start + 999],
             )
-        brought = build_aside.bring_over(connection, build)
+        copied = build_aside.copy_over(connection, build)
         started = time.monotonic()
-        build_aside._swap(connection, build, brought)  # without the looks  # pyright: ignore[reportPrivateUsage]
+        build_aside._swap(connection, build, copied)  # without the looks  # pyright: ignore[reportPrivateUsage]
         took = time.monotonic() - started
         elsewhere.execute("COMMIT")
     return {"streamed_rows": STREAMED_ROWS, "locked_seconds": round(took, 2)}

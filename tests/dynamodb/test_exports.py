@@ -138,7 +138,9 @@ def test_a_failed_export_tells_why(stubbed: tuple[DynamoDBClient, Stubber]) -> N
     made, stubber = stubbed
     answer = description(ExportStatus="FAILED", FailureCode="S3AccessDenied", FailureMessage="no PutObject")
     stubber.add_response("describe_export", answer)
-    with pytest.raises(TerminalError, match=rf"{EXPORT_ARN}: it failed with S3AccessDenied: no PutObject; repair"):
+    with pytest.raises(
+        TerminalError, match=rf"{EXPORT_ARN}: it failed with S3AccessDenied: no PutObject; fix the cause"
+    ):
         wait_for_export(made, EXPORT_ARN, poll_seconds=0)
 
 

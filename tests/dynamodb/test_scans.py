@@ -102,14 +102,14 @@ def test_the_first_page_expects_the_largest_items_and_the_next_what_it_found() -
     budget, stop = ReadBudget(1000), threading.Event()
     units, limit = budget.reserve(stop)
     assert (units, limit) == (500, 5)
-    budget.settle(units, 10, 5)
+    budget.correct(units, 10, 5)
     assert budget.reserve(stop) == (500, 250)
 
 
 def test_a_page_that_cost_more_than_set_aside_is_a_debt() -> None:
     budget, stop = ReadBudget(1000), threading.Event()
     units, _ = budget.reserve(stop)
-    budget.settle(units, 1200, 300)  # 4 units an item, and 200 over the balance
+    budget.correct(units, 1200, 300)  # 4 units an item, and 200 over the balance
     started = time.monotonic()
     assert budget.reserve(stop) == (500, 125)
     assert 0.6 < time.monotonic() - started < 1.5
@@ -117,7 +117,7 @@ def test_a_page_that_cost_more_than_set_aside_is_a_debt() -> None:
 
 def test_waiting_for_the_budget_ends_when_the_scan_is_given_up() -> None:
     budget, stop = ReadBudget(0.01), threading.Event()
-    budget.settle(0, 100, 1)
+    budget.correct(0, 100, 1)
     threading.Timer(0.1, stop.set).start()
     started = time.monotonic()
     budget.reserve(stop)

@@ -1,1 +1,1 @@
-"""Schema `replication`: what is recorded about each kind of work, one file for each subject."""
+"""Schema `replication`: the records of each kind of work, one file for each subject."""

@@ -1,11 +1,11 @@
-"""How far replication is known to be: what a comparison with the source's state may rely on.
+"""How far replication has provably come, so that a comparison with the source's state can rely on it.
 
-Invariant: `through` never claims more than its basis gives. A probe proves it (`settled_through`). If no probe runs,
-late batches are evidence that replication is behind. Otherwise it is assumed, and reported as an assumption, that
-replication is no further behind than the margin.
+Invariant: `through` never claims more than its basis supports. A probe proves it (`settled_through`). If no probe runs,
+late batches are evidence that replication is behind. Otherwise we assume, and report as an assumption, that replication
+is at most the margin behind.
 
-What matters is the state of the change that a row waits for. A change that is on its way holds a decision up; one that
-is stuck or lost does not: it explains the row, which is then an older state and may be repaired.
+The state of the change that a row waits for matters. A change on its way delays a decision. A stuck or lost change does
+not: it explains why the row holds an older state, and the row may be repaired.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 # A batch that was committed longer ago than this says nothing about replication's lag now.
 _RECENT = timedelta(seconds=20)
-# A table to which nothing was applied for this long, and that no probe can look at, counts as idle.
+# Without a probe, a table to which nothing was applied for this long counts as idle.
 _IDLE = timedelta(minutes=20)
 # A probe that has not ticked for this long says nothing either.
 _PROBE_STOPPED = timedelta(minutes=5)
@@ -41,16 +41,17 @@ class AppliedThrough:
     """Creation time of the newest change applied."""
 
     def lag(self, now: datetime) -> timedelta:
-        """How far replication is known to be behind; 0 if it is only assumed not to be."""
+        """How far replication is known to be behind; 0 if `through` is only an assumption."""
         if self.basis == "assumption":
             return timedelta(0)
         return max(timedelta(0), now - max(self.through, self.newest or self.through))
 
     def covers_snapshot(self, snapshot_time: datetime, margin: timedelta, now: datetime) -> bool:
-        """Whether everything in the snapshot must have been applied; it may contain changes of up to a margin later.
+        """Whether replication must have applied everything in the snapshot, which may contain changes up to a margin
+        later.
 
-        If that is only assumed, something newer than the snapshot must have arrived too, unless nothing has arrived for
-        so long that the table seems to be idle.
+        If `through` is only an assumption, something newer than the snapshot must have arrived too, unless nothing has
+        arrived for so long that the table seems idle.
         """
         if self.basis == "assumption":
             idle = self.newest is None or self.newest < now - _IDLE
@@ -59,10 +60,10 @@ class AppliedThrough:
 
     @property
     def read_covered(self) -> datetime:
-        """The time before which states read from the source must have been applied.
+        """The time before which replication must have applied any state read from the source.
 
-        If that is only assumed, something that the source made later must have arrived too, because an assumption would
-        not notice that a replicator is dead.
+        If `through` is only an assumption, something that the source made later must have arrived too, because an
+        assumption would not notice a dead replicator.
         """
         if self.basis == "assumption":
             return min(self.through, self.newest) if self.newest else datetime.min.replace(tzinfo=self.through.tzinfo)
@@ -71,7 +72,7 @@ class AppliedThrough:
 
 def applied_through(connection: Connection, table_name: str, *, now: datetime, margin: timedelta) -> AppliedThrough:
     """Return how far the table's stream is known to be applied, as of `now`. Reads only; takes no lock."""
-    with translating("reading how far replication is", table=table_name):
+    with translating("reading the progress of replication", table=table_name):
         row = connection.execute(
             "SELECT max(as_of), max(as_of) FILTER (WHERE applied_at > %s) FROM replication.watermarks"
             " WHERE table_name = %s AND sequence_number IS NOT NULL",
@@ -87,7 +88,7 @@ def applied_through(connection: Connection, table_name: str, *, now: datetime, m
 
 
 def settled_through(connection: Connection, table_name: str, now: datetime) -> datetime | None:
-    """Return the time before which nothing is on its way, according to the probe; None if not known, or no longer."""
+    """Return the time before which nothing is on its way, according to the probe; None if unknown, or out of date."""
     tick = _tick(connection, table_name, now)
     return tick.settled_through if tick else None
 
@@ -99,23 +100,23 @@ def _tick(connection: Connection, table_name: str, now: datetime) -> probes.Tick
 
 @dataclass(frozen=True, slots=True)
 class AppliedToKeys:
-    """How far replication is for single keys: further than for the table if it only waits for other keys."""
+    """How far replication has come for single keys: further than for the table if it only waits for other keys."""
 
     table: AppliedThrough
     read: datetime | None = None
-    """Nothing made before this time is on its way for a key without a change on its way; None if not known."""
+    """For a key without a known change on its way, nothing made before this time is on its way; None: unknown."""
     on_way: frozenset[tuple[str, ...]] = frozenset()
     """Keys, as the codec writes them, that have a change on its way."""
     behind: Mapping[tuple[str, ...], Position] = field(default_factory=dict[tuple[str, ...], Position])
-    """Keys with a stuck or lost change, and the position of the newest."""
+    """Keys with a stuck or lost change, and the position of the newest one."""
 
     @property
     def at_best(self) -> AppliedThrough:
-        """For a key that has nothing on its way."""
+        """How far replication has come for a key that has nothing on its way."""
         return self.table if self.read is None else replace(self.table, through=max(self.table.through, self.read))
 
     def of(self, key: tuple[str, ...]) -> AppliedThrough:
-        """Return how far replication is for a key."""
+        """Return how far replication has come for a key."""
         return self.table if key in self.on_way else self.at_best
 
 

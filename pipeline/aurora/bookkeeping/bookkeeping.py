@@ -1,6 +1,6 @@
-"""Schema `replication`: what Dynaurora knows about its own work, and how that schema is created and completed.
+"""Schema `replication`: Dynaurora's records of its own work, and the migrations that create and complete that schema.
 
-Invariant: migrations are applied in order, each together with the mark that it was applied, in one transaction.
+Invariant: migrations are applied in order, each in one transaction with the mark that it was applied.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What is recorded about requested exports, so that none is paid for twice.
+"""Records requested exports, so that nobody pays for one twice.
 
-Invariant: a request is recorded, with its client token, before DynamoDB is asked. At most one request for a table and
-window is open. Whoever comes next finds it and asks with the same token, which for DynamoDB is the same export. It ends
-when its export was loaded, compared or applied, or never can be.
+Invariant: a request is recorded, with its client token, before DynamoDB is asked. At most one request per table and
+window is open. The next run finds it and asks with the same token, which DynamoDB treats as the same export. A request
+ends when its export was loaded, compared or applied, or can never be.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class ExportRequest:
 
     id: int
     request: str
-    """What was asked for: the table, and the destination. A token belongs to these for ever."""
+    """The table and the destination of the request. A token is bound to these permanently."""
     client_token: str
     export_arn: str | None
     """None if it is not known whether DynamoDB received the request."""
@@ -44,7 +44,7 @@ def record(
 ) -> ExportRequest:
     """Record a request (for a full export if there is no window), or return the one that is already open."""
     values = _key(table_name, window) | {"request": request, "token": client_token}
-    with translating("recording the request of an export", table=table_name):
+    with translating("recording an export request", table=table_name):
         connection.execute(
             "INSERT INTO replication.export_requests (table_name, from_time, to_time, request, client_token)"
             " VALUES (%(table)s, %(start)s, %(end)s, %(request)s, %(token)s) ON CONFLICT DO NOTHING",
@@ -52,13 +52,13 @@ def record(
         )
     found = find(connection, table_name, window)
     if found is None:
-        raise TerminalError("recording the request of an export: it was ended by another run", table=table_name)
+        raise TerminalError("recording an export request: another run ended it", table=table_name)
     return found
 
 
 def find(connection: Connection, table_name: str, window: Window | None) -> ExportRequest | None:
     """Return the open request, if any."""
-    with translating("looking for an export under way", table=table_name):
+    with translating("looking for an export in progress", table=table_name):
         row = connection.execute(
             "SELECT id, request, client_token, export_arn, requested_at, clock_timestamp() - requested_at"
             " FROM replication.export_requests WHERE table_name = %(table)s AND ended_at IS NULL"
@@ -71,15 +71,15 @@ def find(connection: Connection, table_name: str, window: Window | None) -> Expo
 
 def note_arn(connection: Connection, request_id: int, export_arn: str) -> None:
     """Record which export DynamoDB made for a request."""
-    with translating("recording the request of an export"):
+    with translating("recording an export request"):
         connection.execute(
             "UPDATE replication.export_requests SET export_arn = %s WHERE id = %s", [export_arn, request_id]
         )
 
 
 def end(connection: Connection, request_id: int, outcome: Outcome) -> None:
-    """Record that a request must not be resumed any more."""
-    with translating("recording the end of an export's request"):
+    """Record that a request must no longer be resumed."""
+    with translating("ending an export request"):
         connection.execute(
             "UPDATE replication.export_requests SET outcome = %s, ended_at = clock_timestamp()"
             " WHERE id = %s AND ended_at IS NULL",
@@ -89,7 +89,7 @@ def end(connection: Connection, request_id: int, outcome: Outcome) -> None:
 
 @contextmanager
 def ending(connection: Connection, table_name: str, export_arn: str) -> Generator[None]:
-    """End the request for an export that the block uses: used up, or unusable. Otherwise it stays open."""
+    """End the request of the export that the block uses, as used or refused; another error leaves it open."""
     try:
         yield
     except UnusableSnapshotError:
@@ -101,14 +101,14 @@ def ending(connection: Connection, table_name: str, export_arn: str) -> Generato
 
 def drop_ended(connection: Connection, table_name: str, before: datetime) -> None:
     """Remove requests that ended before this time."""
-    with translating("removing old requests of exports", table=table_name):
+    with translating("removing old export requests", table=table_name):
         connection.execute(
             "DELETE FROM replication.export_requests WHERE table_name = %s AND ended_at < %s", [table_name, before]
         )
 
 
 def _end_of(connection: Connection, table_name: str, export_arn: str, outcome: Outcome) -> None:
-    with translating("recording the end of an export's request", table=table_name):
+    with translating("ending an export request", table=table_name):
         connection.execute(
             "UPDATE replication.export_requests SET outcome = %s, ended_at = clock_timestamp()"
             " WHERE table_name = %s AND export_arn = %s AND ended_at IS NULL",

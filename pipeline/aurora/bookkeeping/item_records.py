@@ -1,4 +1,4 @@
-"""What schema `replication` knows about one item: watermarks, drift found, purges, promotions, loads.
+"""Reads what schema `replication` knows about one item: watermarks, drift found, purges, promotions, loads.
 
 Invariant: reads only, and takes no lock.
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class WriterMark:
-    """How far one writer of a table is."""
+    """How far one writer of a table has come."""
 
     writer: str
     as_of: datetime | None
@@ -30,7 +30,7 @@ class WriterMark:
 
 @dataclass(frozen=True, slots=True)
 class FoundDrift:
-    """One time that a row was found drifted."""
+    """One occasion on which a row had drifted."""
 
     reconciliation_id: int
     target: str
@@ -52,13 +52,13 @@ class OpenPromotion:
 
 @dataclass(frozen=True, slots=True)
 class TableState:
-    """What is known of the whole table."""
+    """What we know about the whole table."""
 
     purged_through: datetime | None = None
     loaded_as_of: datetime | None = None
-    """The `as_of` of the newest full load that ended."""
+    """The `as_of` of the newest finished full load."""
     loading: bool = False
-    """Whether a load has begun and not ended."""
+    """Whether a load has started but not finished."""
 
 
 def writer_marks(connection: Connection, table_name: str) -> list[WriterMark]:
@@ -100,7 +100,7 @@ def promotions_of(connection: Connection, table_name: str, target: str) -> list[
 
 
 def table_state(connection: Connection, table_name: str) -> TableState:
-    """Return what is known of the whole table."""
+    """Return what we know about the whole table."""
     with (
         translating("reading the table's state", table=table_name),
         connection.cursor(row_factory=class_row(TableState)) as c,

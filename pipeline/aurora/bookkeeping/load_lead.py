@@ -1,12 +1,12 @@
 """Which session leads a load, and whether a file may still be loaded for it, by this run or by another.
 
 Invariant: a file's rows and mark commit only while the session that began the load is alive and holds the table's load
-lock, and only with the load's strategy. Whoever takes that lock next, or discards what was built aside, first waits
-until files that are being loaded are finished: none commits late, wherever its worker runs.
+lock, and only with the load's strategy. Whoever takes that lock next, or discards the tables built aside, first waits
+for the files still being loaded, so none commits late, wherever its worker runs.
 
-A load's *lead* is the one run that begins and ends it. It holds the load lock, and a lock on a number drawn for this
-run, the *ticket*. One session that holds both shows that the load is running. The server releases them with the
-session, however that ended.
+A load's *lead* is the one run that begins and ends it. It holds the load lock, and a lock on a random number for this
+run, the *ticket*. If one session holds both, the load is running. The server releases both locks when the session ends,
+for whatever reason.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ class LedLoad:
 
 
 class LoadEndedError(TransientError):
-    """The load that a file was to be loaded for has ended, or continues in another way."""
+    """The load that a file belongs to has ended, or continues with another strategy."""
 
 
 def take_lead(connection: Connection, export_id: int) -> Lead:
     """Mark this session, which holds the table's load lock, as the lead of a load."""
-    ticket = secrets.randbits(52)  # a number that JSON keeps, wherever it is read
+    ticket = secrets.randbits(52)  # a number that every JSON reader keeps exactly
     with translating("taking the lead of the load"):
         advisory_locks.load_lead(ticket).take(connection)
         connection.execute("UPDATE replication.exports SET lead = %s WHERE id = %s", [ticket, export_id])
@@ -86,34 +86,34 @@ def current_lead(connection: Connection, table_name: str) -> tuple[Lead, LedLoad
 
 
 def take_part(connection: Connection, table_name: str, lead: Lead, strategy: str) -> None:
-    """Take part in a load for the rest of the transaction. Raises LoadEndedError if it no longer continues so."""
-    with translating("taking part in the load", table=table_name):
+    """Join a load for the rest of the transaction. Raises LoadEndedError if it has ended or changed its strategy."""
+    with translating("joining the load", table=table_name):
         taken = advisory_locks.load_files(table_name).try_take_for_transaction(connection, shared=True)
-    # A statement of its own, so that it sees what the previous holders of the lock have done.
+    # A separate statement, so that it sees what the previous holders of the lock have done.
     found = led_load(connection, table_name, lead) if taken else None
     if found is None or found.strategy != strategy:
         raise LoadEndedError(
-            "loading: the load that this file belongs to has ended, or has begun again",
+            "loading: the load that this file belongs to has ended or started over",
             table=table_name,
             hint="run the load again; what is loaded stays loaded",
         )
 
 
 def wait_for_files(connection: Connection, table_name: str) -> None:
-    """Block the loading of files for the rest of the transaction, once those being loaded are finished. Raises
-    TransientError.
+    """Wait for the files being loaded, then block the loading of files for the rest of the transaction.
+
+    Raises TransientError.
     """
-    with translating("waiting for the files that a load of this table has in work", table=table_name):
+    with translating("waiting for the files that a load of this table is loading", table=table_name):
         connection.execute("SELECT set_config('lock_timeout', %s, true)", [f"{WAIT_SECONDS}s"])
         advisory_locks.load_files(table_name).take_for_transaction(connection)
         connection.execute("SET LOCAL lock_timeout = 0")
 
 
-def settle_files(connection: Connection, table_name: str, *, shared: bool = False) -> None:
-    """Return when no file of the previous load is being loaded.
+def await_files(connection: Connection, table_name: str, *, shared: bool = False) -> None:
+    """Wait until no file of the previous load is being loaded.
 
-    If one still is after the wait, release the load lock, which is held exclusively or shared, and raise
-    TransientError.
+    If one still is after the wait, release the load lock (held exclusively or shared), and raise TransientError.
     """
     try:
         with connection.transaction():

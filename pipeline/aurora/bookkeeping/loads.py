@@ -1,7 +1,7 @@
-"""What is recorded about loads: the exports, and the files loaded from them.
+"""Records loads: the exports, and the files loaded from them.
 
 Invariant: a file's mark commits with its rows, so a killed load resumes at its first unmarked file and no file counts
-twice. One load of a table runs at a time, which a session's advisory lock ensures; it ends with the session.
+twice. A session's advisory lock ensures that only one load of a table runs at a time; it ends with the session.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from pipeline.aurora.bookkeeping.load_lead import settle_files
+from pipeline.aurora.bookkeeping.load_lead import await_files
 from pipeline.aurora.errors import translating
 from pipeline.aurora.sessions import advisory_locks
 from pipeline.aurora.sessions.clock import refuse_future
@@ -37,7 +37,7 @@ class FileBusyError(Exception):
 
 
 class LoadRunningError(TerminalError):
-    """The table's load lock is taken. `by_load`: by a load, which may be another run of the one that is wanted."""
+    """Another session holds the table's load lock. `by_load`: it runs a load, possibly the same one."""
 
     by_load: bool = False
 
@@ -75,7 +75,7 @@ class ExportRecord:
     """`merge` or `aside`, as chosen when the load first began."""
     loaded_files: frozenset[str]
     remapped: bool = False
-    """The mapping was changed since; what was built aside must be discarded."""
+    """The mapping has changed since; the tables built aside must be discarded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +95,14 @@ class FileCounts:
 
 
 def lock_table(connection: Connection, table_name: str) -> None:
-    """Take the table's load lock until the connection ends. Raises TerminalError if it is taken.
+    """Take the table's load lock until the connection ends. Raises TerminalError if another session holds it.
 
-    Returns when no file of the previous load is being loaded any more; raises TransientError if one still is after the
-    wait.
+    Returns once no file of the previous load is being loaded; raises TransientError if one still is after the wait.
     """
     with translating("taking the load lock", table=table_name):
         taken, holder = _take_load_lock(connection, table_name)
         if taken:
-            settle_files(connection, table_name)
+            await_files(connection, table_name)
             return
     since = f", since {holder[1]:%Y-%m-%d %H:%M:%S} UTC" if holder and holder[1] else ""
     who = f" (backend {holder[0]}, {holder[2]}{since})" if holder else ""
@@ -119,10 +118,10 @@ def lock_table(connection: Connection, table_name: str) -> None:
 def _take_load_lock(
     connection: Connection, table_name: str, *, shared: bool = False
 ) -> tuple[bool, tuple[int, datetime | None, str] | None]:
-    """Try to take the load lock; return whether it was taken, or who holds it.
+    """Try to take the load lock; return whether that succeeded, and otherwise who holds it.
 
-    A run that only requests an export holds it for a moment, and is waited for: jobs that begin in the same minute must
-    not make each other fail.
+    Waits for a run that only requests an export, which holds it briefly: jobs that start in the same minute must not
+    make each other fail.
     """
     lock = advisory_locks.load(table_name)
     until = time.monotonic() + _REQUEST_SECONDS
@@ -144,49 +143,48 @@ def try_lock_scan(connection: Connection, table_name: str) -> bool:
 
 @contextmanager
 def table_locked(connection: Connection, table_name: str) -> Generator[None]:
-    """Hold the load lock for the block. A session would only release it some time after it was closed, too late for the
-    next.
+    """Hold the load lock for the block. Raises TerminalError if another session holds it.
 
-    Raises TerminalError if it is taken.
+    Releases it explicitly, because the server may release a closed session's lock too late for the next run.
     """
     lock_table(connection, table_name)
     try:
         yield
     finally:
-        with translating("giving the load lock back", table=table_name):
+        with translating("releasing the load lock", table=table_name):
             advisory_locks.load(table_name).give_back(connection)
 
 
 def keep_loads_out(connection: Connection, table_name: str) -> None:
     """Hold the load lock shared until the connection ends, so that no load begins. Raises if one is running."""
-    with translating("keeping loads out", table=table_name):
+    with translating("blocking loads", table=table_name):
         taken, _ = _take_load_lock(connection, table_name, shared=True)
     if not taken:
         raise TerminalError(
-            "reconciling: the table is being loaded, so rows that are on their way are missing",
+            "reconciling: the table is being loaded, so some rows are not there yet",
             table=table_name,
-            hint="wait until the load has ended, then run this again",
+            hint="wait until the load has finished, then run this again",
         )
-    settle_files(connection, table_name, shared=True)
+    await_files(connection, table_name, shared=True)
 
 
 def begin(
     connection: Connection, table_name: str, export: Export, *, strategy: str = "merge", digests: Sequence[str] = ("",)
 ) -> ExportRecord:
-    """Record that an export is being loaded, or find its record again, with the files that it has loaded.
+    """Record the start of an export's load, or find its earlier record, with the files already loaded.
 
     `strategy` is for a load that begins; one that resumes keeps its own. `digests` are the mapping's
     (`mapping_digest.digests`): files loaded under another mapping do not count, or, if their rows are already in the
-    table, the load is refused. Refuses a snapshot of the whole table that is not newer than what was purged, or older
-    than one that was loaded whole, because items deleted since could come back. For an incremental export this is
-    decided line by line (`covering`).
+    table, the load is refused. Refuses a snapshot of the whole table that is not newer than `purged_through`, or older
+    than a fully loaded one, because items deleted since could come back. For an incremental export, `covering` decides
+    line by line.
     """
     with translating("recording the load", table=table_name), connection.transaction():
         refuse_future(connection, table_name, export.snapshot_time, export.as_of)
         row = connection.execute(_BEGIN, {"table_name": table_name, "strategy": strategy, "digest": digests[0],
                                           **asdict(export)}).fetchone()  # fmt: skip
         if row is None:  # pragma: no cover - RETURNING of an upsert without condition always gives a row
-            raise TerminalError("recording the load: no row came back", table=table_name)
+            raise TerminalError("recording the load: PostgreSQL returned no row", table=table_name)
         if row[1] != "loaded" and export.kind != "incremental":
             refuse_purged(connection, table_name, export.as_of)
             _refuse_older(connection, table_name, export.as_of)
@@ -206,7 +204,7 @@ RETURNING id, status, strategy, e.shape
 
 
 def _remapped(connection: Connection, table_name: str, record: ExportRecord, digest: str) -> ExportRecord:
-    """Begin a load again whose mapping has changed; refuse if its rows are already in the table.
+    """Restart a load whose mapping has changed; refuse if its rows are already in the table.
 
     They have the same `as_of` as the rows that would be loaded now, so the ordering rule would keep them.
     """
@@ -221,7 +219,8 @@ def _remapped(connection: Connection, table_name: str, record: ExportRecord, dig
     )
     if in_the_table:
         raise UnusableSnapshotError(
-            "loading: the mapping was changed since this export was loaded, and its rows would stay as they are",
+            "loading: the mapping was changed since this export was loaded, and loading it again would not change its"
+            " rows",
             table=table_name,
             hint="load a newer export: `dynaurora load` without an ARN or manifest requests one",
         )
@@ -232,8 +231,8 @@ def _remapped(connection: Connection, table_name: str, record: ExportRecord, dig
 def refuse_purged(connection: Connection, table_name: str, as_of: datetime) -> None:
     """Raise TerminalError if tombstones were purged through a snapshot's `as_of`.
 
-    This is asked in the transaction that makes a snapshot's rows count. A key without a row may be one whose tombstone
-    is gone, so its item could come back, or would be refused although it exists.
+    Call this in the transaction that makes a snapshot's rows count. If a key has no row, its tombstone may have been
+    purged, so a deleted item could come back, or an existing one would be refused.
     """
     with translating("reading how far tombstones were purged", table=table_name):
         row = connection.execute(
@@ -295,8 +294,8 @@ def status_of(connection: Connection, export_id: int) -> str | None:
 
 
 def loaded_since(connection: Connection, table_name: str, since: datetime) -> int | None:
-    """Return the number of the export that was loaded whole since then, the latest; None when none was."""
-    with translating("looking for a load that has ended", table=table_name):
+    """Return the number of the latest export that was fully loaded since then; None if there is none."""
+    with translating("looking for a finished load", table=table_name):
         row = connection.execute(
             "SELECT id FROM replication.exports WHERE table_name = %s AND status = 'loaded' AND kind <> 'incremental'"
             " AND finished_at >= %s ORDER BY finished_at DESC LIMIT 1",
@@ -320,10 +319,11 @@ def loaded_before(connection: Connection, table_name: str) -> bool:
 
 
 def covering(connection: Connection, table_name: str, as_of: datetime) -> list[Span]:
-    """Return the spans that snapshots loaded whole cover beyond an incremental export that counts as of `as_of`.
+    """Return the spans covered by fully loaded snapshots that count as of a later time than an incremental export's
+    `as_of`.
 
     If an item's last write in the window is in one of these spans, that snapshot, which ends later, covers it: its row
-    there is newer, or there is none because the item was deleted since, and then nothing may bring it back.
+    there is newer, or missing because the item was deleted since, and then nothing may bring it back.
     """
     with translating("reading what was loaded", table=table_name):
         rows = connection.execute(
@@ -337,7 +337,7 @@ def covering(connection: Connection, table_name: str, as_of: datetime) -> list[S
 
 
 def snapshot_times(connection: Connection, table_name: str) -> list[datetime]:
-    """Return the times of the snapshots whose rows may be in the table, whole or in part, without those of seams."""
+    """Return the times of the snapshots whose rows may be in the table, fully or partly loaded, without seams."""
     with translating("reading what was loaded", table=table_name):
         rows = connection.execute(
             "SELECT DISTINCT snapshot_time FROM replication.exports WHERE table_name = %s AND NOT is_seam", [table_name]
@@ -348,7 +348,7 @@ def snapshot_times(connection: Connection, table_name: str) -> list[datetime]:
 def find_window(
     connection: Connection, table_name: str, window: Window, as_of: datetime
 ) -> tuple[str, str, str | None] | None:
-    """Return location, status and ARN of a window's export, if one was begun; otherwise None."""
+    """Return location, status and ARN of a window's export; None if no load of one was started."""
     with translating("looking for the window's export", table=table_name):
         return connection.execute(
             "SELECT location, status, export_arn FROM replication.exports WHERE table_name = %s"
@@ -359,25 +359,25 @@ def find_window(
 
 
 def begin_again(connection: Connection, export_id: int, strategy: str) -> None:
-    """Undo the marks of a load: no file is loaded. Inside the caller's transaction."""
-    with translating("beginning the load again"):
+    """Delete the marks of a load's files, so that it starts over. Inside the caller's transaction."""
+    with translating("restarting the load"):
         connection.execute("DELETE FROM replication.export_files WHERE export_id = %s", [export_id])
         connection.execute("UPDATE replication.exports SET strategy = %s WHERE id = %s", [strategy, export_id])
 
 
 def claim_file(connection: Connection, export_id: int, file_key: str, *, wait: bool = True) -> bool:
-    """Take a file for the rest of the transaction; False if it is already loaded.
+    """Claim a file for the rest of the transaction; False if it is already loaded.
 
-    While another transaction has it, wait, or raise FileBusyError: a worker of a killed load may outlive it for a
+    While another transaction holds it, wait, or raise FileBusyError: a worker of a killed load may outlive it for a
     moment, and other runs may load files of the same export.
     """
-    with translating("taking a file"):
+    with translating("claiming a file"):
         lock = advisory_locks.file_of_load(export_id, file_key)
         if wait:
             lock.take_for_transaction(connection)
         elif not lock.try_take_for_transaction(connection):
             raise FileBusyError
-        # A statement of its own, so that it sees what the other transaction committed.
+        # A separate statement, so that it sees what the other transaction committed.
         found = connection.execute(
             "SELECT FROM replication.export_files WHERE export_id = %s AND file_key = %s", [export_id, file_key]
         ).fetchone()
@@ -392,7 +392,7 @@ def loaded_files(connection: Connection, export_id: int) -> frozenset[str]:
 
 
 def notice_lost_client(connection: Connection) -> None:
-    """Let the server end the session soon after its client is gone, even in the middle of a long statement."""
+    """Make the server end the session soon after its client is gone, even during a long statement."""
     with translating("setting up a connection of the load"):
         connection.execute(
             "SELECT set_config('client_connection_check_interval', '1s', false),"
@@ -402,7 +402,7 @@ def notice_lost_client(connection: Connection) -> None:
 
 
 def mark_file(connection: Connection, export_id: int, file_key: str, counts: FileCounts) -> None:
-    """Mark a file as loaded, inside the transaction of its rows. Raises if it is already marked."""
+    """Mark a file as loaded, in the transaction that loads its rows. Raises if it is already marked."""
     with translating("marking the file as loaded"):
         connection.execute(
             "INSERT INTO replication.export_files (export_id, file_key, item_count, size_bytes, applied,"
@@ -438,7 +438,7 @@ def totals(connection: Connection, export_id: int) -> tuple[int, FileCounts]:
 
 
 def finish(connection: Connection, export_id: int, *, failure: str | None = None) -> None:
-    """Record how the load ended: loaded, or failed with its reason (no attribute values in it)."""
+    """Record the load's outcome: loaded, or failed with the reason (which contains no attribute values)."""
     with translating("recording the end of the load"):
         connection.execute(
             "UPDATE replication.exports SET status = %s, reason = %s, finished_at = clock_timestamp() WHERE id = %s",

@@ -1,7 +1,7 @@
-"""What is remembered about a table's source, and the spans of time whose changes may be lost, in schema `replication`.
+"""Stores what we remember about a table's source, and the spans of time whose changes may be lost.
 
-Invariant: a loss is closed only by what shows that every change of its span is in Aurora (`pipeline.core.past.losses`).
-A load alone does not close it, because a snapshot does not say what was deleted.
+Invariant: only proof that every change of its span is in Aurora closes a loss (`pipeline.core.past.losses`). A load
+alone does not close it, because a snapshot does not say what was deleted.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from pipeline.aurora.sessions.connection import Connection
 
-# For a reconciliation `r` with a snapshot of this table: it left nothing unrepaired or undecided.
+# Condition: reconciliation `r`, with a snapshot of this table, left nothing unrepaired or undecided.
 LEFT_NOTHING = (
     "r.status = 'done' AND r.reason IS NULL AND COALESCE(r.undecided, 0) = 0"
     " AND COALESCE(r.missing + r.extra + r.different + COALESCE(r.stale, 0) - r.repaired, 1) = 0"
@@ -61,12 +61,12 @@ def remember(connection: Connection, table_name: str, seen: Remembered, now: dat
 
 
 def replace(connection: Connection, table_name: str, before: Sequence[Loss], after: Sequence[Loss]) -> None:
-    """Store which losses are open, inside the caller's transaction: one of each kind, closing those that are gone.
+    """Store the open losses, one of each kind, and close the others, inside the caller's transaction.
 
-    A loss that somebody else widened meanwhile stays as wide, unless its span is that of its keys.
+    A loss that another session widened meanwhile stays as wide, unless its span follows from its kept keys.
     """
     gone = sorted({loss.kind.value for loss in before} - {loss.kind.value for loss in after})
-    with translating("keeping what may be lost", table=table_name):
+    with translating("recording possible losses", table=table_name):
         if gone:
             connection.execute(
                 "UPDATE replication.losses SET healed_at = clock_timestamp()"
@@ -88,7 +88,7 @@ ON CONFLICT (table_name, kind) WHERE healed_at IS NULL DO UPDATE SET keys_kept =
 
 def note_caught_up(connection: Connection, table_name: str, since: datetime, until: datetime) -> None:
     """Record that a catch-up over a range has finished: every window, every seam, every item read again."""
-    with translating("recording the range that was caught up", table=table_name):
+    with translating("recording the caught-up range", table=table_name):
         connection.execute(
             "INSERT INTO replication.caught_up (table_name, since, until) VALUES (%s, %s, %s)"
             " ON CONFLICT (table_name, since, until) DO UPDATE SET finished_at = excluded.finished_at",
@@ -98,7 +98,7 @@ def note_caught_up(connection: Connection, table_name: str, since: datetime, unt
 
 def open_losses(connection: Connection, table_name: str) -> list[Loss]:
     """Return the open losses, earliest first."""
-    with translating("reading what may be lost", table=table_name):
+    with translating("reading possible losses", table=table_name):
         return [
             Loss(Kind(kind), since, until, keys_kept, found_at)
             for kind, since, until, keys_kept, found_at in connection.execute(

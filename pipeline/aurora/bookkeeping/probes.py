@@ -1,7 +1,8 @@
-"""What the probe knows about a table's replication, in schema `replication`, and what it asks of the storage tables.
+"""Stores what the probe knows about a table's replication in schema `replication`, and queries the storage tables for
+it.
 
-Invariant: a tick that another one has overtaken writes nothing. What a tick concludes is stored whole, in one
-transaction, on top of the state that it began from: the places in the shards, what has not arrived, the losses.
+Invariant: a tick that another one has overtaken writes nothing. A tick's conclusions (the places in the shards, what
+has not arrived, the losses) are stored in one transaction, and only if the state that it started from is unchanged.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Tick:
     settled_through: datetime | None
     """No change made before this time is still on its way."""
     read_through: datetime | None
-    """The same for a key that has no change known to be on its way."""
+    """The same for keys that have no known change on its way."""
     settles_from: datetime | None
     table_id: str | None
     newest_read: datetime | None
@@ -59,14 +60,14 @@ class Tick:
     """Keys with changes that have not arrived and are not lost."""
     oldest_waiting: datetime | None
     stuck: int
-    """Of those, keys whose shard stands still."""
+    """Of those, keys whose shard is still."""
     lost: int
     """Keys with changes that will not arrive by themselves."""
     shards: int
     calls: int
     records: int
     clock_ahead_seconds: float | None = None
-    """How far this host's clock was ahead of the source's; None if not known."""
+    """How far this host's clock was ahead of the source's; None: unknown."""
 
     @property
     def lag_seconds(self) -> float | None:
@@ -78,24 +79,24 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class ProbeState:
-    """The state that a tick begins from, all as of one moment."""
+    """The state that a tick starts from, all as of one moment."""
 
     ticks: int = 0
     memory: Memory = field(default_factory=Memory)
     purged_through: datetime | None = None
     applied_label: str | None = None
-    """The stream that a change was last applied from."""
+    """The stream from which a change was last applied."""
     applied_through: datetime | None = None
-    """Creation time of the newest change that was applied from it."""
+    """Creation time of the newest change applied from that stream."""
     proof: Proof = field(default_factory=Proof)
-    """What was caught up, and reconciled, since the earliest change or loss that it could matter for."""
+    """Catch-ups and reconciliations that could matter for a waiting change or an open loss."""
     loaded: datetime | None = None
-    """Time of the newest snapshot that was loaded whole."""
+    """Time of the newest fully loaded snapshot."""
     parallelization: int | None = None
-    """The event source mapping's; None if not known."""
+    """Of the event source mapping; None: unknown."""
     batching_window: timedelta = timedelta(0)
     record: SourceOfRecord | None = None
-    """The source of record; None where the mapping is not registered."""
+    """The source of record; None if the mapping is not registered."""
 
 
 _TICK_COLUMNS = ", ".join(f.name for f in fields(Tick))
@@ -112,7 +113,7 @@ def read_tick(connection: Connection, table_name: str) -> Tick | None:
 
 @contextmanager
 def one_moment(connection: Connection) -> Generator[None]:
-    """Let the block's statements, which only read, see the database as of one moment."""
+    """Make the block's statements, which only read, see the database as of one moment."""
     level = connection.isolation_level
     connection.isolation_level, connection.read_only = IsolationLevel.REPEATABLE_READ, True
     try:
@@ -124,7 +125,7 @@ def one_moment(connection: Connection) -> Generator[None]:
 
 
 def read_state(connection: Connection, table_name: str) -> ProbeState:
-    """Return the state that the next tick begins from. Five statements."""
+    """Return the state that the next tick starts from. Five statements."""
     with translating("reading the probe", table=table_name), one_moment(connection):
         last = read_tick(connection, table_name)
         row = connection.execute(_FACTS, {"table": table_name}).fetchone() or (None,) * 15
@@ -167,7 +168,7 @@ def read_state(connection: Connection, table_name: str) -> ProbeState:
     )
 
 
-# Catch-ups matter only if something that they could have brought has not arrived, or may be lost.
+# A catch-up matters only if a change within its range has not arrived, or may be lost.
 _FACTS = trusted(f"""
 SELECT p.ticks, t.purged_through, w.stream_label, w.as_of,
        (SELECT max(r.as_of) FROM replication.reconciliations AS r
@@ -266,7 +267,7 @@ def stored_positions(
 ) -> dict[tuple[str, ...], Position]:
     """Return the positions of these keys' stored rows, live or tombstone, in one statement.
 
-    A key that PostgreSQL cannot hold has no row; then each key is asked for on its own.
+    A key that PostgreSQL cannot hold has no row; if there is one, each key is looked up separately.
     """
     try:
         return _positions(connection, target, keys)
@@ -295,7 +296,7 @@ def _positions(
             sql.SQL("k.{0} = c.{0}").format(sql.Identifier(name)) for name in target.primary_key
         ),
     )
-    with translating(f"asking for {len(keys)} keys of {target.view_name}"):
+    with translating(f"looking up {len(keys)} keys of {target.view_name}"):
         columns = [array_literal(list(texts)) for texts in zip(*keys, strict=True)]
         return {
             keys[n - 1]: Position(as_of, None if version is None else int(version))
@@ -304,8 +305,8 @@ def _positions(
 
 
 def set_aside(connection: Connection, table_name: str, versions: Collection[int]) -> tuple[set[int], datetime | None]:
-    """Return which of these versions became rejects, replayed or not, and what was purged."""
-    with translating("asking for rejects", table=table_name):
+    """Return which of these versions became rejects, replayed or not, and `purged_through`."""
+    with translating("looking up rejects", table=table_name):
         row = connection.execute(
             "SELECT ARRAY(SELECT position_version FROM replication.rejects AS r WHERE r.table_name = t.name"
             " AND position_version = ANY (%s::numeric[])), purged_through FROM replication.tables AS t"
@@ -316,8 +317,8 @@ def set_aside(connection: Connection, table_name: str, versions: Collection[int]
 
 
 def save(connection: Connection, table_name: str, before: ProbeState, tick: Tick, concluded: Conclusion) -> bool:
-    """Store what a tick concludes, in one transaction; False, and nothing stored, if another tick came first."""
-    with translating("keeping what the probe found", table=table_name), connection.transaction():
+    """Store a tick's conclusions in one transaction; if another tick came first, store nothing and return False."""
+    with translating("recording what the probe found", table=table_name), connection.transaction():
         if not _save_tick(connection, table_name, before.ticks, tick):
             return False
         after = concluded.memory
@@ -333,7 +334,7 @@ def _save_tick(connection: Connection, table_name: str, ticks: int, tick: Tick) 
     values |= {"table": table_name, "before": ticks}
     assigned = sql.SQL(", ").join(sql.SQL("{0} = excluded.{0}").format(sql.Identifier(name)) for name in names)
     query = sql.SQL(
-        # A row that is gone was removed together with its table (`pipeline.aurora.bookkeeping.repointing`).
+        # If the row is gone, it was removed together with its table (`pipeline.aurora.bookkeeping.repointing`).
         "INSERT INTO replication.probes AS p (table_name, ticks, {names}) SELECT %(table)s, %(before)s + 1, {values}"
         " WHERE %(before)s = 0 OR EXISTS (SELECT FROM replication.probes WHERE table_name = %(table)s)"
         " ON CONFLICT (table_name) DO UPDATE SET ticks = excluded.ticks, {assigned} WHERE p.ticks = %(before)s"
@@ -366,13 +367,13 @@ _SAVE_SHARDS = trusted(
 
 
 def _array(values: list[object]) -> object:
-    """Return a parameter for an array; texts as one literal, which is cheapest for psycopg."""
+    """Return a parameter for an array; texts become one literal, which is cheapest for psycopg."""
     texts = [value for value in values if value is None or isinstance(value, str)]
     return nullable_array_literal(texts) if len(texts) == len(values) else values
 
 
 def _save_waiting(connection: Connection, table_name: str, before: Sequence[Waiting], after: Sequence[Waiting]) -> None:
-    """Store what waits: delete what is gone, and write what is new or has another state."""
+    """Store the waiting changes: delete those gone, and write those that are new or have another state."""
     gone = {(w.target, w.version) for w in before} - {(w.target, w.version) for w in after}
     if gone:
         connection.execute(

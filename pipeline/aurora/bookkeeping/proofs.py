@@ -1,8 +1,8 @@
-"""What is proven to be in Aurora, by the changes' creation times: `replication.tables.proven`.
+"""Stores which changes are proven to be in Aurora, by their creation times: `replication.tables.proven`.
 
-Invariant: a time is in it only once every change made then is in Aurora, was superseded there, or is a reject. The
-statement that applies the stream asks for it (`pipeline.aurora.rows.upsert.admitted_late`), so a late change takes
-nothing back.
+Invariant: it contains a time only once every change made then is in Aurora, was superseded there, or is a reject. The
+statement that applies the stream checks it (`pipeline.aurora.rows.upsert.admitted_late`), so a late change undoes
+nothing.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ def prove_caught_up(
 ) -> None:
     """Count a range as proven, except a margin at both ends, once all its windows are applied.
 
-    It joins ranges of earlier catch-ups that it meets.
+    It is merged with adjoining ranges of earlier catch-ups.
     """
-    with translating("recording what was caught up as proven", table=table_name):
+    with translating("recording a caught-up range as proven", table=table_name):
         connection.execute(_CAUGHT_UP, {"table": table_name, "since": since, "until": until, "margin": margin})
 
 
@@ -42,8 +42,8 @@ UPDATE replication.tables SET proven = COALESCE(proven, '{}') + COALESCE((
 
 
 def prove_reconciled(connection: Connection, run_id: int) -> None:
-    """Count everything up to a reconciliation's `as_of` as proven, if it left nothing; in the caller's transaction."""
-    with translating("recording what was reconciled as proven"):
+    """Count all up to a reconciliation's `as_of` as proven, if it left nothing to do; in the caller's transaction."""
+    with translating("recording a reconciliation as proof"):
         connection.execute(_RECONCILED, [run_id])
 
 

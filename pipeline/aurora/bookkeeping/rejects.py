@@ -1,8 +1,8 @@
 """Records that could not be converted, kept whole in `replication.rejects` until a person has resolved them.
 
-Invariant: a reject commits in the transaction of its batch, and once: a redelivered record is the same reject, replayed
-or not. Only a later snapshot with the same line opens it again, because then a newer state of the item could not be
-converted. The record is stored as it arrived; reason and digest reveal nothing about the values.
+Invariant: a reject commits in the transaction of its batch, and only once: a redelivered record is the same reject,
+replayed or not. Only a later snapshot with the same line reopens it, because then a newer state of the item could not
+be converted. The record is stored as it arrived; reason and digest reveal nothing about the values.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RejectGroup:
-    """Rejects of one table and target with one reason. `id` is the oldest's, to look at."""
+    """Rejects of one table and target with one reason. `id` is that of the oldest, as an example."""
 
     table: str
     target: str
@@ -69,12 +69,12 @@ class StoredReject:
         return Position(self.position_as_of, None if self.position_version is None else int(self.position_version))
 
 
-# The text that equal records share: their digest, which says whether a reject is known, is the digest of this text.
+# Equal records have equal text; its digest shows whether a reject is already known.
 _as_json = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 # A parameter can have 1 GB, and a file may contain nothing but rejects.
 STATEMENT_CHARACTERS = 8 << 20
 
-# A record that comes twice in one call is taken once, because a statement cannot affect the same row twice (21000).
+# A record that occurs twice in one call is stored once, because a statement cannot affect a row twice (21000).
 _ADD = """
 INSERT INTO replication.rejects AS kept (table_name, source, target, digest, key_digest, reason,
     position_version, position_as_of, record)
@@ -92,7 +92,7 @@ SELECT DISTINCT ON (u.target, u.digest) %s, %s, u.*
 def add(connection: Connection, table_name: str, rejects: Sequence[Reject], *, source: str) -> int:
     """Store rejects, inside the caller's transaction; return how many were new, or new at this position."""
     added = 0
-    with translating("keeping rejected records", table=table_name):
+    with translating("storing rejected records", table=table_name):
         for some, records in _statements(rejects):
             columns = map(nullable_array_literal, _columns(some, records))
             added += connection.execute(_ADD, [table_name, source, *columns]).rowcount
@@ -173,8 +173,7 @@ def count_waiting(connection: Connection, table_name: str) -> int:
 def mark_replayed(connection: Connection, replayed: Sequence[StoredReject]) -> None:
     """Mark rejects as replayed, inside the transaction that applied them.
 
-    One that a later snapshot has opened again meanwhile stays open, because what was applied is not what it contains
-    now.
+    A reject that a later snapshot reopened meanwhile stays open, because its current content was not applied.
     """
     with translating("marking rejects as replayed"):
         connection.execute(
@@ -188,7 +187,7 @@ def mark_replayed(connection: Connection, replayed: Sequence[StoredReject]) -> N
 def set_reasons(connection: Connection, reasons: Sequence[tuple[StoredReject, str]]) -> None:
     """Store today's reason for rejects that failed again."""
     changed = [(reject.id, reason) for reject, reason in reasons if reject.reason != reason]
-    with translating("keeping the reasons of rejects"):
+    with translating("updating the reasons of rejects"):
         connection.execute(
             "UPDATE replication.rejects AS r SET reason = u.reason"
             " FROM unnest(%s::bigint[], %s::text[]) AS u (id, reason) WHERE r.id = u.id AND r.replayed_at IS NULL",
@@ -213,8 +212,8 @@ def waiting_of_items(
 ) -> dict[int, list[ItemReject]]:
     """Return, by index in `keys`, the waiting rejects of an item whose position is known, newest first.
 
-    `keys` are (digest as stream records have it, key attributes). Rejects of exports have no digest; they are found by
-    the attributes, which are stored as DynamoDB wrote them.
+    `keys` are (digest as for stream records, key attributes). Rejects of exports have no digest; the query finds them
+    by their key attributes, which are stored as DynamoDB wrote them.
     """
     found: dict[int, list[ItemReject]] = {}
     if not keys:

@@ -1,6 +1,6 @@
-"""Leftovers: of writers that are gone, and of bookkeeping that nobody needs any more.
+"""Removes leftovers: rows of writers that are gone, and records that nobody needs any more.
 
-Invariant: nothing that decides about rows is removed. The newest snapshot that was loaded whole stays, windows stay
+Invariant: nothing that affects decisions about rows is removed. The newest fully loaded snapshot stays, windows stay
 while they could be requested again, and a writer's counts stay in the totals.
 """
 
@@ -40,7 +40,7 @@ _SILENT = """applied_at < %(before)s AND writer <> ALL (%(kept)s)
 
 def fold_all_writers(connection: Connection, table_name: str) -> None:
     """Merge the watermarks of all writers into one, which says nothing about a stream."""
-    with translating("folding the watermarks of the old source", table=table_name):
+    with translating("merging the watermarks of the old source", table=table_name):
         connection.execute(trusted(_FOLD.format(which="writer <> %(sum)s")), {"table": table_name, "sum": GONE_WRITERS})
 
 
@@ -49,7 +49,7 @@ def fold_writers(connection: Connection, table_name: str, before: datetime) -> i
 
     A writer is one execution environment of the Lambda function. There are many in a year, each lives for hours.
     """
-    with translating("folding the watermarks of writers that are gone", table=table_name):
+    with translating("merging the watermarks of writers that are gone", table=table_name):
         row = connection.execute(
             trusted(_FOLD.format(which=_SILENT)),
             {"table": table_name, "before": before, "kept": list(WRITERS_NOT_LIVE), "sum": GONE_WRITERS},
@@ -74,8 +74,8 @@ def drop_exports(connection: Connection, table_name: str, before: datetime) -> i
     """Remove exports, and builds that nobody resumed, that began before this time; return how many. Needs the load
     lock.
 
-    The newest snapshot that was loaded whole stays, because older ones are refused by it; so does a window while what
-    it covers could be exported again.
+    The newest fully loaded snapshot stays, because it makes loads refuse older ones; a window stays while its range
+    could be exported again.
     """
     with translating("removing old loads", table=table_name):
         old = connection.execute(

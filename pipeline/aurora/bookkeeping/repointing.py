@@ -1,9 +1,9 @@
 """Switching a mapping's source of record to another table, in one transaction.
 
-Invariant: whoever writes under the mapping's name either committed before the switch or sees it. What was known about
-the old table says nothing about the new one, so the switch removes it: its loads (a baseline, a bound for purges), what
-was caught up, how far writers and the probe were. `purged_through` stays, because tombstones up to there are gone
-whatever the source. Rows stay too, until a load and a reconciliation have replaced them; a loss says so until then.
+Invariant: every writer under the mapping's name either committed before the switch or sees it. Knowledge about the old
+table says nothing about the new one, so the switch removes it: loads (the baseline, and the bound for purges),
+caught-up ranges, the progress of writers and probe. `purged_through` stays, because tombstones up to there are gone
+whatever the source. Rows stay too, until a load and a reconciliation replace them; until then, an open loss says so.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ if TYPE_CHECKING:
     from pipeline.aurora.sessions.connection import Connection
     from pipeline.core.model.mapping import TableMapping
 
-# What is remembered about one stream, one table's exports, and their event source mappings.
+# Tables that describe one source table: its stream, exports and event source mappings.
 _FORGOTTEN = ("probes", "probe_shards", "probe_waiting", "source_states", "caught_up")
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is known about the current source of record, and would be removed by a switch."""
+    """What we know about the current source of record, and a switch would remove."""
 
     loads: int
     rejects: int
-    """That wait."""
+    """Waiting rejects."""
     newest_label: str | None
-    """The streams that changes were applied from."""
+    """The label of the newest stream from which changes were applied."""
 
 
 def known(connection: Connection, name: str) -> Known:
     """Return what a switch would remove."""
-    with translating("reading what is known of the source", table=name):
+    with translating("reading the records of the source", table=name):
         row = connection.execute(
             "SELECT (SELECT count(*) FROM replication.exports WHERE table_name = %(name)s AND kind <> 'incremental'),"
             " (SELECT count(*) FROM replication.rejects WHERE table_name = %(name)s AND replayed_at IS NULL),"
@@ -57,7 +57,7 @@ def known(connection: Connection, name: str) -> Known:
 
 
 def discard_builds(connection: Connection, name: str) -> None:
-    """Drop what unfinished loads of the old table have built aside. Needs the load lock."""
+    """Drop the tables that unfinished loads of the old table built aside. Needs the load lock."""
     with translating("looking for unfinished loads", table=name):
         numbers = connection.execute(
             "SELECT DISTINCT b.export_id FROM replication.builds AS b JOIN replication.exports AS e ON e.id = export_id"
@@ -90,13 +90,13 @@ def switch(connection: Connection, mapping: TableMapping, before: SourceOfRecord
             },
         ).fetchone()
         if row is None:
-            raise TerminalError("switching the source of record: it was switched meanwhile", table=name)
+            raise TerminalError("switching the source of record: another run switched it meanwhile", table=name)
         for table in _FORGOTTEN:
             connection.execute(
                 sql.SQL("DELETE FROM replication.{} WHERE table_name = %s").format(sql.SQL(table)), [name]
             )
         connection.execute("DELETE FROM replication.exports WHERE table_name = %s", [name])
-        connection.execute(  # it proves nothing of the new table
+        connection.execute(  # it proves nothing about the new table
             "UPDATE replication.reconciliations SET status = 'abandoned', reason = %s"
             " WHERE table_name = %s AND status IN ('comparing', 'done')",
             [old.removesuffix(": "), name],
@@ -124,7 +124,7 @@ def switch(connection: Connection, mapping: TableMapping, before: SourceOfRecord
 
 
 def _keep_writers_out(connection: Connection, mapping: TableMapping) -> None:
-    """Wait for the statements that write now; later ones see what this transaction does (`purge`)."""
+    """Wait for the statements that are writing now; later ones see this transaction's changes (as in `purge`)."""
     connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(int(LOCK_SECONDS * 1000))))
     for target in mapping.tables:
         if catalog.stored_table(connection, STORAGE_SCHEMA, target.storage_name):

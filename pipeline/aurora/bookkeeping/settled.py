@@ -1,6 +1,6 @@
-"""Values that a column could not hold and that its `on_error` changed: to NULL, or cut. They are counted, so it shows.
+"""Counts *settled* values: those that a column could not hold, and that its `on_error` made NULL or cut.
 
-Invariant: the counts commit with the rows that they are about. Deliveries are counted, not records: one that comes
+Invariant: the counts commit with the rows that they describe. They count deliveries, not records: a record delivered
 twice counts twice, as in the watermarks.
 """
 

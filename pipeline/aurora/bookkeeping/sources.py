@@ -1,8 +1,8 @@
 """The source of record: the one DynamoDB table whose state may be written under a mapping's name.
 
 Invariant: the database decides, not a mapping file, because a replicator that is still deployed has an old file. Every
-statement that applies changes asks `of_record` in the same statement, and jobs ask `require` before they begin. Only
-`repoint` changes the record, and it waits for the writers.
+statement that applies changes includes `of_record`, and jobs call `require` before they start. Only `repoint` changes
+the record, and it waits for the writers.
 
 The table's name is recorded when the mapping is registered. Its ARN, and with it account and Region, and its id are
 learned from the first job that sees the table. If the table replaced another, the label of its stream is recorded too:
@@ -56,9 +56,9 @@ class SourceOfRecord:
 def of_record(name: sql.Composable, table: sql.Composable, stream_arn: sql.Composable) -> sql.Composed:
     """SQL condition: the table and the stream are of record; NULL, or a mapping that is not registered, passes.
 
-    It is true, or it makes the statement fail, and with it everything that its transaction would write. A condition
-    that is false would only leave the changes out, and whoever counts them would take them for stale. Plain SQL cannot
-    raise an error of our own, so this asks for a setting that does not exist, whose name tells the database's log why.
+    It is true, or it makes the statement and its transaction fail. A false condition would only skip the changes, which
+    would then count as stale. Plain SQL cannot raise an error of our own, so this reads a setting that does not exist,
+    whose name gives the reason in the database's log.
     """
     return sql.SQL(
         "COALESCE((SELECT CASE WHEN COALESCE(source_table = {table}, true)"
@@ -108,8 +108,8 @@ def require(
 ) -> None:
     """Raise ConfigurationError unless `table`, with this ARN if given, is the source of record.
 
-    `doing` begins the message. Records the ARN and the id if they were not known. A mapping that is not registered
-    passes, because whatever writes under its name fails.
+    `doing` starts the message. Records the ARN and the id if they were unknown. A mapping that is not registered
+    passes, because any write under its name fails.
     """
     record = read(connection, name)
     if record is None:
@@ -155,8 +155,8 @@ def learn(connection: Connection, name: str, record: SourceOfRecord, arn: str | 
 def note_seen(connection: Connection, name: str, record: SourceOfRecord, stream_arn: str, table_id: str | None) -> None:
     """Record the table of record as the probe sees it, with its latest stream.
 
-    If its id is not the recorded one, the table was deleted and another created under its name. Records of streams
-    before this one belong to the table that is gone, and are refused from then on.
+    If its id differs from the recorded one, the table was deleted and another created under its name. Records of
+    earlier streams belong to the deleted table, and are refused from then on.
     """
     arn, _, label = stream_arn.partition("/stream/")
     if table_id is None or record.table_id in {None, table_id}:

@@ -1,7 +1,7 @@
-"""How far each table is: last load, watermarks, rejects, last reconciliation, from schema `replication`.
+"""The status of each table: last load, watermarks, rejects, last reconciliation, from schema `replication`.
 
-Invariant: reads only and takes no lock. All figures are from one moment, because one statement reads them. It costs the
-same however many rows the tables have, because counts of rows are the planner's estimates.
+Invariant: reads only and takes no lock. One statement reads all figures, so they are from one moment. Its cost does not
+depend on the size of the tables, because row counts are the planner's estimates.
 """
 
 from __future__ import annotations
@@ -64,18 +64,18 @@ class TableStatus:
     extra: int | None
     different: int | None
     behind: int | None
-    """Rows that the last reconciliation found stale: to hold an older state."""
+    """Rows that the last reconciliation found stale, which means that they hold an older state."""
     repaired: int | None
     purged_through: datetime | None
     refused: int = 0
-    """Of the stale changes, those without a row that were as old as what was purged."""
+    """Of the stale changes, those without a row that were not newer than `purged_through`."""
     caught_up_through: datetime | None = None
     """The time that the newest caught-up window counts as of."""
     caught_up_at: datetime | None = None
     undecided: int | None = None
     """Rows that the last reconciliation could not decide."""
     load_broken_off: bool | None = None
-    """Whether the last load has not ended but no session leads it."""
+    """Whether the last load is unfinished and no session leads it."""
 
     @property
     def attention(self) -> tuple[str, ...]:

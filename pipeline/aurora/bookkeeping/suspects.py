@@ -1,10 +1,10 @@
-"""Rows that an incremental export should have mentioned and did not.
+"""Finds rows that an incremental export should have mentioned but did not.
 
-Invariant: reads only. If a live row was brought by the stream, or a read by key, with a change in the window, and the
-window's export did not replace it, its item is one that the export leaves out: inserted and deleted within the window,
-and the stream lost the delete. Clocks that disagree, and lines that could not be converted, give a few more, which are
-right as they are. Rows that a snapshot brought do not say when they were written; the export mentions them, because a
-window begins where the snapshot ends.
+Invariant: reads only. If the stream or a read by key wrote a live row with a change in the window, and the window's
+export did not replace it, the export omits its item: it was inserted and deleted within the window, and the stream lost
+the delete. Differing clocks and unconvertible lines add a few suspects whose rows are correct. A snapshot's rows do not
+say when they were written, but the export mentions them if they were deleted, because a window begins where the
+snapshot ends.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 _FETCH_ROWS = 1_000
 
 
-def untold_keys(
+def unmentioned_keys(
     connection: Connection, target: Target, table_name: str, start: datetime, end: datetime
 ) -> Iterator[tuple[str, ...]]:
-    """Yield the keys (texts) of live rows with an `as_of` in [start, end) that no recorded snapshot brought.
+    """Yield the keys (texts) of live rows with an `as_of` in [start, end) that come from no recorded snapshot.
 
-    One pass over the table, in a transaction of its own on `connection`, with bounded memory.
+    One pass over the table, in its own transaction on `connection`, with bounded memory.
     """
     key = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(name)) for name in target.primary_key)
     query = sql.SQL(

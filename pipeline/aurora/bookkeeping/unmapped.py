@@ -1,4 +1,4 @@
-"""What is in the jsonb column: by attribute and JSON type, how often, since when, how long.
+"""Surveys the jsonb column: by attribute and JSON type, how often, since when, how long.
 
 Invariant: it reads a bounded amount and writes nothing. Above SAMPLED_FROM_BYTES it reads only some blocks of the
 table; counts are then scaled up, and reported as estimates. No text leaves the database, only counts, lengths and
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pipeline.aurora.sessions.connection import Connection
     from pipeline.core.model.mapping import Target
 
-# A few seconds of reading. A larger table contributes as many blocks, spread over all of it.
+# Takes a few seconds to read. From a larger table, as many blocks are read, spread over all of it.
 SAMPLED_FROM_BYTES = 512 * 2**20
 
 # What a text could be stored as: PostgreSQL's regular expressions, as close as possible to the product's converters.
@@ -39,7 +39,7 @@ _FORMS = {
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How much was read. `fraction` below 1: a sample of the table's blocks, and every count is an estimate."""
+    """How much was read. `fraction` below 1: only a sample of the table's blocks, and every count is an estimate."""
 
     rows: int
     """Live rows; an estimate if it was a sample."""
@@ -67,8 +67,8 @@ class Landed:
 def look(
     connection: Connection, target: Target, *, sampled_from_bytes: int = SAMPLED_FROM_BYTES
 ) -> tuple[Look, list[Landed]]:
-    """Look at a target's jsonb column, which it must have. Raises TerminalError if the target is not migrated."""
-    with translating(f"looking at what has landed in {target.view_name}"), connection.transaction():
+    """Survey a target's jsonb column, which it must have. Raises TerminalError if the target is not migrated."""
+    with translating(f"surveying the unmapped attributes of {target.view_name}"), connection.transaction():
         size = connection.execute(
             sql.SQL("SELECT pg_table_size({}::regclass)").format(sql.Literal(tables.storage(target).as_string()))
         ).fetchone()

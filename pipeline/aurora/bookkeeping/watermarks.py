@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from pipeline.aurora.sessions.connection import Connection
 
-# Writers whose rows do not say how far the stream is: batches applied late, and the sums of writers that are gone.
+# Writers whose rows say nothing about the stream's progress: late batches, and the sums of writers that are gone.
 REDRIVE_WRITER, GONE_WRITERS = "redrive", "writers that are gone"
 WRITERS_NOT_LIVE = (REDRIVE_WRITER, GONE_WRITERS)
 _LAMBDA = "lambda:"
@@ -61,7 +61,7 @@ class Mark:
     """Changes sent to the target; those that were not applied were stale."""
     rejected: int
     batches: int = 1
-    """None for another target of a batch that was counted with the first."""
+    """0 for further targets of a batch, which the first target's statement counts."""
     stream_arn: str | None = None
     """Its table must be the source of record."""
 

@@ -1,1 +1,1 @@
-"""Comparing the replica with a snapshot."""
+"""Compares the replica with a snapshot."""

@@ -1,6 +1,7 @@
-"""The list of keys whose rows differ from a snapshot, and are still to be settled, as a table of one run and target.
+"""The list of keys that differ from a snapshot and are not yet resolved, as a table for each run and target.
 
-Invariant: a key leaves the list in the transaction that records what became of it, so a killed run settles the rest.
+Invariant: a key leaves the list in the transaction that records its outcome, so after a killed run the rest can be
+resolved.
 """
 
 from __future__ import annotations
@@ -23,48 +24,48 @@ if TYPE_CHECKING:
     from pipeline.aurora.sessions.connection import Connection
     from pipeline.core.model.mapping import Target
 
-# Columns beside the key's; a mapping's names cannot be theirs, for they are not valid as the key's here (`key 0` …).
+# Columns besides the key's. They cannot clash with a mapping's names, because the key columns are named `key 0` … here.
 SOURCE_HASH, CHANGED = "snapshot hash", "changed since"
-# Of a key among those sent.
+# The position of a key among those sent.
 PLACE = "place sent"
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A key that differed, and what is known of it so far."""
+    """A key that differed, and what we know about it so far."""
 
     number: int
     key: Key
     snapshot_hash: int | None
-    """Of the snapshot's row; None where the snapshot has none."""
+    """Hash of the snapshot's row; None if the snapshot has no such row."""
     mark: str | None
-    """The stored row's, at a look at which the source held something else; None before such a look."""
+    """The stored row's mark at the last check that found the source different; None before such a check."""
     read_at: datetime | None
-    """When the source was read at that look."""
+    """When that check read the source."""
     proven: bool
-    """Found to be drift already; it waits to be mended."""
+    """Already known to be drift; it waits for repair."""
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What a look at a candidate gave, to be kept with it until the next."""
+    """The result of a check of a candidate, kept until the next check."""
 
     number: int
     mark: str | None
     read_at: datetime | None
     proven: bool
     not_before: datetime | None
-    """No use in looking again before this time."""
+    """Checking again before this time is pointless."""
 
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """How many keys are left on a list."""
+    """The number of keys left on a list."""
 
     keys: int
     proven: int
     newest_read: datetime | None
-    """When the source was read for one of them last."""
+    """When the source was last read for one of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ class Candidates:
         return tuple(f"key {i}" for i in range(len(self.target.primary_key)))
 
     def create(self, connection: Connection) -> None:
-        """Create the table, unless an earlier part of the run has."""
+        """Create the table, unless an earlier part of the run created it."""
         columns = sql.SQL(", ").join(
             sql.SQL("{} {} NOT NULL").format(sql.Identifier(name), tables.column_type(self.target, column.name))
             for name, column in zip(self.key_names, self.target.key_columns, strict=True)
@@ -113,9 +114,9 @@ class Candidates:
         changed: bool | None = None,
         ready: tuple[datetime, datetime] | None = None,
     ) -> list[Candidate]:
-        """Return the next keys behind number `after`: those changed since the snapshot, or not, or all.
+        """Return the next keys after number `after`: those changed since the snapshot, those not changed, or all.
 
-        `ready` is (now, how far replication is known to be): only keys worth another look then.
+        `ready` is (now, how far replication is known to have come): return only keys worth another check at that point.
         """
         conditions = [sql.SQL("number > %(after)s")]
         if changed is not None:
@@ -140,15 +141,15 @@ class Candidates:
         return [Candidate(row[0], tuple(row[1:-4]), *row[-4:]) for row in rows]
 
     def remove(self, connection: Connection, numbers: Sequence[int]) -> None:
-        """Take keys off the list, inside the caller's transaction."""
-        with translating("shortening the list of differences"):
+        """Remove keys from the list, inside the caller's transaction."""
+        with translating("removing keys from the list of differences"):
             connection.execute(sql.SQL("DELETE FROM {} WHERE number = ANY (%s)").format(self.name), [list(numbers)])
 
     def keep(self, connection: Connection, looks: Sequence[Look]) -> None:
-        """Keep what looks have given, inside the caller's transaction."""
+        """Record the results of checks, inside the caller's transaction."""
         if not looks:
             return
-        with translating("keeping looks at differences"):
+        with translating("recording checks of differences"):
             connection.execute(
                 sql.SQL(
                     "UPDATE {} AS c SET mark = u.mark, read_at = u.read_at, proven = u.proven,"
@@ -166,7 +167,7 @@ class Candidates:
             )
 
     def left(self, connection: Connection) -> Left:
-        """Count what is left."""
+        """Count the keys left."""
         with translating("counting differences"):
             row = connection.execute(
                 sql.SQL("SELECT count(*), count(*) FILTER (WHERE proven), max(read_at) FROM {}").format(self.name)
@@ -175,7 +176,7 @@ class Candidates:
 
 
 def sent_keys(target: Target) -> sql.Composed:
-    """Compose a relation `a` of the keys of `keys_sent`, with PLACE, the place of each."""
+    """Compose a relation `a` of the keys of `keys_sent`, with the position of each as PLACE."""
     arrays = sql.SQL(", ").join(
         sql.SQL(trusted(f"%(key_{i})s::text[]::{column.type.input_sql}[]"))
         for i, column in enumerate(target.key_columns)

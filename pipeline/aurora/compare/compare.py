@@ -1,8 +1,8 @@
-"""Comparing a snapshot with a target, set at a time, by what is stored.
+"""Compares a snapshot with a target's stored rows, set by set.
 
-Invariant: nothing is called different on the strength of a hash or a timestamp: the columns themselves are compared,
-each with `IS DISTINCT FROM`. What is found in a range of keys goes to a list in the database, in the statement that
-marks the range as compared; nothing of it comes to the client.
+Invariant: a hash or a timestamp never decides that rows differ: the columns themselves are compared, each with `IS
+DISTINCT FROM`. The differences in a range of keys go to a list in the database, in the statement that marks the range
+as compared; none of them is sent to the client.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from pipeline.core.model.mapping import Target
 
 Kind = Literal["missing", "extra", "different"]
-# What a chunk's join may use before it goes through temporary files.
+# Memory for a chunk's join before it spills to temporary files.
 _JOIN_MEMORY = "64MB"
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One target against its staged snapshot, which stands for `as_of`."""
+    """One target against its staged snapshot, whose rows count as of `as_of`."""
 
     run_id: int
     target: Target
@@ -45,14 +45,14 @@ class Comparison:
     as_of: datetime
 
     def set_up(self, connection: Connection) -> None:
-        """Give a connection the memory that chunks are compared with."""
+        """Give a connection the memory for comparing chunks."""
         with translating("setting up a connection of the reconciliation"):
             connection.execute(sql.SQL("SET work_mem = {}").format(sql.Literal(_JOIN_MEMORY)))
 
     def compare(self, connection: Connection, lane: Lane, through: Key | None) -> int:
         """Compare the lane's keys through `through` (None: to its end), and mark them; returns how many differ.
 
-        One statement, which takes up what differs, whether or not it may rightly do so, with its mark.
+        One statement lists every difference, justified or not, and moves the mark.
         """
         end = lane.through if through is None else through
         parameters = key_ranges.bounds(lane.after, end) | {
@@ -106,7 +106,7 @@ class Comparison:
         return query + self._orphans(within) if target.children else query
 
     def _orphans(self, within: sql.Composable) -> sql.Composed:
-        """Compose the rest of what differs: children of parents that neither the snapshot nor the target has."""
+        """Compose the other differences: children of parents that neither the snapshot nor the target has."""
         target, key = self.target, tables.identifiers(self.target.primary_key)
         each = sql.SQL(" UNION ALL ").join(
             sql.SQL("SELECT {key}, {as_of} FROM {child} WHERE {within}").format(
@@ -134,20 +134,20 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """One key, compared with the source's own state: `kind` None is equal."""
+    """One key, compared with the source's current state; `kind` None: equal."""
 
     kind: Kind | None
     columns: tuple[str, ...]
     """The columns that differ, for `different`."""
     mark: str
-    """Changes whenever the stored row does; empty where no row is stored."""
+    """Changes whenever the stored row does; empty if no row is stored."""
     version: int | None
     as_of: datetime | None
-    """The stored row's position; both None where there is none."""
+    """The stored row's position; both None if there is no row."""
     deleted: bool | None
-    """Whether the stored row is a tombstone; None where there is none."""
+    """Whether the stored row is a tombstone; None if there is no row."""
     source_hash: int | None
-    """Of the source's state, to tell whether it is the snapshot's; None where the source has no such item."""
+    """Hash of the source's state, to check whether it is the snapshot's; None if the source has no such item."""
 
 
 def marks(connection: Connection, target: Target, keys: Sequence[Key]) -> list[str]:
@@ -160,12 +160,12 @@ def marks(connection: Connection, target: Target, keys: Sequence[Key]) -> list[s
         same=children.same_key(target, "a", "t"),
         place=sql.Identifier(PLACE),
     )
-    with translating("looking at stored rows"):
+    with translating("reading the marks of stored rows"):
         return [mark for (mark,) in connection.execute(query, keys_sent(keys))]
 
 
 def compare_keys(connection: Connection, target: Target, staging: Staging, keys: Sequence[Key]) -> list[Compared]:
-    """Compare keys with the source's states in `staging`, in the keys' order; a key that is not staged is not there."""
+    """Compare keys, in order, with the source's states in `staging`; the source lacks keys that are not staged."""
     values = [name for name in target.stored_columns if name not in target.primary_key]
     columns = sql.SQL(" || ").join(
         [
@@ -220,7 +220,7 @@ def compare_keys(connection: Connection, target: Target, staging: Staging, keys:
 
 
 def source_hash(target: Target) -> sql.Composed:
-    """Compose a hash by value of a staged row `s`; NULL where there is none. It tells two states of one item apart."""
+    """Compose a hash of a staged row `s` by value, which distinguishes two states of one item; NULL without a row."""
     return sql.SQL("CASE WHEN s.{} IS NOT NULL THEN hash_record_extended(ROW({}), 0) END").format(
         sql.Identifier(target.primary_key[0]),
         sql.SQL(", ").join(
@@ -250,7 +250,7 @@ def _named(condition: sql.Composable, name: str) -> sql.Composed:
 def texts_of_key(
     connection: Connection, target: Target, staging: Staging, key: Key
 ) -> dict[str, tuple[str | None, str | None]]:
-    """Return a key's values by column, as texts: the source's, as it would be stored, and the stored row's."""
+    """Return a key's values by column as texts: the source's, as they would be stored, and the stored row's."""
     names = target.stored_columns
     query = sql.SQL(
         "SELECT {columns} FROM {sent} LEFT JOIN {staging} AS s ON {staged} LEFT JOIN {storage} AS t ON {stored}"

@@ -1,7 +1,7 @@
-"""Ranges of a target's keys: where to cut them, and how far each lane of a reconciliation has come.
+"""Ranges of a target's keys: where to split them, and how far each lane of a reconciliation has come.
 
-Invariant: the ranges of a target cover every key once, whichever of snapshot and target it is in: the first has no
-lower bound and the last no upper one, and a lane's mark moves in the statement that compared what lies before it.
+Invariant: a target's ranges cover every key of snapshot and target once: the first range has no lower bound, the last
+no upper bound, and the statement that compares keys also moves the lane's mark past them.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 Key = tuple[str, ...]
 
-# Pages that are sampled of each table for places to cut at: one for so many rows, within bounds.
+# To find split points, each table is sampled: one page per this many rows, within bounds.
 _ROWS_A_PAGE_SAMPLED = 5_000
 _FEWEST_PAGES, _MOST_PAGES = 50, 5_000
 
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """Keys that one connection compares, in order: those behind `after`, through `through`; None is no bound."""
+    """The keys that one connection compares, in order: after `after`, through `through`; None: no bound."""
 
     target: int
     number: int
@@ -42,9 +42,9 @@ class Lane:
 def cuts(
     connection: Connection, target: Target, relations: Sequence[sql.Identifier], lane: Lane, rows: int
 ) -> list[Key]:
-    """Return keys inside the lane's range in order, spread evenly enough: one of each page that is sampled.
+    """Return keys of the lane's range in order, spread evenly enough: one from each sampled page.
 
-    `relations` are the tables that hold the keys, of about so many `rows` each. Reads a bounded number of pages.
+    `relations` are the tables that hold the keys, with about `rows` rows each. Reads a bounded number of pages.
     """
     pages = min(_MOST_PAGES, max(_FEWEST_PAGES, rows // _ROWS_A_PAGE_SAMPLED))
     sampled = sql.SQL(" UNION ").join(
@@ -78,7 +78,7 @@ def bounds(after: Key | None, through: Key | None) -> dict[str, object]:
 
 
 def within(target: Target, after: Key | None, through: Key | None) -> sql.Composable:
-    """Compose the condition that a key lies in a range, for an index over the key to be used."""
+    """Compose the condition that a key lies in a range, in a form that can use the key's index."""
     key = sql.SQL("({})").format(tables.identifiers(target.primary_key))
     conditions = [
         sql.SQL("{} {} ({})").format(key, sql.SQL(trusted(operator)), _parameters(target, name))
@@ -96,8 +96,8 @@ def _parameters(target: Target, name: str) -> sql.Composed:
 
 
 def lanes(connection: Connection, run_id: int, target: int) -> list[Lane]:
-    """Return the lanes of a target as they were divided, with how far each has come; empty before that."""
-    with translating("reading how far the comparison is"):
+    """Return a target's lanes as recorded, with how far each has come; empty before `divide`."""
+    with translating("reading the progress of the comparison"):
         rows = connection.execute(
             "SELECT lane, after_key, through_key, done FROM replication.reconciliation_ranges"
             " WHERE reconciliation_id = %s AND target = %s ORDER BY lane",
@@ -110,7 +110,7 @@ def lanes(connection: Connection, run_id: int, target: int) -> list[Lane]:
 
 
 def divide(connection: Connection, run_id: int, target: int, between: Sequence[Key]) -> list[Lane]:
-    """Record lanes that are parted at the keys `between`; returns them."""
+    """Record lanes split at the keys `between`; return them."""
     edges = [None, *between, None]
     made = [Lane(target, number, edges[number], edges[number + 1]) for number in range(len(edges) - 1)]
     with translating("recording ranges of keys"), connection.transaction():

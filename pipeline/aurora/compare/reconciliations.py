@@ -1,8 +1,9 @@
-"""What is recorded of reconciliations: each run with how far it is, its counts, and the drift it settled.
+"""Records of reconciliations: each run with its progress, its counts, and its drift (the differences that it
+confirmed).
 
-Invariant: what a run has done is marked in the transaction that did it, so that a killed run resumes and counts nothing
-twice. Its working state and its staging tables are unlogged, all of them, so that a crash of the server empties them
-together. Drift is named by key digest and columns, never by value.
+Invariant: each step of a run is marked in the transaction that did it, so a killed run can resume and counts nothing
+twice. Its working state and staging tables are all unlogged, so a server crash empties them together. Drift is
+identified by key digest and columns, never by value.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ if TYPE_CHECKING:
     from pipeline.aurora.sessions.connection import Connection
     from pipeline.core.model.mapping import Target
 
-# Staging tables and lists of what is left to settle: `_reconcile_<run>_<target>` and `…_left`.
+# Staging tables and lists of unresolved keys: `_reconcile_<run>_<target>` and `…_left`.
 _LEFTOVER = "^_reconcile_[0-9]+_[0-9]+(_left)?$"
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run that was begun, now or earlier."""
+    """A run, started now or earlier."""
 
     id: int
     resumed: bool
@@ -44,7 +45,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """One settled difference of one target."""
+    """One confirmed difference of one target."""
 
     target: str
     key_digest: str
@@ -93,12 +94,12 @@ def lock_table(connection: Connection, table_name: str) -> None:
 
 @contextmanager
 def table_locked(connection: Connection, table_name: str) -> Generator[None]:
-    """Hold the reconciliation lock for the block. Raises TerminalError when it is taken."""
+    """Hold the reconciliation lock for the block. Raises TerminalError if another session holds it."""
     lock_table(connection, table_name)
     try:
         yield
     finally:
-        with translating("giving the reconciliation lock back", table=table_name):
+        with translating("releasing the reconciliation lock", table=table_name):
             advisory_locks.reconciliation(table_name).give_back(connection)
 
 
@@ -112,9 +113,9 @@ def begin(
     digests: Sequence[str] = ("",),
     repairs: bool = False,
 ) -> Run:
-    """Record that a reconciliation has begun, or find the unfinished run of the same snapshot; needs the table's lock.
+    """Record the start of a reconciliation, or find the unfinished run of the same snapshot; needs the table's lock.
 
-    A run of another snapshot, mapping (`digests`) or intent is abandoned, and what it left is dropped.
+    Runs of another snapshot, mapping (`digests`) or intent are abandoned, and their leftovers dropped.
     """
     with translating("recording the reconciliation", table=table_name), connection.transaction():
         refuse_future(connection, table_name, snapshot_time, as_of)
@@ -142,8 +143,8 @@ def begin(
 
 
 def drop_leftovers(connection: Connection, table_name: str, *, but: int | None = None) -> None:
-    """Drop the staging tables and working state of the table's runs, of all or of all `but` one; needs its lock."""
-    with translating("dropping what an earlier reconciliation left", table=table_name), connection.transaction():
+    """Drop the staging tables and working state of all the table's runs, or all `but` one; needs the table's lock."""
+    with translating("dropping leftovers of an earlier reconciliation", table=table_name), connection.transaction():
         left = connection.execute(
             "SELECT tablename FROM pg_tables WHERE schemaname = %s AND tablename ~ %s"
             " AND split_part(tablename, '_', 3)::bigint IN (SELECT id FROM replication.reconciliations"
@@ -163,8 +164,8 @@ def drop_leftovers(connection: Connection, table_name: str, *, but: int | None =
 
 
 def forget_work(connection: Connection, run_id: int) -> None:
-    """Begin a run again whose working state is gone: its counts start over; settled drift stays recorded."""
-    with translating("beginning the reconciliation again"), connection.transaction():
+    """Restart a run whose working state is gone: its counts start over; recorded drift stays."""
+    with translating("restarting the reconciliation"), connection.transaction():
         for name in ("reconciliation_files", "reconciliation_ranges", "reconciliation_unfit"):
             connection.execute(
                 sql.SQL("DELETE FROM {} WHERE reconciliation_id = %s").format(sql.Identifier("replication", name)),
@@ -183,13 +184,13 @@ def staged_files(connection: Connection, run_id: int) -> frozenset[str]:
 
 
 def claim_file(connection: Connection, run_id: int, file_key: str) -> bool:
-    """Take a file for the rest of the transaction; False when it is staged already.
+    """Claim a file for the rest of the transaction; False if it is already staged.
 
-    Waits while another transaction has it: a worker of a run that was killed may outlive it for a moment.
+    Waits while another transaction holds it: a worker may outlive its killed run for a moment.
     """
-    with translating("taking a file"):
+    with translating("claiming a file"):
         advisory_locks.file_of_reconciliation(run_id, file_key).take_for_transaction(connection)
-        # A statement of its own, so that it sees what the other transaction committed.
+        # A separate statement, so that it sees what the other transaction committed.
         found = connection.execute(
             "SELECT FROM replication.reconciliation_files WHERE reconciliation_id = %s AND file_key = %s",
             [run_id, file_key],
@@ -200,7 +201,7 @@ def claim_file(connection: Connection, run_id: int, file_key: str) -> bool:
 def mark_file(
     connection: Connection, run_id: int, file_key: str, *, items: int, rows: int, unfit: Iterable[str]
 ) -> None:
-    """Mark a file as staged, with the digests of the items that could not be, inside the transaction of its rows."""
+    """Mark a file as staged, with the digests of items that could not be, in the transaction that stages its rows."""
     add_unfit(connection, run_id, unfit)
     with translating("marking the file as staged"):
         connection.execute(
@@ -212,7 +213,7 @@ def mark_file(
 
 def add_unfit(connection: Connection, run_id: int, digests: Iterable[str]) -> None:
     """Note items that cannot be stored, each once, inside the caller's transaction."""
-    known = sorted(set(digests))  # in one order, so that two workers never wait for each other
+    known = sorted(set(digests))  # a fixed order, so that two workers never deadlock
     if not known:
         return
     with translating("noting items that cannot be stored"):
@@ -223,8 +224,8 @@ def add_unfit(connection: Connection, run_id: int, digests: Iterable[str]) -> No
         )
 
 
-def add_settled(connection: Connection, run_id: int, drift: Sequence[Drift], *, in_flight: int) -> None:
-    """Record settled differences, inside the transaction that takes them off the list; one settled again replaces."""
+def add_resolved(connection: Connection, run_id: int, drift: Sequence[Drift], *, in_flight: int) -> None:
+    """Record resolved differences in the transaction that takes them off the list; a repeated one replaces its row."""
     with translating("recording drift"):
         connection.execute(
             "INSERT INTO replication.drift (reconciliation_id, target, key_digest, kind, columns, repaired)"
@@ -249,7 +250,7 @@ def add_settled(connection: Connection, run_id: int, drift: Sequence[Drift], *, 
 
 
 def samples(connection: Connection, run_id: int, most: int) -> list[Drift]:
-    """Return some of a run's drift, what was not repaired first."""
+    """Return some of a run's drift, unrepaired first."""
     with translating("reading the drift"):
         rows = connection.execute(
             "SELECT target, key_digest, kind, columns, repaired FROM replication.drift WHERE reconciliation_id = %s"
@@ -262,10 +263,10 @@ def samples(connection: Connection, run_id: int, most: int) -> list[Drift]:
 
 
 def finish(connection: Connection, run_id: int, *, undecided: int, of_another_table: bool = False) -> Counts:
-    """Add up and record the outcome of a run; returns its counts.
+    """Add up and record the outcome of a run; return its counts.
 
-    A run proves nothing with the snapshot of another table, which may be behind, nor when changes arrived late while it
-    ran: their keys may have been compared before.
+    A run proves nothing with the snapshot of another table, which may be behind, nor if changes arrived late while it
+    ran, because their keys may have been compared before.
     """
     with translating("recording the reconciliation"), connection.transaction():
         row = connection.execute(_ADD_UP, {"id": run_id, "undecided": undecided}).fetchone()
@@ -328,7 +329,7 @@ SELECT f.row_count + w.extra - %(undecided)s, COALESCE(r.in_flight, 0), %(undeci
 
 
 def fail(connection: Connection, run_id: int, reason: str) -> None:
-    """Record that a run cannot come to an end, with its reason (no attribute values in it)."""
+    """Record that a run failed, with the reason (which contains no attribute values)."""
     with translating("recording the reconciliation"):
         connection.execute(
             "UPDATE replication.reconciliations SET status = 'failed', finished_at = clock_timestamp(), reason = %s"

@@ -1,1 +1,1 @@
-"""Writing rows, under the ordering rule."""
+"""Writes rows under the ordering rule."""

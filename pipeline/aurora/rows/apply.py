@@ -1,8 +1,8 @@
-"""Applying changes to a target: one guarded upsert, set at a time, under the ordering rule.
+"""Applies changes to a target: one guarded upsert for a set of changes, under the ordering rule.
 
 Invariant: after any batch the stored row of each key is the newest state seen, whatever the order, repetition or
-concurrency. The statement is `INSERT … SELECT FROM unnest(…) ON CONFLICT DO UPDATE … WHERE supersedes`: the
-primary key serialises writers of one key, and the condition is evaluated on the row as the other writer left it.
+concurrency. The statement is `INSERT … SELECT FROM unnest(…) ON CONFLICT DO UPDATE … WHERE supersedes`: the primary key
+serialises writers of one key, and PostgreSQL evaluates the condition on the row as the other writer left it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 class Applied(NamedTuple):
     """Counts of one batch for one target. `deleted` and `expired` (by time to live) are parts of `applied`.
 
-    `refused` is the part of `stale` that had no row and was as old as what was purged.
+    `refused` is the part of `stale` that had no stored row and was not newer than `purged_through`.
     """
 
     applied: int = 0
@@ -52,7 +52,7 @@ class Applied(NamedTuple):
 
 
 class Sent(NamedTuple):
-    """An apply statement on its way, and what it was sent with."""
+    """A sent apply statement, with its changes and parameters."""
 
     answer: Cursor[tuple[Any, ...]]
     changes: Sequence[Change]
@@ -63,16 +63,17 @@ class Sent(NamedTuple):
 class ApplyStatement:
     """The apply statement of one target, composed once. `parameters` fills it for a batch.
 
-    `query` returns (applied, deleted, expired, refused); `query_with_mark` also adds them to the writer's watermark, so
-    that a batch and its mark are one statement, one round trip and one transaction. Either fails, and applies nothing,
-    when `source_table` is not the source of record, or the stream that is given with the changes is not of it.
+    `query` returns (applied, deleted, expired, refused); `query_with_mark` also adds these counts to the writer's
+    watermark, so that a batch and its mark are one statement, one round trip and one transaction. Both fail without
+    applying anything if `source_table` is not the source of record, or if the changes come from another table's stream.
     """
 
     target: Target
     mapping_name: str
     source_table: str
     of_rejects: bool = False
-    """Of changes that were set aside: a proof that others are in Aurora says nothing of them."""
+    """Whether it applies changes that were set aside as rejects: a proof that Aurora has all changes does not cover
+    them."""
     query: bytes = field(init=False)
     query_with_mark: bytes = field(init=False)
 
@@ -81,7 +82,7 @@ class ApplyStatement:
         keys = [sql.SQL(", array_agg({})").format(sql.Identifier(f"key {i}")) for i in _key_numbers(self.target)]
         query = upsert + _COUNT.format(keys=sql.SQL("").join(keys))
         with_mark = upsert + watermarks.MARK_APPLIED + _COUNT.format(keys=sql.SQL(""))
-        # As bytes, once: psycopg would put the parts together for every batch.
+        # As bytes, once: psycopg would otherwise join the parts for every batch.
         object.__setattr__(self, "query", query.as_bytes())
         object.__setattr__(self, "query_with_mark", with_mark.as_bytes())
 
@@ -90,18 +91,18 @@ class ApplyStatement:
     ) -> tuple[int, int, int, int]:
         """Apply coalesced changes, children included, inside the caller's transaction.
 
-        Returns (applied, deleted, expired, refused). The only way for a target with children: `query` alone would leave
-        them.
+        Returns (applied, deleted, expired, refused). Targets with children must use this: `query` alone would not
+        replace the children.
         """
         return self.finish(connection, self.send(connection, changes, stream_arn))
 
     def send(self, connection: Connection, changes: Sequence[Change], stream_arn: str | None = None) -> Sent:
-        """Begin `apply`: in a pipeline nothing is waited for."""
+        """Begin `apply`: in a pipeline this does not wait for an answer."""
         parameters = self.parameters(changes, stream_arn)
         return Sent(connection.execute(self.query, parameters, prepare=True), changes, parameters)
 
     def finish(self, connection: Connection, sent: Sent) -> tuple[int, int, int, int]:
-        """End `apply`, in the same transaction."""
+        """Finish `apply`, in the same transaction."""
         row = sent.answer.fetchone() or (0, 0, 0, 0)
         if self.target.children and row[0]:
             self._replace_children(connection, sent.changes, sent.parameters, row[4:])
@@ -135,12 +136,12 @@ class ApplyStatement:
         )
 
     def parameters(self, changes: Sequence[Change], stream_arn: str | None = None) -> list[str | None]:
-        """Array literals, one a storage column, for coalesced changes; then the ARN of their stream, and the versions
-        of expiry deletes.
+        """Return an array literal for each storage column of coalesced changes, then their stream's ARN, and the
+        versions of deletes by expiry.
         """
         count = len(self.target.stored_columns)
         rows = [change.texts(self.target) if change.row is None else change.row for change in changes]
-        # What a row carries, behind its columns, is sent once it is taken.
+        # The child rows that a row carries after its columns are sent only if the row is accepted.
         columns = islice(zip(*rows, strict=False), count) if rows else [()] * count
         versions = [None if c.position.version is None else str(c.position.version) for c in changes]
         as_of = [_isoformat(c.position.as_of) for c in changes]
@@ -166,7 +167,7 @@ _COUNT = sql.SQL(
 
 
 def _key_numbers(target: Target) -> range:
-    """Count the key columns whose texts the apply statement returns: those that children are found by."""
+    """Return the indexes of the key columns whose texts the apply statement returns, to find the children by."""
     return range(len(target.primary_key) if target.children else 0)
 
 
@@ -179,7 +180,7 @@ def _unnest(prefix: str, types: Sequence[str], names: Sequence[str]) -> sql.Comp
 
 
 def nullable_array_literal(values: Sequence[str | None]) -> str:
-    """Write texts and NULLs as a PostgreSQL array literal; a list of texts alone goes the faster way."""
+    """Write texts and NULLs as a PostgreSQL array literal; without NULLs it is faster."""
     if None not in values:
         return array_literal(values)  # type: ignore[arg-type]  # just checked
     present = "".join([v for v in values if v is not None])
@@ -208,8 +209,8 @@ def _compose(target: Target, mapping_name: str, source_table: str, *, of_rejects
         (admitted if of_rejects else admitted_late)(target, mapping_name),
     )
     return sql.SQL(
-        # What writes comes first: it takes the stronger lock of the table. The other way round a writer would hold the
-        # weaker one while it waits for a swap, and the swap for it.
+        # The writing part comes first, because it takes the stronger lock on the table. Otherwise a writer would hold
+        # the weaker lock while it waits for a swap, and the swap would wait for the writer.
         "WITH c ({names}) AS MATERIALIZED (SELECT * FROM unnest({arrays})), applied AS ({upsert}"
         " RETURNING stored.{deleted} AS deleted,"
         " stored.{deleted} AND COALESCE(stored.{version} = ANY (%s::numeric[]), false) AS expired{keys}), refused AS ("
@@ -231,7 +232,7 @@ def _compose(target: Target, mapping_name: str, source_table: str, *, of_rejects
 
 
 def _key_order(target: Target) -> sql.Composed:
-    """Order by the key as its index has it, and as a merge locks rows: a load and a batch then never deadlock."""
+    """Order by the key as its index does, and as a merge locks rows: so a load and a batch never deadlock."""
     return sql.SQL(", ").join(
         sql.SQL('c.{} COLLATE "C"' if column.type.codec.is_text else "c.{}").format(sql.Identifier(column.name))
         for column in target.key_columns

@@ -1,13 +1,12 @@
-"""Writing one decoded batch: changes of every target, rejects and watermark, in one transaction.
+"""Writes one decoded batch: changes of every target, rejects and watermark, in one transaction.
 
-Invariant: all of a batch or none of it. A value that only PostgreSQL finds wrong is isolated by halving under
-savepoints, and becomes a reject; the rest of the batch is applied. Nothing is written of a stream whose table is not
-the source of record: the statements fail then (`pipeline.aurora.bookkeeping.sources`), whatever the mapping in hand
-says.
+Invariant: all of a batch or none of it is written. A record with a value that only PostgreSQL refuses is isolated by
+halving under savepoints, and becomes a reject; the rest of the batch is applied. If a stream's table is not the source
+of record, the statements fail (`pipeline.aurora.bookkeeping.sources`), whatever this process's mapping says.
 
-A batch is one statement a target, and one round trip whatever their number; rejects travel with them. Only child
-targets need a second one, because they follow what was taken of their parents. Behind a pooler a batch brings its
-settings along, in its own transaction and in the same round trip.
+A batch is one statement per target, and one round trip for all of them, rejects included. Only child targets need a
+second round trip, because it depends on which parents were accepted. Behind a pooler, a batch sends its settings too,
+in its own transaction and in the same round trip.
 """
 
 from __future__ import annotations
@@ -39,14 +38,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class BatchResult:
-    """Counts over all targets. A change that was older than another of its key in the batch counts as stale."""
+    """Counts over all targets. A change older than another of its key in the batch counts as stale."""
 
     applied: Applied
     rejected: int
 
 
 class BatchWriter:
-    """Writes batches of one mapping. Build it once: its statements are composed then."""
+    """Writes batches of one mapping. Build it once: that composes its statements."""
 
     def __init__(self, mapping: TableMapping) -> None:
         self.mapping = mapping
@@ -55,11 +54,11 @@ class BatchWriter:
     def write(
         self, connection: Connection, batch: DecodedBatch, records: Sequence[StreamRecord], mark: Mark
     ) -> BatchResult:
-        """Write a batch. `records` are the batch's own, for rejects; `mark` says how far it brings the writer.
+        """Write a batch. `records` are the batch's own, for rejects; `mark` is how far the writer will have come.
 
-        Idempotent under the ordering rule. Raises TransientError or TerminalError; then nothing was written,
-        or (a connection lost during COMMIT) all of it was, and writing it again changes nothing. ConfigurationError
-        when the mark's table is not the source of record.
+        Idempotent under the ordering rule. Raises TransientError or TerminalError; then nothing was written, or (if the
+        connection was lost during COMMIT) all of it was, and writing it again changes nothing. Raises
+        ConfigurationError if the mark's table is not the source of record.
         """
         try:
             return self._write(connection, batch, records, mark)
@@ -90,7 +89,7 @@ class BatchWriter:
                 return self._write_isolating(connection, work, batch, records, mark)
 
     def _send_at_once(self, connection: Connection, work: list[_Work], batch: DecodedBatch, mark: Mark) -> list[_Sent]:
-        # The first statement counts the batch, the others no more than what they applied.
+        # The first statement counts the batch; the others only count what they applied.
         marks = [replace(mark, rejected=len(batch.rejects)), *[replace(mark, records=0, batches=0)] * len(work)]
         sent = [
             (self._send_with_mark(connection, part, own), len(part[1])) for part, own in zip(work, marks, strict=False)
@@ -151,10 +150,10 @@ class BatchWriter:
         newest: list[Change],
         stream_arn: str | None,
     ) -> tuple[Applied, list[tuple[Change, str]]]:
-        """Apply the newest change of each key; where PostgreSQL refuses it, the next newest, until one is taken.
+        """Apply the newest change of each key; if PostgreSQL refuses it, the next newest, until one is accepted.
 
-        Otherwise a refused change would take along the older ones of its key that it had stood for, a delete
-        among them. Returns the counts, and the refused changes with the reason.
+        Otherwise a refused change would discard the older changes of its key that it replaced, possibly a delete.
+        Returns the counts, and the refused changes with reasons.
         """
         total = Applied()
         refused: list[tuple[Change, str]] = []
@@ -177,7 +176,7 @@ class BatchWriter:
         found: list[tuple[Change, str]],
         stream_arn: str | None,
     ) -> Applied:
-        """Apply changes of different keys; those that PostgreSQL refuses are added to `found`, with the reason."""
+        """Apply changes of different keys; add those that PostgreSQL refuses to `found`, with the reason."""
         statement, doing = self._statements[target], "applying changes"
         totals: list[Applied] = []
 
@@ -195,16 +194,16 @@ class BatchWriter:
 
 _Work = tuple["Target", "list[Change]", "list[Change]"]
 _Sent = tuple["Cursor[tuple[Any, ...]]", int]
-"""A statement on its way, and how many changes it was sent for."""
+"""A sent statement, and the number of changes that it carries."""
 
 
 @contextmanager
 def _one_transaction(connection: Connection) -> Generator[None]:
-    """Send what the block executes as one transaction: one round trip, unless something is fetched within.
+    """Send the block's statements as one transaction: one round trip, unless the block fetches something.
 
-    Behind a pooler each statement is a trip: psycopg's pipeline sends a Flush after its last Sync, for which a pooler
-    hands an idle client a server connection and waits for an answer. Without a BEGIN the end of the pipeline would
-    commit what was sent before the block raised.
+    Behind a pooler each statement is a round trip: psycopg's pipeline sends a Flush after its last Sync, for which a
+    pooler assigns the idle client a server connection and waits for an answer. Without BEGIN, the end of the pipeline
+    would commit what was sent before the block raised.
     """
     if connection.pooled:
         with connection.transaction():

@@ -1,14 +1,14 @@
-"""Building a first load's tables aside: filled without an index, keyed, brought up to date, swapped in.
+"""Builds a first load's tables aside: fills them without an index, adds the key, brings them up to date, swaps them in.
 
-Invariant: until its swap commits, nothing that a reader or a writer can see has changed; after it, each key has the
-newest of what the export and the old table held, tombstones included, by the one ordering rule (`upsert`).
-Every step can be killed and taken up again: what was done is read from the database, and a step is one transaction.
+Invariant: until its swap commits, readers and writers see no change; afterwards each key has the newest state from the
+export and the old table, tombstones included, by the one ordering rule (`upsert`). Every step can be killed and
+resumed: it is one transaction, and the database shows which steps are done.
 
-The swap is the only moment that others notice. It waits until nobody holds the table for long (`lock_holders`), locks
-writers out (SHARE ROW EXCLUSIVE), carries over the few rows they wrote since the pass before, then locks readers out
-too, view first as they do, and renames. Writers that waited find the new table under the old name: PostgreSQL plans
-their prepared statement anew once it has the lock. A purge takes the same lock (see `purge`), so it is wholly before
-the swap, which then refuses a snapshot it has passed, or after it.
+Others notice only the swap. It waits until no long transaction holds the table (`lock_holders`), locks out writers
+(SHARE ROW EXCLUSIVE), copies the few rows that they wrote since the last pass, then locks out readers too, view first
+as they do, and renames the tables. Waiting writers find the new table under the old name: PostgreSQL replans their
+prepared statement once it has the lock. A purge takes the same lock (see `purge`), so it is either completely before
+the swap, which then refuses a snapshot that the purge has passed, or after it.
 """
 
 from __future__ import annotations
@@ -39,10 +39,11 @@ if TYPE_CHECKING:
 
 KEY_MEMORY = "256MB"
 KEY_WORKERS = 2
-# A pass without lock is followed by another until one has taken so few rows: the pass under lock takes fewer still.
+# Passes without a lock repeat until one copies at most this many rows; the pass under the lock then copies even fewer.
 FEW_ROWS = 5_000
 LOCK_WAIT_SECONDS = 2.0
-# An attempt keeps others waiting for 4 s at most; looking whether the table is free, for a quarter of an hour, nobody.
+# An attempt makes others wait for 4 s at most. Checking whether the table is free makes nobody wait, and lasts up to a
+# quarter of an hour.
 ATTEMPTS = 5
 LOOKS = 450
 _MOST_PASSES = 20
@@ -50,7 +51,7 @@ _MOST_PASSES = 20
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """One target's table in the making, of one export."""
+    """One target's table, being built from one export."""
 
     export_id: int
     target: Target
@@ -85,7 +86,7 @@ def create(
                     " INCLUDING COMPRESSION) WITH ({})"
                 ).format(build.identifier, tables.storage(target), sql.SQL(tables.OPTIONS))
             )
-            # COPY then sends nothing of ours: no version, not deleted, as of the snapshot.
+            # COPY then needs no bookkeeping columns: the defaults say no version, not deleted, as of the snapshot.
             connection.execute(
                 sql.SQL("ALTER TABLE {} ALTER COLUMN {} SET DEFAULT {}").format(
                     build.identifier, sql.Identifier(AS_OF), sql.Literal(as_of)
@@ -102,9 +103,9 @@ def create(
 def find(
     connection: Connection, export_id: int, table_name: str, targets: Sequence[Target], as_of: datetime
 ) -> tuple[Build, ...] | None:
-    """Return the builds that a load began, one for each target; None when they are not what the load now needs.
+    """Return the builds that a load began, one per target; None if the load can no longer use them.
 
-    That is so when a target came or went, when a table is gone, or when a storage table was altered since or has
+    That happens if a target was added or removed, a table is gone, or a storage table was altered since or has
     something that a swap would lose.
     """
     with translating("looking for tables loaded aside", table=table_name):
@@ -121,7 +122,7 @@ def find(
 
 
 def unfit(connection: Connection, build: Build) -> tuple[str, ...]:
-    """Say why a build cannot take its storage table's place."""
+    """Return the reasons why a build cannot replace its storage table."""
     reasons = beyond_standard(connection, build.target)
     with translating("comparing columns", table=build.table_name):
         first, second = [
@@ -139,9 +140,10 @@ SELECT a.attname, a.atttypid, a.atttypmod, a.attcollation, a.attnotnull
 
 
 def discard(connection: Connection, export_ids: Iterable[int], table_name: str, *, strategy: str = "merge") -> None:
-    """Drop the unfinished builds of exports and forget what was loaded into them; those loads begin again.
+    """Drop the exports' unfinished builds and forget what was loaded into them; those loads start over.
 
-    Waits for the files in work, which other runs may have; they take part in what was before, and no more after.
+    Waits for files that other runs are loading: those finish before the builds go, and no file is loaded into them
+    afterwards.
     """
     with translating("dropping tables loaded aside", table=table_name), connection.transaction():
         wait_for_files(connection, table_name)
@@ -156,7 +158,7 @@ def discard(connection: Connection, export_ids: Iterable[int], table_name: str, 
 
 
 def discard_abandoned(connection: Connection, export_id: int, table_name: str) -> None:
-    """Discard builds of the table's other exports, once `export_id` is loaded: merging serves them better now."""
+    """Discard builds of the table's other exports, once `export_id` is loaded: merging now suits them better."""
     with translating("looking for abandoned loads", table=table_name):
         abandoned = connection.execute(
             "SELECT DISTINCT export_id FROM replication.builds JOIN replication.exports AS e ON e.id = export_id"
@@ -167,9 +169,9 @@ def discard_abandoned(connection: Connection, export_id: int, table_name: str) -
 
 
 def build_key(connection: Connection, build: Build) -> None:
-    """Give the filled table its primary key; of rows with equal keys one is kept. Does nothing when it has it.
+    """Add the primary key to the filled table, keeping one of several rows with equal keys. Does nothing if it exists.
 
-    Raises DataError when a key cannot be indexed.
+    Raises DataError if a key cannot be indexed.
     """
     add = sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} PRIMARY KEY ({})").format(
         build.identifier, sql.Identifier(build.key_name), tables.identifiers(build.target.primary_key)
@@ -208,56 +210,56 @@ def _count_overtaken(connection: Connection, build: Build, rows: int) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Brought:
-    """How much of the storage table a build has: all that a pass has seen, so all but what was committed since.
+class Copied:
+    """How much of the storage table a build has: everything the passes saw, so all but what was committed since.
 
-    A row's xmin is the transaction that wrote it. Those of transactions below `since` were all seen. Of later ones
-    table `_noted` has each that a pass has seen a row of: it had been committed, and with it all that it wrote. So one
-    transaction that stays open, however long, makes no pass look again at what others wrote meanwhile; nor do
-    subtransactions go amiss, which a snapshot (pg_current_snapshot) does not list.
+    A row's xmin is the transaction that wrote it. The passes saw all rows of transactions below `since`. The table
+    `_noted` lists every later transaction of which a pass saw a row: it had committed, so the pass saw all its rows. So
+    a transaction that stays open, however long, does not make passes copy again what others wrote meanwhile.
+    Subtransactions, which a snapshot (pg_current_snapshot) does not list, are covered too.
     """
 
     since: str
     rows: int
-    """Rows that the last pass took."""
+    """Rows that the last pass copied."""
 
 
-def bring_over(connection: Connection, build: Build, brought: Brought | None = None) -> Brought:
-    """Bring the storage table's rows over without any lock, in passes, until one takes few.
+def copy_over(connection: Connection, build: Build, copied: Copied | None = None) -> Copied:
+    """Copy the storage table's rows without any lock, in passes, until a pass copies few.
 
-    `brought` is what an earlier call returned, on this connection; the rows taken then are not looked at again.
+    `copied` is what an earlier call on this connection returned; rows copied then are not read again.
     """
-    if brought is None:
-        with translating("noting what is brought over", table=build.table_name):
+    if copied is None:
+        with translating("noting which rows are copied", table=build.table_name):
             connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(_noted(build)))
             connection.execute(sql.SQL("CREATE TEMP TABLE {} (xid xid)").format(_noted(build)))
     for _ in range(_MOST_PASSES):
-        with translating("bringing rows over", table=build.table_name), connection.transaction():
-            brought = _pass(connection, build, brought)
-        if brought.rows <= FEW_ROWS:
+        with translating("copying stored rows to the new table", table=build.table_name), connection.transaction():
+            copied = _pass(connection, build, copied)
+        if copied.rows <= FEW_ROWS:
             break
-    assert brought is not None  # noqa: S101 - there is a first pass
-    return brought
+    assert copied is not None  # noqa: S101 - there is a first pass
+    return copied
 
 
 def _noted(build: Build) -> sql.Identifier:
     return sql.Identifier("pg_temp", f"{build.name}_noted")
 
 
-def _pass(connection: Connection, build: Build, brought: Brought | None) -> Brought:
-    """Take every stored row that was not brought yet, where the rule prefers it to the build's; one statement.
+def _pass(connection: Connection, build: Build, copied: Copied | None) -> Copied:
+    """Copy every stored row not yet copied, if the rule prefers it to the build's; one statement.
 
-    Row ids wrap around; `age` compares them, and errs towards taking a row once more.
+    Transaction ids wrap around; `age` compares them, and errs towards copying a row again.
     """
     names = tables.identifiers(tables.all_columns(build.target))
     key = tables.identifiers(build.target.primary_key)
-    since = sql.Literal(brought.since if brought else "0")
+    since = sql.Literal(copied.since if copied else "0")
     new = sql.SQL(
         "WHERE age(s.xmin) <= age({since}::xid8::xid) AND NOT EXISTS (SELECT FROM {noted} AS n WHERE n.xid = s.xmin)"
     ).format(since=since, noted=_noted(build))
     row = connection.execute(
         sql.SQL(
-            # No table may have a column that is named like the system's, so `xmin` is free.
+            # No table may have a column named like a system column, so `xmin` is unambiguous.
             "WITH candidate AS MATERIALIZED (SELECT s.xmin, {names} FROM {storage} AS s {new}),"
             " overtaken AS (SELECT count(*) AS n FROM candidate AS c JOIN {build} AS b USING ({key})"
             " WHERE b.{version} IS NULL AND b.{as_of} = {snapshot} AND {supersedes}),"
@@ -271,7 +273,7 @@ def _pass(connection: Connection, build: Build, brought: Brought | None) -> Brou
             storage=tables.storage(build.target),
             build=build.identifier,
             noted=_noted(build),
-            new=new if brought else sql.SQL(""),
+            new=new if copied else sql.SQL(""),
             version=sql.Identifier(VERSION),
             as_of=sql.Identifier(AS_OF),
             snapshot=sql.Literal(build.as_of),
@@ -282,22 +284,22 @@ def _pass(connection: Connection, build: Build, brought: Brought | None) -> Brou
     overtaken, rows, oldest_running = row or (0, 0, "0")
     if overtaken:
         _count_overtaken(connection, build, overtaken)
-    return Brought(oldest_running, rows)
+    return Copied(oldest_running, rows)
 
 
 def swap(
     connection: Connection,
     build: Build,
-    brought: Brought,
+    copied: Copied,
     *,
     stopped: threading.Event,
     tell: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Put the build in its storage table's place, in one short transaction, once nobody holds the table for long.
+    """Replace the storage table by the build, in one short transaction, once no long transaction holds the table.
 
-    `brought` is what `bring_over` returned; setting `stopped` ends it. It tells whom it waits for, and tries once all
-    the same where that does not end. Raises TerminalError when tombstones were purged as far as the snapshot, or when
-    the storage table has become what a swap would damage; TransientError when the lock cannot be had.
+    `copied` is what `copy_over` returned; setting `stopped` ends the wait. It reports whom it waits for, and makes one
+    attempt even if they do not finish. Raises TerminalError if tombstones were purged up to the snapshot, or if the
+    storage table was altered so that a swap would damage it; TransientError if it cannot get the lock.
     """
     relations = [tables.storage(build.target), tables.view(build.target)]
     for attempt in range(1, ATTEMPTS + 1):
@@ -306,10 +308,10 @@ def swap(
         )
         if stopped.is_set():
             break
-        # What was written while others were waited for is not left to the pass under the lock.
-        brought = bring_over(connection, build, brought)
+        # Copies what was written during the wait, so that the pass under the lock has less to do.
+        copied = copy_over(connection, build, copied)
         try:
-            return _swap(connection, build, brought)
+            return _swap(connection, build, copied)
         except UnreachableError:
             raise
         except TransientError as error:
@@ -319,7 +321,7 @@ def swap(
     raise TransientError("putting the loaded table in place: it was stopped", table=build.table_name)
 
 
-def _swap(connection: Connection, build: Build, brought: Brought) -> None:
+def _swap(connection: Connection, build: Build, copied: Copied) -> None:
     target = build.target
     with translating("putting the loaded table in place", table=build.table_name), connection.transaction():
         connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(int(LOCK_WAIT_SECONDS * 1000))))
@@ -332,14 +334,15 @@ def _swap(connection: Connection, build: Build, brought: Brought) -> None:
                 table=build.table_name,
                 hint="run the load again; it will then merge",
             )
-        _pass(connection, build, brought)
+        _pass(connection, build, copied)
         connection.execute(sql.SQL("; ").join(_replacement(connection, build)))
 
 
 def _replacement(connection: Connection, build: Build) -> list[sql.Composable]:
-    """Compose the statements that make the build the storage table, with what belongs to the name.
+    """Compose the statements that turn the build into the storage table, with privileges and everything else that it
+    has.
 
-    They are sent as one: from the first on, which locks readers out, to the commit it is two round trips.
+    They are sent together: from the first, which locks out readers, to the commit takes two round trips.
     """
     target, storage = build.target, tables.storage(build.target)
     row = connection.execute(_KEY_AND_OWNER, {"storage": storage.as_string(), "view": tables.view(target).as_string()})
@@ -359,8 +362,8 @@ def _replacement(connection: Connection, build: Build) -> list[sql.Composable]:
     ]
     return [
         *([] if is_owner else as_owner),
-        # Readers lock the view and then its table: taking them in that order, nobody waits for each other in a ring,
-        # and nobody is left with the old table's identity in hand. Locking a view locks its table with it.
+        # Readers lock the view, then its table. Using the same order avoids a deadlock, and no reader keeps using the
+        # old table's id. Locking a view also locks its table.
         sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(tables.view(target)),
         sql.SQL("ALTER TABLE {} ALTER COLUMN {} DROP DEFAULT").format(build.identifier, sql.Identifier(AS_OF)),
         sql.SQL("ALTER TABLE {} RENAME TO {}").format(storage, sql.Identifier(old)),

@@ -1,10 +1,9 @@
-"""Rows of child targets: replaced whole with their parent's row, by whoever has just written that row.
+"""Replaces all rows of child targets together with their parent's row, by the writer that has just written that row.
 
-Invariant: the parent's row decides. Its primary key makes writers of one parent wait for each other until the end of
-their transactions, so only the one whose state was taken replaces the children, and in statements that begin after
-it was taken: those see what the writer before has committed. (In the statement of the upsert they would not: all
-parts of a statement see the database as of its beginning.) A child row has the position of its parent and no
-tombstone.
+Invariant: the parent's row decides. Its primary key serialises the transactions that write one parent, so only the
+writer whose state was accepted replaces the children, in statements that begin after the upsert. These see what the
+previous writer committed. (Within the upsert they would not, because all parts of a statement see the database as of
+its beginning.) A child row has its parent's position, and no tombstone.
 """
 
 from __future__ import annotations
@@ -30,10 +29,10 @@ def replace_children(
     candidates: sql.Composable,
     parameters: dict[str, object],
 ) -> None:
-    """Replace the children of the parents in `taken`, inside the transaction that took them.
+    """Replace the children of the parents in `taken`, inside the transaction that stored the parents.
 
-    `taken` is a relation of the parents' keys; `candidates` one of keys, what they carry, `_version` and `_as_of`, in
-    which a key stands once. What is carried is NULL for a deleted parent.
+    `taken` is a relation of the parents' keys; `candidates` one of keys, carried child rows, `_version` and `_as_of`,
+    with each key once. The carried rows are NULL for a deleted parent.
     """
     for child, carried in zip(target.children, target.carried, strict=True):
         connection.execute(
@@ -66,7 +65,8 @@ def replace_children(
 def element_values(child: Target, *, assigned: bool) -> list[sql.Composed]:
     """Compose the values of an element `e.value`, its place first.
 
-    `assigned`: sent to a column, which checks their length; otherwise of the columns' own types, to be compared.
+    `assigned`: for assignment to a column, which checks the length; otherwise with the columns' own types, for
+    comparing.
     """
     columns = (child.key_columns[-1], *child.own_columns)
     return [
@@ -78,7 +78,7 @@ def element_values(child: Target, *, assigned: bool) -> list[sql.Composed]:
 
 
 def differs(child: Target, carried: str, staged: str, stored: str) -> sql.Composed:
-    """Compose the condition that a staged parent's elements are not its stored children, column by column."""
+    """Compose the condition that a staged parent's elements differ from its stored children, column by column."""
     columns = (child.key_columns[-1], *child.own_columns)
     parent_key = child.primary_key[:-1]
     return sql.SQL(

@@ -1,7 +1,7 @@
-"""Rows that PostgreSQL refuses, found among many: those it cannot read in one statement, any others by halving.
+"""Finds the rows that PostgreSQL refuses: unreadable values with one statement, all others by halving.
 
-Invariant: a row is refused only where storing it alone fails, and for that reason: of the texts that cannot be read,
-the first in the order of the columns decides. What storing alone finds (a constraint, a trigger) is found by halving.
+Invariant: a row is refused only if storing it alone fails, and for that reason; of several unreadable texts, the first
+in column order gives the reason. Halving finds errors that only storing shows (a constraint, a trigger).
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from pipeline.core.model.change import Change, Row
     from pipeline.core.model.mapping import Target
 
-# The first that reads a value without failing its statement (PostgreSQL manual, data validity checking functions).
+# The first version that can check a value without failing the statement (PostgreSQL manual, data validity checking
+# functions).
 FIRST_VERSION = 160_000
-# Every text is one.
+# Every text can be read as this type.
 _ALWAYS_READ = "text"
 
 _T = TypeVar("_T")
@@ -36,11 +37,11 @@ def store_isolating(
     refuse: Callable[[_T, DataError], None],
     judge: Callable[[Sequence[_T]], dict[int, DataError]] | None = None,
 ) -> int:
-    """Have `store` take rows (or changes) under savepoints, halving at each refusal; returns how many it took.
+    """Call `store` with rows (or changes) under savepoints, halving at each refusal; return how many it stored.
 
-    Calls `refuse` with each one that PostgreSQL refuses when it stands alone. The slow way, for a file in which
-    the fast one has met a value that only PostgreSQL finds wrong: some ten round trips for each. `judge`, asked at the
-    first refusal, finds by index, all at once, what would be refused alone; what it does not find is found by halving.
+    Calls `refuse` with each row that PostgreSQL refuses alone. This is slow, some ten round trips per refused row, and
+    only for files in which only PostgreSQL found a value wrong. At the first refusal, `judge` returns, by index, all
+    rows that would be refused alone; halving finds the rest.
     """
     if not rows:
         return 0
@@ -67,7 +68,7 @@ def refused_values(
 ) -> dict[int, DataError]:
     """Return the error of each row that cannot be read as these types, by its index; `doing` is for its message.
 
-    Empty when the server is older than PostgreSQL 16, or cannot judge the rows as a whole: storing them tells.
+    Empty if the server is older than PostgreSQL 16, or cannot check the rows together: then only storing shows it.
     """
     checked = [(place, name) for place, name in enumerate(types) if name != _ALWAYS_READ]
     if connection.info.server_version < FIRST_VERSION or not checked or not rows:
@@ -82,7 +83,7 @@ def refused_values(
 
 
 def copied_types(target: Target) -> list[str]:
-    """Return the types that COPY reads a row's texts as, in its order."""
+    """Return the types as which COPY reads a row's texts, in order."""
     types = {column.name: column.type.sql for column in target.columns}
     return [types.get(name, "jsonb") for name in (*target.stored_columns, *target.carried)]
 
@@ -90,9 +91,9 @@ def copied_types(target: Target) -> list[str]:
 def judging(
     connection: Connection, statement: ApplyStatement, doing: str
 ) -> Callable[[Sequence[Change]], dict[int, DataError]]:
-    """Return what judges changes for `store_isolating` by the types that an apply statement reads their texts as.
+    """Return the `judge` for `store_isolating`, which checks changes against the types that an apply statement uses.
 
-    Lengths and arrays come later: they are looked at only in rows that the ordering rule admits.
+    Lengths and arrays are not checked here: PostgreSQL checks them only in rows that the ordering rule admits.
     """
     target = statement.target
     sent = {c.name: c.type.sent_sql for c in target.columns}

@@ -1,6 +1,6 @@
 """The ordering rule of `pipeline.core.ordering`, in SQL, in one place. Every statement that writes rows uses it.
 
-Invariant: `supersedes` here and there decide alike; tests/aurora/rows/test_ordering_sql.py holds them together.
+Invariant: both versions of `supersedes` decide alike; tests/aurora/rows/test_ordering_sql.py compares them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def supersedes(candidate: str, stored: str) -> sql.Composable:
 
 
 def admits_new_key(candidate: str, mapping_name: str) -> sql.Composable:
-    """SQL condition: `candidate` may be stored where no row is, because it is newer than what was purged."""
+    """SQL condition: `candidate`, whose key has no row, may be stored because it is newer than `purged_through`."""
     return sql.SQL(
         "{c}.{as_of} > COALESCE((SELECT purged_through FROM {schema}.tables WHERE name = {name}), '-infinity')"
     ).format(
@@ -37,7 +37,7 @@ def admits_new_key(candidate: str, mapping_name: str) -> sql.Composable:
 
 
 def newest_closed(mapping_name: str) -> sql.Composable:
-    """SQL value: what is newer was neither purged nor proven to be in Aurora."""
+    """SQL value: the time after which nothing was purged or proven to be in Aurora."""
     return sql.SQL(
         "COALESCE((SELECT GREATEST(purged_through, upper(proven)) FROM {schema}.tables WHERE name = {name}),"
         " '-infinity')"

@@ -1,6 +1,6 @@
-"""Which positions the stored rows have overtaken: a change that stands there would be stale.
+"""Finds the positions that stored rows have overtaken: a change at such a position would be stale.
 
-Invariant: the answer is the ordering rule's, in its one SQL form.
+Invariant: the ordering rule decides, in its one SQL form.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def overtaken(
 ) -> set[int]:
     """Return the indexes of the candidates (key, position) whose stored row, live or tombstone, is as new or newer.
 
-    Those without a row that are as old as what was purged are among them: their tombstone may be gone.
+    Includes those without a row that are not newer than `purged_through`: their tombstone may be gone.
     """
     if not candidates:
         return set()

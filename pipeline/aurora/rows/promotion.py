@@ -1,8 +1,8 @@
-"""Filling columns from the jsonb column, a range of keys at a time, while others write.
+"""Fills columns from the jsonb column, one range of keys at a time, while others write.
 
-Invariant: a row is changed only if it is exactly as it was read (its `xmin` is), so nothing that was written
-meanwhile is touched; `_version` and `_as_of` stay, because the row is the same state of the same item. The statement
-never waits for a row: one that another transaction holds is skipped, said to be so, and left to a later pass.
+Invariant: a row is changed only if its `xmin` is still as read, so concurrent writes are never touched. `_version` and
+`_as_of` stay, because the row is the same state of the same item. The statement never waits for a row: one that another
+transaction holds is skipped, reported, and left to a later pass.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Key = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class StoredRow:
-    """A row that may need filling. `json` is the attribute's JSON text, None where the jsonb column lacks it."""
+    """A row that may need filling. `json` is the attribute's JSON text; None if the jsonb column lacks it."""
 
     key: Key
     xmin: str
@@ -40,7 +40,7 @@ class StoredRow:
 
 @dataclass(frozen=True, slots=True)
 class FilledRow:
-    """What a row's columns become, in the promotion's order; `take_out`: the attribute leaves the jsonb column."""
+    """A row's new column values, in the promotion's order; `take_out`: remove the attribute from the jsonb column."""
 
     key: Key
     xmin: str
@@ -50,7 +50,7 @@ class FilledRow:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """The indexes of the rows that were changed, and how many were left because others had changed or held them."""
+    """The indexes of the changed rows, and how many were skipped because others had changed or held them."""
 
     changed: list[int]
     skipped: int
@@ -63,16 +63,16 @@ class Promotion:
     target: Target
     attribute: str
     columns: tuple[Column, ...]
-    """Every column that the attribute fills, whole or by a path."""
+    """Every column that the attribute fills, as a whole or by a path."""
     whole: bool
-    """Whether a column takes all of it, so that it leaves the jsonb column."""
+    """Whether a column takes the whole attribute, so that it leaves the jsonb column."""
     _parts: dict[str, sql.Composable] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         target = self.target
         key = target.key_columns
         names = [column.name for column in self.columns]
-        # A column that is filled by a path is a function of the jsonb column alone: rows without it have the default.
+        # A column filled by a path depends only on the jsonb column: rows without the attribute have the default.
         emptied = sql.SQL(" OR ").join(
             sql.SQL("stored.{} IS DISTINCT FROM {}").format(sql.Identifier(c.name), _default(c)) for c in self.columns
         )
@@ -95,7 +95,7 @@ class Promotion:
         object.__setattr__(self, "_parts", parts)
 
     def range_end(self, connection: Connection, after: Key | None, rows: int) -> Key | None:
-        """Return the key that ends a range of `rows` stored rows behind `after`; None when fewer are left."""
+        """Return the key that ends a range of `rows` stored rows after `after`; None if fewer are left."""
         query = sql.SQL(
             "SELECT {key_texts} FROM {storage} AS stored {behind} ORDER BY {key_order} OFFSET %s LIMIT 1"
         ).format(**self._parts, behind=self.where(behind=after))
@@ -103,17 +103,17 @@ class Promotion:
             return connection.execute(query, [*(after or ()), rows - 1]).fetchone()
 
     def read(self, connection: Connection, after: Key | None, end: Key | None) -> list[StoredRow]:
-        """Read the rows behind `after` up to `end` that may need filling."""
+        """Read the rows after `after`, up to `end`, that may need filling."""
         query = sql.SQL(
             "SELECT stored.xmin::text, stored.{deleted}, (stored.{unmapped} -> {attribute})::text, {key_texts}"
             " FROM {storage} AS stored {range} ORDER BY {key_order}"
         ).format(**self._parts, range=self.where(behind=after, up_to=end, candidate=True))
-        with translating(f"reading what waits to be promoted in {self.target.view_name}"):
+        with translating(f"reading rows to promote in {self.target.view_name}"):
             rows = connection.execute(query, [*(after or ()), *(end or ())]).fetchall()
         return [StoredRow(tuple(key), xmin, deleted, json) for xmin, deleted, json, *key in rows]
 
     def write(self, connection: Connection, rows: Sequence[FilledRow]) -> Written:
-        """Fill those of the rows that are as they were read and differ from what they are to be."""
+        """Fill the rows that are still as they were read and do not yet have the wanted values."""
         names = [column.name for column in self.columns]
         is_array = {column.name: column.type.name for column in self.columns if column.type.is_array}
         values = [
@@ -180,7 +180,7 @@ def survey(
     query = sql.SQL("SELECT {} FROM {} AS stored {}").format(
         counts, tables.storage(promotions[0].target), promotions[0].where(behind=after, up_to=end)
     )
-    with translating(f"counting what waits to be promoted in {promotions[0].target.view_name}"):
+    with translating(f"counting rows to promote in {promotions[0].target.view_name}"):
         row = connection.execute(query, [*(after or ()), *(end or ())]).fetchone()
     return row or ()
 
@@ -189,7 +189,7 @@ _WRITE = sql.SQL(
     "WITH v AS (SELECT * FROM unnest({arrays}) AS v({aliases})),"
     " wanted AS MATERIALIZED (SELECT v.* FROM {storage} AS stored JOIN v ON {same_key}"
     " WHERE stored.xmin <> v.was_xmin::xid OR v.take_out OR {changed}),"
-    # In the order in which the replicator locks rows, although nothing here ever waits for one.
+    # In the replicator's lock order, although nothing here ever waits for a row.
     " held AS MATERIALIZED (SELECT v.* FROM {storage} AS stored JOIN wanted AS v ON {same_key}"
     " WHERE stored.xmin = v.was_xmin::xid ORDER BY {key_order} FOR NO KEY UPDATE OF stored SKIP LOCKED),"
     " done AS (UPDATE {storage} AS stored SET {assignments},"
@@ -200,8 +200,8 @@ _WRITE = sql.SQL(
 
 
 def resume_after(connection: Connection, table: str, promotion: Promotion) -> Key | None:
-    """Return the key behind which an unfinished promotion goes on."""
-    with translating("reading how far a promotion is", table=table):
+    """Return the key after which an unfinished promotion resumes."""
+    with translating("reading the progress of a promotion", table=table):
         row = connection.execute(
             "SELECT after_key FROM replication.promotions WHERE table_name = %s AND target = %s AND attribute = %s"
             " AND finished_at IS NULL",
@@ -213,8 +213,8 @@ def resume_after(connection: Connection, table: str, promotion: Promotion) -> Ke
 def mark(
     connection: Connection, table: str, promotion: Promotion, after: Key | None, *, filled: int, finished: bool
 ) -> None:
-    """Record how far a promotion is, in the transaction of the rows that it filled."""
-    with translating("recording how far a promotion is", table=table):
+    """Record a promotion's progress, in the transaction that filled the rows."""
+    with translating("recording the progress of a promotion", table=table):
         connection.execute(
             "INSERT INTO replication.promotions AS p (table_name, target, attribute, after_key, filled, finished_at)"
             " VALUES (%s, %s, %s, %s, %s, CASE WHEN %s THEN clock_timestamp() END)"

@@ -1,9 +1,9 @@
-"""Purging tombstones: old ones go, and `purged_through` says how far, so that nothing older brings a row back.
+"""Purges old tombstones; `purged_through` records how far, so that no older change brings a row back.
 
-Invariant: a tombstone is gone only when `purged_through` covers it, for every writer. Each chunk takes a lock that
-waits for the writers of the table and keeps new ones waiting, sets `purged_through` and deletes, in one short
-transaction: a writer's statement either saw the tombstone, or sees that it was purged. Without the lock a writer
-whose snapshot still shows the tombstone and no new `purged_through` could insert an older change once it is gone.
+Invariant: every writer sees either a tombstone or a `purged_through` that covers it. Each chunk is one short
+transaction: it takes a lock that waits for the table's writers and makes new ones wait, sets `purged_through`, and
+deletes. Without the lock, a writer whose snapshot still shows the tombstone and the old `purged_through` could insert
+an older change once the tombstone is gone.
 """
 
 from __future__ import annotations
@@ -29,17 +29,18 @@ if TYPE_CHECKING:
 
 CHUNK_ROWS = 5_000
 LOCK_SECONDS = 2.0
-# Of a chunk that is refused so many are tried, halving, under one lock; each one kept costs a dozen statements.
+# If a chunk is refused, this many of it are tried by halving under one lock; each kept tombstone costs a dozen
+# statements.
 _HALVED_ROWS = 200
-_PASSED_OVER = "a trigger or rule passes their delete over"
+_PASSED_OVER = "a trigger or rule suppresses their deletion"
 
 
 @dataclass(slots=True)
 class Kept:
-    """Tombstones that something of the users' kept from going, and how many for each reason."""
+    """Tombstones that users' constraints, triggers or rules keep from being deleted, and how many for each reason."""
 
     places: list[str] = field(default_factory=list[str])
-    """Where they lie; the next chunk leaves them out."""
+    """Their ctids; the next chunk leaves them out."""
     reasons: Counter[str] = field(default_factory=Counter[str])
 
     def keep(self, places: Sequence[str], reason: str) -> None:
@@ -59,9 +60,9 @@ def purge_chunk(
 ) -> int:
     """Delete up to `rows` tombstones whose `as_of` is not after `through`; returns how many.
 
-    Those that a foreign key, trigger or rule refuses are noted in `kept`, and a chunk given that leaves them out. One
-    transaction; run it until it returns 0 and keeps no more. Raises TransientError when the lock is not had in time,
-    TerminalError where row-level security hides tombstones from the user.
+    Tombstones that a foreign key, trigger or rule protects are noted in `kept`; pass it to the next chunk, which leaves
+    them out. One transaction; run it until it returns 0 and keeps no more. Raises TransientError if it does not get the
+    lock in time, TerminalError if row-level security hides tombstones from the user.
     """
     kept = kept or Kept()
     noted = Kept()
@@ -75,7 +76,7 @@ def purge_chunk(
         )
         if marked.rowcount != 1:
             raise TerminalError(
-                "purging tombstones: the table is not registered, so nothing could say how far it was purged",
+                "purging tombstones: the table is not registered, so `purged_through` could not be recorded",
                 table=mapping_name,
                 hint="run `dynaurora migrate`",
             )
@@ -86,7 +87,7 @@ def purge_chunk(
             ).format(storage=tables.storage(target), deleted=sql.Identifier(DELETED), as_of=sql.Identifier(AS_OF)),
             [through, kept.places, rows],
         ).fetchall()
-        # What is looked at on commit would else refuse the chunk after its last savepoint.
+        # Deferred constraints would otherwise refuse the chunk at commit, after its last savepoint.
         connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
         removed = _Removal(connection, target, mapping_name, noted).remove([place for (place,) in found])
     kept.places += noted.places
@@ -104,7 +105,7 @@ class _Removal:
     kept: Kept
 
     def remove(self, places: Sequence[str]) -> int:
-        """Delete the tombstones at once; where one of them is refused, the first few by halving."""
+        """Delete all the tombstones at once; if one is refused, delete the first few by halving."""
         try:
             return self._delete(places)
         except psycopg.Error as error:
@@ -142,14 +143,14 @@ class _Removal:
                 f"purging tombstones: a trigger or rule of {storage.as_string()} alters tombstones instead of removing"
                 " them",
                 table=self.table_name,
-                hint="let it leave rows with _deleted alone, then purge again",
+                hint="change it to leave rows with _deleted alone, then purge again",
             )
         self.kept.keep([place for (place,) in left], _PASSED_OVER)
         return deleted
 
 
 def _refused(error: psycopg.Error) -> bool:
-    """Whether the rows were refused: by a constraint, or by whatever a trigger raised (then there is a context)."""
+    """Whether a constraint refused the rows, or a trigger raised an error (then there is a context)."""
     state = error.sqlstate or ""
     if isinstance(translate(error, ""), TransientError):
         return False
@@ -161,14 +162,14 @@ def _refuse_hidden(connection: Connection, target: Target, table_name: str) -> N
     if connection.execute(_HIDDEN, {"table": storage}).fetchone() != (False,):
         raise TerminalError(
             f"purging tombstones: row-level security of {storage} may hide rows from the database user, and hidden"
-            " tombstones would stay without a word",
+            " tombstones would stay unnoticed",
             table=table_name,
             hint="purge as the table's owner or as a role with BYPASSRLS, or give the user a policy with USING (true)",
         )
 
 
-# Rows are all seen where a permissive policy without condition applies, for reading and for deleting, and no
-# restrictive one does (PostgreSQL manual, CREATE POLICY).
+# All rows are visible if an unconditional permissive policy applies, for reading and for deleting, and no restrictive
+# one does (PostgreSQL manual, CREATE POLICY).
 _HIDDEN = """
 WITH applies AS (
   SELECT polcmd, polpermissive, pg_get_expr(polqual, polrelid) = 'true' AS takes_all FROM pg_policy
@@ -185,9 +186,9 @@ SELECT row_security_active(%(table)s::regclass)
 
 
 def newest_whole_snapshot(connection: Connection, table_name: str) -> datetime | None:
-    """Return the `as_of` of the newest full export or scan that was loaded whole; None when none was.
+    """Return the `as_of` of the newest full export or scan that was loaded completely; None if there is none.
 
-    A purge that goes no further overtakes nothing: whatever is older and still to come, the snapshot held its outcome.
+    A purge up to this time loses nothing: the snapshot already holds the outcome of any older change still to come.
     """
     with translating("looking for the newest snapshot", table=table_name):
         row = connection.execute(

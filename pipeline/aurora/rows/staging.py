@@ -1,7 +1,7 @@
-"""Bulk rows of a snapshot: copied to a staging table, then merged into storage under the ordering rule.
+"""Copies a snapshot's rows in bulk to a staging table, then merges them into storage under the ordering rule.
 
-Invariant: a merge takes a snapshot's row only where the rule says so, and a row that PostgreSQL refuses is found by
-halving and handed back, never dropped with its neighbours. The caller owns the transaction.
+Invariant: a merge accepts a snapshot's row only if the rule says so, and a row that PostgreSQL refuses is found by
+halving and returned, never dropped with its neighbours. The caller owns the transaction.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ class Staging:
     target: Target
     name: sql.Identifier
     deletes: bool = False
-    """Whether its last column says which rows are deletes: of those only the key counts."""
+    """Whether its last column marks deletes, of which only the key matters."""
 
     @classmethod
     def temporary(cls, connection: Connection, target: Target, *, deletes: bool = False) -> Staging:
-        """Create one that ends with the transaction."""
+        """Create one that lasts until the end of the transaction."""
         name = fitting(f"staging {target.storage_name}")
         staging = cls(target, sql.Identifier("pg_temp", name), deletes)
         with translating("creating a staging table"):
@@ -57,7 +57,7 @@ class Staging:
         return staging
 
     def create(self, connection: Connection) -> None:
-        """Create it, unlogged, to outlive the transaction, unless it exists."""
+        """Create it as an unlogged table that outlives the transaction, unless it exists."""
         with translating("creating a staging table"):
             connection.execute(
                 sql.SQL("CREATE UNLOGGED TABLE IF NOT EXISTS {} ({})").format(self.name, _definitions(self.target))
@@ -90,7 +90,7 @@ class Staging:
                 copy.write(copy_text(block))
 
     def row(self, change: Change) -> Row:
-        """Return a change as a row of a table with deletes: its key alone when it is one."""
+        """Return a change as a row of a table with deletes; for a delete, only the key."""
         nothing = [None] * len(self.target.carried)
         return (*change.texts(self.target), *(nothing if change.row is None else ()), "f" if change.row else "t")
 
@@ -104,10 +104,10 @@ class Staging:
         return copy_statement(self.target, self.name, deletes=self.deletes)
 
     def merge(self, connection: Connection, mapping_name: str, as_of: datetime) -> int:
-        """Merge into the target's storage table as one snapshot; returns the rows taken.
+        """Merge into the target's storage table as one snapshot; return the number of rows accepted.
 
-        A key that the snapshot holds twice counts once. Sorted by key, so that the index is written in order and
-        two merges lock rows in one order.
+        A key that the snapshot holds twice counts once. Rows are sorted by key, so that the index is written in order
+        and two merges lock rows in the same order.
         """
         with translating("merging a snapshot under the ordering rule", table=mapping_name):
             if self.target.children:
@@ -118,7 +118,7 @@ class Staging:
             return cursor.rowcount
 
     def _merge_with_children(self, connection: Connection, mapping_name: str, as_of: datetime) -> int:
-        """Merge, note which parents were taken, and replace the children of those."""
+        """Merge, note which parents were accepted, and replace their children."""
         target, taken = self.target, sql.Identifier("pg_temp", "taken parents")
         key = tables.identifiers(target.primary_key)
         connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(taken))
@@ -166,7 +166,7 @@ def merge_query(target: Target, staging: sql.Identifier, mapping_name: str, *, d
     ).format(
         values=tables.identifiers(target.stored_columns),
         key=tables.identifiers(target.primary_key),
-        # A key that the snapshot holds twice: the row that is merged must be the one whose children are.
+        # If the snapshot holds a key twice, the merged row and the merged children must come from the same one.
         first=sql.SQL(", ctid" if target.children else ""),
         version=sql.Identifier(VERSION),
         as_of=sql.Identifier(AS_OF),

@@ -1,7 +1,7 @@
 """The one statement that writes whole rows to a storage table: from the stream, from a snapshot, to a build aside.
 
-Invariant: a stored row is replaced only by a newer state. A rule for every row that is written belongs here. Only a
-promotion writes another way: it fills columns of a row whose state stays the same.
+Invariant: a stored row is replaced only by a newer state. A rule for every written row belongs here. Only a promotion
+does not use it: it fills columns of a row whose state stays the same.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ def upsert(
     condition: sql.Composable | None = None,
     order: sql.Composable | None = None,
 ) -> sql.Composed:
-    """Compose the statement that stores `rows`, a relation with the alias `c`; `stored` is the row as it is stored.
+    """Compose the statement that stores `rows`, a relation with the alias `c`; `stored` is the stored row.
 
-    `values` are those of all columns, if they are not simply the relation's own; `into` is a table other than the
-    target's. `order` is the one in which rows are locked: by key, for all who write to a table that others write to.
+    `values` are the values of all columns, if not simply the relation's columns; `into` is a table other than the
+    target's. `order` is the order in which rows are locked: always by key if others write to the table.
     """
     names = tables.identifiers(tables.all_columns(target))
     return sql.SQL(
@@ -47,7 +47,7 @@ def upsert(
 
 
 def admitted(target: Target, mapping_name: str) -> sql.Composed:
-    """Compose the condition that row `c` may be stored: no purge has gone as far as it, or its key is stored."""
+    """Compose the condition that row `c` may be stored: it is newer than `purged_through`, or its key is stored."""
     return sql.SQL("({admits} OR EXISTS {stored})").format(
         admits=admits_new_key("c", mapping_name), stored=stored_key(target)
     )
@@ -56,9 +56,9 @@ def admitted(target: Target, mapping_name: str) -> sql.Composed:
 def admitted_late(target: Target, mapping_name: str) -> sql.Composed:
     """Compose the condition that row `c`, a change of the stream, may be stored, however late it comes.
 
-    It is `pipeline.core.ordering.comes_too_late` in SQL, beside what `admitted` asks. Changes newer than all that was
-    purged or proven, which in a quiet week are all, cost one comparison. The others are asked for their rows in one
-    subquery: what each subquery costs to plan, every batch pays.
+    It combines `admitted` with `pipeline.core.ordering.comes_too_late` in SQL. A change newer than everything purged or
+    proven, as all are in a quiet week, costs one comparison. The others look up their rows in a single subquery,
+    because every batch pays for planning each subquery.
     """
     return sql.SQL(
         "(c.{as_of} > {newest_closed} OR (SELECT"
@@ -78,7 +78,7 @@ def admitted_late(target: Target, mapping_name: str) -> sql.Composed:
 
 
 def stored_key(target: Target) -> sql.Composed:
-    """Compose the stored row with the key of row `c`, as a subquery for EXISTS."""
+    """Compose a subquery for EXISTS that finds the stored row with the key of row `c`."""
     return sql.SQL("(SELECT FROM {} AS k WHERE {})").format(tables.storage(target), _same_key(target))
 
 

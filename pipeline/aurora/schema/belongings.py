@@ -1,7 +1,6 @@
-"""Everything that belongs to a view or table besides its definition, as statements that give it to a new one of the
-same name.
+"""Statements that give a recreated view or table everything that the old one had besides its definition.
 
-Invariant: afterwards every role may do exactly as much with the new relation as with the old one, whatever ALTER
+Invariant: afterwards every role has exactly the same privileges on the new relation as on the old one, whatever ALTER
 DEFAULT PRIVILEGES says. Reads only.
 """
 
@@ -22,9 +21,9 @@ _ROLE = "CASE WHEN grantee <> 0 THEN pg_get_userbyid(grantee) END"  # role 0 is 
 
 
 def of_view(connection: Connection, oid: int, view: sql.Identifier, columns: Sequence[str]) -> tuple[str, ...]:
-    """Return the statements that give `view`, recreated with these columns, everything that belonged to view `oid`.
+    """Return the statements that give `view`, recreated with these columns, everything that view `oid` had.
 
-    They are for the user who is connected now, because the new view begins with that user's default privileges.
+    They suit only the connected user, because the new view starts with that user's default privileges.
     """
     kept = list(columns)
     statements: list[sql.Composable] = [
@@ -159,7 +158,7 @@ SELECT CASE objsubid WHEN 0 THEN 'VIEW' ELSE 'COLUMN' END, COALESCE(attname, '')
  ORDER BY objsubid
 """
 
-# The privileges that a view begins with if the connected user creates it in the same schema (PostgreSQL manual, ALTER
+# The privileges that a view has at first if the connected user creates it in the same schema (PostgreSQL manual, ALTER
 # DEFAULT PRIVILEGES: those of a schema add to those of all schemas).
 _DEFAULT_PRIVILEGES = f"""
 SELECT DISTINCT {_ROLE}

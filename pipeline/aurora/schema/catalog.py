@@ -1,4 +1,4 @@
-"""What the database has: storage tables, and the relations with the names of our views, from PostgreSQL's catalog.
+"""Reads PostgreSQL's catalog: storage tables, and relations with the names of our views.
 
 Invariant: reads only.
 """
@@ -31,7 +31,7 @@ class StoredTable:
 
 @dataclass(frozen=True, slots=True)
 class ExistingRelation:
-    """Whatever has the name of a view of ours. If it is not a view, only `kind` is filled."""
+    """The relation that has the name of one of our views. If it is not a view, only `kind` is set."""
 
     kind: str
     columns: tuple[str, ...] = ()
@@ -40,7 +40,7 @@ class ExistingRelation:
     reads: frozenset[tuple[str, str]] = frozenset()
     """Schema and name of the relations the view reads."""
     dependents: tuple[str, ...] = ()
-    """What would be dropped with the view and cannot be created again with it, named for people."""
+    """Names of objects that would be dropped with the view and could not be recreated with it."""
     oid: int = 0
     options: tuple[tuple[str, str], ...] = ()
     """Options such as security_invoker, with their values. CREATE OR REPLACE VIEW resets them unless it names them."""
@@ -82,7 +82,7 @@ def stored_table(connection: Connection, schema: str, name: str) -> StoredTable 
 
 
 def existing_relation(connection: Connection, schema: str, name: str, storage_name: str) -> ExistingRelation | None:
-    """Read what has this name, or None if nothing has. `storage_name` is the name of the view's storage table."""
+    """Read the relation of this name; None if there is none. `storage_name` is the name of the view's storage table."""
     with translating("reading the catalog"):
         found = connection.execute(
             "SELECT c.oid, c.relkind::text, c.reloptions FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
@@ -116,7 +116,7 @@ def existing_relation(connection: Connection, schema: str, name: str, storage_na
 def expected_definition(
     connection: Connection, columns: tuple[str, ...], schema: str, storage: str, deleted: str
 ) -> str:
-    """Return what `ExistingRelation.definition` is for a view of ours."""
+    """Return the `ExistingRelation.definition` that one of our views has."""
     row = connection.execute(
         "SELECT format('SELECT %%s FROM %%I.%%I WHERE NOT %%I', string_agg(quote_ident(name), ',' ORDER BY position),"
         " %s::text, %s::text, %s::text) FROM unnest(%s::text[]) WITH ORDINALITY AS c(name, position)",
@@ -126,7 +126,7 @@ def expected_definition(
 
 
 def normal_definition(definition: str, storage_identifier: str) -> str:
-    """Reduce a view's text to what is the same in every version of PostgreSQL.
+    """Reduce a view's text to a form that is the same in every version of PostgreSQL.
 
     Up to version 15 every column is printed with its relation before it (`"Employees"."Id"`); since 16 none is.
     """
@@ -136,9 +136,7 @@ def normal_definition(definition: str, storage_identifier: str) -> str:
 
 
 def dependents(connection: Connection, oid: int) -> tuple[str, ...]:
-    """Name what depends on a view or its row type and would be dropped with it, except the view's own rules and
-    triggers.
-    """
+    """Name the objects that would be dropped with a view or its row type, except the view's own rules and triggers."""
     return tuple(name for (name,) in connection.execute(_DEPENDENTS, {"oid": oid}))
 
 
@@ -150,10 +148,10 @@ def bound_to_columns(connection: Connection, oid: int, columns: Sequence[str]) -
 def bars_widening(
     connection: Connection, schema: str, name: str, columns: Sequence[str], except_view: str
 ) -> list[str]:
-    """Name what prevents the type of these columns of a table from being changed, besides our view (schema.name).
+    """Name the objects, besides our view (schema.name), that prevent changing the type of these columns.
 
-    PostgreSQL rebuilds keys, indexes, constraints and statistics. What only depends on other columns does not count
-    (`RememberAllDependentForRebuilding` in its tablecmds.c).
+    PostgreSQL rebuilds keys, indexes, constraints and statistics. Objects that only depend on other columns do not
+    count (`RememberAllDependentForRebuilding` in its tablecmds.c).
     """
     rows = connection.execute(_BARS, [schema, name, list(columns)])
     return [dependent for (dependent,) in rows if dependent != f"view {except_view}"]

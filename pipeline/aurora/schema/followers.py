@@ -1,7 +1,7 @@
-"""Who follows this database: logical subscribers and physical replicas; and what a change here does to them.
+"""Finds who follows this database (logical subscribers and physical replicas), and what a change here does to them.
 
-Invariant: it reads only, and only what a role without special rights may read. What such a role cannot see is not
-claimed to be absent (docs/replicas.md says what stays hidden).
+Invariant: it only reads, and only what a role without special rights may read. It never claims that something which
+such a role cannot see is absent (docs/replicas.md says what stays hidden).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SCHEMAS_ARE_PUBLISHED_SINCE = 150000
 
 @dataclass(frozen=True, slots=True)
 class Caution:
-    """What a follower of this database needs, before or after; `steps` are in order."""
+    """What a follower of this database needs, before or after a change; `steps` are in order."""
 
     what: str
     steps: tuple[str, ...]

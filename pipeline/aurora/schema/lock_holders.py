@@ -1,8 +1,8 @@
-"""Who holds a table that an exclusive lock is wanted on, found out without queueing for that lock.
+"""Finds out who holds a table that we want to lock exclusively, without queueing for that lock.
 
-Whoever queues for an exclusive lock makes everyone who comes later wait too. So we look first, and again as much later
-as the lock would be waited for. A transaction that is there both times would have let the lock time out, and others
-would have waited for nothing.
+Whoever queues for an exclusive lock makes everyone who comes later wait too. So we look first, and look again after the
+lock's timeout. If the same transaction is there both times, the lock would have timed out, and others would have waited
+for nothing.
 
 Invariant: looking takes no lock on the tables, and reads neither users nor the text of queries.
 """
@@ -62,7 +62,7 @@ def way_out(held: Collection[Holder]) -> str:
         if held
         else "try again"
     )
-    return f"someone held the table: {who}; then run this again: what was done stays done"
+    return f"someone held the table: {who}; then run this again: finished steps stay done"
 
 
 def holders(connection: Connection, relations: Sequence[sql.Identifier], *, only_writers: bool = False) -> list[Holder]:
@@ -98,10 +98,10 @@ def wait_until_free(
     only_writers: bool = False,
     tell: Callable[[str], None] = lambda _: None,
 ) -> list[Holder]:
-    """Return nothing as soon as a lock would be granted within the time that `pause` takes.
+    """Return an empty list as soon as a lock would be granted within the time that `pause` takes.
 
-    Otherwise return who holds the relations, after so many looks or when `pause` says so. `tell` is called with who
-    that is, when it changes.
+    Otherwise return who holds the relations, after `looks` checks or when `pause` returns true. Calls `tell` with their
+    names whenever these change.
     """
     before, told = holders(connection, relations, only_writers=only_writers), ""
     while before:

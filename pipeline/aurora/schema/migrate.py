@@ -1,9 +1,9 @@
-"""Brings the database to the mappings, one step at a time, without blocking anyone.
+"""Migrates the database to match the mappings, one step at a time, without blocking anyone.
 
 Invariant: each step is one transaction, or one statement that builds or drops an index without blocking writers. No
-transaction waits for a lock longer than LOCK_WAIT_SECONDS, and none queues before it is clear that nobody holds the
-table for longer, because whoever waits for an exclusive lock makes everyone behind it wait, including the replicator.
-One migration runs at a time.
+transaction waits for a lock longer than LOCK_WAIT_SECONDS, and none queues while somebody holds the table for longer,
+because whoever waits for an exclusive lock makes everyone behind it wait, including the replicator. One migration runs
+at a time.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def migrate(
 ) -> Plan:
     """Apply the plan and return it: its steps are done, its refusals are not.
 
-    What was done stays done if a later step fails; run it again to resume. `watch` opens another connection, by which
-    `tell` is called with what the build of an index waits for. Raises TransientError if a lock cannot be
+    Finished steps stay done if a later step fails; run it again to resume. `watch` opens another connection, which
+    finds out what the build of an index waits for; `tell` reports it. Raises TransientError if a lock cannot be
     taken, or another migration does not end.
     """
     mappings = tuple(mappings)
@@ -73,12 +73,12 @@ def migrate(
 
 @contextmanager
 def _alone(connection: Connection) -> Generator[None]:
-    with translating("waiting for another migration to end"):
+    with translating("waiting for another migration to finish"):
         connection.execute(f"SET lock_timeout = '{_OTHER_MIGRATION_SECONDS}s'".encode())
         try:
             advisory_locks.MIGRATION.take(connection)
         finally:
-            connection.execute("SET lock_timeout = 0")  # RESET would bring back the role's own
+            connection.execute("SET lock_timeout = 0")  # RESET would restore the role's own setting
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""The difference between the database and the mappings: steps that close it, and refusals that a person must handle.
+"""Compares the database with the mappings: steps that remove the difference, and refusals that a person must handle.
 
 Invariant: no step drops or narrows data. A column that is no longer mapped stays in storage and leaves the view. A
 target with a refusal has no steps at all, so it is never changed halfway.
@@ -35,7 +35,7 @@ LOAD_AGAIN = "until the table is loaded or reconciled again"
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Statements that run in one transaction; `note` is what they leave to a person. `mapping` is "" for our own
+    """Statements that run in one transaction; `note` is what is left for a person to do. `mapping` is "" for our own
     schema.
     """
 
@@ -53,7 +53,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """What is not done automatically, and the way out."""
+    """A change that is not made automatically, and the way out."""
 
     mapping: str
     what: str
@@ -67,17 +67,17 @@ class Plan:
     steps: tuple[Step, ...] = ()
     refusals: tuple[Refusal, ...] = ()
     cautions: tuple[Caution, ...] = ()
-    """What followers of this database need, whether or not there is anything to do."""
+    """What followers of this database need, even if there is nothing to migrate."""
 
     @property
     def empty(self) -> bool:
-        """Whether the database is as the mappings say."""
+        """Whether the database matches the mappings."""
         return not (self.steps or self.refusals)
 
 
 @dataclass(slots=True)
 class _TargetPlan:
-    """The plan of one target while it is being made."""
+    """The plan of one target, being built."""
 
     mapping: str
     target: Target
@@ -104,14 +104,14 @@ class _TargetPlan:
 
 @dataclass(frozen=True, slots=True)
 class _Registered:
-    """What is recorded of a mapping; `storage` are the names of its storage tables."""
+    """The record of a mapping; `storage` are the names of its storage tables."""
 
     source_table: str
     storage: frozenset[str] = frozenset()
 
 
 def plan(connection: Connection, mappings: Iterable[TableMapping], *, repointing: bool = False) -> Plan:
-    """Compare the database with the mappings; with `repointing`, whatever their sources of record are. Reads only."""
+    """Compare the database with the mappings; with `repointing`, ignore their sources of record. Reads only."""
     steps = _bookkeeping_steps(connection)
     refusals: list[Refusal] = []
     registered = _registered(connection)
@@ -152,7 +152,7 @@ def _registered(connection: Connection) -> dict[str, _Registered]:
 
 
 def _is_of_another(connection: Connection, made: _TargetPlan, registered: Mapping[str, _Registered]) -> bool:
-    """Refuse a target whose rows another mapping writes, or may: each would take the other's rows for its own."""
+    """Refuse a target whose rows another mapping writes, or may write: each would treat the other's rows as its own."""
     storage = made.target.storage_name
     owners = sorted(name for name, known in registered.items() if storage in known.storage and name != made.mapping)
     if not owners:
@@ -179,7 +179,7 @@ def _source_refusal(mapping: TableMapping, registered: Mapping[str, _Registered]
 def _register(
     connection: Connection, mapping: TableMapping, registered: Mapping[str, _Registered], storage: set[str]
 ) -> list[Step]:
-    """Register a mapping with the names of its storage tables, or record those that it gains."""
+    """Register a mapping with the names of its storage tables, or record its new ones."""
     known = registered.get(mapping.name)
     values = {"name": sql.Literal(mapping.name), "source": sql.Literal(mapping.table)}
     if known is None:
@@ -212,7 +212,7 @@ def _plan_target(connection: Connection, made: _TargetPlan) -> None:
             "rename it, or drop it if it is an index like the mapping's",
         )
     if stored is None:
-        # What was proven of the mapping says nothing of a table that was not there.
+        # What was proven for the mapping says nothing about a table that did not exist.
         forget = sql.SQL("UPDATE replication.tables SET proven = NULL WHERE name = {}").format(
             sql.Literal(made.mapping)
         )
@@ -264,10 +264,10 @@ def _plan_added_columns(connection: Connection, made: _TargetPlan, stored: Store
 
 
 def _stored_default(target: Target, name: str) -> sql.Composable:
-    """Return the default for rows that do not name the column: existing rows, and those of an older writer.
+    """Return the default for rows written without the column: existing rows, and those of an older writer.
 
-    It is a constant, so only the catalog changes (PostgreSQL manual, ALTER TABLE). Writers that know the column name
-    it.
+    It is a constant, so only the catalog changes (PostgreSQL manual, ALTER TABLE). Writers that know the column always
+    give it.
     """
     default = next((column.default for column in target.columns if column.name == name), None)
     return sql.SQL("") if default is None else sql.SQL(" DEFAULT {}").format(sql.Literal(default))
@@ -294,7 +294,7 @@ def _plan_types(connection: Connection, made: _TargetPlan, stored: StoredTable) 
         if change is TypeChange.REFUSED:
             made.refuse(
                 f'column "{name}" of {made.storage} is {stored.columns[name]} and the mapping wants {sql_type.sql},'
-                " which is not a widening: what is stored might not fit, or not be what a load would store",
+                " which is not a widening: stored values might not fit, or might differ from what a load would store",
                 "map the attribute to a column with another name and load the table, then drop the old column",
             )
         elif change is TypeChange.REWRITE and stored.size_bytes > LARGEST_REWRITE_BYTES:

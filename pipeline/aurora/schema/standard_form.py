@@ -1,8 +1,8 @@
-"""Whether a storage table is as we create it, so that a new one can replace it without losing anything.
+"""Checks whether a storage table is as we create it, so that a new one can replace it without losing anything.
 
-Invariant: what the answer does not name is either copied by `build_aside` (rows, owner, exact privileges, comment,
-column defaults, comments and storage settings, the key's name) or replaced in place with its options (the view over
-it). Reads only.
+Invariant: everything that the answer does not name is either copied by `build_aside` (rows, owner, exact privileges,
+comment, column defaults, comments and storage settings, the key's name), or replaced in place with its options (the
+view). Reads only.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def beyond_standard(connection: Connection, target: Target) -> tuple[str, ...]:
-    """Name what prevents the target's storage table from being replaced; nothing if it is in the standard form."""
+    """Return the reasons why the target's storage table cannot be replaced; empty if it has the standard form."""
     stored = catalog.stored_table(connection, STORAGE_SCHEMA, target.storage_name)
     if stored is None:
         return ("there is no storage table",)

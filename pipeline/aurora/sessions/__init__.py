@@ -1,1 +1,1 @@
-"""Sessions with the database: where it is, how they are opened, what stands between."""
+"""Sessions with the database: its address, how they are opened, and poolers in between."""

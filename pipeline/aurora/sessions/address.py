@@ -30,13 +30,13 @@ _ENGINES = ("postgres", "aurora-postgresql")
 _OTHER_ENGINES = ("mysql", "mariadb", "aurora", "sqlserver", "oracle", "db2", "docdb", "mongo", "redshift")
 _SECRET_FIELDS = {"username": "user", "password": "password", "host": "host", "port": "port", "dbname": "dbname"}
 _SETTING_FOR = {"host": "DATABASE_HOST", "dbname": "DATABASE_NAME"}
-# Both would lead somewhere else than the secret or URL says: libpq takes them from PGHOSTADDR and PGOPTIONS.
+# Both could override the secret or URL: libpq takes them from PGHOSTADDR and PGOPTIONS.
 _NOT_FROM_THE_ENVIRONMENT = {"hostaddr": "", "options": ""}
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """libpq's parameters, and how messages name the place that they came from."""
+    """libpq's parameters, and what messages call their source."""
 
     parameters: Mapping[str, Any] = field(repr=False)
     source: str

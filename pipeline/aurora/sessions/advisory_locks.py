@@ -1,4 +1,4 @@
-"""Advisory locks: every lock that Dynaurora asks PostgreSQL for, by name, and the few ways to take one.
+"""All advisory locks that Dynaurora takes, by name, and the few ways to take one.
 
 Invariant: operations that exclude each other use the same lock here. The keys are the same in every version, because an
 old version may still run beside a new one. A session lock needs a session of our own
@@ -38,16 +38,17 @@ class AdvisoryLock:
         self._ask(connection, "pg_advisory_xact_lock")
 
     def try_take(self, connection: Connection, *, shared: bool = False) -> bool:
-        """Take it until the session ends, unless somebody else has it; return whether it was taken."""
+        """Take it until the session ends, unless another session holds it; return whether that succeeded."""
         return self._ask(connection, "pg_try_advisory_lock_shared" if shared else "pg_try_advisory_lock")
 
     def try_take_for_transaction(self, connection: Connection, *, shared: bool = False) -> bool:
-        """Take it until the transaction ends, unless somebody else has it; return whether it was taken."""
+        """Take it until the transaction ends, unless another session holds it; return whether that succeeded."""
         return self._ask(connection, "pg_try_advisory_xact_lock_shared" if shared else "pg_try_advisory_xact_lock")
 
     def give_back(self, connection: Connection, *, shared: bool = False) -> None:
-        """Release it, if the session lives. The server would only release it some time after the end, too late for the
-        next.
+        """Release it, if the session still exists.
+
+        The server may release a closed session's lock too late for the next job.
         """
         if not connection.closed:
             self._ask(connection, "pg_advisory_unlock_shared" if shared else "pg_advisory_unlock")
@@ -85,7 +86,7 @@ def load_files(table_name: str) -> AdvisoryLock:
 
 
 def load_lead(ticket: int) -> AdvisoryLock:
-    """Shows that the session which leads a load is alive: a number drawn for this run."""
+    """Shows that the session which leads a load is alive; `ticket` is a random number for this run."""
     return AdvisoryLock("%s", (ticket,))
 
 
@@ -122,11 +123,11 @@ MIGRATION = AdvisoryLock("hashtext(%s)", ("dynaurora.migrate",))
 def giving_locks_back(connection: Connection) -> Generator[None]:
     """Release the session's advisory locks at the end of the block.
 
-    The server would do so some time after the connection was closed, too late for the next job.
+    The server may release a closed connection's locks too late for the next job.
     """
     try:
         yield
     finally:
         if not connection.closed:
-            with suppress(psycopg.Error):  # a lost connection has lost its locks too
+            with suppress(psycopg.Error):  # a lost connection has already lost its locks
                 connection.execute("SELECT pg_advisory_unlock_all()")

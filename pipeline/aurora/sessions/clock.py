@@ -1,6 +1,6 @@
-"""The database's clock, which decides what is in the future, because a host's own clock may be wrong.
+"""The database's clock decides what is in the future, because a host's own clock may be wrong.
 
-Invariant: nothing is stored with a position in the future. From then on every change of the stream would be stale until
+Invariant: nothing is stored with a position in the future. Otherwise every change of the stream would be stale until
 that time, and every later load would be refused as older.
 """
 
@@ -28,7 +28,7 @@ def database_now(connection: Connection) -> datetime:
 def refuse_future(connection: Connection, table_name: str, snapshot_time: datetime, as_of: datetime) -> None:
     """Raise UnusableSnapshotError if a snapshot is from the future, by the database's clock.
 
-    The margin, by which `as_of` is earlier, covers clocks that disagree; of a large margin only `MOST_AHEAD` counts.
+    The margin, by which `as_of` is earlier, allows for clocks that disagree, but at most by `MOST_AHEAD`.
     """
     now = database_now(connection)
     if max(as_of, snapshot_time - MOST_AHEAD) > now:
@@ -36,7 +36,7 @@ def refuse_future(connection: Connection, table_name: str, snapshot_time: dateti
             f"taking a snapshot: it is of {snapshot_time:%Y-%m-%d %H:%M:%S} UTC, and it is {now:%Y-%m-%d %H:%M:%S} UTC"
             " by the database's clock: the snapshot is from the future",
             table=table_name,
-            hint="look at exportTime (or exportToTime) in the manifest; if it was altered, request a new export; if"
+            hint="check exportTime (or exportToTime) in the manifest; if it was altered, request a new export; if"
             " not, check the database's clock",
         )
 

@@ -1,12 +1,12 @@
-"""Why a session could not be opened: one sentence for each reason, with the class that says what to do about it.
+"""Explains why a session could not be opened: one sentence per reason, with the class that says what to do about it.
 
-Invariant: no sentence quotes libpq's or the server's text, which names host, user and database. What may pass by itself
-is an UnreachableError (a NotNowError if the server itself answered); what a person must change is a ConfigurationError;
-only a refused password is a LoginRefusedError.
+Invariant: no sentence quotes libpq's or the server's text, which names host, user and database. A condition that may
+pass by itself is an UnreachableError (a NotNowError if the server itself answered); one that a person must change is a
+ConfigurationError; only a refused password is a LoginRefusedError.
 
 libpq reports no SQLSTATE for a session that never began, so we look at its English texts and the server's. If the
-server speaks another language, `connect_state` finds out the SQLSTATE. What stays unknown counts as passing: a retry
-costs a delay; giving up would cost a batch or a load.
+server speaks another language, `connect_state` finds out the SQLSTATE. An unknown reason counts as passing: a retry
+costs a delay; stopping would cost a batch or a load.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _DOING = "connecting to the database"
 class _Reason(NamedTuple):
     kind: type[ReplicationError]
     sentence: str
-    hint: str  # {source} is where host and login were read
+    hint: str  # {source} names the source of host and login
 
 
 _SLOTS = _Reason(
@@ -173,7 +173,7 @@ _REASONS = {
     ),
 }
 
-# The first match counts: what one server said is more useful than that another address is not reachable.
+# The first match counts: an answer from one server is more useful than another address being unreachable.
 _TEXTS = tuple(
     (re.compile(pattern), reason)
     for pattern, reason in (
@@ -214,7 +214,7 @@ _PASSING_CLASSES = ("08", "40", "53", "57", "58", "XX")
 
 
 def translate_connecting(error: psycopg.Error, conninfo: str, source: str) -> ReplicationError:
-    """Return our error for one that psycopg raised while opening a session by `conninfo`, which `source` gave."""
+    """Return our error for one that psycopg raised while opening a session with `conninfo`, read from `source`."""
     if not isinstance(error, psycopg.OperationalError):
         return TerminalError(f"{_DOING}: the driver refused ({type(error).__name__})")
     text = str(error)

@@ -1,7 +1,7 @@
-"""The SQLSTATE of a session that the server refuses, whatever language it speaks.
+"""Finds the SQLSTATE with which a server refuses a session, whatever the language of its messages.
 
 libpq does not report the SQLSTATE of such a refusal, but its protocol trace shows it (libpq 18). So after a refusal
-that nobody could read, we log in once more with the trace on.
+that we could not read, we log in once more with the trace on.
 
 Invariant: the trace, which contains the login, stays in memory and is gone when this returns.
 """
@@ -25,7 +25,7 @@ _STATE = re.compile(rb'ErrorResponse\t.*? C "([0-9A-Z]{5})"')
 
 
 def refused_with(conninfo: str) -> str | None:
-    """Log in once more and return the SQLSTATE of the refusal; None if there was none now, or it is not available."""
+    """Log in once more and return the SQLSTATE of the refusal; None if there is none now, or it is unavailable."""
     if not hasattr(os, "memfd_create"):  # psycopg traces only on Linux
         return None
     trace = os.memfd_create("trace")

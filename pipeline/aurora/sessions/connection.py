@@ -2,7 +2,7 @@
 
 Invariant: statements outside a transaction block commit on their own, and every transaction is READ COMMITTED, which
 the ordering rule's `ON CONFLICT … WHERE` needs to see the row that another writer has just committed. Text is sent in
-UTF-8 to a database in UTF-8, which refuses invalid bytes. Everything that results depend on is the same, whatever the
+UTF-8 to a database in UTF-8, which refuses invalid bytes. Every setting that results depend on is fixed, whatever the
 role or the database sets. Behind a pooler nothing outlives a transaction.
 """
 
@@ -41,7 +41,7 @@ _SETTINGS = {
     # What a transaction sees, and that an acknowledged commit is durable.
     "default_transaction_isolation": "read committed",
     "synchronous_commit": "on",
-    # How long a load takes depends only on the table; callers that want a limit set it in `connect`.
+    # No limits, because a load may take long; callers that want one pass it to `connect`.
     "idle_in_transaction_session_timeout": "0",
     "idle_session_timeout": "0",
     "lock_timeout": "0",
@@ -87,8 +87,8 @@ def connect(
     given = {
         "application_name": application_name,
         "connect_timeout": connect_timeout_seconds,
-        # After a failover the cluster's name may lead to what is now a reader. Not `read-write`: that takes a writer
-        # whose sessions begin read-only for a reader too, and would wait for ever.
+        # After a failover the cluster's name may lead to what is now a reader. Not `read-write`: it would mistake a
+        # writer whose sessions start read-only for a reader, and wait forever.
         "target_session_attrs": "primary",
         "client_encoding": "UTF8",  # PGCLIENTENCODING would say otherwise
         **_KEEPALIVES,
@@ -121,7 +121,7 @@ def _set_up(connection: Connection, conninfo: str, source: str, through: Pooler,
     """Set up the session in one statement after connecting, because RDS Proxy refuses start-up options (`options=-c
     …`).
 
-    It sets nothing if the server process is not the one that the connection's key names: behind a pooler.
+    It sets nothing if the server process is not the one that the connection's key names, as behind a pooler.
     """
     own = 0 if through is Pooler.TRANSACTION else connection.pgconn.backend_pid
     row = connection.execute(
@@ -167,8 +167,8 @@ def _set(connection: Connection, *, local: bool) -> None:
 
 
 def trusted(text: str) -> LiteralString:
-    """Let psycopg take text as SQL, unquoted: this package wrote it, from its own constants and checked names.
+    """Make psycopg accept text as SQL, unquoted: this package wrote it, from its own constants and checked names.
 
-    A value is never part of it: that is a parameter, or `sql.Literal`, which quotes.
+    It must never contain a value: values are parameters, or `sql.Literal`, which quotes.
     """
     return cast("LiteralString", text)

@@ -1,10 +1,10 @@
-"""Connection poolers (PgBouncer, RDS Proxy, pgcat …): detected when connecting, and what each kind of work needs from
+"""Connection poolers (PgBouncer, RDS Proxy, pgcat …): detection when connecting, and what each kind of work needs from
 one.
 
-A pooler in transaction mode gives each transaction any server connection that is free. What a session keeps (prepared
-statements, settings, session locks, temporary tables) then stays on connections that others use, and theirs is found
-here. So the replicator keeps nothing in its session, and works through any pooler. A job refuses a pooler, unless it is
-known to give each client a server connection of its own.
+A pooler in transaction mode gives each transaction any free server connection. Session state (prepared statements,
+settings, session locks, temporary tables) then stays on connections that others use, and we find theirs. So the
+replicator keeps no session state, and works through any pooler. A job refuses a pooler, unless it is known to give each
+client its own server connection.
 
 A pooler gives a client a cancel key of its own, while the server's key names the process that serves. If the two
 differ, something pools. A plain TCP proxy or load balancer passes the server's key through.
@@ -49,7 +49,7 @@ def check_sessions(first: PGconn, served_by: int, open_second: Callable[[], Conn
     """
     with closing(open_second()) as second:
         other = _served_by(second.pgconn, b"BEGIN; SELECT pg_backend_pid()")
-        # If the second has the first's, the first would wait for it here, and that is already known by then.
+        # If the second already has the first's, we know the answer, and asking the first would wait for the second.
         again = _served_by(first, b"SELECT pg_backend_pid()") if other not in (None, served_by) else served_by
     if other == served_by or again != served_by:
         raise ConfigurationError(

@@ -52,7 +52,7 @@ class Means:
     """Times of the loaded snapshots."""
 
 
-def told(loss: Loss, means: Means) -> Finding:
+def as_finding(loss: Loss, means: Means) -> Finding:
     """Return a loss as a finding, with its remedy."""
     verb = "are missing" if loss.kind in _CERTAIN and loss.keys_kept else "may be missing"
     return Finding(

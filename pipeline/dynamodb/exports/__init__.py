@@ -1,1 +1,1 @@
-"""Exports to S3: requested, found, checked, read."""
+"""Exports to S3: requesting, finding, checking and reading them."""

@@ -1,8 +1,8 @@
-"""An export's data files, streamed: inflated, checked, and cut at line ends.
+"""Streams an export's data files: inflates and checks them, and cuts them at line ends.
 
-Invariant: memory is bounded whatever the file's size, and whoever reads a file to its end without an error has read
-exactly the bytes that DynamoDB wrote: the MD5 of the compressed bytes is the manifest's. Blocks arrive before the MD5
-is known, so what is made from them must not be committed before the last one was read.
+Invariant: memory is bounded whatever the file's size, and reading a file to its end without an error gives exactly the
+bytes that DynamoDB wrote: the MD5 of the compressed bytes matches the manifest's. Blocks arrive before the MD5 is
+known, so do not commit their results before the last block was read.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LONGEST_LINE_BYTES = 64 << 20
 
 
 class ExportFileError(UnusableSnapshotError):
-    """A data file that is not what DynamoDB wrote. The error names it, with the reason."""
+    """A data file that differs from what DynamoDB wrote. The error names the file and the reason."""
 
     def __init__(self, location: str, reason: str) -> None:
         super().__init__(

@@ -1,7 +1,7 @@
 """Exports to S3: request one, wait for it, find its manifest.
 
-Invariant: two requests with the same client token are one request, for 8 hours (DynamoDB API reference), so a run that
-was killed after its request finds its own export again. An export uses no read capacity of the table.
+Invariant: two requests with the same client token are one request, for 8 hours (DynamoDB API reference), so a run
+killed after its request finds its own export again. An export uses no read capacity of the table.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class ExportStatus:
     failure: str | None
     """DynamoDB's code and sentence if it failed."""
     filter_specification: dict[str, Any] = field(default_factory=dict[str, Any])
-    """The members, by name, that say that not everything was exported; empty if the export is whole."""
+    """The members, by name, which show that the export is not of the whole table; empty if it is."""
 
 
 def request_export(
@@ -201,7 +201,7 @@ def _manifest_of(export: ExportStatus) -> str:
     if export.failure:
         raise TerminalError(
             f"waiting for the export {export.arn}: it failed with {export.failure}",
-            hint="repair what it names (often the bucket's policy or its KMS key) and request another export",
+            hint="fix the cause that it names (often the bucket's policy or its KMS key), then request another export",
         )
     if export.manifest_location is None:
         raise ConfigurationError(

@@ -1,18 +1,18 @@
-"""An export's manifests: what was exported, from which table, as of when, and in which files.
+"""Reads an export's manifests: what was exported, from which table, as of when, and in which files.
 
-Invariant: a manifest from here adds up. If the export wrote checksums of its two manifests, they match. The files' item
-counts sum to the summary's; no file is named twice, and none is outside of the export; the table is the one that was
-asked for; nothing says that the export was filtered or projected.
+Invariant: a manifest returned here is consistent. If the export has checksums of its two manifests, they match. The
+files' item counts sum to the summary's; no file is named twice, and none is outside the export; the table is the
+expected one; nothing says that the export was filtered or projected.
 
 Layout (DynamoDB guide, S3DataExport.Output; checked against genuine exports): `manifest-summary.json` names
 `manifest-files.json`, which has one JSON line for each file. Genuine exports have the base64 MD5 of each in a `.md5`
-file beside it; the guide calls it `.checksum`; both are read. An export that was copied without either still loads: the
-counts must agree, and every data file has its MD5 in the manifest (`checksummed` is then False, so that it can be
-shown).
+file beside it; the guide calls it `.checksum`; both are read. An export copied without either still loads
+(`checksummed` is then False, so that reports can say so), because the counts must agree, and the manifest has the MD5
+of every data file.
 
-The keys in the manifests are relative to the root of the bucket that was exported to. An export may have been copied
-elsewhere since, so the bucket is that of the given location, never the summary's, and every key is relative to the
-export's own folder: in the same folder the same keys, in another folder the same layout under it.
+The keys in the manifests are relative to the root of the original bucket. The export may have been copied elsewhere
+since, so we use the bucket of the given location, never the summary's, and read every key relative to the export's own
+folder, under which a copy has the same layout.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 _Kind = TypeVar("_Kind", str, int)
 
 SUMMARY_NAME = "manifest-summary.json"
-# A member that no DynamoDB export has: the files come from a scan of ours.
+# A member that no DynamoDB export has: it marks files from one of our scans.
 SCAN_MARK = "dynauroraScan"
 _VERSIONS = {"2020-06-30", "2023-08-01"}
 _KINDS: dict[str, Literal["full", "incremental"]] = {"FULL_EXPORT": "full", "INCREMENTAL_EXPORT": "incremental"}
@@ -54,7 +54,7 @@ class ExportFile:
     """One data file: gzip of JSON lines."""
 
     key: str
-    """Where it is now, in the manifest's `bucket`."""
+    """Its current key in the manifest's `bucket`."""
     item_count: int
     md5: str
     """Base64 of the MD5 of the compressed bytes."""
@@ -73,14 +73,14 @@ class ExportManifest:
     table_arn: str
     table_name: str
     snapshot_time: datetime
-    """The time that the export's state is from: `exportTime`, or the end of an incremental window."""
+    """The time of the export's state: `exportTime`, or the end of an incremental window."""
     from_time: datetime | None
     view_type: str | None
     item_count: int
     billed_size_bytes: int
     files: tuple[ExportFile, ...]
     checksummed: bool
-    """Whether the export had checksums of its manifests (they matched, or there would be no manifest)."""
+    """Whether the export had checksums of its manifests; if they do not match, reading fails."""
     scanned: bool = False
     """Whether the files come from a scan; the snapshot's time is then the scan's start."""
     table_id: str | None = None
@@ -93,8 +93,8 @@ def read_manifest(store: ObjectStore, location: str, *, expected_table: str | No
     """Read and verify the manifests at `s3://…/manifest-summary.json` or `file:///…/manifest-summary.json`.
 
     `expected_table` is a table's name or ARN, and an export of another table is refused; None accepts any. Raises
-    TerminalError with the reason, MissingObjectError if there is nothing, ConfigurationError if the location cannot be
-    a manifest's.
+    TerminalError with the reason, MissingObjectError if there is no such object, ConfigurationError if the location
+    cannot be a manifest's.
     """
     bucket, key = split_location(location)
     if posixpath.basename(key) != SUMMARY_NAME:
@@ -145,7 +145,7 @@ def parse_files(
 
 
 def _moved_key(key: str, written_folder: str, folder: str) -> str:
-    """Return where a file is whose export's folder was copied; incremental data is beside that folder."""
+    """Return a file's key after its export's folder was copied; incremental data is beside that folder."""
     if written_folder == folder:
         return key
     return posixpath.normpath(posixpath.join(folder, posixpath.relpath("/" + key, "/" + written_folder)))

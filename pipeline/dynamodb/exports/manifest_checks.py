@@ -1,6 +1,6 @@
-"""What a manifest may say that a load must not ignore: a filter, impossible times, files of another export.
+"""Checks a manifest for what a load must not ignore: a filter, impossible times, files of another export.
 
-Invariant: every refusal names the manifest's member that is the reason, and no member's value except a time.
+Invariant: every refusal names the manifest's member that caused it, and no member's value except a time.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _MOST_NAMED = 10
 
 
 def filter_members(members: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the names of the members, including nested ones, that say that not everything was exported."""
+    """Return the names of the members, including nested ones, which show that the export is not of the whole table."""
     found: list[str] = []
     for name, value in members.items():
         letters = re.sub("[^a-z]", "", name.lower())
@@ -80,7 +80,7 @@ def listed(names: Iterable[str]) -> str:
 def check_times(times: Mapping[str, datetime | None], doing: str) -> None:
     """Raise TerminalError if one of the manifest's times comes after another that must be later.
 
-    An export begins before it ends, contains nothing from after its end, and has a window that is not empty.
+    An export starts before it ends, contains nothing from after its end, and its window is not empty.
     """
     for first, last, may_be_equal in (
         ("startTime", "endTime", True),

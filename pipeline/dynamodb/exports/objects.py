@@ -1,7 +1,7 @@
-"""Stores of objects, first of all an export's: S3, or a folder with a copy.
+"""Object stores, mainly for exports: S3, or a folder with a copy.
 
-Invariant: `read` and `open` return the object's bytes exactly, from first to last, or raise. A connection that breaks
-is resumed where it broke; the reader does not notice (the MD5 would show it).
+Invariant: `read` and `open` return the object's bytes exactly, from first to last, or raise. If a connection breaks,
+reading resumes at the same byte, and the reader does not notice (the MD5 would show an error).
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ class FolderObjects:
 
 @dataclass(frozen=True, slots=True)
 class WriteOptions:
-    """How objects are written. For what is left empty, the bucket's own defaults apply."""
+    """How objects are written. Empty options leave the bucket's own defaults."""
 
     sse: str | None = None
     """AES256 or aws:kms."""

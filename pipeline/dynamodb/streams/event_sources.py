@@ -1,6 +1,6 @@
-"""The event source mappings that deliver a stream to Lambda, and the discarded batches that wait where they put them.
+"""Lists the event source mappings that deliver a stream to Lambda, and the discarded batches at their destinations.
 
-Invariant: it only reads, and a missing permission is reported (None), never taken for an empty answer.
+Invariant: it only reads, and reports a missing permission (None) instead of an empty answer.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _DENIED = {"AccessDenied", "AccessDeniedException"}
 _BUCKET_ARN = ":s3:::"
-# Folder that a redrive moves objects to.
+# The folder to which a redrive moves objects.
 DONE = "done"
 # 1,000 objects a page.
 _MOST_PAGES = 10
@@ -34,9 +34,9 @@ class EventSourceMapping:
     """Creating, Enabling, Enabled, Disabling, Disabled, Updating, Deleting."""
     function_arn: str
     starting_position: str
-    """Where it began when it was created: TRIM_HORIZON, LATEST."""
+    """Where it started when it was created: TRIM_HORIZON, LATEST."""
     modified_at: datetime | None
-    """When it was created, or last altered, or changed its state."""
+    """When it was created, last altered, or last changed its state."""
     on_failure: str
     """ARN of the destination for discarded batches; empty: they are lost."""
     filtered: bool = False
@@ -56,12 +56,12 @@ class EventSourceMapping:
 
     @property
     def function_version(self) -> str:
-        """The published version that it feeds; empty for the latest code and for an alias."""
+        """The published version that it invokes; empty for the latest code and for an alias."""
         qualifier = self.function.partition(":")[2]
         return qualifier if qualifier.isdigit() else ""
 
     def feeds(self, function: str) -> bool:
-        """Whether it feeds the function of this name or ARN; one without an alias or version matches any."""
+        """Whether it invokes the function of this name or ARN; without an alias or version, any matches."""
         name = function.partition(":function:")[2] or function
         return name in {self.function, self.function.partition(":")[0]} and (
             ":function:" not in function or self.function_arn.startswith(function)
@@ -74,7 +74,7 @@ class EventSourceMapping:
 
     @property
     def on_failure_bucket(self) -> str | None:
-        """The bucket that discarded batches go to; None if they go elsewhere."""
+        """The bucket for discarded batches; None if they go elsewhere."""
         return self.on_failure.partition(_BUCKET_ARN)[2] or None
 
     @property
@@ -85,7 +85,7 @@ class EventSourceMapping:
 
 @dataclass(frozen=True, slots=True)
 class WaitingObjects:
-    """Objects below a prefix. `more`: there are more than were counted."""
+    """Objects below a prefix. `more`: there are more than counted."""
 
     count: int
     oldest: datetime | None

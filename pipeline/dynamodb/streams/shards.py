@@ -1,7 +1,7 @@
-"""A table's stream, as a second reader beside Lambda reads it: shards, their lineage, pages of records.
+"""Reads a table's stream as a second reader beside Lambda: shards, their lineage, pages of records.
 
 Invariant: a page's records are in the order of the shard, and `following` continues right after them. AWS advises at
-most two readers a shard and allows 5 reads a second, of which Lambda's poller takes 4, so this reader must be slow.
+most two readers a shard and allows 5 reads a second, of which Lambda's poller takes 4, so this reader must read slowly.
 
 An empty page does not mean that the shard's end was reached: "it might take multiple calls to get to a portion of the
 shard that contains stream records" (API reference, GetRecords), and nothing else in the answer says so.
@@ -39,7 +39,7 @@ class TableStream:
     enabled: bool
     view_type: str | None
     table_id: str | None = None
-    """The table's id: another table under the same name has another."""
+    """The table's id; a later table of the same name has a different one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +77,11 @@ class Opened:
 
     iterator: str | None
     trimmed: bool = False
-    """The place is gone, and perhaps records after it too."""
+    """The stream no longer holds the place, and perhaps not all records after it."""
 
 
 class LostPlaceError(Exception):
-    """The iterator is older than 15 minutes, or what it points at was trimmed: open the shard again."""
+    """The iterator is older than 15 minutes, or its records were trimmed: open the shard again."""
 
 
 def latest_stream(client: DynamoDBClient, table_name: str, clock: SourceClock | None = None) -> TableStream:
@@ -108,7 +108,7 @@ def latest_stream(client: DynamoDBClient, table_name: str, clock: SourceClock | 
 class StreamReader:
     """Reads one stream, and counts its calls. Threads may share it.
 
-    `pages`, if it is another client, reads the shards: its reads are retried by the caller, who paces them.
+    `pages`, if given, is the client that reads the shards; the caller paces and retries its reads.
     """
 
     def __init__(
@@ -136,9 +136,9 @@ class StreamReader:
             more = {"ExclusiveStartShardId": description["LastEvaluatedShardId"]}
 
     def open(self, shard_id: str, *, after: str | None = None, latest: bool = False) -> Opened:
-        """Open a shard after `after`, or at the end with `latest`, or otherwise at the oldest record there is.
+        """Open a shard after `after`, at its end with `latest`, or otherwise at its oldest record.
 
-        If `after` was trimmed, that is the oldest record too.
+        If `after` was trimmed, it opens the shard at its oldest record.
         """
         request: dict[str, str] = {"ShardIteratorType": "LATEST" if latest else "TRIM_HORIZON"}
         if after is not None:

@@ -1,7 +1,7 @@
-"""Records of a stream, read again between two sequence numbers of a shard, as Lambda would deliver them.
+"""Re-reads a stream's records between two sequence numbers of a shard, in the form that Lambda would deliver.
 
-Invariant: all of the range or nothing. If the stream has trimmed any of it, or the shard is gone, this is reported and
-no record is returned.
+Invariant: all of the range or nothing. If the stream has trimmed any of it, or the shard is gone, `read_range` raises
+TrimmedError and returns no record.
 """
 
 from __future__ import annotations

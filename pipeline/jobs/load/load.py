@@ -277,8 +277,8 @@ class _Run:
                 raise _CannotBeBuiltAsideError from None
 
         def swap(stop: threading.Event) -> None:
-            brought = build_aside.bring_over(self.connection, build)
-            build_aside.swap(self.connection, build, brought, stopped=stop, tell=waiting)
+            copied = build_aside.copy_over(self.connection, build)
+            build_aside.swap(self.connection, build, copied, stopped=stop, tell=waiting)
 
         def waiting(who: str) -> None:
             progress.tell(f"putting {name} in place, once {who} has released it")

@@ -44,5 +44,5 @@ class LeadWatch:
     def __call__(self, *, idle: bool) -> frozenset[str] | None:
         """Return the files that are loaded. Raises LoadEndedError."""
         if led_load(self._connection, self._table_name, self._lead) != self._found:
-            raise LoadEndedError("loading: the load has ended, or has begun again", table=self._table_name)
+            raise LoadEndedError("loading: the load has ended or started over", table=self._table_name)
         return self._marks(idle=idle)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from pipeline.aurora.bookkeeping import loads, losses, probes, watermarks
 from pipeline.aurora.errors import translating
 from pipeline.core.past import lost_history, reader_faults
-from pipeline.core.past.loss_remedies import Means, told
+from pipeline.core.past.loss_remedies import Means, as_finding
 from pipeline.core.past.losses import merged
 from pipeline.core.past.lost_history import Finding, Reader, Remembered, Source
 from pipeline.dynamodb import tables
@@ -102,7 +102,7 @@ def lost_history_report(
             losses.remember(connection, mapping.name, lost_history.remember(source, at), at)
         snapshots = loads.snapshot_times(connection, mapping.name) if kept else []
     means = Means(mapping.name, mapping.margin, table.pitr_enabled, table.earliest_restorable, snapshots)
-    findings = [told(loss, means) for loss in kept] + [
+    findings = [as_finding(loss, means) for loss in kept] + [
         *lost_history.conditions(source, at),
         *reader_faults.reader_faults(source),
     ]

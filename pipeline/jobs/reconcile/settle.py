@@ -164,7 +164,7 @@ class Settler:
                     outcome.looks.append(_look(read, mark, compared))
             self._settle_drift(connection, staging, drifted, unfit, outcome, applied.behind, last=last, now=now)
             reconciliations.add_unfit(connection, self.run_id, unfit)
-            reconciliations.add_settled(connection, self.run_id, outcome.drift, in_flight=outcome.in_flight)
+            reconciliations.add_resolved(connection, self.run_id, outcome.drift, in_flight=outcome.in_flight)
             self.candidates.remove(connection, outcome.settled)
             self.candidates.keep(connection, outcome.looks)
 

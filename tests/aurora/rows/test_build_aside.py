@@ -93,8 +93,8 @@ def write(connection: Connection, number: int, name: str | None, version: int, s
 
 def put_in_place(connection: Connection, build: Build) -> None:
     build_aside.build_key(connection, build)
-    brought = build_aside.bring_over(connection, build)
-    build_aside.swap(connection, build, brought, stopped=threading.Event())
+    copied = build_aside.copy_over(connection, build)
+    build_aside.swap(connection, build, copied, stopped=threading.Event())
 
 
 def shown(connection: Connection) -> dict[int, str]:
@@ -264,7 +264,7 @@ def test_what_was_written_between_the_passes_and_the_swap_comes_over(connection:
     with other.transaction():
         write(other, 2, "begun before", 1)
         write(other, 8, "begun, unknown", 1)
-        brought = build_aside.bring_over(connection, build)
+        copied = build_aside.copy_over(connection, build)
     write(other, 3, "after", 1)
     write(other, 4, None, 1)
     write(other, 1, "before, and again", 2)
@@ -272,7 +272,7 @@ def test_what_was_written_between_the_passes_and_the_swap_comes_over(connection:
         write(other, 5, "in a savepoint", 1)
     write(other, 6, "frozen", 1)
     connection.execute('VACUUM (FREEZE) replica."Orders"')
-    build_aside.swap(connection, build, brought, stopped=threading.Event())
+    build_aside.swap(connection, build, copied, stopped=threading.Event())
     assert shown(connection) == {
         1: "before, and again",
         2: "begun before",
@@ -288,11 +288,11 @@ def test_what_was_written_between_the_passes_and_the_swap_comes_over(connection:
 def test_the_swap_looks_only_at_rows_written_since(connection: Connection, other: Connection) -> None:
     build = begin(connection)
     build_aside.build_key(connection, build)
-    write(other, 1, "brought over", 1)
-    brought = build_aside.bring_over(connection, build)
+    write(other, 1, "copied over", 1)
+    copied = build_aside.copy_over(connection, build)
     connection.execute(sql.SQL("DELETE FROM {}").format(build.identifier))  # so that it shows
     write(other, 2, "since", 1)
-    build_aside.swap(connection, build, brought, stopped=threading.Event())
+    build_aside.swap(connection, build, copied, stopped=threading.Event())
     assert shown(connection) == {2: "since"}
 
 
@@ -305,15 +305,15 @@ def test_a_transaction_that_stays_open_makes_the_swap_look_at_no_more_rows(
     with closing(connect(database, application_name="writer")) as writer, other.transaction():
         other.execute("SELECT pg_current_xact_id()")
         for number in range(1, 101):
-            write(writer, number, "brought over", 1)
-        brought = build_aside.bring_over(connection, build)
-        assert brought.rows == 100
+            write(writer, number, "copied over", 1)
+        copied = build_aside.copy_over(connection, build)
+        assert copied.rows == 100
         connection.execute(sql.SQL("DELETE FROM {}").format(build.identifier))  # so that it shows
         write(writer, 200, "since", 1)
         write(writer, 1, "written again since", 2)
-        brought = build_aside.bring_over(connection, build, brought)
-        assert brought.rows == 2
-        build_aside.swap(connection, build, brought, stopped=threading.Event())
+        copied = build_aside.copy_over(connection, build, copied)
+        assert copied.rows == 2
+        build_aside.swap(connection, build, copied, stopped=threading.Event())
     assert shown(connection) == {1: "written again since", 200: "since"}
 
 
@@ -332,9 +332,9 @@ def test_savepoints_released_before_a_pass_and_committed_after_it_come_over(
             write(writer, 2, "meanwhile", 1)
             with other.transaction():
                 write(other, 3, "in another", 1)
-            brought = build_aside.bring_over(connection, build)
-            assert brought.rows == 1
-        build_aside.swap(connection, build, brought, stopped=threading.Event())
+            copied = build_aside.copy_over(connection, build)
+            assert copied.rows == 1
+        build_aside.swap(connection, build, copied, stopped=threading.Event())
     assert shown(connection) == {1: "in a savepoint", 2: "meanwhile", 3: "in another", 4: "exported"}
 
 
@@ -347,17 +347,17 @@ def test_passes_go_on_until_one_takes_few_rows(
     taken: list[int] = []
     real = build_aside._pass  # pyright: ignore[reportPrivateUsage]
 
-    def passing(*arguments: Any) -> build_aside.Brought:  # noqa: ANN401 - handed on
-        brought = real(*arguments)
-        taken.append(brought.rows)
+    def passing(*arguments: Any) -> build_aside.Copied:  # noqa: ANN401 - handed on
+        copied = real(*arguments)
+        taken.append(copied.rows)
         for number in range(20 // len(taken)):  # while it was at work
             write(other, 100 * len(taken) + number, "meanwhile", 1)
-        return brought
+        return copied
 
     for number in range(30):
         write(other, number, "streamed", 1)
     monkeypatch.setattr(build_aside, "_pass", passing)
-    build_aside.bring_over(connection, build)
+    build_aside.copy_over(connection, build)
     assert taken == [30, 20, 10]
 
 
@@ -372,14 +372,14 @@ def test_writers_that_wait_for_the_swap_go_on_in_the_new_table(
     build = begin(connection)
     fill(connection, build, [1, 2])
     build_aside.build_key(connection, build)
-    brought = build_aside.bring_over(connection, build)
+    copied = build_aside.copy_over(connection, build)
     with connection.transaction():
         connection.execute('LOCK TABLE replica."Orders" IN SHARE ROW EXCLUSIVE MODE')
         writing = threading.Thread(target=write, args=(other, 2, "waited", 20))
         writing.start()
         while connection.execute("SELECT count(*) FROM pg_locks WHERE NOT granted").fetchone() == (0,):
             assert writing.is_alive()
-        build_aside.swap(connection, build, brought, stopped=threading.Event())
+        build_aside.swap(connection, build, copied, stopped=threading.Event())
     writing.join()
     assert shown(connection) == {1: "9", 2: "waited"}
 
@@ -422,11 +422,11 @@ def test_a_transaction_that_reads_the_table_is_waited_for_without_queueing(
     build = begin(connection)
     fill(connection, build, [1])
     build_aside.build_key(connection, build)
-    brought = build_aside.bring_over(connection, build)
+    copied = build_aside.copy_over(connection, build)
     told: list[str] = []
     swapping = threading.Thread(
         target=build_aside.swap,
-        args=(connection, build, brought),
+        args=(connection, build, copied),
         kwargs={"stopped": threading.Event(), "tell": told.append},
     )
     with closing(connect(database, application_name="writer")) as writer:
@@ -479,23 +479,23 @@ def test_a_swap_that_is_stopped_while_it_waits_tries_no_more(
     monkeypatch.setattr(build_aside, "LOCK_WAIT_SECONDS", 0.05)
     build = begin(connection)
     build_aside.build_key(connection, build)
-    brought = build_aside.bring_over(connection, build)
+    copied = build_aside.copy_over(connection, build)
     stopped = threading.Event()
     with other.transaction():
         other.execute('SELECT FROM public."Orders"')
         with pytest.raises(TransientError, match="it was stopped"):
-            build_aside.swap(connection, build, brought, stopped=stopped, tell=lambda _: stopped.set())
+            build_aside.swap(connection, build, copied, stopped=stopped, tell=lambda _: stopped.set())
 
 
 def test_a_purge_past_the_snapshot_is_refused_under_the_lock(connection: Connection, other: Connection) -> None:
     build = begin(connection)
     fill(connection, build, [1])
     build_aside.build_key(connection, build)
-    brought = build_aside.bring_over(connection, build)
+    copied = build_aside.copy_over(connection, build)
     write(other, 1, None, 1)
     assert purge.purge_chunk(other, TARGET, "orders", AS_OF + timedelta(hours=1)) == 1
     with pytest.raises(TerminalError, match="tombstones were purged through"):
-        build_aside.swap(connection, build, brought, stopped=threading.Event())
+        build_aside.swap(connection, build, copied, stopped=threading.Event())
     assert shown(connection) == {}
 
 
@@ -504,19 +504,19 @@ def test_a_purge_before_the_snapshot_is_not(connection: Connection, other: Conne
     fill(connection, build, [1])
     build_aside.build_key(connection, build)
     write(other, 1, None, 1, seconds=-10)
-    brought = build_aside.bring_over(connection, build)
+    copied = build_aside.copy_over(connection, build)
     purge.purge_chunk(other, TARGET, "orders", AS_OF - timedelta(seconds=1))
-    build_aside.swap(connection, build, brought, stopped=threading.Event())
+    build_aside.swap(connection, build, copied, stopped=threading.Event())
     assert shown(connection) == {1: "exported"}
 
 
 def test_a_table_altered_meanwhile_is_not_replaced(connection: Connection, other: Connection) -> None:
     build = begin(connection)
     build_aside.build_key(connection, build)
-    brought = build_aside.bring_over(connection, build)
+    copied = build_aside.copy_over(connection, build)
     other.execute('ALTER TABLE replica."Orders" ADD COLUMN extra int')
     with pytest.raises(TerminalError, match="was altered during the load"):
-        build_aside.swap(connection, build, brought, stopped=threading.Event())
+        build_aside.swap(connection, build, copied, stopped=threading.Event())
     assert build_aside.find(connection, build.export_id, "orders", MAPPING.targets, AS_OF) is None
 
 
@@ -544,10 +544,10 @@ def test_every_step_can_be_done_again(connection: Connection) -> None:
     build = begin(connection)
     fill(connection, build, [1, 2, 2])
     build_aside.build_key(connection, build)
-    build_aside.bring_over(connection, build)
+    build_aside.copy_over(connection, build)
     build_aside.build_key(connection, build)
-    brought = build_aside.bring_over(connection, build)
-    build_aside.swap(connection, build, brought, stopped=threading.Event())
+    copied = build_aside.copy_over(connection, build)
+    build_aside.swap(connection, build, copied, stopped=threading.Event())
     assert overtaken(connection) == 2
     found = build_aside.find(connection, build.export_id, "orders", MAPPING.targets, AS_OF)
     assert found is not None

@@ -209,11 +209,11 @@ def test_widening_keeps_the_rows_and_the_collation_of_a_key(connection: Connecti
     [
         (mapping(), mapping(ID, "Name: {attribute: empName, type: varchar(10)}"),
          'column "Name" of replica.Employees is character varying(20) and the mapping wants varchar(10), which is not a'
-         " widening: what is stored might not fit, or not be what a load would store",
+         " widening: stored values might not fit, or might differ from what a load would store",
          "map the attribute to a column with another name and load the table, then drop the old column"),
         (mapping(ID, NAME, CITY), mapping(ID, NAME, unmapped="City"),
-         'column "City" of replica.Employees is text and the mapping wants jsonb, which is not a widening: what is'
-         " stored might not fit, or not be what a load would store",
+         'column "City" of replica.Employees is text and the mapping wants jsonb, which is not a widening:'
+         " stored values might not fit, or might differ from what a load would store",
          "map the attribute to a column with another name and load the table, then drop the old column"),
         (mapping(), mapping("Nr: {attribute: Id, type: bigint}", primary_key="[Nr]"),
          "the primary key of replica.Employees is (Id) and the mapping wants (Nr); rows stored under one key cannot be"

@@ -471,9 +471,9 @@ def test_reconciliations_and_discarding_wait_for_files_in_work_too(
 
         with pytest.raises(Interrupted):
             load(services, employees, export.location, on_lead=leave_behind, on_progress=interrupt)
-        with pytest.raises(TransientError, match="files that a load of this table has in work"):
+        with pytest.raises(TransientError, match="files that a load of this table is loading"):
             loads.keep_loads_out(following, employees.name)
-        with pytest.raises(TransientError, match="files that a load of this table has in work"):
+        with pytest.raises(TransientError, match="files that a load of this table is loading"):
             build_aside.discard(following, [1], employees.name)
         orphan.execute("ROLLBACK")
         loads.keep_loads_out(following, employees.name)
