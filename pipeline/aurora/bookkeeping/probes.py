@@ -24,8 +24,8 @@ from pipeline.aurora.sessions.connection import trusted
 from pipeline.core.errors import DataError
 from pipeline.core.model.mapping import AS_OF, VERSION
 from pipeline.core.ordering import Position
-from pipeline.core.past.conclude import Memory
 from pipeline.core.past.losses import Proof
+from pipeline.core.past.memory import Memory
 from pipeline.core.past.probing import Applied, ShardProgress, State, Unread, Waiting
 from pipeline.core.types.arrays import array_literal
 
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 
     from pipeline.aurora.sessions.connection import Connection
     from pipeline.core.model.mapping import Target
-    from pipeline.core.past.conclude import Conclusion
+    from pipeline.core.past.memory import Conclusion
 
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """What one tick of the probe found: a row of `replication.probes`. See `pipeline.core.past.conclude.Memory`."""
+    """What one tick of the probe found: a row of `replication.probes`. See `pipeline.core.past.memory.Memory`."""
 
     stream_label: str
     ticked_at: datetime

@@ -22,7 +22,8 @@ from pipeline.aurora.bookkeeping.probes import ProbeState, Tick, one_moment
 from pipeline.core.decode.routing import NO_TARGET, Router
 from pipeline.core.decode.row_decoder import RowDecoder
 from pipeline.core.errors import ConversionError
-from pipeline.core.past.conclude import MOST_WAITING, Conclusion, Rules, ShardSight, Sight, conclude
+from pipeline.core.past.conclude import conclude
+from pipeline.core.past.memory import MOST_WAITING, Conclusion, Rules, ShardSight, Sight
 from pipeline.core.past.probing import SETTLE, ShardProgress, State, Stored, Unread, Waiting, not_arrived
 from pipeline.core.streams.positions import streamed_position
 from pipeline.dynamodb.streams.shards import StreamReader, latest_stream

@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from pipeline.core.ordering import Position
-from pipeline.core.past.conclude import Memory, Rules, ShardSight, Sight, conclude
+from pipeline.core.past.conclude import conclude
 from pipeline.core.past.losses import Kind, Loss, Proof
+from pipeline.core.past.memory import Memory, Rules, ShardSight, Sight
 from pipeline.core.past.probing import Applied, ShardProgress, Stored, Waiting
 
 NOW = datetime(2026, 3, 4, 12, 0, 0, tzinfo=UTC)

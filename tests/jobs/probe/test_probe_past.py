@@ -11,8 +11,8 @@ import pytest
 from pipeline.aurora.rows import purge
 from pipeline.aurora.sessions.connection import Connection
 from pipeline.core.model.mapping import TableMapping
-from pipeline.core.past.conclude import Rules
 from pipeline.core.past.losses import Kind, Loss
+from pipeline.core.past.memory import Rules
 from pipeline.jobs.replicate import ReplicationReport
 from pipeline.jobs.services import Services
 from tests.dynamodb.scripted_stream import ScriptedServices, ScriptedShard, ScriptedStream

@@ -22,7 +22,7 @@ from tests.stress.operations.world import World
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pipeline.core.past.conclude import Memory
+    from pipeline.core.past.memory import Memory
 
 SHORT = (1, 5, 15, 30, 30, 60, 120, 300)
 LONG = (1_200, 7_200, 28_800, 72_000, 86_000, 87_000, 108_000, 260_000)

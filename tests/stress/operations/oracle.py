@@ -17,7 +17,7 @@ from tests.stress.operations.source import SECOND
 from tests.stress.operations.world import MARGIN, START
 
 if TYPE_CHECKING:
-    from pipeline.core.past.conclude import Memory
+    from pipeline.core.past.memory import Memory
     from pipeline.core.past.probing import ShardProgress
     from tests.stress.operations.product import Product
     from tests.stress.operations.source import Record

@@ -12,9 +12,10 @@ from email.utils import format_datetime
 from typing import TYPE_CHECKING, Any
 
 from pipeline.aurora.bookkeeping.applied_through import AppliedThrough
-from pipeline.core.past.conclude import Memory, Rules, ShardSight, Sight, conclude
+from pipeline.core.past.conclude import conclude
 from pipeline.core.past.loss_remedies import Means, remedy
 from pipeline.core.past.losses import Kind, Loss
+from pipeline.core.past.memory import Memory, Rules, ShardSight, Sight
 from pipeline.core.past.probing import SETTLE, ShardProgress, State, Stored, Unread, Waiting
 from pipeline.dynamodb.clock import SourceClock, in_doubt
 from tests.stress.operations.source import RETENTION
