@@ -1,7 +1,7 @@
-"""Runs one CREATE or DROP INDEX CONCURRENTLY, and tells what it waits for.
+"""Runs one CREATE or DROP INDEX CONCURRENTLY, and reports what it waits for.
 
-Invariant: it runs in no transaction. A build that fails leaves no invalid index, which every writer would maintain; one
-that is killed leaves it to the next migration, which drops it and builds it again.
+Invariant: it does not run in a transaction. A failed build leaves no invalid index, which every writer would have to
+maintain. A killed build leaves one, and the next migration drops and rebuilds it.
 """
 
 from __future__ import annotations
@@ -38,9 +38,10 @@ def run(
     watch: Callable[[], Connection] | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Run the statement, which builds or drops `index`. `watch` opens another connection, to tell what it waits for.
+    """Run the statement, which builds or drops `index`. `watch` opens another connection, to find out what it waits
+    for.
 
-    Raises TransientError when it may be run again, TerminalError for what a person must change.
+    Raises TransientError if it may be run again, TerminalError if a person must change something.
     """
     notice_lost_client(connection)  # a server process that builds for nobody would keep the migration's lock
     try:

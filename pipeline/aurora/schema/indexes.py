@@ -1,8 +1,8 @@
-"""The indexes of the mappings: their SQL, which of those in the database are ours, and the steps between the two.
+"""The mappings' indexes: their SQL, which indexes in the database are ours, and the steps from those to the mapping.
 
-Invariant: an index is ours if `replication.indexes` has its name, which is recorded before the index is built. What
-is not recorded is a person's, and is neither dropped nor adopted. On a table that exists an index is built and dropped
-CONCURRENTLY, so that writers go on; whatever replaces an index is there before that index goes.
+Invariant: an index is ours if `replication.indexes` has its name, which is recorded before the index is built. An index
+that is not recorded belongs to a person, and is neither dropped nor adopted. On an existing table, indexes are built
+and dropped CONCURRENTLY, so that writers continue; a replacement is built before the old index is dropped.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class IndexStep:
-    """Statements for the indexes of one table. With `index`, one statement that must run outside of a transaction."""
+    """Statements for the indexes of one table. With `index`: one statement that must run outside a transaction."""
 
     what: str
     sql: str
@@ -38,10 +38,10 @@ class IndexStep:
 
 @dataclass(frozen=True, slots=True)
 class IndexPlan:
-    """What is between the indexes of a storage table and the mapping."""
+    """The difference between a storage table's indexes and the mapping."""
 
     in_the_way: tuple[str, ...] = ()
-    """Relations that have the name of an index of ours and are not recorded as ours."""
+    """Relations that have the name of one of our indexes but are not recorded as ours."""
     with_table: tuple[str, ...] = ()
     """Statements for the transaction that creates the table."""
     steps: tuple[IndexStep, ...] = ()

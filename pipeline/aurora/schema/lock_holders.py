@@ -103,7 +103,7 @@ def wait_until_free(
     Otherwise return who holds the relations, after `looks` checks or when `pause` returns true. Calls `tell` with their
     names whenever these change.
     """
-    before, told = holders(connection, relations, only_writers=only_writers), ""
+    before, reported = holders(connection, relations, only_writers=only_writers), ""
     while before:
         stop = pause()
         known, looks = {holder.transaction for holder in before}, looks - 1
@@ -111,7 +111,7 @@ def wait_until_free(
         staying = [holder for holder in before if holder.transaction in known]
         if not staying or stop or looks <= 0:
             return staying
-        if (who := named(staying)) != told:
-            told = who
+        if (who := named(staying)) != reported:
+            reported = who
             tell(who)
     return []

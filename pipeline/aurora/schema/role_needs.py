@@ -1,6 +1,6 @@
-"""Which database role runs which verb, and what each verb needs: the one table that every grant is derived from.
+"""Which database role runs which verb, and what each verb needs. Every grant is derived from this one table.
 
-Invariant: a role has what its verbs need and nothing else. Values only: `roles` turns them into SQL.
+Invariant: a role has only what its verbs need. Values only: `roles` turns them into SQL.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class Needs:
     temporary: bool = False
     """Temporary tables."""
     creates: bool = False
-    """Working tables of its own in the storage schema."""
+    """Its own working tables in the storage schema."""
     swaps: bool = False
-    """It may take on the owner's role (SET ROLE) for as long as it puts a loaded table in place."""
+    """It may assume the owner's role (SET ROLE) while it puts a loaded table in place."""
 
     def __or__(self, other: Needs) -> Needs:
         """Return what both need."""
@@ -63,7 +63,7 @@ class Needs:
 
 @dataclass(frozen=True, slots=True)
 class VerbNeeds:
-    """A verb of the command line, or what else works on the database, and the role that it runs under."""
+    """A verb of the command line, or another program that uses the database, and the role that it runs under."""
 
     verb: str
     role: Role

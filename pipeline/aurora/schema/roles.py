@@ -1,7 +1,7 @@
-"""The roles of this database with their grants: what is missing, as SQL that a database administrator can read and run.
+"""Finds what the database's roles and their grants lack, as SQL that a database administrator can read and run.
 
-Invariant: it only adds, and only what `role_needs` says; it never touches a password, and what a role has beyond its
-needs stays. Grants on tables that do not exist yet are default privileges of the owner, who creates all of them.
+Invariant: it only adds, and only what `role_needs` says; it never touches a password, and never revokes other
+privileges. Grants on tables that do not exist yet are default privileges of the owner, who creates all of them.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ class RolesPlan:
     roles: tuple[FoundRole, ...]
     statements: tuple[Statement, ...]
     cautions: tuple[str, ...] = ()
-    """What stays for a person, in sentences."""
+    """What is left for a person to do, in sentences."""
 
 
 @dataclass(slots=True)
 class _Making:
-    """A plan while it is being made."""
+    """A plan, being built."""
 
     connection: Connection
     names: Mapping[Role, str]
@@ -226,7 +226,7 @@ def _usage(making: _Making, schema: str, role: Role, privileges: str = "USAGE", 
 
 
 def _view_schemas(making: _Making) -> None:
-    """Let the owner create views, and the others name them, in schemas that exist and are somebody else's."""
+    """Let the owner create views, and the others use them, in existing schemas that belong to somebody else."""
     for schema in making.view_schemas:
         owner = _schema_owner(making, schema)
         if owner in {None, making.owner}:
@@ -237,7 +237,7 @@ def _view_schemas(making: _Making) -> None:
 
 
 def _take_over(making: _Making) -> None:
-    """Give what an earlier user migrated to the owner."""
+    """Give the owner everything that an earlier user migrated."""
     for schema in (STORAGE_SCHEMA, BOOKKEEPING_SCHEMA):
         if _schema_owner(making, schema) not in {None, making.owner}:
             making.add(f"give schema {schema} to {making.owner}", "ALTER SCHEMA {} OWNER TO {}", schema, making.owner)
@@ -271,7 +271,7 @@ SELECT n.nspname, c.relname, CASE c.relkind WHEN 'v' THEN 'VIEW' ELSE 'TABLE' EN
 
 
 def _owned_grants(making: _Making) -> None:
-    """Add what the owner itself grants: on its schemas, on its tables and, by default, on those to come."""
+    """Add what the owner itself grants: on its schemas, its tables and, by default, its later tables."""
     before = len(making.statements)
     for schema in (STORAGE_SCHEMA, BOOKKEEPING_SCHEMA, *making.view_schemas):
         new = _schema_owner(making, schema) is None
@@ -388,7 +388,7 @@ SELECT true FROM pg_default_acl d JOIN pg_roles o ON o.oid = d.defaclrole
 
 
 def _see_others(making: _Making) -> None:
-    """Let migrate and swaps see whom they wait for; left out where the connected user may not grant it."""
+    """Let migrate and swaps see whom they wait for, if the connected user may grant it."""
     may = making.ask(f"SELECT pg_has_role('{_SEES_OTHERS}', 'MEMBER WITH ADMIN OPTION')") or (
         making.version < _SEPARATE_SET and making.ask("SELECT rolcreaterole FROM pg_roles WHERE rolname = current_user")
     )

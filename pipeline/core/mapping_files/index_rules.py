@@ -1,6 +1,6 @@
-"""The rules for the indexes of a target: what they are over, how they are built, and which rows they cover.
+"""The rules for a target's indexes: their columns, how they are built, and which rows they cover.
 
-Invariant: an index that was read never refuses a row because of another row. Unique ones contain the primary key, since
+Invariant: an index read here never refuses a row because of another row. Unique ones contain the primary key, since
 DynamoDB promises nothing else to be unique, and a condition compares with constants, so it cannot fail on a row.
 """
 
@@ -36,7 +36,7 @@ _REMEDIES = {
 
 @dataclass(frozen=True, slots=True)
 class _Columns:
-    """The columns of the target whose index is read."""
+    """The columns of the target whose index is being read."""
 
     types: dict[str, SqlType]
     primary_key: tuple[str, ...]
@@ -44,7 +44,7 @@ class _Columns:
 
 
 def read_indexes(field: Field, target: Target) -> tuple[Index, ...]:
-    """Read the indexes of a target whose columns are read. Notes problems; leaves out what cannot be used."""
+    """Read the indexes of a target whose columns were read. Notes problems; leaves out indexes that cannot be used."""
     types = {column.name: column.type for column in target.columns}
     if target.unmapped:
         types[target.unmapped] = SqlType("jsonb")

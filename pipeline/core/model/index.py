@@ -1,7 +1,7 @@
-"""An index of a target, as the mapping says it: its parts, its method, and the rows that it covers.
+"""An index of a target, as the mapping defines it: its parts, its method, and the rows that it covers.
 
-Invariant: an index changes no row, so it is no part of the mapping digest. Its name contains a digest of its
-definition: another definition has another name, and is built before the old index goes.
+Invariant: an index changes no row, so it is not part of the mapping digest. Its name contains a digest of its
+definition: a changed definition has another name, and is built before the old index is dropped.
 """
 
 from __future__ import annotations
@@ -74,12 +74,12 @@ class Index:
 
 
 def _printable(text: str) -> str:
-    """Return the text with what would end a comment of a plan replaced."""
+    """Return the text without characters that would end a plan's comment."""
     return "".join(character if character.isprintable() else "_" for character in text)
 
 
 def _definition(index: Index) -> tuple[object, ...]:
-    """Return what the digest is taken of. Never change it for what exists: databases hold names made of it."""
+    """Return the values that the digest covers. Never change them: databases hold names made from them."""
     parts = [(part.column, part.path, part.descending, part.nulls_first) for part in index.parts]
     where = [(condition.column, condition.values, condition.null) for condition in index.where]
     return (parts, index.method, index.unique, where)

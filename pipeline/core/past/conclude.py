@@ -196,10 +196,10 @@ def _state(change: Waiting, shard: ShardProgress | None, now: datetime, rules: R
     applied = shard.applied
     if applied and change.version < applied.version and change.as_of <= applied.as_of - _overtaking(rules):
         return State.PASSED
-    return State.STUCK if _stands_still(shard, now, rules) else State.ON_ITS_WAY
+    return State.STUCK if _is_still(shard, now, rules) else State.ON_ITS_WAY
 
 
-def _stands_still(shard: ShardProgress, now: datetime, rules: Rules) -> bool:
+def _is_still(shard: ShardProgress, now: datetime, rules: Rules) -> bool:
     return (
         shard.moved_at is not None
         and shard.still_ticks >= STILL_TICKS
@@ -299,7 +299,7 @@ def _settled_read(
     if not shards and not sight.stream_enabled:
         return sight.through
     ended = {one.progress.shard_id for one in sight.shards if one.at_end}
-    still = {name for name in ended if _stands_still(shards[name], now, rules)}
+    still = {name for name in ended if _is_still(shards[name], now, rules)}
     times: list[datetime | None] = [
         # A closed shard was read whole; its successors may not be listed yet, unless the stream is off.
         sight.through

@@ -286,7 +286,7 @@ def _readers(source: Source) -> list[Finding]:
     )
     what = "no Lambda reads the stream: its event source mapping is disabled"
     return [
-        Finding(Kind.MAPPING_OFF, Severity.ERROR, what, since, f"enable it, it goes on where it stopped: {commands}")
+        Finding(Kind.MAPPING_OFF, Severity.ERROR, what, since, f"enable it; it resumes where it stopped: {commands}")
     ]
 
 

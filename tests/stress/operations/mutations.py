@@ -108,18 +108,18 @@ MUTATIONS: tuple[Mutation, ...] = (
     _conclude("state: passed by anything applied", "_state", "change.version < applied.version", "True"),
     _conclude("state: passed although lanes overtake", "_state", " - _overtaking(rules)", ""),
     _conclude("state: trimmed never", "_state", "change.as_of <= now - RETENTION", "False"),
-    _conclude("state: stuck never", "_state", "State.STUCK if _stands_still(shard, now, rules) else", ""),
+    _conclude("state: stuck never", "_state", "State.STUCK if _is_still(shard, now, rules) else", ""),
     _conclude(
         "state: stuck at once",
         "_state",
-        "State.STUCK if _stands_still(shard, now, rules) else State.ON_ITS_WAY",
+        "State.STUCK if _is_still(shard, now, rules) else State.ON_ITS_WAY",
         "State.STUCK",
     ),
     _conclude(
-        "still: after no time", "_stands_still", "now - shard.moved_at >= STILL_AFTER + rules.batching_window", "True"
+        "still: after no time", "_is_still", "now - shard.moved_at >= STILL_AFTER + rules.batching_window", "True"
     ),
-    _conclude("still: the batching window ignored", "_stands_still", " + rules.batching_window", ""),
-    _conclude("still: after no tick", "_stands_still", "shard.still_ticks >= STILL_TICKS", "True"),
+    _conclude("still: the batching window ignored", "_is_still", " + rules.batching_window", ""),
+    _conclude("still: after no tick", "_is_still", "shard.still_ticks >= STILL_TICKS", "True"),
     _conclude("shards: a successor does not move its parent", "_shards", "moved[name] |= moved[first]", "pass"),
     _conclude(
         "shards: a successor's records prove nothing of its parent",
@@ -163,8 +163,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     _conclude(
         "still: what is read does not move a shard",
         "_moved",
-        "read_on or bool(one.sightings or one.scouted or one.passed) or ",
-        "",
+        "read_on or bool(one.sightings or one.scouted or one.passed)",
+        "False",
     ),
     _conclude(
         "read: a shard found closed counts as read through the tick",
@@ -260,7 +260,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     _conclude(
         "settled: every shard that ended counts as still",
         "_settled_read",
-        "if _stands_still(shards[name], now, rules)",
+        "if _is_still(shards[name], now, rules)",
         "if True",
     ),
     _conclude(
