@@ -1,4 +1,4 @@
-"""`dynaurora roles`: the database roles, and the SQL of what they lack. The text output is a script for psql."""
+"""`dynaurora roles`: shows the database roles, and the SQL for what they lack. The text output is a script for psql."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(session: Session, arguments: Namespace) -> Outcome:
-    """Show what the roles lack, or create it; what only shows needs a person."""
+    """Show what the roles lack, or create it; if something is lacking and is only shown, a person is needed."""
     names = {role: str(getattr(arguments, role.value)) for role in Role}
     mappings = session.mappings()
     with session.connect("roles") as connection:

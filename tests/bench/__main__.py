@@ -67,11 +67,9 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--only", help="one part: load-narrow, load-wide, apply, apply-narrow, cold-start, promote, routes"
     )
-    parser.add_argument("--profile", choices=profiles.PATHS, help="where the time of one path goes, and nothing else")
-    parser.add_argument("--report", action="store_true", help="write docs/benchmarks.md from the runs there are")
-    parser.add_argument(
-        "--against", type=Path, metavar="CHECKOUT", help="compare with another checkout, and nothing else"
-    )
+    parser.add_argument("--profile", choices=profiles.PATHS, help="only show where the time of one path goes")
+    parser.add_argument("--report", action="store_true", help="write docs/benchmarks.md from the existing runs")
+    parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="only compare with another checkout")
     options = parser.parse_args(arguments)
     options.rounds = options.rounds or (1 if options.quick else against.ROUNDS if options.against else 3)
     return options

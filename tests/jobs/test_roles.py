@@ -90,7 +90,7 @@ def order(number: int, sequence: int, *skus: str) -> dict[str, Any]:
 
 @dataclass
 class World:
-    """A database that a master user owns who is no superuser, the mappings, and a source whose past is made up."""
+    """A database owned by a master user who is not a superuser, the mappings, and a source with an invented past."""
 
     server: PostgresServer
     database: str
@@ -286,7 +286,7 @@ def test_every_verb_works_under_its_role(
 
 
 def test_each_role_is_denied_what_its_verbs_do_not_need(roles: World) -> None:
-    """Whatever PostgreSQL says; the operator keeps to it unless it takes on the owner's role, as a swap does."""
+    """PostgreSQL denies everything else. The operator would first have to take on the owner's role, as a swap does."""
     names, storage = roles.names, 'replica."Employees"'
     changes_schema = (
         f"DROP TABLE {storage}", f"ALTER TABLE {storage} ADD COLUMN x int", f"TRUNCATE {storage}",

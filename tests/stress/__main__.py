@@ -78,7 +78,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--histories", type=int, default=24_000, help="histories to generate, at least")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6), help="the same seed, the same histories")
     parser.add_argument("--operations", type=int, default=20_000, help="histories of operations to generate")
-    parser.add_argument("--operation", type=int, metavar="SEED", help="tell one history of operations step by step")
+    parser.add_argument("--operation", type=int, metavar="SEED", help="show one history of operations step by step")
     parser.add_argument("--run", type=int, help="repeat the one run of this seed")
     return parser.parse_args(arguments)
 

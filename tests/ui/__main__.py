@@ -89,7 +89,7 @@ def _keep_evidence(page: Page) -> None:
 def main() -> int:
     """Run it; exit code 0 passed, 1 a step failed, 2 could not run."""
     parser = argparse.ArgumentParser(prog="make test-ui")
-    parser.add_argument("--images", action="store_true", help=f"take the pictures of the documentation, in {IMAGES}")
+    parser.add_argument("--images", action="store_true", help=f"take the documentation's screenshots, in {IMAGES}")
     arguments = parser.parse_args()
     unwind_on_signals()
     screen = Screen()

@@ -358,10 +358,10 @@ class History:
         self.counts.most_commands, self.counts.most_ticks = commands, self.product.ticks - ticks
         claim = self.product.memory.caught_up_through
         if claim is None or claim < since:
-            raise Wrong(f"all is applied, and caught up is claimed through {claim} only, at {self.world.now}")
+            raise Wrong(f"all is applied, but the claim is only caught up through {claim}, at {self.world.now}")
         outcome = self.commands.run("reconcile orders")
         if outcome.code or outcome.drift or outcome.undecided:
-            raise Wrong(f"in the end reconcile says {outcome}")
+            raise Wrong(f"at the end reconcile says {outcome}")
         self.come_late()
 
     def follow_all(self) -> int:

@@ -66,11 +66,11 @@ class Oracle:
             if loss.keys_kept and loss.kind.value not in states:
                 raise Wrong(f"{loss} is open, and nothing of it is missing")
             if loss.kind is Kind.STUCK and loss.since > self.product.now() - WARN:
-                raise Wrong(f"{loss} is told before it has lasted")
+                raise Wrong(f"{loss} is reported before it has lasted")
         shown = any(run.clean and run.as_of >= table.made for run in self.world.database.reconciliations)
         another = before.table_id not in {None, table.table_id} and not shown
         if another and not any(loss.kind is Kind.TABLE_RECREATED for loss in memory.losses):
-            raise Wrong(f"the table is another one, and what is told is {memory.losses}")
+            raise Wrong(f"the table is another one, and the report is {memory.losses}")
 
     def _stuck(self, before: Memory) -> None:
         """Nothing is called stuck before its shard was still for a minute, the batching window, and two ticks."""
@@ -161,7 +161,7 @@ class Oracle:
                         told = any(loss.since <= lost.position.as_of <= loss.until for loss in losses)
                         told = told or self._behind_in_loss(lost.key)
                         if not told and newer.get(str(lost.key), 0) <= lost.version and self._is_missing(lost):
-                            raise Wrong(f"the change of {lost.key} of {lost.made} was passed by, and is in no loss")
+                            raise Wrong(f"the change of {lost.key} of {lost.made} was skipped, and is in no loss")
                     passed.clear()
 
     def _evidence(self, before: Memory) -> None:
@@ -188,7 +188,7 @@ class Oracle:
                 and (record.number > known or looked_up.get((str(record.key),), 0) >= record.version)
                 for record in applied
             ):
-                raise Wrong(f"{unread} of {name} is over: what is behind it is applied")
+                raise Wrong(f"{unread} of {name} is over: a change after it is applied")
             if place.scout is not None and shard.closed is None and name not in product.throttled:
                 self._scouted(earlier, applied)
 
@@ -199,7 +199,7 @@ class Oracle:
         newest = max((record.version for record in applied if record.number > int(earlier.scout)), default=0)
         for waiting in self.product.memory.waiting:
             if waiting.shard_id == earlier.shard_id and waiting.version < newest and not waiting.state.lost:
-                raise Wrong(f"{waiting} is passed by: a scout has seen what is behind it applied")
+                raise Wrong(f"{waiting} is passed: a scout has seen a later change applied")
 
     def _purged(self) -> None:
         """A change without a row stops waiting once a purge has passed it."""
