@@ -95,6 +95,7 @@ def aurora_spec(mapping: TableMapping) -> dg.AssetSpec:
             "dagster/table_name": ", ".join(views),
             "dagster/column_schema": target_schema(mapping),
             "dagster/column_lineage": column_lineage(mapping, keys.dynamodb_table),
+            **_readers(mapping),
         },
     )
 
@@ -145,6 +146,12 @@ def _spec(
         metadata={**(metadata or {}), "mapping": dg.PathMetadataValue(mapping.path)},
         freshness_policy=freshness_policy,
     )
+
+
+def _readers(mapping: TableMapping) -> dict[str, str]:
+    """The roles of `readers`, by view."""
+    found = [f"{target.view_name}: {', '.join(target.readers)}" for target in mapping.tables if target.readers]
+    return {"readers": "; ".join(found)} if found else {}
 
 
 def _key_text(key: Mapping[str, str]) -> str:

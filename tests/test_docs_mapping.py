@@ -13,12 +13,13 @@ PAGE = (Path(__file__).parents[1] / "docs" / "mapping.md").read_text()
 
 def test_every_example_is_a_mapping() -> None:
     examples = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
-    assert len(examples) == 5
-    smallest, larger, shop, exploded, indexed = (read_mapping(example, "docs/mapping.md") for example in examples)
+    assert len(examples) == 6
+    smallest, larger, shop, exploded, indexed, read = (read_mapping(example, "docs/mapping.md") for example in examples)
     assert (smallest.targets[0].view_name, smallest.targets[0].unmapped) == ("public.Employees", "attributes")
     assert [child.name for child in exploded.targets[0].children] == ["OrderLines"]
     assert [len(target.match) for target in shop.targets] == [2, 2]
     assert [index.method for index in indexed.targets[0].indexes] == ["btree", "btree", "gin", "btree"]
+    assert [target.readers for target in read.targets] == [("reporting", "analysts"), ("payroll",)]
     assert [column.name for column in larger.targets[0].columns][-1] == "paid"
 
 

@@ -171,6 +171,13 @@ def test_every_asset_of_a_table_has_its_owners(folder: Path) -> None:
     assert all(graph.get(key).owners == owners for key in graph.get_all_asset_keys())
 
 
+def test_the_aurora_table_shows_who_may_read_it(folder: Path) -> None:
+    key = dg.AssetKey(["employees", "aurora_table"])
+    assert "readers" not in build(folder).resolve_asset_graph().get(key).metadata
+    (folder / "employees.yaml").write_text(f"{MAPPING}readers: [reporting, analysts]\n")
+    assert build(folder).resolve_asset_graph().get(key).metadata["readers"] == "public.Employees: reporting, analysts"
+
+
 SHOP = Path(__file__).parents[2] / "examples" / "shop" / "tables"
 
 

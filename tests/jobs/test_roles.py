@@ -311,6 +311,24 @@ def test_each_role_is_denied_what_its_verbs_do_not_need(roles: World) -> None:
         owner.execute("CREATE ROLE x")
 
 
+def test_the_owner_lets_a_mappings_readers_use_a_schema_that_is_not_its_own(roles: World) -> None:
+    analyst = f"analyst_{roles.database}"
+    roles.execute(f"CREATE ROLE {analyst}; GRANT CONNECT ON DATABASE {roles.database} TO {analyst}")
+    roles.log_in(analyst)
+    file = roles.folder / "employees.yaml"
+    file.write_text(f"{EMPLOYEES}readers: [{analyst}]\n")
+    owner = roles.environment(roles.names[Role.OWNER])
+    assert main(["migrate"], owner) == 0
+    assert main(["plan"], owner) == 0
+    replicate(roles, named(1, 1, "streamed"))
+    with psycopg.connect(roles.url(analyst)) as connection:
+        assert connection.execute('SELECT "Name" FROM "Employees"').fetchall() == [("streamed",)]
+    denied(roles.url(analyst), "SELECT FROM shop.orders", 'SELECT FROM replica."Employees"')
+    file.write_text(EMPLOYEES)
+    assert main(["migrate"], owner) == 0
+    denied(roles.url(analyst), 'SELECT FROM public."Employees"')
+
+
 def test_without_the_way_to_the_owner_a_load_merges_and_says_why(roles: World) -> None:
     roles.execute(f"REVOKE {roles.names[Role.OWNER]} FROM {roles.names[Role.OPERATOR]} GRANTED BY {roles.made[0]}")
     roles.past.put(START, 1, "one")

@@ -510,6 +510,21 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
             'indexes of schema replica that mappings asked for, recorded before they are built: only these are dropped';
         """,
     ),
+    (
+        "0014 readers of mappings",
+        """
+        CREATE TABLE replication.reader_grants (
+            schema_name text NOT NULL,
+            view_name text NOT NULL,
+            role text NOT NULL,
+            table_name text NOT NULL REFERENCES replication.tables,
+            granted_at timestamptz NOT NULL DEFAULT now(),
+            PRIMARY KEY (schema_name, view_name, role)
+        );
+        COMMENT ON TABLE replication.reader_grants IS
+            'SELECT on views, and USAGE of schemas (view_name empty), that mappings granted: only these are revoked';
+        """,
+    ),
 )
 
 

@@ -15,6 +15,7 @@ from pipeline.aurora.bookkeeping import bookkeeping
 from pipeline.aurora.bookkeeping.sources import SourceOfRecord, not_of_record
 from pipeline.aurora.schema import belongings, catalog, followers, tables
 from pipeline.aurora.schema.indexes import plan_indexes
+from pipeline.aurora.schema.readers import plan_readers
 from pipeline.core.model.mapping import BOOKKEEPING_COLUMNS, BOOKKEEPING_SCHEMA, DELETED, STORAGE_SCHEMA
 from pipeline.core.types.sql_types import SqlType, parse_sql_type
 from pipeline.core.types.widening import TypeChange, type_change
@@ -48,7 +49,7 @@ class Step:
     index: str = ""
     """The index that it builds or drops, with one statement that must run outside of a transaction."""
     only_records: bool = False
-    """It writes bookkeeping and touches no table or view, so it waits for nobody."""
+    """It writes bookkeeping or grants, which lock no table or view, so it waits for nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +131,9 @@ def plan(connection: Connection, mappings: Iterable[TableMapping], *, repointing
         steps += _register(connection, mapping, registered, {one.target.storage_name for one in taken})
         for target_plan in taken:
             steps += [step for step in target_plan.steps if step not in steps]
+        reading = plan_readers(connection, mapping, [target_plan.target for target_plan in taken])
+        steps += [Step(mapping.name, step.what, step.sql, only_records=True) for step in reading.steps]
+        refusals += [Refusal(mapping.name, what, way_out) for what, way_out in reading.problems]
     altered = {step.alters for step in steps if step.alters}
     return Plan(tuple(steps), tuple(refusals), followers.cautions(connection, mappings, altered))
 

@@ -215,14 +215,21 @@ def _schema_owner(making: _Making, schema: str) -> str | None:
     return row[0] if row else None
 
 
-def _usage(making: _Making, schema: str, role: Role, privileges: str = "USAGE", *, new: bool = False) -> None:
+def _usage(
+    making: _Making, schema: str, role: Role, privileges: str = "USAGE", *, new: bool = False, option: str = ""
+) -> None:
     name = making.names[role]
-    has = not new and making.exists(role) and all(
-        making.ask("SELECT has_schema_privilege(%s, %s, %s)", name, schema, one) for one in privileges.split(", ")
-    )  # fmt: skip
+    has = (
+        not new
+        and making.exists(role)
+        and all(
+            making.ask("SELECT has_schema_privilege(%s, %s, %s)", name, schema, f"{one}{option}")
+            for one in privileges.split(", ")
+        )
+    )
     if not has:
-        making.add(f"grant {privileges} on schema {schema} to {name}", f"GRANT {privileges} ON SCHEMA {{}} TO {{}}",
-                   schema, name)  # fmt: skip
+        what = f"grant {privileges} on schema {schema} to {name}{option.lower()}"
+        making.add(what, f"GRANT {privileges} ON SCHEMA {{}} TO {{}}{option}", schema, name)
 
 
 def _view_schemas(making: _Making) -> None:
@@ -231,7 +238,8 @@ def _view_schemas(making: _Making) -> None:
         owner = _schema_owner(making, schema)
         if owner in {None, making.owner}:
             continue
-        _usage(making, schema, Role.OWNER, "USAGE, CREATE")
+        _usage(making, schema, Role.OWNER, "CREATE")
+        _usage(making, schema, Role.OWNER, "USAGE", option=" WITH GRANT OPTION")  # for the readers of a mapping
         _usage(making, schema, Role.OPERATOR)
         _usage(making, schema, Role.READER)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.core.mapping_files.column_rules import COLUMN_EXAMPLE, ColumnSources, name_problem, read_column
 from pipeline.core.mapping_files.index_rules import INDEXES_EXAMPLE, read_indexes
+from pipeline.core.mapping_files.reader_rules import READERS_EXAMPLE, read_readers
 from pipeline.core.mapping_files.yaml_fields import suggestion
 from pipeline.core.model.attributes import parse_path
 from pipeline.core.model.mapping import Column, OnError, Target
@@ -39,7 +40,7 @@ def read_child(
     schema: str, view: str, field: Field, parents: dict[str, Target], key: dict[str, str] | None
 ) -> Target | None:
     """Read one child target of a file whose other targets are `parents`, by view name. Notes problems."""
-    fields = field.known(_CHILD, {"indexes": INDEXES_EXAMPLE})
+    fields = field.known(_CHILD, {"indexes": INDEXES_EXAMPLE, "readers": READERS_EXAMPLE})
     if fields is None:
         return None
     path = _read_explode(fields["explode"], key) if "explode" in fields else None
@@ -64,7 +65,13 @@ def read_child(
         if column is not None:
             columns.append(column)
     child = Target(
-        schema, view, tuple(column.name for column in head), (*head, *columns), parent=parent.view_name, explode=path
+        schema,
+        view,
+        tuple(column.name for column in head),
+        (*head, *columns),
+        parent=parent.view_name,
+        explode=path,
+        readers=read_readers(fields["readers"]) if "readers" in fields else None,
     )
     if "indexes" not in fields or len(columns) < len(members):  # what is wrong with a column was reported
         return child

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from pipeline.core.mapping_files.child_rules import is_child, read_child
 from pipeline.core.mapping_files.mapping_rules import TARGET_EXAMPLE, read_target, read_target_name
 from pipeline.core.mapping_files.match_rules import MATCH_EXAMPLE, check_overlaps, read_unmatched
+from pipeline.core.mapping_files.reader_rules import READERS_EXAMPLE, read_readers, with_readers
 from pipeline.core.mapping_files.yaml_fields import Document, MappingError
 from pipeline.core.model.mapping import TableMapping, Unmatched
 from pipeline.core.ordering import DEFAULT_MARGIN, SMALLEST_MARGIN
@@ -35,6 +36,7 @@ _ROOT_OPTIONAL = {
     "schedule": 'schedule: {reconcile: "0 3 * * *", timezone: UTC}',
     "unmatched": "unmatched: ignore",
     "owners": "owners: [team:people, ama@example.com]",
+    "readers": READERS_EXAMPLE,
 }
 _SOURCE = {"table": "table: Employees", "key": "key: {Id: N}"}
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}", re.ASCII)
@@ -84,6 +86,7 @@ def _read_root(root: Field, path: str) -> TableMapping | None:
     freshness = _read_freshness(fields["freshness"]) if "freshness" in fields else {}
     unmatched = read_unmatched(fields["unmatched"]) if "unmatched" in fields else Unmatched.REJECT
     owners = _read_owners(fields["owners"]) if "owners" in fields else ()
+    readers = read_readers(fields["readers"]) if "readers" in fields else ()
     if name is None or table is None or not key or not targets or margin is None:
         return None  # reported
     if "unmatched" in fields and not any(target.match for target in targets):
@@ -91,6 +94,7 @@ def _read_root(root: Field, path: str) -> TableMapping | None:
             "has no effect, because no target has a match and so every item is taken; remove it, or add"
             f" {MATCH_EXAMPLE}"
         )
+    targets = with_readers(targets, readers)
     return TableMapping(name, table, key, targets, margin, path, schedule, freshness, unmatched, owners)
 
 

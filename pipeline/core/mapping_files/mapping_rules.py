@@ -20,6 +20,7 @@ from pipeline.core.mapping_files.column_rules import (
 )
 from pipeline.core.mapping_files.index_rules import INDEXES_EXAMPLE, read_indexes
 from pipeline.core.mapping_files.match_rules import MATCH_EXAMPLE, captures_of, missing_of_key, read_match
+from pipeline.core.mapping_files.reader_rules import READERS_EXAMPLE, read_readers
 from pipeline.core.mapping_files.yaml_fields import suggestion
 from pipeline.core.model.mapping import BOOKKEEPING_SCHEMA, STORAGE_SCHEMA, OnError, Target
 from pipeline.core.types.sql_types import CAPTURE_KEY_TYPES, KEY_TYPES, SqlType
@@ -44,6 +45,7 @@ _TARGET_OPTIONAL = {
     "unmapped": "unmapped: attributes",
     "unmapped_on_error": "unmapped_on_error: reject",
     "indexes": INDEXES_EXAMPLE,
+    "readers": READERS_EXAMPLE,
 }
 
 
@@ -67,7 +69,8 @@ def read_target(name: str, field: Field, key: dict[str, str] | None) -> Target |
         if "unmapped_on_error" in fields
         else OnError.REJECT
     )
-    target = Target(schema, view, primary_key, tuple(columns.values()), unmapped, on_error, match)
+    readers = read_readers(fields["readers"]) if "readers" in fields else None
+    target = Target(schema, view, primary_key, tuple(columns.values()), unmapped, on_error, match, readers=readers)
     if "indexes" not in fields or len(columns) < len(members):  # what is wrong with a column was reported
         return target
     return replace(target, indexes=read_indexes(fields["indexes"], target))

@@ -90,6 +90,8 @@ class Target:
     """The child targets, whose rows are replaced whole with this target's row."""
     indexes: tuple[Index, ...] = ()
     """The indexes of the storage table besides its primary key."""
+    readers: tuple[str, ...] | None = None
+    """Database roles that may read the view; None while the file's are not known."""
 
     @property
     def storage_name(self) -> str:

@@ -65,7 +65,7 @@ LINES = "targets.Lines"
         ("      sku:", "      _children_0:", (f'13: {LINES}.columns._children_0: "_children_0" is the name of one of'
          " Dynaurora's own columns; rename it",), False),
         ("    explode: lines", "    unmapped: ignore\n    explode: lines", (f'10: {LINES}.unmapped: "unmapped" is not a'
-         " key here; the keys are parent, explode, element, columns, indexes",), True),
+         " key here; the keys are parent, explode, element, columns, indexes, readers",), True),
         ("{attribute: sku, type: text}", "{capture: sku, type: text}", (f'13: {LINES}.columns.sku.capture: "sku" is not'
          " captured by the target's match; add a pattern to the target, such as match: {PK: \"CUSTOMER#{sku}\"}",),
          False),

@@ -61,7 +61,7 @@ WRONG = (
     ), structural=True),
     Wrong("unlike any key", "unmapped: attributes", "rest: attributes", (
         '10: targets.Employees.rest: "rest" is not a key here; the keys are primary_key, columns, match, unmapped,'
-        " unmapped_on_error, indexes",
+        " unmapped_on_error, indexes, readers",
     ), structural=True),
     Wrong("misspelled key of a column", *name_column("{attribute: empName, type: text, defualt: NA}"), (
         f'8: {COLUMN}.defualt: "defualt" is not a key here; did you mean default?',
@@ -301,6 +301,21 @@ WRONG = (
     ), structural=True),
     Wrong("owners that are no list", "targets:", "owners: team:people\ntargets:", (
         "3: owners: must be a list, such as [team:people, ama@example.com]",
+    ), structural=True),
+    Wrong("readers that are no list", "targets:", "readers: reporting\ntargets:", (
+        "3: readers: must be a list, such as [reporting]",
+    ), structural=True),
+    Wrong("everyone as a reader", "targets:", "readers:\n  - reporting\n  - public\ntargets:", (
+        '5: readers: "public" is not a role: PostgreSQL takes it for everyone; name the role that may read',
+    ), structural=True),
+    Wrong("a reader twice", "targets:", "readers: [reporting, reporting]\ntargets:", (
+        '3: readers: "reporting" is named twice; remove one',
+    ), structural=True),
+    Wrong("a reader whose name is too long", "targets:", f"readers: [{'r' * 64}]\ntargets:", (
+        f'3: readers: "{"r" * 64}" cannot be a role\'s name, which has 1 to 63 bytes; name the role as \\du shows it',
+    ), structural=True),
+    Wrong("a reader without quotes", "targets:", "readers: [on]\ntargets:", (
+        '3: readers: on without quotes is true or false in YAML; write "on"',
     ), structural=True),
     Wrong("four fields of cron", "targets:", 'schedule: {reconcile: "0 3 * *"}\ntargets:', (
         '3: schedule.reconcile: "0 3 * *" is not a cron expression; write minute, hour, day, month and weekday,'
