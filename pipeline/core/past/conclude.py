@@ -124,7 +124,8 @@ def _shards(memory: Memory, sight: Sight, now: datetime, rules: Rules) -> dict[s
         first = line[0].shard_id
         for name in (ancestor.shard_id for ancestor in line[1:]):
             applied[name] = _further(applied[name], applied[first])
-            moved[name] |= moved[first]
+            # Nobody looks into what a held shard took before it was closed.
+            moved[name] |= moved[first] or (before[first].moved_at is None and seen[name].held)
             ended[name] &= ended[first]
     shards: dict[str, ShardProgress] = {}
     since_tick = now - memory.ticked_at if memory.ticked_at is not None else timedelta(0)

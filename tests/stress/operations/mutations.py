@@ -120,7 +120,13 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     _conclude("still: the batching window ignored", "_is_still", " + rules.batching_window", ""),
     _conclude("still: after no tick", "_is_still", "shard.still_ticks >= STILL_TICKS", "True"),
-    _conclude("shards: a successor does not move its parent", "_shards", "moved[name] |= moved[first]", "pass"),
+    _conclude("shards: a successor does not move its parent", "_shards", "moved[first] or ", ""),
+    _conclude(
+        "shards: a held shard that was closed still stands still",
+        "_shards",
+        " or (before[first].moved_at is None and seen[name].held)",
+        "",
+    ),
     _conclude(
         "shards: a successor's records prove nothing of its parent",
         "_shards",

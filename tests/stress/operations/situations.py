@@ -104,6 +104,11 @@ def more_than_is_read_on(history: History) -> None:
         history.tick()
     elif history.product.reads_all or history.product.scouted:
         history.check_settles()
+        world.write(key := _key(history))  # no scout looks into a shard that was closed
+        _split(history, _shard_of(history, key))
+        for _ in range(3):
+            history.tick()
+            history.pause(30)
 
 
 def remade_and_away(history: History) -> None:
