@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from pipeline.aurora.rows import build_aside
+from pipeline.aurora.rows import build_aside, build_indexes
 from pipeline.aurora.schema.migrate import migrate
 from pipeline.aurora.sessions.connection import Connection, connect
 from pipeline.local.postgres import PostgresServer
@@ -62,7 +62,7 @@ def idle_transaction(url: str) -> dict[str, float]:
     ):
         build = begin(connection)
         fill(connection, build, range(1000))
-        build_aside.build_key(connection, build)
+        build_indexes.build(connection, build)
         copied = build_aside.copy_over(connection, build)
         report.execute("BEGIN")
         report.execute('SELECT FROM public."Orders"')
@@ -90,7 +90,7 @@ def held_transaction_id(url: str) -> dict[str, float]:
     ):
         connection.execute("DELETE FROM replication.exports")
         build = begin(connection)
-        build_aside.build_key(connection, build)
+        build_indexes.build(connection, build)
         elsewhere.execute("BEGIN")
         elsewhere.execute("SELECT pg_current_xact_id()")
         for start in range(0, STREAMED_ROWS, 1000):

@@ -16,15 +16,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import psycopg
 from psycopg import sql
 
 from pipeline.aurora.bookkeeping import loads
 from pipeline.aurora.bookkeeping.load_lead import wait_for_files
 from pipeline.aurora.errors import translating
+from pipeline.aurora.rows import build_indexes
 from pipeline.aurora.rows.ordering_sql import supersedes
 from pipeline.aurora.rows.upsert import upsert
-from pipeline.aurora.schema import belongings, catalog, lock_holders, tables
+from pipeline.aurora.schema import belongings, catalog, lock_holders, table_belongings, tables
 from pipeline.aurora.schema.standard_form import beyond_standard
 from pipeline.core.errors import TerminalError, TransientError, UnreachableError
 from pipeline.core.model.mapping import AS_OF, STORAGE_SCHEMA, VERSION
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from datetime import datetime
 
+    from pipeline.aurora.schema.carried_indexes import Carried
     from pipeline.aurora.sessions.connection import Connection
     from pipeline.core.model.mapping import Target
 
-KEY_MEMORY = "256MB"
-KEY_WORKERS = 2
 # Passes without a lock repeat until one copies at most this many rows; the pass under the lock then copies even fewer.
 FEW_ROWS = 5_000
 LOCK_WAIT_SECONDS = 2.0
+OTHER_VIEW_MILLISECONDS = 300
 # An attempt makes others wait for 4 s at most. Checking whether the table is free makes nobody wait, and lasts up to a
 # quarter of an hour.
 ATTEMPTS = 5
@@ -83,9 +83,12 @@ def create(
             connection.execute(
                 sql.SQL(
                     "CREATE TABLE {} (LIKE {} INCLUDING DEFAULTS INCLUDING COMMENTS INCLUDING STORAGE"
-                    " INCLUDING COMPRESSION) WITH ({})"
-                ).format(build.identifier, tables.storage(target), sql.SQL(tables.OPTIONS))
+                    " INCLUDING COMPRESSION)"
+                ).format(build.identifier, tables.storage(target))
             )
+            found = table_belongings.read(connection, tables.storage(target), tables.view(target), build.identifier)
+            for statement in found.options(build.identifier):
+                connection.execute(statement)
             # COPY then needs no bookkeeping columns: the defaults say no version, not deleted, as of the snapshot.
             connection.execute(
                 sql.SQL("ALTER TABLE {} ALTER COLUMN {} SET DEFAULT {}").format(
@@ -168,47 +171,6 @@ def discard_abandoned(connection: Connection, export_id: int, table_name: str) -
     discard(connection, [number for (number,) in abandoned], table_name)
 
 
-def build_key(connection: Connection, build: Build) -> None:
-    """Add the primary key to the filled table, keeping one of several rows with equal keys. Does nothing if it exists.
-
-    Raises DataError if a key cannot be indexed.
-    """
-    add = sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} PRIMARY KEY ({})").format(
-        build.identifier, sql.Identifier(build.key_name), tables.identifiers(build.target.primary_key)
-    )
-    with translating("building the primary key", table=build.table_name), connection.transaction():
-        keyed = connection.execute(
-            "SELECT FROM pg_index WHERE indisprimary AND indrelid = %s::regclass", [build.identifier.as_string()]
-        ).fetchone()
-        if keyed is not None:
-            return
-        connection.execute(sql.SQL("SET LOCAL maintenance_work_mem = {}").format(sql.Literal(KEY_MEMORY)))
-        connection.execute(sql.SQL("SET LOCAL max_parallel_maintenance_workers = {}").format(sql.Literal(KEY_WORKERS)))
-        try:
-            with connection.transaction():
-                connection.execute(add)
-        except psycopg.errors.UniqueViolation:
-            _remove_repeated(connection, build)
-            connection.execute(add)
-
-
-def _remove_repeated(connection: Connection, build: Build) -> None:
-    cursor = connection.execute(
-        sql.SQL(
-            "DELETE FROM {table} WHERE ctid = ANY (ARRAY(SELECT ctid FROM (SELECT ctid,"
-            " row_number() OVER (PARTITION BY {key} ORDER BY ctid) AS nth FROM {table}) AS r WHERE nth > 1))"
-        ).format(table=build.identifier, key=tables.identifiers(build.target.primary_key))
-    )
-    _count_overtaken(connection, build, cursor.rowcount)
-
-
-def _count_overtaken(connection: Connection, build: Build, rows: int) -> None:
-    connection.execute(
-        "UPDATE replication.builds SET overtaken = overtaken + %s WHERE export_id = %s AND storage_name = %s",
-        [rows, build.export_id, build.target.storage_name],
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class Copied:
     """How much of the storage table a build has: everything the passes saw, so all but what was committed since.
@@ -283,7 +245,7 @@ def _pass(connection: Connection, build: Build, copied: Copied | None) -> Copied
     ).fetchone()
     overtaken, rows, oldest_running = row or (0, 0, "0")
     if overtaken:
-        _count_overtaken(connection, build, overtaken)
+        build_indexes.count_overtaken(connection, build, overtaken)
     return Copied(oldest_running, rows)
 
 
@@ -301,13 +263,15 @@ def swap(
     attempt even if they do not finish. Raises TerminalError if tombstones were purged up to the snapshot, or if the
     storage table was altered so that a swap would damage it; TransientError if it cannot get the lock.
     """
-    relations = [tables.storage(build.target), tables.view(build.target)]
+    relations = [tables.storage(build.target), tables.view(build.target), *_other_views(connection, build.target)]
     for attempt in range(1, ATTEMPTS + 1):
         held = lock_holders.wait_until_free(
             connection, relations, pause=lambda: stopped.wait(LOCK_WAIT_SECONDS), looks=LOOKS, tell=tell
         )
         if stopped.is_set():
             break
+        if build_indexes.complete(connection, build) is None:
+            build_indexes.build(connection, build)
         # Copies what was written during the wait, so that the pass under the lock has less to do.
         copied = copy_over(connection, build, copied)
         try:
@@ -334,11 +298,21 @@ def _swap(connection: Connection, build: Build, copied: Copied) -> None:
                 table=build.table_name,
                 hint="run the load again; it will then merge",
             )
+        carried = build_indexes.complete(connection, build)
+        if carried is None:
+            raise TransientError(
+                "putting the loaded table in place: an index was built or dropped meanwhile", table=build.table_name
+            )
         _pass(connection, build, copied)
-        connection.execute(sql.SQL("; ").join(_replacement(connection, build)))
+        connection.execute(sql.SQL("; ").join(_replacement(connection, build, carried)))
 
 
-def _replacement(connection: Connection, build: Build) -> list[sql.Composable]:
+def _other_views(connection: Connection, target: Target) -> list[sql.Identifier]:
+    found = table_belongings.read(connection, tables.storage(target), tables.view(target), tables.storage(target))
+    return [other.view for other in found.other_views]
+
+
+def _replacement(connection: Connection, build: Build, carried: Iterable[Carried]) -> list[sql.Composable]:
     """Compose the statements that turn the build into the storage table, with privileges and everything else that it
     has.
 
@@ -347,6 +321,8 @@ def _replacement(connection: Connection, build: Build) -> list[sql.Composable]:
     target, storage = build.target, tables.storage(build.target)
     row = connection.execute(_KEY_AND_OWNER, {"storage": storage.as_string(), "view": tables.view(target).as_string()})
     oid, key_name, owner, is_owner = row.fetchone() or (0, "", "", True)
+    found = table_belongings.read(connection, storage, tables.view(target), build.identifier)
+    others = found.other_views
     view = catalog.existing_relation(connection, target.schema, target.name, target.storage_name)
     granted = connection.execute(  # by ALTER DEFAULT PRIVILEGES
         "SELECT DISTINCT CASE WHEN grantee <> 0 THEN pg_get_userbyid(grantee) END"
@@ -365,16 +341,26 @@ def _replacement(connection: Connection, build: Build) -> list[sql.Composable]:
         # Readers lock the view, then its table. Using the same order avoids a deadlock, and no reader keeps using the
         # old table's id. Locking a view also locks its table.
         sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(tables.view(target)),
+        # A query that reads both may have locked the other view first. Then we give up before PostgreSQL calls it a
+        # deadlock (deadlock_timeout, 1 s) and cancels either of us.
+        *[sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(OTHER_VIEW_MILLISECONDS)) for _ in others[:1]],
+        *(other.lock for other in others),
         sql.SQL("ALTER TABLE {} ALTER COLUMN {} DROP DEFAULT").format(build.identifier, sql.Identifier(AS_OF)),
         sql.SQL("ALTER TABLE {} RENAME TO {}").format(storage, sql.Identifier(old)),
         sql.SQL("ALTER TABLE {} RENAME TO {}").format(build.identifier, sql.Identifier(target.storage_name)),
         tables.create_view(target, view.options if view else ()),
+        *(other.create for other in others),
         sql.SQL("DROP TABLE {}").format(sql.Identifier(STORAGE_SCHEMA, old)),
         sql.SQL("ALTER TABLE {} RENAME CONSTRAINT {} TO {}").format(
             storage, sql.Identifier(build.key_name), sql.Identifier(key_name)
         ),
-        *restored,
+        *(one.rename(build.name, storage) for one in carried),
+        *found.options(storage),
+        *found.statements(storage),
         *belongings.table_comment(connection, oid, storage),
+        *restored,
+        # Revoking privileges of the table revokes those of its columns.
+        *found.column_grants(storage),
         sql.SQL("UPDATE replication.builds SET swapped_at = clock_timestamp() WHERE build_name = {}").format(
             sql.Literal(build.name)
         ),

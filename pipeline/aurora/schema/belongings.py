@@ -63,7 +63,7 @@ def ownership(
     if plain:
         return [*statements, sql.SQL("GRANT ALL ON {} TO {}").format(relation, sql.Identifier(owner))]
     statements += [
-        _grant(privileges, relation, role, grantable=grantable)
+        grant(privileges, relation, role, grantable=grantable)
         for privileges, role, grantable in connection.execute(_GRANTS, [oid])
     ]
     return statements
@@ -96,7 +96,7 @@ def _labels(connection: Connection, oid: int, view: sql.Identifier, columns: lis
 
 def _column_grants(connection: Connection, oid: int, view: sql.Identifier, columns: list[str]) -> list[sql.Composable]:
     return [
-        _grant(privilege, view, role, column, grantable=grantable)
+        grant(privilege, view, role, column, grantable=grantable)
         for column, privilege, role, grantable in connection.execute(_COLUMN_GRANTS, [oid, columns])
     ]
 
@@ -110,9 +110,10 @@ def _named(kind: str, view: sql.Identifier, name: str) -> sql.Composed:
     return sql.SQL("{} {} ON {}").format(sql.SQL(trusted(kind)), sql.Identifier(name), view)
 
 
-def _grant(
+def grant(
     privileges: str, relation: sql.Identifier, role: str | None, column: str | None = None, *, grantable: bool
 ) -> sql.Composed:
+    """Compose the grant of privileges on a relation, or on one column of it; a role of None is PUBLIC."""
     return sql.SQL("GRANT {}{} ON {} TO {}{}").format(
         sql.SQL(trusted(privileges)),
         sql.SQL(" ({})").format(sql.Identifier(column)) if column else sql.SQL(""),

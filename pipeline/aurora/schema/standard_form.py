@@ -1,8 +1,8 @@
 """Checks whether a storage table is as we create it, so that a new one can replace it without losing anything.
 
 Invariant: everything that the answer does not name is either copied by `build_aside` (rows, owner, exact privileges,
-comment, column defaults, comments and storage settings, the key's name), or replaced in place with its options (the
-view). Reads only.
+comment, column defaults, comments and storage settings, the key's name, and what `carried_indexes` and
+`table_belongings` read), or replaced in place with its options (the view, and other views of the table). Reads only.
 """
 
 from __future__ import annotations
@@ -38,47 +38,52 @@ def beyond_standard(connection: Connection, target: Target) -> tuple[str, ...]:
             "storage": target.storage_name,
             "view_schema": target.schema,
             "view": target.name,
-            "options": tables.OPTIONS,
             "become": catalog.become(connection),
         }
         found += [what for (what,) in connection.execute(_BEYOND, parameters)]
     return tuple(found)
 
 
-# `t` is the table, `v` its view. Every dependency that is not known to be ours counts (PostgreSQL manual, pg_depend):
-# indexes, triggers, rules, policies, statistics, publications, sequences, inheritance, functions, other views.
+# `t` is the table, `v` our view. Every dependency that is not known to be carried counts (PostgreSQL manual,
+# pg_depend): publications, sequences, inheritance, functions, materialized views, rules.
 _BEYOND = """
 WITH t AS (SELECT c.* FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
             WHERE n.nspname = %(schema)s AND c.relname = %(storage)s),
      v AS (SELECT c.oid, c.relowner, c.relnamespace FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-            WHERE n.nspname = %(view_schema)s AND c.relname = %(view)s)
+            WHERE n.nspname = %(view_schema)s AND c.relname = %(view)s),
+     indexes AS (SELECT i.*, ic.relname, ic.reloptions, ic.reltablespace, con.contype, pg_get_indexdef(ic.oid) AS text
+                   FROM t JOIN pg_index i ON i.indrelid = t.oid JOIN pg_class ic ON ic.oid = i.indexrelid
+                   LEFT JOIN pg_constraint con ON con.conindid = ic.oid AND con.conrelid = t.oid),
+     -- The role that the swap works under (`build_aside`).
+     acting AS (SELECT CASE WHEN pg_has_role(t.relowner, 'USAGE') AND pg_has_role(v.relowner, 'USAGE')
+                            THEN current_user::regrole::oid ELSE t.relowner END AS oid FROM t, v),
+     other_views AS (SELECT r.oid, w.relname, pg_has_role(acting.oid, w.relowner, 'USAGE')
+                            AND has_schema_privilege(acting.oid, w.relnamespace, 'CREATE') AS may_replace
+                       FROM acting, pg_rewrite r JOIN pg_class w ON w.oid = r.ev_class
+                      WHERE r.rulename = '_RETURN' AND w.relkind = 'v' AND w.oid NOT IN (SELECT oid FROM v))
 SELECT 'it is not a plain table' FROM t
  WHERE relkind <> 'r' OR relpersistence <> 'p' OR relispartition OR reloftype <> 0 OR reltablespace <> 0
     OR relam <> (SELECT oid FROM pg_am WHERE amname = 'heap')
 UNION ALL
-SELECT 'it has options' FROM t LEFT JOIN pg_class toast ON toast.oid = t.reltoastrelid
- WHERE t.reloptions <> ARRAY[%(options)s] OR toast.reloptions IS NOT NULL OR t.relreplident <> 'd'
+SELECT 'it forces row security, which may hide rows from the load' FROM t WHERE relforcerowsecurity
 UNION ALL
-SELECT 'it has row security' FROM t WHERE relrowsecurity OR relforcerowsecurity
-UNION ALL
-SELECT 'it has triggers or foreign keys' FROM t
- WHERE EXISTS (SELECT FROM pg_trigger WHERE tgrelid = t.oid)
-    OR EXISTS (SELECT FROM pg_constraint WHERE confrelid = t.oid)
+SELECT 'trigger ' || quote_ident(tgname) || ' fires for rows that are loaded' FROM t JOIN pg_trigger ON tgrelid = t.oid
+ WHERE NOT tgisinternal AND tgenabled <> 'D' AND tgtype & (4 | 16) <> 0  -- INSERT, UPDATE
 UNION ALL
 SELECT 'it inherits or is inherited' FROM t
  WHERE EXISTS (SELECT FROM pg_inherits WHERE inhrelid = t.oid OR inhparent = t.oid)
 UNION ALL
-SELECT 'it has an index or a constraint besides its plain primary key' FROM t
- WHERE EXISTS (SELECT FROM pg_constraint WHERE conrelid = t.oid AND contype NOT IN ('p', 'n'))
-    OR EXISTS (SELECT FROM pg_index i JOIN pg_class ic ON ic.oid = i.indexrelid
-                WHERE i.indrelid = t.oid AND NOT (i.indisprimary AND i.indimmediate AND NOT i.indisclustered
-                  AND NOT i.indisreplident AND i.indnatts = i.indnkeyatts
-                  AND ic.reloptions IS NULL AND ic.reltablespace = 0))
+SELECT 'its primary key is not a plain one' FROM indexes
+ WHERE indisprimary AND NOT (indimmediate AND indnatts = indnkeyatts AND reloptions IS NULL AND reltablespace = 0)
 UNION ALL
-SELECT 'column ' || quote_ident(a.attname) || ' has settings or grants of its own' FROM t
+SELECT 'index ' || quote_ident(relname)
+       || CASE WHEN NOT indisvalid THEN ' is not valid: REINDEX or drop it'
+               WHEN contype = 'x' THEN ' is an exclusion constraint''s' ELSE ' is in another tablespace' END
+  FROM indexes WHERE NOT indisprimary AND (NOT indisvalid OR contype = 'x' OR reltablespace <> 0)
+UNION ALL
+SELECT 'column ' || quote_ident(a.attname) || ' is an identity or generated' FROM t
   JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped
- WHERE a.attidentity <> '' OR a.attgenerated <> '' OR a.attacl IS NOT NULL OR a.attoptions IS NOT NULL
-    OR COALESCE(a.attstattarget, -1) <> -1
+ WHERE a.attidentity <> '' OR a.attgenerated <> ''
 UNION ALL
 SELECT 'it is published by ' || string_agg(quote_ident(pubname), ', ') || ', and subscribers would miss its new rows'
   FROM pg_publication_tables WHERE schemaname = %(schema)s AND tablename = %(storage)s HAVING count(*) > 0
@@ -86,13 +91,27 @@ UNION ALL
 SELECT 'it has a security label' FROM t
  WHERE EXISTS (SELECT FROM pg_seclabel WHERE classoid = 'pg_class'::regclass AND objoid = t.oid)
 UNION ALL
-SELECT pg_describe_object(d.classid, d.objid, d.objsubid) || ' depends on it' FROM t JOIN pg_depend d
+SELECT 'view ' || quote_ident(relname) || ' reads it, and the user may not replace that' FROM other_views
+ WHERE NOT may_replace AND EXISTS (SELECT FROM t JOIN pg_depend d ON d.refobjid = t.oid
+                                    WHERE d.classid = 'pg_rewrite'::regclass AND d.objid = other_views.oid)
+UNION ALL
+SELECT 'the user may not recreate statistics object ' || quote_ident(stxname)
+  FROM t, acting, pg_statistic_ext s WHERE s.stxrelid = t.oid
+   AND NOT (pg_has_role(acting.oid, s.stxowner, 'USAGE') AND has_schema_privilege(acting.oid, s.stxnamespace, 'CREATE')
+            AND has_schema_privilege(s.stxowner, s.stxnamespace, 'CREATE'))
+UNION ALL
+SELECT DISTINCT pg_describe_object(d.classid, d.objid, d.objsubid) || ' depends on it' FROM t JOIN pg_depend d
     ON d.refclassid = 'pg_class'::regclass AND d.refobjid = t.oid
- WHERE d.deptype <> 'i' AND d.classid NOT IN ('pg_attrdef'::regclass, 'pg_publication_rel'::regclass)
+ WHERE d.deptype <> 'i' AND d.classid NOT IN ('pg_attrdef'::regclass, 'pg_publication_rel'::regclass,
+                                              'pg_statistic_ext'::regclass)
+   AND NOT (d.classid = 'pg_policy'::regclass AND d.objid IN (SELECT oid FROM pg_policy WHERE polrelid = t.oid))
    AND NOT (d.classid = 'pg_constraint'::regclass
-            AND d.objid IN (SELECT oid FROM pg_constraint WHERE conrelid = t.oid AND contype IN ('p', 'n')))
+            AND d.objid IN (SELECT oid FROM pg_constraint WHERE conrelid = t.oid AND contype <> 'f'))
+   AND NOT (d.classid = 'pg_class'::regclass AND d.objid IN (SELECT indexrelid FROM indexes))
+   AND NOT (d.classid = 'pg_trigger'::regclass AND d.objid IN (SELECT oid FROM pg_trigger WHERE tgrelid = t.oid))
    AND NOT (d.classid = 'pg_rewrite'::regclass
-            AND d.objid IN (SELECT r.oid FROM pg_rewrite r JOIN v ON v.oid = r.ev_class))
+            AND d.objid IN (SELECT r.oid FROM pg_rewrite r JOIN v ON v.oid = r.ev_class
+                            UNION ALL SELECT oid FROM other_views))
 UNION ALL
 SELECT pg_describe_object(d.classid, d.objid, d.objsubid) || ' depends on its row type' FROM t
   JOIN pg_type row_type ON row_type.oid = t.reltype

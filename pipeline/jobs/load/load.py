@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from pipeline.aurora.bookkeeping import export_requests, loads, sources
 from pipeline.aurora.bookkeeping.load_lead import Lead, take_lead
 from pipeline.aurora.errors import translating
-from pipeline.aurora.rows import build_aside
+from pipeline.aurora.rows import build_aside, build_indexes
 from pipeline.aurora.rows.build_aside import Build
 from pipeline.aurora.schema.standard_form import beyond_standard
 from pipeline.aurora.sessions.advisory_locks import giving_locks_back
@@ -270,11 +270,14 @@ class _Run:
     def _put_in_place(self, build: Build, progress: Progress) -> None:
         name = build.target.view_name
 
-        def key(_: threading.Event) -> None:
-            try:
-                build_aside.build_key(self.connection, build)
-            except DataError:
-                raise _CannotBeBuiltAsideError from None
+        def key(stop: threading.Event) -> None:
+            build_indexes.build(
+                self.connection,
+                build,
+                sessions=self.workers,
+                connect=lambda: self.services.connect("dynaurora load index"),
+                stopped=stop,
+            )
 
         def swap(stop: threading.Event) -> None:
             copied = build_aside.copy_over(self.connection, build)
@@ -283,10 +286,13 @@ class _Run:
         def waiting(who: str) -> None:
             progress.tell(f"putting {name} in place, once {who} has released it")
 
-        progress.tell(f"building the primary key of {name}")
-        telling(progress, self.connection, key)
-        progress.tell(f"putting {name} in place")
-        telling(progress, self.connection, swap)
+        try:
+            progress.tell(f"building the primary key and the indexes of {name}")
+            telling(progress, self.connection, key)
+            progress.tell(f"putting {name} in place")
+            telling(progress, self.connection, swap)
+        except DataError:  # a row that an index or a constraint refuses
+            raise _CannotBeBuiltAsideError from None
 
     def _builds(self) -> tuple[Build, ...]:
         """Find the tables that an earlier run created, or create them; none when the load has to merge after all."""

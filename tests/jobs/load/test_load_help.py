@@ -18,7 +18,7 @@ from psycopg import sql
 
 from pipeline.aurora.bookkeeping import load_lead, loads
 from pipeline.aurora.bookkeeping.load_lead import Lead, LoadEndedError, led_load, take_lead, take_part
-from pipeline.aurora.rows import build_aside
+from pipeline.aurora.rows import build_aside, build_indexes
 from pipeline.aurora.sessions.connection import Connection
 from pipeline.core.errors import ConfigurationError, DataError, TransientError
 from pipeline.core.model.mapping import TableMapping
@@ -339,10 +339,10 @@ def test_a_load_that_turns_to_merging_takes_no_file_from_runs_that_build_aside(
 ) -> None:
     """The key cannot be built, so the load begins again and merges; another run still has the old tables' names."""
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **_options: object) -> None:
         raise DataError("building the primary key: a key is too long")
 
-    monkeypatch.setattr(build_aside, "build_key", refuse)
+    monkeypatch.setattr(build_indexes, "build", refuse)
     (file, *_) = read_manifest(services.store(export.location), export.location, expected_table=None).files
     strategies: list[str] = []
     late: list[HelpReport] = []

@@ -1,0 +1,195 @@
+"""The primary key and the indexes of a table built aside: built when it is full, several at once.
+
+Invariant: each is one transaction, and what is done is read from the database, so a killed load resumes. Afterwards the
+build has exactly the indexes and checks that the storage table has (`carried_indexes`).
+"""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, closing
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING
+
+import psycopg
+from psycopg import sql
+
+from pipeline.aurora.bookkeeping.loads import notice_lost_client
+from pipeline.aurora.errors import translating
+from pipeline.aurora.schema import carried_indexes, tables
+from pipeline.core.model.mapping import STORAGE_SCHEMA
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pipeline.aurora.rows.build_aside import Build
+    from pipeline.aurora.schema.carried_indexes import Carried
+    from pipeline.aurora.sessions.connection import Connection
+
+BUILD_MEMORY = "256MB"
+# Processes that PostgreSQL may add for one index: for several at once, each has a session of its own already.
+WORKERS_FOR_ONE, WORKERS_FOR_EACH = 2, 1
+_LOOK_SECONDS = 0.2
+
+
+def build(
+    connection: Connection,
+    build: Build,
+    *,
+    sessions: int = 1,
+    connect: Callable[[], Connection] | None = None,
+    stopped: threading.Event | None = None,
+) -> None:
+    """Give the filled table its primary key and indexes; of rows with equal keys one is kept. Does nothing twice.
+
+    Up to `sessions` are built at once; `connect` opens the connections for that, and setting `stopped` ends it. Raises
+    DataError when a row cannot be indexed, or breaks a constraint of the storage table.
+    """
+    with translating("building the primary key", table=build.table_name), connection.transaction():
+        # An earlier run was killed, and its server process may still be at an index.
+        connection.execute(sql.SQL("LOCK TABLE {} IN ROW EXCLUSIVE MODE").format(build.identifier))
+    missing = _matched(connection, build)
+    key = [] if _is_keyed(connection, build) else [partial(_index_key, build)]
+    # What repeated keys would violate comes after the key, which leaves one of each.
+    plain = [partial(_create, build, one) for one in missing if not one.restricts]
+    restricting = [partial(_create, build, one) for one in missing if one.restricts]
+    for jobs in ([*key, *plain], restricting):
+        _run(jobs, connection, connect, sessions if connect else 1, stopped or threading.Event())
+    _attach_key(connection, build)
+
+
+def complete(connection: Connection, build: Build) -> tuple[Carried, ...] | None:
+    """Return what the build has beside its key; None unless the storage table has just that, too, now."""
+    wanted, there = carried_indexes.carried(connection, build.target.storage_name, build.name)
+    return wanted if {one.on(build.name) for one in wanted} == there else None
+
+
+def count_overtaken(connection: Connection, build: Build, rows: int) -> None:
+    """Count rows of the export that a newer row took the place of."""
+    connection.execute(
+        "UPDATE replication.builds SET overtaken = overtaken + %s WHERE export_id = %s AND storage_name = %s",
+        [rows, build.export_id, build.target.storage_name],
+    )
+
+
+def _matched(connection: Connection, build: Build) -> list[Carried]:
+    """Drop what the storage table no longer has; return what is missing."""
+    found, there = carried_indexes.carried(connection, build.target.storage_name, build.name)
+    wanted = {one.on(build.name): one for one in found}
+    with translating("dropping indexes of the table loaded aside", table=build.table_name), connection.transaction():
+        for name in there - wanted.keys():
+            connection.execute(
+                sql.SQL("ALTER TABLE {} DROP CONSTRAINT IF EXISTS {}").format(build.identifier, sql.Identifier(name))
+            )
+            connection.execute(sql.SQL("DROP INDEX IF EXISTS {}").format(sql.Identifier(STORAGE_SCHEMA, name)))
+    return [one for name, one in wanted.items() if name not in there]
+
+
+def _run(
+    jobs: Sequence[Callable[[Connection, int], None]],
+    connection: Connection,
+    connect: Callable[[], Connection] | None,
+    sessions: int,
+    stopped: threading.Event,
+) -> None:
+    """Run the jobs, several at once; the first failure cancels the others."""
+    waiting: SimpleQueue[Callable[[Connection, int], None]] = SimpleQueue()
+    for job in jobs:
+        waiting.put(job)
+    workers = WORKERS_FOR_ONE if min(len(jobs), sessions) == 1 else WORKERS_FOR_EACH
+    failed = threading.Event()
+
+    def work(session: Connection) -> None:
+        while not (failed.is_set() or stopped.is_set()):
+            try:
+                job = waiting.get_nowait()
+            except Empty:
+                return
+            job(session, workers)
+
+    with ExitStack() as opened:
+        own = [connection]
+        for _ in range(1, min(len(jobs), sessions)):
+            own.append(opened.enter_context(closing(connect() if connect else connection)))
+            notice_lost_client(own[-1])
+        pool = opened.enter_context(ThreadPoolExecutor(max_workers=len(own), thread_name_prefix="index"))
+        _wait([pool.submit(work, session) for session in own], own, failed, stopped)
+
+
+def _wait(
+    doing: list[Future[None]], sessions: list[Connection], failed: threading.Event, stopped: threading.Event
+) -> None:
+    running = set(doing)
+    while running:
+        done, running = wait(running, timeout=_LOOK_SECONDS, return_when="FIRST_COMPLETED")
+        if running and not failed.is_set() and (stopped.is_set() or any(one.exception() for one in done)):
+            failed.set()
+            for session in sessions:
+                session.cancel_safe()
+    errors = [error for one in doing if (error := one.exception())]
+    # What was cancelled is the consequence of what failed.
+    for error in sorted(errors, key=lambda error: isinstance(error.__context__, psycopg.errors.QueryCanceled)):
+        raise error
+
+
+def _is_keyed(connection: Connection, build: Build) -> bool:
+    """Whether the table has its key, or the index that becomes it."""
+    with translating("building the primary key", table=build.table_name):
+        found = connection.execute(
+            "SELECT FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid"
+            " WHERE i.indrelid = %s::regclass AND (i.indisprimary OR c.relname = %s)",
+            [build.identifier.as_string(), build.key_name],
+        ).fetchone()
+    return found is not None
+
+
+def _index_key(build: Build, connection: Connection, workers: int) -> None:
+    add = sql.SQL("CREATE UNIQUE INDEX {} ON {} ({})").format(
+        sql.Identifier(build.key_name), build.identifier, tables.identifiers(build.target.primary_key)
+    )
+    with translating("building the primary key", table=build.table_name):
+        try:
+            with connection.transaction():
+                _set_up(connection, workers)
+                connection.execute(add)
+        except psycopg.errors.UniqueViolation:
+            with connection.transaction():
+                _set_up(connection, workers)
+                _remove_repeated(connection, build)
+                connection.execute(add)
+
+
+def _attach_key(connection: Connection, build: Build) -> None:
+    with translating("building the primary key", table=build.table_name), connection.transaction():
+        keyed = connection.execute(
+            "SELECT FROM pg_index WHERE indisprimary AND indrelid = %s::regclass", [build.identifier.as_string()]
+        ).fetchone()
+        if keyed is None:
+            connection.execute(
+                sql.SQL("ALTER TABLE {0} ADD CONSTRAINT {1} PRIMARY KEY USING INDEX {1}").format(
+                    build.identifier, sql.Identifier(build.key_name)
+                )
+            )
+
+
+def _create(build: Build, one: Carried, connection: Connection, workers: int) -> None:
+    with translating(f"building {one.name}", table=build.table_name), connection.transaction():
+        _set_up(connection, workers)
+        connection.execute(one.create(build.name))
+
+
+def _set_up(connection: Connection, workers: int) -> None:
+    connection.execute(sql.SQL("SET LOCAL maintenance_work_mem = {}").format(sql.Literal(BUILD_MEMORY)))
+    connection.execute(sql.SQL("SET LOCAL max_parallel_maintenance_workers = {}").format(sql.Literal(workers)))
+
+
+def _remove_repeated(connection: Connection, build: Build) -> None:
+    cursor = connection.execute(
+        sql.SQL(
+            "DELETE FROM {table} WHERE ctid = ANY (ARRAY(SELECT ctid FROM (SELECT ctid,"
+            " row_number() OVER (PARTITION BY {key} ORDER BY ctid) AS nth FROM {table}) AS r WHERE nth > 1))"
+        ).format(table=build.identifier, key=tables.identifiers(build.target.primary_key))
+    )
+    count_overtaken(connection, build, cursor.rowcount)
