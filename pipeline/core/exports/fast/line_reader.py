@@ -35,6 +35,8 @@ _SAMPLE, _LESSONS, _MOST_MET = 100, 10, 1000
 _MANY = 4
 # Number of pieces whose documents are searched for a common template.
 _STUDIED = 10
+# A line template pays if at most one line in this many does not fit, because cutting out the others costs as much.
+_FIT = 10
 # After this many blocks or pieces in a row without benefit, a method is no longer tried.
 _PATIENCE = 3
 # What writing raises for a value that only the general path can handle.
@@ -133,7 +135,7 @@ class LineReader:
         template = self._template = self._template or template_of(text[: text.index(b"\n")], self._target)
         rows, count, rest = template.read(text) if template else (b"", 0, text)
         reading.add(rows, count)
-        if count_lines(rest) > count:
+        if _FIT * count_lines(rest) > count:
             self._template = None
             self._useless_templates += 1
         return rest
