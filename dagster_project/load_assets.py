@@ -62,7 +62,7 @@ def load_assets(mapping: TableMapping) -> dg.AssetsDefinition:
         # Reported together with the table's own materialization, if there is one: a later materialization would clear
         # the result.
         judged = [judge_schema(keys, schema)] if context.selected_asset_check_keys else []
-        if keys.aurora_table not in context.selected_asset_keys or not schema.matches:
+        if keys.aurora_table not in context.selected_asset_keys or not schema.ready:
             yield from judged
         with explained(context):
             if context.selected_asset_keys:

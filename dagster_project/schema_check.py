@@ -19,7 +19,8 @@ def schema_spec(keys: TableKeys) -> dg.AssetCheckSpec:
         SCHEMA,
         asset=keys.aurora_table,
         description="The database has the tables, columns and view that the mapping describes. If it fails, loads are"
-        f" refused before they start: run `dynaurora migrate {keys.name}`. If something needs a person, such as"
+        " refused before they start, unless only a grant to a reader is missing: run"
+        f" `dynaurora migrate {keys.name}`. If something needs a person, such as"
         " narrowing a column, that command says what to do.",
     )
 

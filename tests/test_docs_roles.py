@@ -18,7 +18,8 @@ def row(each: VerbNeeds) -> str:
     needs = each.needs
     verb = f"`{each.verb}`" if each.verb.split()[0] not in {"the", "reading"} else each.verb
     if each.role is Role.OWNER:
-        return f"| {verb} | owner | owns them | owns it | `CREATE` on the database, and on the schemas of views |"
+        besides = "`CREATE` on the database; on the schemas of views `CREATE`, and `USAGE` with the grant option"
+        return f"| {verb} | owner | owns them | owns it | {besides} |"
     if each.role is Role.READER:
         return f"| {verb} | reader | | | `SELECT` on the views |"
     books = [

@@ -28,12 +28,14 @@ def run(session: Session, arguments: Namespace) -> Outcome:
     names = {role: str(getattr(arguments, role.value)) for role in Role}
     mappings = session.mappings()
     with session.connect("roles") as connection:
-        planned = plan_roles(connection, mappings, names)
+        planned = left = plan_roles(connection, mappings, names)
         if arguments.create and planned.statements:
             create_roles(connection, planned)
-    document = asdict(planned) | {"created": bool(arguments.create)}
-    lines = _done(planned) if arguments.create else _script(planned)
-    return Outcome(document, lines, needs_person=bool(planned.statements) and not arguments.create)
+            # What a user may not grant on somebody else's schema is a warning, and no error.
+            left = plan_roles(connection, mappings, names)
+    document = asdict(planned) | {"created": bool(arguments.create), "left": [asdict(each) for each in left.statements]}
+    lines = _done(planned, left) if arguments.create else _script(planned)
+    return Outcome(document, lines, needs_person=bool(left.statements))
 
 
 def _script(planned: RolesPlan) -> list[str]:
@@ -50,7 +52,12 @@ def _script(planned: RolesPlan) -> list[str]:
     return [*lines, "COMMIT;"]
 
 
-def _done(planned: RolesPlan) -> list[str]:
+def _done(planned: RolesPlan, left: RolesPlan) -> list[str]:
     count = len(planned.statements)
     done = f"{count} statement{'' if count == 1 else 's'} run" if count else "nothing to do"
-    return [*(statement.what for statement in planned.statements), *planned.cautions, done]
+    return [
+        *(statement.what for statement in planned.statements),
+        *planned.cautions,
+        *(f"! still missing, because this user may not grant it: {each.sql}" for each in left.statements),
+        done,
+    ]

@@ -28,6 +28,8 @@ class SchemaReport:
     """What `dynaurora migrate` would do."""
     refusals: tuple[tuple[str, str], ...]
     """What it would not do, and what to do instead."""
+    ready: bool
+    """Whether rows can be written: nothing is missing, or only grants to readers."""
 
     @property
     def matches(self) -> bool:
@@ -50,8 +52,8 @@ class SchemaReport:
         return "; ".join(ways_out)
 
     def require(self) -> None:
-        """Raise ConfigurationError with the next step if the database is not as the mapping says."""
-        if not self.matches:
+        """Raise ConfigurationError with the next step if rows cannot be written as the mapping says."""
+        if not self.ready:
             raise ConfigurationError(
                 f"the database is not as the mapping says, so nothing was started: {self.what}",
                 table=self.table,
@@ -67,4 +69,5 @@ def schema_report(services: Services, mapping: TableMapping) -> SchemaReport:
         mapping.name,
         tuple(step.what for step in planned.steps),
         tuple((refusal.what, refusal.way_out) for refusal in planned.refusals),
+        ready=all(each.grants for each in (*planned.steps, *planned.refusals)),
     )

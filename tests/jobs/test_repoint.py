@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -319,6 +319,14 @@ def test_a_switch_waits_for_the_writers_and_gives_up_when_one_does_not_end(
         assert sources.read(connection, "employees") == sources.SourceOfRecord("Employees")
         writer.execute("COMMIT")
     assert repoint(scripted, restored).since is not None
+
+
+def test_a_reader_that_does_not_exist_keeps_nobody_from_switching(
+    connection: Connection, scripted: ScriptedServices, restored: TableMapping
+) -> None:
+    assert not connection.closed  # it has migrated
+    targets = tuple(replace(target, readers=("No such role",)) for target in restored.targets)
+    assert repoint(scripted, replace(restored, targets=targets)).since is not None
 
 
 def test_no_switch_while_a_load_runs(

@@ -29,6 +29,7 @@ from pipeline.core.model.mapping import TableMapping
 from pipeline.jobs.catch_up.catch_up import catch_up
 from pipeline.jobs.explain import explain
 from pipeline.jobs.load.load import load
+from pipeline.jobs.probe.lost_history import lost_history_report
 from pipeline.jobs.probe.probe import probe
 from pipeline.jobs.promote import promote
 from pipeline.jobs.purge import purge_table
@@ -63,6 +64,7 @@ targets:
       Name:       {attribute: empName, type: varchar(20), default: NA}
       Department: {attribute: empDepartment, type: varchar(10), default: NA, on_error: truncate}
     unmapped: attributes
+    indexes: [{columns: [Name]}]
 """
 ORDERS = """
 name: orders
@@ -257,10 +259,12 @@ def test_every_verb_works_under_its_role(
 
     stream = ScriptedStream()
     stream.shards["a"] = ScriptedShard()
-    seen = ScriptedServices(Settings.from_environment({"DATABASE_URL": world.as_verb("the sensor (probe)")}), stream)
+    sensors = {"DATABASE_URL": world.as_verb("the sensors (probe, lost history)")}
+    seen = ScriptedServices(Settings.from_environment(sensors), stream)
     probe(seen, employees)
     stream.write("a", 1, NOW.timestamp())
     assert probe(seen, employees).waiting == 1
+    assert lost_history_report(seen, employees).findings
 
     assert main(["plan"], world.environment("") | {"DATABASE_URL": world.as_verb("plan")}) == 0
     assert status(world.services("status"), [employees]) != [None]
@@ -337,12 +341,14 @@ def test_without_the_way_to_the_owner_a_load_merges_and_says_why(roles: World) -
     assert "may SET ROLE" in report.merged_because[0]
 
 
-def test_what_a_superuser_migrated_before_ends_with_the_owner(world: World) -> None:
+def test_what_a_superuser_migrated_before_ends_with_the_owner(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     superuser = {"DATABASE_URL": world.server.url_of(world.database), "DYNAURORA_TABLES": str(world.folder)}
     world.execute("CREATE VIEW mine AS SELECT 1 AS one")
     assert main(["migrate"], superuser) == 0
     world.execute("CREATE SCHEMA theirs; CREATE TABLE theirs.t (i int); CREATE TABLE replica.theirs (i int)")
+    world.execute("CREATE TABLE replica._load_7_0 (i int)")
     assert main(["roles", "--create", *world.arguments()], superuser) == 0
+    assert "replica._load_7_0 was left by a load or reconciliation of another user" in capsys.readouterr().out
     world.log_in(*world.names.values())
     owned = world.execute(
         "SELECT n.nspname || '.' || relname FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace"  # noqa: S608 - the test's own names
@@ -357,6 +363,18 @@ def test_what_a_superuser_migrated_before_ends_with_the_owner(world: World) -> N
     assert load(world.services("load"), world.mappings["employees"], world.past.full(START), aside_from=1).strategy
     with psycopg.connect(world.as_verb("reading the views")) as reader:
         assert reader.execute('SELECT "Name" FROM "Employees"').fetchall() == [("streamed",)]
+
+
+def test_what_the_user_may_not_grant_is_told(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    """PostgreSQL only warns of it."""
+    master = f"master_{world.database}"
+    world.execute(f"CREATE SCHEMA shop; GRANT ALL ON SCHEMA shop TO {master}; GRANT USAGE ON SCHEMA shop TO PUBLIC")
+    assert main(["roles", "--create", *world.arguments()], world.environment(master)) == 1
+    owner = world.names[Role.OWNER]
+    said = capsys.readouterr().out
+    assert f'! still missing, because this user may not grant it: GRANT CREATE ON SCHEMA "shop" TO "{owner}"' in said
+    world.execute(f"GRANT CREATE ON SCHEMA shop TO {owner}")
+    assert main(["roles", "--create", *world.arguments()], world.environment(master)) == 0
 
 
 def test_it_is_shown_as_a_script_that_leaves_nothing_to_do(world: World, capsys: pytest.CaptureFixture[str]) -> None:

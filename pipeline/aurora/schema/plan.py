@@ -50,6 +50,8 @@ class Step:
     """The index that it builds or drops, with one statement that must run outside of a transaction."""
     only_records: bool = False
     """It writes bookkeeping or grants, which lock no table or view, so it waits for nobody."""
+    grants: bool = False
+    """It is about who may read: rows can be written without it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,8 @@ class Refusal:
     mapping: str
     what: str
     way_out: str
+    grants: bool = False
+    """It is about who may read: rows can be written all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +136,8 @@ def plan(connection: Connection, mappings: Iterable[TableMapping], *, repointing
         for target_plan in taken:
             steps += [step for step in target_plan.steps if step not in steps]
         reading = plan_readers(connection, mapping, [target_plan.target for target_plan in taken])
-        steps += [Step(mapping.name, step.what, step.sql, only_records=True) for step in reading.steps]
-        refusals += [Refusal(mapping.name, what, way_out) for what, way_out in reading.problems]
+        steps += [Step(mapping.name, step.what, step.sql, only_records=True, grants=True) for step in reading.steps]
+        refusals += [Refusal(mapping.name, what, way_out, grants=True) for what, way_out in reading.problems]
     altered = {step.alters for step in steps if step.alters}
     return Plan(tuple(steps), tuple(refusals), followers.cautions(connection, mappings, altered))
 

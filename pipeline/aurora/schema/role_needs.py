@@ -17,6 +17,8 @@ ALL_TABLES = "*"
 _READ = frozenset({"SELECT"})
 _WRITE = frozenset({"SELECT", "INSERT", "UPDATE"})
 _CHANGE = _WRITE | {"DELETE"}
+# What it takes to keep writers out (PostgreSQL manual, LOCK).
+_LOCK = frozenset({"UPDATE"})
 
 
 class Role(StrEnum):
@@ -88,9 +90,9 @@ VERBS = (
     VerbNeeds("redrive", Role.OPERATOR, _LOOKS | _APPLIES),
     VerbNeeds("rejects", Role.OPERATOR, _LOOKS | _APPLIES),
     VerbNeeds("promote", Role.OPERATOR, _LOOKS | Needs(_WRITE, {"promotions": _WRITE})),
-    VerbNeeds("purge", Role.OPERATOR, _WORKS),
-    VerbNeeds("repoint", Role.OPERATOR, _WORKS),
-    VerbNeeds("the sensor (probe)", Role.OPERATOR, _WORKS),
+    VerbNeeds("purge", Role.OPERATOR, Needs(_READ | {"DELETE"}, {ALL_TABLES: _CHANGE})),
+    VerbNeeds("repoint", Role.OPERATOR, Needs(_LOCK, {ALL_TABLES: _CHANGE})),
+    VerbNeeds("the sensors (probe, lost history)", Role.OPERATOR, Needs(_READ, {ALL_TABLES: _CHANGE})),
     VerbNeeds("reading the views", Role.READER),
 )
 

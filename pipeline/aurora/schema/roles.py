@@ -15,6 +15,7 @@ from psycopg import sql
 from pipeline.aurora.bookkeeping import bookkeeping
 from pipeline.aurora.errors import translating
 from pipeline.aurora.schema import catalog, role_needs
+from pipeline.aurora.schema.role_cautions import SEPARATE_SET, cautions, see_others
 from pipeline.aurora.schema.role_needs import ALL_TABLES, Needs, Role, VerbNeeds
 from pipeline.aurora.sessions import advisory_locks
 from pipeline.aurora.sessions.connection import trusted
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 
 DEFAULT_NAMES = {role: f"dynaurora_{role.value}" for role in Role}
 LOCK_WAIT_SECONDS = 3
-_SEPARATE_SET = 160000  # PostgreSQL 16: whether a member inherits, and may SET ROLE, is said with each grant
-_SEES_OTHERS = "pg_read_all_stats"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +62,7 @@ class RolesPlan:
 
 
 @dataclass(slots=True)
-class _Making:
+class Making:
     """A plan, being built."""
 
     connection: Connection
@@ -114,20 +113,20 @@ def plan_roles(
             ).fetchall()
         )
         needs = {role: role_needs.of(role, verbs) for role in Role}
-        making = _Making(connection, names, tuple(mappings), needs, frozenset(known), connection.info.server_version)
+        making = Making(connection, names, tuple(mappings), needs, frozenset(known), connection.info.server_version)
         _create_roles(making)
         _database_grants(making)
         _view_schemas(making)
         _take_over(making)
         _owned_grants(making)
-        _see_others(making)
-        cautions = _cautions(making, known)
+        see_others(making)
+        found_cautions = cautions(making, known)
     under = {role: tuple(each.verb for each in verbs if each.role is role) for role in Role}
     found = tuple(
         FoundRole(role.value, names[role], names[role] in known, known.get(names[role], False), under[role])
         for role in Role
     )
-    return RolesPlan(found, tuple(making.statements), tuple(cautions))
+    return RolesPlan(found, tuple(making.statements), tuple(found_cautions))
 
 
 def create_roles(connection: Connection, planned: RolesPlan) -> None:
@@ -157,12 +156,12 @@ def _check(names: Mapping[Role, str]) -> None:
             )
 
 
-def _create_roles(making: _Making) -> None:
+def _create_roles(making: Making) -> None:
     for role, name in making.names.items():
         if making.exists(role):
             continue
         # NOINHERIT: before version 16 it alone keeps the operator from being the owner in all that it does.
-        inherit = " NOINHERIT" if role is Role.OPERATOR and making.version < _SEPARATE_SET else ""
+        inherit = " NOINHERIT" if role is Role.OPERATOR and making.version < SEPARATE_SET else ""
         making.add(f"create role {name}", f"CREATE ROLE {{}} {'NO' if role is Role.READER else ''}LOGIN{inherit}", name)
     if not making.exists(Role.OWNER) or not _may_become(making, "current_user"):
         making.add(
@@ -172,7 +171,7 @@ def _create_roles(making: _Making) -> None:
         )
     swaps = making.needs[Role.OPERATOR].swaps
     if swaps and not (making.exists(Role.OPERATOR) and _may_become(making, "%s", making.names[Role.OPERATOR])):
-        how = " WITH INHERIT FALSE, SET TRUE" if making.version >= _SEPARATE_SET else ""
+        how = " WITH INHERIT FALSE, SET TRUE" if making.version >= SEPARATE_SET else ""
         making.add(
             "let the operator take on the owner's role, for swaps alone",
             f"GRANT {{}} TO {{}}{how}",
@@ -181,12 +180,12 @@ def _create_roles(making: _Making) -> None:
         )
 
 
-def _may_become(making: _Making, user: str, *parameters: str) -> bool:
+def _may_become(making: Making, user: str, *parameters: str) -> bool:
     asked = [*parameters, making.owner, catalog.become(making.connection)]
     return making.exists(Role.OWNER) and making.ask(f"SELECT pg_has_role({user}, %s, %s)", *asked)
 
 
-def _database_grants(making: _Making) -> None:
+def _database_grants(making: Making) -> None:
     row = making.connection.execute("SELECT current_database()").fetchone()
     database = row[0] if row else ""
     for role, name in making.names.items():
@@ -208,7 +207,7 @@ def _database_grants(making: _Making) -> None:
             )
 
 
-def _schema_owner(making: _Making, schema: str) -> str | None:
+def _schema_owner(making: Making, schema: str) -> str | None:
     row = making.connection.execute(
         "SELECT pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = %s", [schema]
     ).fetchone()
@@ -216,7 +215,7 @@ def _schema_owner(making: _Making, schema: str) -> str | None:
 
 
 def _usage(
-    making: _Making, schema: str, role: Role, privileges: str = "USAGE", *, new: bool = False, option: str = ""
+    making: Making, schema: str, role: Role, privileges: str = "USAGE", *, new: bool = False, option: str = ""
 ) -> None:
     name = making.names[role]
     has = (
@@ -232,19 +231,21 @@ def _usage(
         making.add(what, f"GRANT {privileges} ON SCHEMA {{}} TO {{}}{option}", schema, name)
 
 
-def _view_schemas(making: _Making) -> None:
+def _view_schemas(making: Making) -> None:
     """Let the owner create views, and the others use them, in existing schemas that belong to somebody else."""
     for schema in making.view_schemas:
         owner = _schema_owner(making, schema)
         if owner in {None, making.owner}:
             continue
+        open_to_all = making.ask("SELECT has_schema_privilege('public', %s, 'USAGE')", schema)
         _usage(making, schema, Role.OWNER, "CREATE")
-        _usage(making, schema, Role.OWNER, "USAGE", option=" WITH GRANT OPTION")  # for the readers of a mapping
+        # So that `migrate` can let a mapping's readers use the schema.
+        _usage(making, schema, Role.OWNER, option="" if open_to_all else " WITH GRANT OPTION")
         _usage(making, schema, Role.OPERATOR)
         _usage(making, schema, Role.READER)
 
 
-def _take_over(making: _Making) -> None:
+def _take_over(making: Making) -> None:
     """Give the owner everything that an earlier user migrated."""
     for schema in (STORAGE_SCHEMA, BOOKKEEPING_SCHEMA):
         if _schema_owner(making, schema) not in {None, making.owner}:
@@ -278,7 +279,7 @@ SELECT n.nspname, c.relname, CASE c.relkind WHEN 'v' THEN 'VIEW' ELSE 'TABLE' EN
 """
 
 
-def _owned_grants(making: _Making) -> None:
+def _owned_grants(making: Making) -> None:
     """Add what the owner itself grants: on its schemas, its tables and, by default, its later tables."""
     before = len(making.statements)
     for schema in (STORAGE_SCHEMA, BOOKKEEPING_SCHEMA, *making.view_schemas):
@@ -306,11 +307,11 @@ def _owned_grants(making: _Making) -> None:
         making.statements.append(Statement("as the user again", "RESET ROLE"))
 
 
-def _plain(making: _Making, what: str, text: str, name: str) -> Statement:
+def _plain(making: Making, what: str, text: str, name: str) -> Statement:
     return Statement(what, sql.SQL(trusted(text)).format(sql.Identifier(name)).as_string(making.connection))
 
 
-def _bookkeeping(making: _Making) -> None:
+def _bookkeeping(making: Making) -> None:
     """Create the bookkeeping's tables: some grants name them, so they cannot wait for `migrate`."""
     oid = _tables(making, BOOKKEEPING_SCHEMA).get("migrations")
     if oid is None:
@@ -324,7 +325,7 @@ def _bookkeeping(making: _Making) -> None:
         making.statements.append(Statement("create or complete the bookkeeping, as `migrate` does", text))
 
 
-def _tables(making: _Making, schema: str) -> dict[str, int]:
+def _tables(making: Making, schema: str) -> dict[str, int]:
     """Return the tables of a schema with their oids; a name would need USAGE of the schema."""
     rows = making.connection.execute(
         "SELECT c.relname, c.oid::bigint FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
@@ -334,7 +335,7 @@ def _tables(making: _Making, schema: str) -> dict[str, int]:
     return dict(rows)
 
 
-def _table_grants(making: _Making, role: Role, needs: Needs) -> None:
+def _table_grants(making: Making, role: Role, needs: Needs) -> None:
     existing = _tables(making, BOOKKEEPING_SCHEMA)
     by_default = needs.bookkeeping.get(ALL_TABLES, frozenset())
     new = {table for table in needs.bookkeeping if needs.on(table) - by_default} - existing.keys()
@@ -347,7 +348,7 @@ def _table_grants(making: _Making, role: Role, needs: Needs) -> None:
         _grant(making, role, STORAGE_SCHEMA, table, needs.storage, stored[table])
 
 
-def _reader_grants(making: _Making) -> None:
+def _reader_grants(making: Making) -> None:
     for target in (target for mapping in making.mappings for target in mapping.tables):
         view = _tables(making, target.schema).get(target.name)
         if view is not None:
@@ -356,7 +357,7 @@ def _reader_grants(making: _Making) -> None:
         _default(making, Role.READER, schema, frozenset({"SELECT"}))
 
 
-def _grant(making: _Making, role: Role, schema: str, table: str, privileges: frozenset[str], oid: int | None) -> None:
+def _grant(making: Making, role: Role, schema: str, table: str, privileges: frozenset[str], oid: int | None) -> None:
     name = making.names[role]
     missing = [
         privilege
@@ -370,7 +371,7 @@ def _grant(making: _Making, role: Role, schema: str, table: str, privileges: fro
                    schema, table, name)  # fmt: skip
 
 
-def _default(making: _Making, role: Role, schema: str, privileges: frozenset[str]) -> None:
+def _default(making: Making, role: Role, schema: str, privileges: frozenset[str]) -> None:
     """Grant on tables that the owner creates later."""
     name = making.names[role]
     missing = [
@@ -393,59 +394,3 @@ SELECT true FROM pg_default_acl d JOIN pg_roles o ON o.oid = d.defaclrole
   JOIN pg_namespace n ON n.oid = d.defaclnamespace, aclexplode(d.defaclacl) AS a JOIN pg_roles g ON g.oid = a.grantee
  WHERE o.rolname = %s AND n.nspname = %s AND g.rolname = %s AND a.privilege_type = %s AND d.defaclobjtype = 'r'
 """
-
-
-def _see_others(making: _Making) -> None:
-    """Let migrate and swaps see whom they wait for, if the connected user may grant it."""
-    may = making.ask(f"SELECT pg_has_role('{_SEES_OTHERS}', 'MEMBER WITH ADMIN OPTION')") or (
-        making.version < _SEPARATE_SET and making.ask("SELECT rolcreaterole FROM pg_roles WHERE rolname = current_user")
-    )
-    for role in (Role.OWNER, Role.OPERATOR):
-        if may and not _sees_others(making, role):
-            making.add(f"let {making.names[role]} see the state of other sessions", f"GRANT {_SEES_OTHERS} TO {{}}",
-                       making.names[role])  # fmt: skip
-
-
-def _sees_others(making: _Making, role: Role) -> bool:
-    return making.exists(role) and making.ask(f"SELECT pg_has_role(%s, '{_SEES_OTHERS}', 'MEMBER')", making.names[role])
-
-
-def _cautions(making: _Making, known: Mapping[str, bool]) -> list[str]:
-    found: list[str] = []
-    new = [name for role, name in making.names.items() if name not in known and role is not Role.READER]
-    if new:
-        found.append(
-            f"{', '.join(new)}: each has no password, so nobody can log in as it yet; in psql, `\\password NAME` sets"
-            " one without showing it. With IAM authentication, `GRANT rds_iam TO NAME` instead"
-        )
-    found += [
-        f"{name} cannot log in: `ALTER ROLE … LOGIN`, or make a log-in a member of it"
-        for role, name in making.names.items()
-        if known.get(name) is False and role is not Role.READER
-    ]
-    if making.names[Role.READER] not in known:
-        found.append(
-            f"{making.names[Role.READER]} is a group: `GRANT {making.names[Role.READER]} TO …` for each log-in that may"
-            " read every view; `readers` in a mapping file names those that may read some"
-        )
-    inheriting = making.exists(Role.OPERATOR) and making.exists(Role.OWNER) and making.ask(
-        "SELECT pg_has_role(%s, %s, 'USAGE')", making.names[Role.OPERATOR], making.owner
-    )  # fmt: skip
-    if inheriting:
-        found.append(
-            f"{making.names[Role.OPERATOR]} is a superuser or inherits {making.owner}: it may drop what the owner may"
-        )
-    if making.ask(
-        "SELECT has_schema_privilege('public', 'public', 'CREATE') FROM pg_namespace WHERE nspname = 'public'"
-    ):
-        found.append(
-            "anyone may create objects in schema public, the default up to PostgreSQL 14:"
-            " `REVOKE CREATE ON SCHEMA public FROM PUBLIC`"
-        )
-    granted = {statement.sql for statement in making.statements if _SEES_OTHERS in statement.sql}
-    if not granted and not all(_sees_others(making, role) for role in (Role.OWNER, Role.OPERATOR)):
-        found.append(
-            f"without {_SEES_OTHERS}, which this user may not grant, `migrate` and a load's swap say whom they wait for"
-            " by process id alone"
-        )
-    return found

@@ -209,9 +209,12 @@ SELECT DISTINCT n.nspname, v.relname, pg_get_userbyid(v.relowner) AS owner, pg_g
    AND v.oid IS DISTINCT FROM o.view ORDER BY 1, 2
 """,
     "column_settings": """
-SELECT attname, CASE WHEN attstattarget >= 0 THEN attstattarget END AS target, attoptions FROM pg_attribute
- WHERE attrelid = o.old AND attnum > 0 AND NOT attisdropped AND (attstattarget >= 0 OR attoptions IS NOT NULL)
- ORDER BY attnum
+SELECT attname, target, options AS attoptions FROM (
+  SELECT attname, attnum, CASE WHEN attstattarget >= 0 THEN attstattarget END AS target,
+         -- A server may note something of its own there (15.20: pg_attver), which is no setting of a person.
+         NULLIF(ARRAY(SELECT one FROM unnest(attoptions) AS one WHERE starts_with(one, 'n_distinct')), '{}') AS options
+    FROM pg_attribute WHERE attrelid = o.old AND attnum > 0 AND NOT attisdropped) AS c
+ WHERE target IS NOT NULL OR options IS NOT NULL ORDER BY attnum
 """,
     "index_targets": """
 SELECT n.nspname, c.relname, attnum, attstattarget FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid

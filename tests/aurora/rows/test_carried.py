@@ -104,6 +104,19 @@ def test_what_a_person_added_is_there_after_the_swap(connection: Connection, dat
     assert schema_of(database) == before
 
 
+def test_what_the_server_notes_in_a_column_is_no_setting_of_it(connection: Connection) -> None:
+    """Some minor versions keep a stamp of their own among a column's options."""
+    connection.execute("SET allow_system_table_mods = on")
+    connection.execute(
+        "UPDATE pg_attribute SET attoptions = '{a_stamp=22096680}' WHERE attrelid = 'replica.\"Orders\"'::regclass"
+    )
+    connection.execute("RESET allow_system_table_mods")
+    build = begin(connection)
+    fill(connection, build, [1, 2])
+    put_in_place(connection, build)
+    assert shown(connection) == {1: "exported", 2: "exported"}
+
+
 def begin_again(connection: Connection) -> build_aside.Build:
     connection.execute("DELETE FROM replication.exports")
     return begin(connection)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import replace
@@ -16,7 +15,12 @@ from pipeline.aurora.rows import build_aside
 from pipeline.aurora.schema.migrate import migrate
 from pipeline.aurora.schema.plan import Plan, plan
 from pipeline.aurora.sessions.connection import Connection, connect
+from pipeline.core.errors import ConfigurationError
 from pipeline.core.model.mapping import TableMapping
+from pipeline.jobs.schema import schema_report
+from pipeline.jobs.services import Services
+from pipeline.settings import Settings
+from tests.aurora.rows.test_build_aside import put_in_place
 from tests.aurora.schema.test_plan import CITY, ID, NAME, mapping, rows, whats
 
 AS_OF = datetime(2026, 5, 14, tzinfo=UTC)
@@ -127,8 +131,7 @@ def test_a_swap_keeps_the_readers(connection: Connection, role: Callable[[str], 
     record = loads.begin(connection, read.name, export, strategy="aside")
     (build,) = build_aside.create(connection, record.id, read.name, read.targets, AS_OF)
     run(connection, f'INSERT INTO replica.{build.name} ("Id") VALUES (7)')  # noqa: S608 - a name of ours
-    build_aside.build_key(connection, build)
-    build_aside.swap(connection, build, build_aside.copy_over(connection, build), stopped=threading.Event())
+    put_in_place(connection, build)
     assert plan(connection, [read]).empty
     connection.execute(f"SET ROLE {reader}".encode())
     assert rows(connection, 'SELECT "Id" FROM "Employees"') == [7]
@@ -194,3 +197,13 @@ def test_a_schema_that_the_user_may_not_share_is_named_with_who_can(
     )
     assert done(connection, read_by(mapping(), reader)).refusals == ()
     assert whats(planned) == [f"let {reader} read public.Employees"]
+
+
+def test_no_load_waits_for_a_grant_to_a_reader(database: str, connection: Connection) -> None:
+    assert not connection.closed  # it has migrated
+    services = Services(Settings.from_environment({"DATABASE_URL": database}))
+    nobody = schema_report(services, read_by(mapping(), "No such role"))
+    assert (nobody.matches, nobody.ready, "does not exist" in nobody.what) == (False, True, True)
+    nobody.require()
+    with pytest.raises(ConfigurationError, match="not as the mapping says"):
+        schema_report(services, read_by(mapping(ID, NAME, CITY), "No such role")).require()
