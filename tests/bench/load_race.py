@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psycopg
@@ -32,10 +32,16 @@ class Sizes:
 
 FULL = {
     "narrow": Sizes(1_000_000, 50_000, 1_000_000),
+    "narrow-3-indexes": Sizes(1_000_000, 0, 0),
     "wide": Sizes(500_000, 10_000, 20_000),
     "varied": Sizes(200_000, 0, 0),
 }
-QUICK = {"narrow": Sizes(100_000, 10_000, 100_000), "wide": Sizes(10_000, 1_000, 2_000), "varied": Sizes(10_000, 0, 0)}
+QUICK = {
+    "narrow": Sizes(100_000, 10_000, 100_000),
+    "narrow-3-indexes": Sizes(100_000, 0, 0),
+    "wide": Sizes(10_000, 1_000, 2_000),
+    "varied": Sizes(10_000, 0, 0),
+}
 MEMORY_ITEMS = {"full": (100_000, 400_000, 2_000_000), "quick": (20_000, 100_000)}
 WORKERS = (1, 2, 4)
 TWO = 2
@@ -81,6 +87,11 @@ class LoadRace:
             say(f"  {count:,} {self._shape.name} items: {rate:,}/s, {rss} MB, {run.verdict}")
             found.append({"items": count, "items_per_s": rate, "rss_mb": rss, "verdict": run.verdict})
         return found
+
+    def with_indexes(self, rounds: int, say: Say) -> dict[str, Outcome]:
+        """Run ours beside the limit, both with the shape's indexes."""
+        label = "psql \\copy of ready text, key and indexes built after"
+        return interleave([self.limit("copy_then_index", label, key_after=True), self.ours(TWO)], rounds, say)
 
     def _closest(self) -> list[Entry]:
         limit = self.limit("copy_then_index", "psql \\copy of ready text, key built after", key_after=True)
@@ -129,8 +140,18 @@ class LoadRace:
         url, _ = self._storage("bench_ours", data, keyed=True)
         spec = self._spec(data, url, workers=workers)
         found = self._judged("tests.bench.ours.load", spec, data, self._view(), first_on_path=first_on_path)
+        if found.verdict == EXACT and not self._has_its_indexes(url):
+            found = replace(found, verdict="wrong: indexes")
         self._server.drop("bench_ours")
         return found
+
+    def _has_its_indexes(self, url: str) -> bool:
+        with psycopg.connect(url) as connection:
+            row = connection.execute(
+                "SELECT count(*) FROM pg_index WHERE indisvalid AND indrelid = %s::regclass",
+                [f'replica."{self._shape.table}"'],
+            ).fetchone()
+        return row == (1 + len(self._shape.indexes),)
 
     def _reconciliation(self) -> Entry:
         loaded: list[str] = []
@@ -152,7 +173,7 @@ class LoadRace:
         return Entry("reconcile_2", "dynaurora reconcile, 2 workers", "ours", contest)
 
     def _data(self, count: int) -> Data:
-        return generate(self._folder, self._shape.name, count)
+        return generate(self._folder, self._shape.items_of or self._shape.name, count)
 
     def _spec(
         self,
@@ -190,6 +211,9 @@ class LoadRace:
             if not keyed:
                 name = sql.Identifier(f"{target.storage_name}_pkey")
                 connection.execute(sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(table, name))
+                for index in target.indexes:
+                    found = sql.Identifier("replica", index.name(target.storage_name))
+                    connection.execute(sql.SQL("DROP INDEX {}").format(found))
             return url, table.as_string(connection)
 
     def _judged(
@@ -242,7 +266,10 @@ def races(
 
     def part(shape: str) -> dict[str, object]:
         race = LoadRace(server, folder, shape, (QUICK if quick else FULL)[shape])
-        outcomes = race.closest(rounds, say) if shape == "varied" else race.rounds(rounds, say)
+        if SHAPES[shape].indexes:
+            outcomes = race.with_indexes(rounds, say)
+        else:
+            outcomes = race.closest(rounds, say) if shape == "varied" else race.rounds(rounds, say)
         found: dict[str, object] = {"outcomes": [outcome.to_json() for outcome in outcomes.values()]}
         if shape == "narrow":
             found["by_size"] = race.by_size(MEMORY_ITEMS["quick" if quick else "full"], say)

@@ -117,6 +117,7 @@ def _load_tables(parts: dict[str, dict[str, Any]]) -> list[str]:
     ]
     for shape, title in (
         ("narrow", "Narrow: `Employees`, three attributes"),
+        ("narrow-3-indexes", "Narrow, with three indexes besides the key"),
         ("wide", "Wide: 20 attributes of all types, 1.1 KB"),
         ("varied", "Varied: wide, its list and its map of another form in every item"),
     ):

@@ -33,7 +33,7 @@ _APPLY_RIVALS = {
 def ours(parts: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """Return one object for each of our paths and cases."""
     found: list[dict[str, Any]] = []
-    for shape in ("narrow", "wide", "varied"):
+    for shape in ("narrow", "narrow-3-indexes", "wide", "varied"):
         outcomes = _by_key(parts.get(f"load-{shape}", {}))
         found += [
             _load(outcomes[key], outcomes, f"{shape}{suffix}", workers)

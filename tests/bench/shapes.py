@@ -30,6 +30,10 @@ class Shape:
     fields: tuple[Field, ...]
     defaults: tuple[tuple[str, str], ...] = ()
     unmapped: str | None = None
+    indexes: tuple[tuple[str, ...], ...] = ()
+    """Columns of each index besides the key's."""
+    items_of: str = ""
+    """The shape whose items it has, if they are not its own."""
 
     @property
     def key(self) -> Field:
@@ -67,7 +71,7 @@ class Shape:
         """The mapping file."""
         defaults = dict(self.defaults)
         lines = [
-            f"name: {self.name}",
+            f"name: {self.name.replace('-', '_')}",
             f"source: {{table: {self.table}, key: {{{self.key.attribute}: {self.key.tag}}}}}",
             "targets:",
             f"  {self.table}:",
@@ -79,6 +83,9 @@ class Shape:
             rest += ", on_error: null" if field.nul_is_null else ""
             lines.append(f'      {field.column}: {{attribute: {field.attribute}, type: "{field.type}"{rest}}}')
         lines.append(f"    unmapped: {self.unmapped or 'ignore'}")
+        if self.indexes:
+            lines.append("    indexes:")
+            lines += [f"      - {{columns: [{', '.join(columns)}]}}" for columns in self.indexes]
         return "\n".join(lines) + "\n"
 
 
@@ -92,6 +99,13 @@ NARROW = Shape(
     ),
     (("Name", "NA"), ("Department", "NA")),
     "attributes",
+)
+
+NARROW_3_INDEXES = replace(
+    NARROW,
+    name="narrow-3-indexes",
+    indexes=(("Name",), ("Department",), ("Department", "Name")),
+    items_of="narrow",
 )
 
 WIDE = Shape(
@@ -138,5 +152,5 @@ STAFF = Shape(
 )
 """Applied in addition to the seed's three columns: six, with a number of many digits, a boolean and a map."""
 
-LOADED = {shape.name: shape for shape in (NARROW, WIDE, VARIED)}
+LOADED = {shape.name: shape for shape in (NARROW, NARROW_3_INDEXES, WIDE, VARIED)}
 SHAPES = {**LOADED, STAFF.name: STAFF}

@@ -88,6 +88,19 @@ def test_a_load_is_judged_by_what_the_table_shows(postgres: PostgresServer, tmp_
     assert entry.run().verdict == "wrong: scalar values"
 
 
+def test_a_load_with_indexes_and_its_rival_have_them_all(postgres: PostgresServer, tmp_path: Path) -> None:
+    race = LoadRace(BenchServer(postgres), tmp_path, "narrow-3-indexes", Sizes(500, 0, 0))
+    found = race.with_indexes(1, quiet)
+    assert {key: outcome.failure or outcome.verdict for key, outcome in found.items()} == {
+        "copy_then_index": EXACT,
+        "load_2": EXACT,
+    }
+    parts = {"load-narrow-3-indexes": {"outcomes": [one.to_json() for one in found.values()]}}
+    (mine,) = results.ours(parts)
+    assert (mine["path"], mine["case"]) == ("load", "narrow-3-indexes")
+    assert mine["ratio_to_copy_then_index"] > 0
+
+
 def test_the_history_ends_in_what_it_says() -> None:
     history = History(100)
     events = [record for _ in range(20) for record in json.loads(history.batch(50))["Records"]]

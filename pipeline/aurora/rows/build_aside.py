@@ -1,4 +1,4 @@
-"""Builds a first load's tables aside: fills them without an index, adds the key, brings them up to date, swaps them in.
+"""Builds a first load's tables aside: fills them, builds key and indexes, brings them up to date, swaps them in.
 
 Invariant: until its swap commits, readers and writers see no change; afterwards each key has the newest state from the
 export and the old table, tombstones included, by the one ordering rule (`upsert`). Every step can be killed and

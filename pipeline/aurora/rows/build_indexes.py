@@ -19,6 +19,7 @@ from psycopg import sql
 from pipeline.aurora.bookkeeping.loads import notice_lost_client
 from pipeline.aurora.errors import translating
 from pipeline.aurora.schema import carried_indexes, tables
+from pipeline.core.errors import TransientError
 from pipeline.core.model.mapping import STORAGE_SCHEMA
 
 if TYPE_CHECKING:
@@ -42,21 +43,24 @@ def build(
     connect: Callable[[], Connection] | None = None,
     stopped: threading.Event | None = None,
 ) -> None:
-    """Give the filled table its primary key and indexes; of rows with equal keys one is kept. Does nothing twice.
+    """Build the filled table's primary key and indexes, keeping one of several rows with equal keys; nothing twice.
 
     Up to `sessions` are built at once; `connect` opens the connections for that, and setting `stopped` ends it. Raises
-    DataError when a row cannot be indexed, or breaks a constraint of the storage table.
+    DataError if a row cannot be indexed, or violates a constraint of the storage table.
     """
+    stopped = stopped or threading.Event()
     with translating("building the primary key", table=build.table_name), connection.transaction():
-        # An earlier run was killed, and its server process may still be at an index.
+        # If an earlier run was killed, its server process may still be building an index.
         connection.execute(sql.SQL("LOCK TABLE {} IN ROW EXCLUSIVE MODE").format(build.identifier))
     missing = _matched(connection, build)
     key = [] if _is_keyed(connection, build) else [partial(_index_key, build)]
-    # What repeated keys would violate comes after the key, which leaves one of each.
+    # Repeated keys would violate unique indexes, so these come after the key, which keeps one row of each key.
     plain = [partial(_create, build, one) for one in missing if not one.restricts]
     restricting = [partial(_create, build, one) for one in missing if one.restricts]
     for jobs in ([*key, *plain], restricting):
-        _run(jobs, connection, connect, sessions if connect else 1, stopped or threading.Event())
+        _run(jobs, connection, connect, sessions if connect else 1, stopped)
+    if stopped.is_set():
+        raise TransientError("building the indexes: it was stopped", table=build.table_name)
     _attach_key(connection, build)
 
 
@@ -78,7 +82,7 @@ def _matched(connection: Connection, build: Build) -> list[Carried]:
     """Drop what the storage table no longer has; return what is missing."""
     found, there = carried_indexes.carried(connection, build.target.storage_name, build.name)
     wanted = {one.on(build.name): one for one in found}
-    with translating("dropping indexes of the table loaded aside", table=build.table_name), connection.transaction():
+    with translating("dropping indexes of the table loaded aside", table=build.table_name):
         for name in there - wanted.keys():
             connection.execute(
                 sql.SQL("ALTER TABLE {} DROP CONSTRAINT IF EXISTS {}").format(build.identifier, sql.Identifier(name))
@@ -111,9 +115,12 @@ def _run(
 
     with ExitStack() as opened:
         own = [connection]
-        for _ in range(1, min(len(jobs), sessions)):
-            own.append(opened.enter_context(closing(connect() if connect else connection)))
-            notice_lost_client(own[-1])
+        while connect and len(own) < min(len(jobs), sessions):
+            try:
+                own.append(opened.enter_context(closing(connect())))
+                notice_lost_client(own[-1])
+            except TransientError:  # the server has no session to spare: the open ones are enough
+                break
         pool = opened.enter_context(ThreadPoolExecutor(max_workers=len(own), thread_name_prefix="index"))
         _wait([pool.submit(work, session) for session in own], own, failed, stopped)
 
@@ -129,7 +136,7 @@ def _wait(
             for session in sessions:
                 session.cancel_safe()
     errors = [error for one in doing if (error := one.exception())]
-    # What was cancelled is the consequence of what failed.
+    # Cancelled jobs are a consequence of the one that failed, so its error comes first.
     for error in sorted(errors, key=lambda error: isinstance(error.__context__, psycopg.errors.QueryCanceled)):
         raise error
 

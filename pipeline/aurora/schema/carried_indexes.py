@@ -1,8 +1,8 @@
 """The indexes and constraints of a storage table that a table built aside must have before it takes its place.
 
-Invariant: whoever made them, those of the storage table are copied as PostgreSQL prints them. What is on the build is
-known by its name, which contains a digest of the definition, so it is found again after a kill, and one whose
-definition has changed meanwhile is not taken for it. Reads only.
+Invariant: they are copied as PostgreSQL prints them, no matter who made them. On the build, a name contains a digest of
+the definition. So a killed load finds what it has built, and an index whose definition has changed since is built
+again. Reads only.
 """
 
 from __future__ import annotations
@@ -65,9 +65,7 @@ class Carried:
 
 
 def carried(connection: Connection, storage_name: str, build: str = "") -> tuple[tuple[Carried, ...], set[str]]:
-    """Return what of a storage table must be built on the table that will take its place, besides the primary key; and
-    the names of what is on the build.
-    """
+    """Return a storage table's indexes and constraints besides its key, and the names of those that a build has."""
     with translating("reading the catalog"):
         rows = connection.execute(
             _CARRIED, {"schema": STORAGE_SCHEMA, "storage": storage_name, "build": build}

@@ -19,7 +19,7 @@ from pipeline.core.model.index import GIN
 from pipeline.core.model.mapping import DELETED, STORAGE_SCHEMA
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from pipeline.aurora.sessions.connection import Connection
     from pipeline.core.model.index import Condition, Index, IndexPart
@@ -108,33 +108,21 @@ def plan_indexes(connection: Connection, target: Target) -> IndexPlan:
     with translating("reading the catalog"):
         recorded = _recorded(connection, storage)
         valid = dict(connection.execute(_INDEXES, {"schema": STORAGE_SCHEMA, "storage": storage}).fetchall())
-        taken = {
-            name
-            for (name,) in connection.execute(
-                "SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace(%s) AND relname = ANY (%s)",
-                [STORAGE_SCHEMA, list(wanted)],
-            )
-        }
-    in_the_way = tuple(sorted(taken - (recorded & valid.keys())))
-    record = [_record(connection, storage, sorted(wanted.keys() - recorded))] if wanted.keys() - recorded else []
+        taken = {name for (name,) in connection.execute(_TAKEN, [STORAGE_SCHEMA, list(wanted)])}
+    unrecorded = sorted(wanted.keys() - recorded)
+    record = [_record(connection, storage, unrecorded)] if unrecorded else []
     created = [create_index(target, index).as_string(connection) for index in wanted.values()]
-    recording = (
-        [IndexStep(f"record the indexes of {STORAGE_SCHEMA}.{storage} as Dynaurora's", *record)] if record else []
-    )
     builds = [
         step
         for name, index in wanted.items()
         if not valid.get(name, False)
         for step in _builds(connection, target, index, left_invalid=name in valid)
     ]
-    gone = sorted(recorded - wanted.keys())
-    drops = [
-        _drop(connection, name, f"drop index {name}, which is no longer in the mapping")
-        for name in gone
-        if name in valid
-    ]
-    forgets = [_forget(connection, storage, gone)] if gone else []
-    return IndexPlan(in_the_way, (*record, *created), (*recording, *builds, *drops, *forgets))
+    return IndexPlan(
+        tuple(sorted(taken - (recorded & valid.keys()))),
+        (*(step.sql.removesuffix(";") for step in record), *created),
+        (*record, *builds, *_drops(connection, storage, sorted(recorded - wanted.keys()), valid)),
+    )
 
 
 def _recorded(connection: Connection, storage_name: str) -> set[str]:
@@ -167,12 +155,24 @@ def drop_index(name: str) -> sql.Composed:
     return sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(sql.Identifier(STORAGE_SCHEMA, name))
 
 
-def _record(connection: Connection, storage_name: str, names: list[str]) -> str:
+def _drops(connection: Connection, storage_name: str, names: list[str], there: Collection[str]) -> list[IndexStep]:
+    drops = [
+        _drop(connection, name, f"drop index {name}, which is no longer in the mapping")
+        for name in names
+        if name in there
+    ]
+    return [*drops, _forget(connection, storage_name, names)] if names else []
+
+
+def _record(connection: Connection, storage_name: str, names: list[str]) -> IndexStep:
     statement = sql.SQL(
         "INSERT INTO replication.indexes (name, storage_name) SELECT unnest({}::text[]), {}"
         " ON CONFLICT (name) DO UPDATE SET storage_name = excluded.storage_name"
     )
-    return statement.format(sql.Literal(names), sql.Literal(storage_name)).as_string(connection)
+    return IndexStep(
+        f"record the indexes of {STORAGE_SCHEMA}.{storage_name} as Dynaurora's",
+        statement.format(sql.Literal(names), sql.Literal(storage_name)).as_string(connection) + ";",
+    )
 
 
 def _forget(connection: Connection, storage_name: str, names: list[str]) -> IndexStep:
@@ -182,6 +182,8 @@ def _forget(connection: Connection, storage_name: str, names: list[str]) -> Inde
         statement.format(sql.Literal(storage_name), sql.Literal(names)).as_string(connection) + ";",
     )
 
+
+_TAKEN = "SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace(%s) AND relname = ANY (%s)"
 
 _INDEXES = """
 SELECT ic.relname, i.indisvalid FROM pg_index AS i JOIN pg_class AS ic ON ic.oid = i.indexrelid

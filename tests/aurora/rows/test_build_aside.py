@@ -238,6 +238,23 @@ def test_what_a_swap_would_lose_is_named(connection: Connection, what: str) -> N
     assert beyond_standard(connection, TARGET)
 
 
+@pytest.mark.parametrize(
+    ("what", "named"),
+    [
+        ("a trigger", "trigger t fires for rows that are loaded"),
+        ("an index that is not valid", "index bad is not valid: REINDEX or drop it"),
+        ("a materialized view", "rule _RETURN on materialized view w depends on it"),
+        ("a function", "function f() depends on it"),
+        ("a foreign key", "constraint w_i_l_fkey on table w depends on it"),
+        ("a rule", 'rule r on table replica."Orders" depends on it'),
+        ("a policy of another table", "policy p on table w depends on it"),
+    ],
+)
+def test_the_object_that_makes_a_load_merge_is_named(connection: Connection, what: str, named: str) -> None:
+    connection.execute(LOST[what].encode())
+    assert beyond_standard(connection, TARGET) == (named,)
+
+
 def test_a_user_who_may_not_replace_the_table_merges(connection: Connection) -> None:
     connection.execute("DROP ROLE IF EXISTS dynaurora_loader")
     connection.execute("CREATE ROLE dynaurora_loader; GRANT USAGE ON SCHEMA replica, replication TO dynaurora_loader")

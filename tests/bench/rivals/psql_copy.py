@@ -1,4 +1,4 @@
-r"""The limit: psql's \copy of a ready-made text file into the same table, with its key first or built afterwards."""
+r"""The limit: psql's \copy of a ready-made text file into the same table, its key first, or key and indexes after."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from tests.bench.shapes import SHAPES
 
 
 def prepare(spec: Spec) -> Work:
-    """Compose the script. `spec.options["key_after"]` builds the key once the rows are in."""
+    """Compose the script. `spec.options["key_after"]` builds the key, and the shape's indexes, once the rows are in."""
     shape = SHAPES[spec.shape]
     columns = [*shape.columns, *([f'"{shape.unmapped}"'] if shape.unmapped else [])]
     script = [f"\\copy {spec.table} ({', '.join(columns)}) FROM '{spec.text_path}'"]
     if spec.options.get("key_after"):
         script.append(f'ALTER TABLE {spec.table} ADD PRIMARY KEY ("{shape.key.column}")')
+        for columns in shape.indexes:
+            names = ", ".join(f'"{column}"' for column in columns)
+            script.append(f"CREATE INDEX ON {spec.table} ({names})")
 
     def work() -> None:
         command = [spec.psql, "-X", "-q", "-v", "ON_ERROR_STOP=1", spec.url]
