@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from pipeline.aurora.sessions.connection import Connection
 
 BUILD_MEMORY = "256MB"
-# Processes that PostgreSQL may add for one index: for several at once, each has a session of its own already.
-WORKERS_FOR_ONE, WORKERS_FOR_EACH = 2, 1
+# Processes that PostgreSQL may add for each index; `max_parallel_workers` limits them for all.
+BUILD_WORKERS = 2
 _LOOK_SECONDS = 0.2
 
 
@@ -92,17 +92,16 @@ def _matched(connection: Connection, build: Build) -> list[Carried]:
 
 
 def _run(
-    jobs: Sequence[Callable[[Connection, int], None]],
+    jobs: Sequence[Callable[[Connection], None]],
     connection: Connection,
     connect: Callable[[], Connection] | None,
     sessions: int,
     stopped: threading.Event,
 ) -> None:
     """Run the jobs, several at once; the first failure cancels the others."""
-    waiting: SimpleQueue[Callable[[Connection, int], None]] = SimpleQueue()
+    waiting: SimpleQueue[Callable[[Connection], None]] = SimpleQueue()
     for job in jobs:
         waiting.put(job)
-    workers = WORKERS_FOR_ONE if min(len(jobs), sessions) == 1 else WORKERS_FOR_EACH
     failed = threading.Event()
 
     def work(session: Connection) -> None:
@@ -111,7 +110,7 @@ def _run(
                 job = waiting.get_nowait()
             except Empty:
                 return
-            job(session, workers)
+            job(session)
 
     with ExitStack() as opened:
         own = [connection]
@@ -152,18 +151,18 @@ def _is_keyed(connection: Connection, build: Build) -> bool:
     return found is not None
 
 
-def _index_key(build: Build, connection: Connection, workers: int) -> None:
+def _index_key(build: Build, connection: Connection) -> None:
     add = sql.SQL("CREATE UNIQUE INDEX {} ON {} ({})").format(
         sql.Identifier(build.key_name), build.identifier, tables.identifiers(build.target.primary_key)
     )
     with translating("building the primary key", table=build.table_name):
         try:
             with connection.transaction():
-                _set_up(connection, workers)
+                _set_up(connection)
                 connection.execute(add)
         except psycopg.errors.UniqueViolation:
             with connection.transaction():
-                _set_up(connection, workers)
+                _set_up(connection)
                 _remove_repeated(connection, build)
                 connection.execute(add)
 
@@ -181,15 +180,15 @@ def _attach_key(connection: Connection, build: Build) -> None:
             )
 
 
-def _create(build: Build, one: Carried, connection: Connection, workers: int) -> None:
+def _create(build: Build, one: Carried, connection: Connection) -> None:
     with translating(f"building {one.name}", table=build.table_name), connection.transaction():
-        _set_up(connection, workers)
+        _set_up(connection)
         connection.execute(one.create(build.name))
 
 
-def _set_up(connection: Connection, workers: int) -> None:
+def _set_up(connection: Connection) -> None:
     connection.execute(sql.SQL("SET LOCAL maintenance_work_mem = {}").format(sql.Literal(BUILD_MEMORY)))
-    connection.execute(sql.SQL("SET LOCAL max_parallel_maintenance_workers = {}").format(sql.Literal(workers)))
+    connection.execute(sql.SQL("SET LOCAL max_parallel_maintenance_workers = {}").format(sql.Literal(BUILD_WORKERS)))
 
 
 def _remove_repeated(connection: Connection, build: Build) -> None:
