@@ -37,7 +37,7 @@ from tests.stress.world import Counts
 PROCESSES = 2
 AT_ONCE = 100
 """Histories of operations that a process runs before it reports on them."""
-TO_CATCH = 3_000
+TO_CATCH = 10_000
 """The most histories of operations that are run for each mutation."""
 
 

@@ -128,6 +128,23 @@ def remade_and_away(history: History) -> None:
     history.tick()
 
 
+def remade_while_on_its_way(history: History) -> None:
+    """The stream is made anew while the function of the old one still has a change to bring."""
+    world, replicator = history.world, history.world.replicator
+    assert replicator is not None
+    _at_work(history)
+    history.tick()
+    replicator.lags, replicator.lag = (200,), {}
+    world.write(_key(history))
+    history.pause(10)
+    world.disable_stream()
+    world.enable_stream()
+    for _ in range(3):
+        history.pause(30)
+        history.tick()
+    replicator.lags, replicator.lag = (0,), {}
+
+
 def rolled_unseen(history: History) -> None:
     """A tick finds a shard closed and its successors not listed; the next comes when they have lost their first."""
     world, key = history.world, _key(history)
@@ -176,23 +193,25 @@ def purged_unseen(history: History) -> None:
 
 
 def lost_again_before_the_remedy(history: History) -> None:
-    """A person notes a command; before it runs, the same key loses another change, just after an applied one."""
-    key = _key(history)
+    """A person notes a command; until it is run, the same key loses another change, just behind an applied one."""
+    key, replicator = _key(history), history.world.replicator
+    assert replicator is not None
     _at_work(history)
     history.tick()
+    replicator.lags, replicator.lag = (0,), {}
     _give_up(history, key)
     other = history.random.choice(history.world.keys)
     history.world.write(other)
-    history.pause(LAG + _window(history))
+    history.pause(10)
     history.tick()
     noted = [text for _, text in history.product.remedies()]
-    history.pause(history.random.choice([5, 5, 400]))
-    if history.random.random() < 0.5:
+    history.pause(history.random.choice([5, 5, 5, 400]))
+    if history.random.random() < 0.8:
         history.world.write(key)
-        history.pause(LAG + _window(history))
+        history.pause(10)
     _give_up(history, key)
     history.world.write(other)
-    history.pause(LAG + _window(history))
+    history.pause(10)
     for text in noted:
         history.follow_text(text)
     history.tick()
@@ -323,6 +342,7 @@ SITUATIONS: tuple[Callable[[History], None], ...] = (
     passed_by_while_on_its_way,
     more_than_is_read_on,
     remade_and_away,
+    remade_while_on_its_way,
     rolled_unseen,
     standing_still_unread,
     purged_unseen,
