@@ -173,7 +173,9 @@ def test_old_bookkeeping_goes_and_what_decides_stays(
     kept = [location for (location,) in connection.execute("SELECT location FROM replication.exports ORDER BY id")]
     assert len(kept) == 2  # the newest that was loaded whole, however old, and the window that could come again
     assert kept[1] == "34"
-    left = connection.execute("SELECT tablename FROM pg_tables WHERE tablename LIKE '\\_%'").fetchall()
+    left = connection.execute(
+        "SELECT tablename FROM pg_tables WHERE schemaname = 'replica' AND tablename LIKE '\\_%'"
+    ).fetchall()
     assert left == []
     with closing(services.connect("test")) as holder:
         loads.lock_table(holder, employees.name)

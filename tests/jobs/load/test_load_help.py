@@ -71,7 +71,12 @@ def helping(services: Services, employees: TableMapping) -> Helping:
 
 
 def leftovers(connection: Connection) -> int:
-    return len(connection.execute("SELECT FROM pg_tables WHERE tablename LIKE '\\_load%'").fetchall())
+    """Tables that loads left; a temporary one may still be there for a moment after its session was closed."""
+    return len(
+        connection.execute(
+            "SELECT FROM pg_tables WHERE schemaname = 'replica' AND tablename LIKE '\\_load%'"
+        ).fetchall()
+    )
 
 
 class Interrupted(Exception):  # noqa: N818 - a signal of ours, not an error

@@ -199,7 +199,9 @@ def test_loads_killed_at_any_moment_lose_nothing_and_repeat_nothing(
         resumed += report.files_resumed > 0
         assert view(connection) == whole
         assert (report.items, report.applied, report.stale, report.rejected) == (ITEMS + 7, ITEMS, 7, 0)
-        assert connection.execute("SELECT count(*) FROM pg_tables WHERE tablename LIKE '\\_load%'").fetchone() == (0,)
+        assert connection.execute(
+            "SELECT count(*) FROM pg_tables WHERE schemaname = 'replica' AND tablename LIKE '\\_load%'"
+        ).fetchone() == (0,)
     wait_until(lambda: workers_left() == [])
     assert resumed or KILLS < 20, "no load was killed between its first file and its end"
 

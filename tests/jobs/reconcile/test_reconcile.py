@@ -121,7 +121,9 @@ def test_staging_tables_of_a_killed_run_are_dropped(source: Source, connection: 
     )
     execute(connection, f"CREATE TABLE replica._reconcile_{run.id}_0 (x int)")
     source.reconcile()
-    left = connection.execute("SELECT count(*) FROM pg_tables WHERE tablename LIKE '\\_reconcile%'").fetchone()
+    left = connection.execute(
+        "SELECT count(*) FROM pg_tables WHERE schemaname = 'replica' AND tablename LIKE '\\_reconcile%'"
+    ).fetchone()
     assert left == (0,)
 
 
@@ -141,4 +143,9 @@ def test_a_failed_run_says_so_and_leaves_no_staging_table(source: Source, connec
     with pytest.raises(TerminalError, match="truncated"):
         reconcile(source.services, source.mapping, location, margin=MARGIN, bounds=IMPATIENT)
     assert connection.execute("SELECT status FROM replication.reconciliations").fetchall() == [("failed",)]
-    assert connection.execute("SELECT tablename FROM pg_tables WHERE tablename LIKE '\\_%'").fetchall() == []
+    assert (
+        connection.execute(
+            "SELECT tablename FROM pg_tables WHERE schemaname = 'replica' AND tablename LIKE '\\_%'"
+        ).fetchall()
+        == []
+    )

@@ -21,7 +21,12 @@ from tests.jobs.reconcile.conftest import Source, execute, found
 
 
 def leftovers(connection: Connection) -> list[str]:
-    return [name for (name,) in connection.execute("SELECT tablename FROM pg_tables WHERE tablename LIKE '\\_%'")]
+    return [
+        name
+        for (name,) in connection.execute(
+            "SELECT tablename FROM pg_tables WHERE schemaname = 'replica' AND tablename LIKE '\\_%'"
+        )
+    ]
 
 
 def break_off(*_: object, **__: object) -> None:
