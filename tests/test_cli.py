@@ -136,7 +136,7 @@ def test_status_before_and_after_work(environment: dict[str, str], capsys: pytes
     assert table["attention"] == [
         "the stream dropped changes before they were applied; changes made from 2026-01-01 00:00:00 UTC to 2026-01-01"
         " 06:00:00 UTC may be missing: run `dynaurora catch-up employees --from 2025-12-31T23:55:00Z"
-        " --to 2026-01-01T06:05:00Z`",
+        " --to 2026-01-01T06:05:01Z`",
         "4 keys have changes that have not arrived, the oldest made at 2026-01-02 00:00:00 UTC; look at the errors and"
         " the iterator age of the table's Lambda function, and run `dynaurora status employees --probe` again",
         "1 rejects wait; see `dynaurora rejects list employees`",

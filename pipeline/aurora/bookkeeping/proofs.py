@@ -24,6 +24,7 @@ def prove_caught_up(
 ) -> None:
     """Count a range as proven, except a margin at both ends, once all its windows are applied.
 
+    Not the second in which the later margin begins: of two changes in it, a streamed row of the first would stay.
     It is merged with adjoining ranges of earlier catch-ups.
     """
     with translating("recording a caught-up range as proven", table=table_name):
@@ -32,11 +33,11 @@ def prove_caught_up(
 
 _CAUGHT_UP = """
 UPDATE replication.tables SET proven = COALESCE(proven, '{}') + COALESCE((
-       SELECT range_agg(tstzrange(lower(whole) + %(margin)s, upper(whole) - %(margin)s, '[]'))
+       SELECT range_agg(tstzrange(lower(whole) + %(margin)s, upper(whole) - %(margin)s, '[)'))
          FROM unnest((SELECT range_agg(tstzrange(since, until, '[]')) FROM (
               SELECT since, until FROM replication.caught_up WHERE table_name = %(table)s
               UNION ALL SELECT %(since)s, %(until)s) AS ranges)) AS whole
-        WHERE upper(whole) - lower(whole) >= 2 * %(margin)s), '{}')
+        WHERE upper(whole) - lower(whole) > 2 * %(margin)s), '{}')
  WHERE name = %(table)s
 """
 

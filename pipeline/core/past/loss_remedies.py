@@ -90,12 +90,12 @@ def remedy(loss: Loss, means: Means) -> str:
 
 
 def catch_up_range(loss: Loss, means: Means) -> tuple[datetime, datetime]:
-    """Return the range that a catch-up must cover to close the loss, in whole seconds.
+    """Return the range that a catch-up must cover to close the loss, in whole seconds: it ends past the margin.
 
     A snapshot shortly before the end would cut the catch-up short, so the range then ends later.
     """
     least = shortest_range(means.margin, SHORTEST)
-    end = round_up(loss.until + means.margin)
+    end = whole_seconds(loss.until + means.margin) + timedelta(seconds=1)
     for snapshot in sorted(means.snapshots):
         if end - least < snapshot < end:
             end = round_up(snapshot) + least

@@ -98,9 +98,12 @@ class Proof:
         return cls(tuple(covered), reconciled)
 
     def covers(self, since: datetime, until: datetime, margin: timedelta) -> bool:
-        """Whether catch-ups cover the span and a margin at both ends."""
+        """Whether catch-ups cover the span and a margin at both ends.
+
+        The later end must be past the margin: of two changes in one second, a streamed row of the first would stay.
+        """
         at = bisect_right(self.covered, since - margin, key=lambda span: span[0]) - 1
-        return at >= 0 and self.covered[at][1] >= until + margin
+        return at >= 0 and self.covered[at][1] > until + margin
 
     def shows(self, since: datetime, until: datetime, margin: timedelta) -> bool:
         """Whether every change made from `since` to `until` is in Aurora."""

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from pipeline.core.ordering import Position
 from pipeline.core.past.conclude import conclude
+from pipeline.core.past.loss_remedies import Means, catch_up_range
 from pipeline.core.past.losses import Kind, Loss, Proof
 from pipeline.core.past.memory import Memory, Rules, ShardSight, Sight
 from pipeline.core.past.probing import Applied, ShardProgress, Stored, Waiting
@@ -141,3 +142,13 @@ def test_a_shard_that_is_only_rolled_still_stands_still() -> None:
     child = ShardSight(ShardProgress("s2", "s1", read_through=NOW), at_end=True)
     memory = tick(memory, NOW + timedelta(seconds=120), shard(NOW, finished=True), child)
     assert memory.waiting[0].state.value == "stuck"
+
+
+def test_a_catch_up_proves_no_second_that_its_later_margin_begins_in() -> None:
+    """Of two changes of a key in that second, a streamed row of the first stays, and the second may be lost."""
+    margin = timedelta(minutes=5)
+    begun, end = NOW - timedelta(hours=1), NOW + margin
+    assert not Proof.of([(begun, end)]).shows(NOW, NOW, margin)
+    assert Proof.of([(begun, end + timedelta(seconds=1))]).shows(NOW, NOW, margin)
+    loss = Loss(Kind.PASSED, NOW, NOW, keys_kept=True)
+    assert Proof.of([catch_up_range(loss, Means("orders", margin))]).closes(loss, margin)

@@ -98,10 +98,10 @@ def test_a_recreated_stream_is_a_loss_until_catch_ups_cover_it(world: World) -> 
     finding = world.only()
     assert (finding.kind, finding.severity, finding.since) == (Kind.STREAM_REMADE, Severity.ERROR, applied)
     assert finding.remedy == (
-        "run `dynaurora catch-up employees --from 2026-05-20T11:05:00Z --to 2026-05-20T13:05:00Z`"
+        "run `dynaurora catch-up employees --from 2026-05-20T11:05:00Z --to 2026-05-20T13:05:01Z`"
     )
     assert world.only().remedy == finding.remedy, "it stays"
-    for start, end, left in ((-5, 30, 1), (31, 90, 1), (25, 60, 1), (90, 114, 1), (91, 115, 0)):
+    for start, end, left in ((-5, 30, 1), (31, 90, 1), (25, 60, 1), (90, 114, 1), (91, 115, 1), (91, 116, 0)):
         losses.note_caught_up(
             world.connection, "employees", applied + timedelta(minutes=start), applied + timedelta(minutes=end)
         )
@@ -217,7 +217,7 @@ def test_a_command_is_long_enough_to_run_and_ends_where_no_load_cuts_it_short(wo
         "INSERT INTO replication.losses (table_name, kind, since, until) VALUES (%s, 'gap', %s, %s)",
         [world.mapping.name, NOW, NOW],
     )
-    assert "--from 2026-05-20T11:50:00Z --to 2026-05-20T12:05:00Z" in world.only().remedy
+    assert "--from 2026-05-20T11:50:01Z --to 2026-05-20T12:05:01Z" in world.only().remedy
     world.connection.execute(
         "INSERT INTO replication.exports (table_name, kind, location, snapshot_time, as_of, item_count, file_count,"
         " size_bytes, status) VALUES ('employees', 'full', 's3://b/f', %s, %s, 0, 0, 0, 'loaded')",
