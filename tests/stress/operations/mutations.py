@@ -195,7 +195,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     _losses(
         "closing: any catch-up will do",
         "Proof.covers",
-        "return at >= 0 and self.covered[at][1] >= until + margin",
+        "return at >= 0 and self.covered[at][1] > until + margin",
         "return bool(self.covered)",
     ),
     _losses("closing: any clean reconciliation will do", "Proof.shows", "self.reconciled >= until", "True"),
