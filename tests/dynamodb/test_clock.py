@@ -97,7 +97,7 @@ def test_several_answers_bound_it_better_than_one() -> None:
     assert abs(clocks.clock.ahead.total_seconds() - 10.0) <= 0.2
 
 
-def test_a_clock_that_is_set_is_measured_anew() -> None:
+def test_a_clock_that_is_set_is_measured_again() -> None:
     clocks = Clocks(600.0)
     clocks.ask()
     clocks.ahead = 0.0

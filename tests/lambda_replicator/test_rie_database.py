@@ -208,7 +208,7 @@ def test_no_connection_to_spare_reads_the_secret_once(start: Start, make_record:
         assert secrets.fetches == 1
 
 
-def test_a_refused_password_reads_the_secret_anew_once_an_opening(start: Start, make_record: Any) -> None:
+def test_a_refused_password_reads_the_secret_again_once_an_opening(start: Start, make_record: Any) -> None:
     refused = ("28P01", 'password authentication failed for user "napoleon"')
     with refusing(*refused) as server, secrets_endpoint(**nobody(server.port)) as secrets:
         function = start(secrets.environment | SOON_OVER)

@@ -196,7 +196,7 @@ def test_exports_asked_for_at_once_are_each_of_their_own_time(
                 assert exported in writer.states_at(description["ExportTime"].timestamp())
 
 
-def test_an_export_after_the_stream_was_changed_reads_the_table_anew(
+def test_an_export_after_the_stream_was_changed_reads_the_table_again(
     dynamodb: "DynamoDBClient", s3: "S3Client", bucket: str, make_table: MakeTable
 ) -> None:
     table = make_table("NEW_AND_OLD_IMAGES")

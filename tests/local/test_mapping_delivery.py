@@ -139,7 +139,7 @@ def test_the_lowest_failure_is_the_checkpoint_and_all_after_it_is_repeated() -> 
     assert scene.pauses == []
 
 
-def test_progress_starts_the_retries_anew_and_their_end_discards_what_is_left() -> None:
+def test_progress_restarts_the_retries_and_their_end_discards_what_is_left() -> None:
     answers: list[object] = [failed("1"), failed("2"), failed("2"), failed("2")]
     scene = Scene(lambda _batch, call: answers[call - 1], report_item_failures=True, maximum_retry_attempts=1)
     assert scene.deliver(records(1, 2, 3))

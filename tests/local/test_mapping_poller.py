@@ -179,7 +179,7 @@ def test_shards_that_appear_later_are_read_from_their_beginning_even_from_latest
     assert target.numbers == [4, 5, 6, 7]
 
 
-def test_an_expired_iterator_is_taken_anew_where_it_stood() -> None:
+def test_an_expired_iterator_is_fetched_again_where_it_was() -> None:
     stream = ScriptedStream()
     stream.add("a", range(1, 6))
     stream.expire_once = {"a:3"}

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from psycopg import sql
 
 from pipeline.aurora.bookkeeping.proofs import prove_reconciled
+from pipeline.aurora.bookkeeping.watermarks import REDRIVE_WRITER
 from pipeline.aurora.errors import translating
 from pipeline.aurora.schema.tables import storage
 from pipeline.aurora.sessions import advisory_locks
@@ -271,7 +272,8 @@ def finish(connection: Connection, run_id: int, *, undecided: int, of_another_ta
     with translating("recording the reconciliation"), connection.transaction():
         row = connection.execute(_ADD_UP, {"id": run_id, "undecided": undecided}).fetchone()
         counts = Counts(*row) if row else Counts()
-        (no_proof,) = connection.execute(_NO_PROOF, {"id": run_id, "other": of_another_table}).fetchone() or (None,)
+        asked = {"id": run_id, "other": of_another_table, "late": REDRIVE_WRITER}
+        (no_proof,) = connection.execute(_NO_PROOF, asked).fetchone() or (None,)
         connection.execute(
             "UPDATE replication.reconciliations SET status = 'done', finished_at = clock_timestamp(), compared = %s,"
             " in_flight = %s, undecided = %s, missing = %s, extra = %s, different = %s, stale = %s, repaired = %s,"
@@ -298,7 +300,7 @@ def finish(connection: Connection, run_id: int, *, undecided: int, of_another_ta
 _NO_PROOF = """
 SELECT CASE WHEN %(other)s THEN 'the snapshot is of another table'
             WHEN EXISTS (SELECT FROM replication.watermarks AS w WHERE w.table_name = r.table_name
-                            AND w.writer = 'redrive' AND w.applied_at >= r.started_at)
+                            AND w.writer = %(late)s AND w.applied_at >= r.started_at)
               OR EXISTS (SELECT FROM replication.rejects AS j WHERE j.table_name = r.table_name
                             AND j.replayed_at >= r.started_at)
             THEN 'a batch was redriven, or a reject replayed, while it ran' END

@@ -56,18 +56,18 @@ def request_or_resume(
     say: Callable[[str], None],
     window: Window | None = None,
     *,
-    anew: bool = False,
+    fresh: bool = False,
 ) -> str:
     """Return the ARN of an export of the `table` (ARN and id): full, or incremental over `window`.
 
-    `anew`: a new one, whatever is under way. Raises TerminalError while a load of the table runs, ConfigurationError if
-    it is not the source of record, and as `request_export` does.
+    `fresh`: a new one, whatever is under way. Raises TerminalError while a load of the table runs, ConfigurationError
+    if it is not the source of record, and as `request_export` does.
     """
     destination = export_destination(services.settings, "requesting an export", table=mapping.name)
     arn, table_id = table
     with closing(services.connect(loads.REQUESTING)) as connection, loads.table_locked(connection, mapping.name):
         sources.require(connection, mapping.name, mapping.table, doing="exporting", arn=arn, table_id=table_id)
-        return _Requesting(services, mapping, table, destination, window, connection, say, anew).carry_out()
+        return _Requesting(services, mapping, table, destination, window, connection, say, fresh).carry_out()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class _Requesting:
     window: Window | None
     connection: Connection
     say: Callable[[str], None]
-    anew: bool
+    fresh: bool
 
     @property
     def _what(self) -> str:
@@ -150,7 +150,7 @@ class _Requesting:
 
     def _why_not(self, found: ExportRequest) -> tuple[Outcome, str] | None:
         """Return how an open request ended and why, or None: it has not."""
-        if self.anew:
+        if self.fresh:
             return "superseded", "a new export is asked for"
         if found.request != self._what:
             return "superseded", "the table, the bucket or its encryption has changed"

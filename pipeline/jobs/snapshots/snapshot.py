@@ -87,7 +87,7 @@ def take_snapshot(
         check_export_arn(mapping, export_arn, accept_other_table=accept_other_table)
         hint = f"it continues in DynamoDB; wait for it again with --export-arn {export_arn}"
     else:
-        export_arn = _request(services, mapping, say, anew=new_export)
+        export_arn = _request(services, mapping, say, fresh=new_export)
         hint = resume_hint(export_arn)
     location = wait(services, export_arn, hint=hint, timeout=timeout, say=say, notify=notify)
     return existing(location, export_arn)
@@ -115,12 +115,12 @@ def _say_nothing(_: str) -> None:
     """Report progress to nobody."""
 
 
-def _request(services: Services, mapping: TableMapping, say: Callable[[str], None], *, anew: bool) -> str:
+def _request(services: Services, mapping: TableMapping, say: Callable[[str], None], *, fresh: bool) -> str:
     source = describe(services.dynamodb, mapping.table, services.clock)
     problems = check_source(source, mapping)
     if problems:
         raise ConfigurationError(f"requesting an export of {mapping.table}: {'; '.join(problems)}", table=mapping.name)
-    return request_or_resume(services, mapping, (source.arn, source.table_id), say, anew=anew)
+    return request_or_resume(services, mapping, (source.arn, source.table_id), say, fresh=fresh)
 
 
 def wait(

@@ -34,22 +34,6 @@ def connection(database: str) -> Generator[Connection]:
         yield opened
 
 
-@pytest.fixture
-def role(connection: Connection) -> Generator[Callable[[str], str]]:
-    made: list[str] = []
-
-    def create(name: str) -> str:
-        made.append(f"{name}_{connection.info.dbname}")
-        connection.execute(f"CREATE ROLE {made[-1]}".encode())
-        return made[-1]
-
-    yield create
-    connection.execute("RESET ROLE")
-    for name in reversed(made):  # who granted goes first
-        connection.execute(f"DROP OWNED BY {name} CASCADE".encode())
-        connection.execute(f"DROP ROLE {name}".encode())
-
-
 def read_by(found: TableMapping, *roles: str) -> TableMapping:
     return replace(found, targets=tuple(replace(target, readers=roles) for target in found.targets))
 

@@ -30,22 +30,6 @@ def connection(database: str) -> Generator[Connection]:
         yield opened
 
 
-@pytest.fixture
-def role(connection: Connection) -> Generator[Callable[[str], str]]:
-    made: list[str] = []
-
-    def create(name: str) -> str:
-        made.append(f"{name}_{connection.info.dbname}")
-        connection.execute(f"CREATE ROLE {made[-1]}".encode())
-        return made[-1]
-
-    yield create
-    connection.execute("RESET ROLE")
-    for name in made:
-        connection.execute(f"DROP OWNED BY {name} CASCADE".encode())
-        connection.execute(f"DROP ROLE {name}".encode())
-
-
 def run(connection: Connection, *statements: str) -> None:
     for statement in statements:
         connection.execute(statement.encode())
@@ -77,7 +61,7 @@ def test_a_reader_under_a_row_policy_sees_no_more_rows_after(
     assert rows(connection, 'SELECT count(*) FROM "Employees"') == [7]
 
 
-def test_a_role_revoked_from_the_view_stays_revoked_when_it_is_made_anew(
+def test_a_role_revoked_from_the_view_stays_revoked_when_it_is_recreated(
     connection: Connection, role: Callable[[str], str]
 ) -> None:
     """Default privileges grant it every new table; this view was taken from it."""

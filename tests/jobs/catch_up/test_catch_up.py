@@ -476,7 +476,7 @@ def test_a_damaged_file_stops_with_its_name_and_leaves_nothing(
     assert len(names(connection)) in {0, 5}  # the other file may have come first
 
 
-def test_an_export_that_failed_is_requested_anew(past: PastTable, run: Run, connection: Connection) -> None:
+def test_an_export_that_failed_is_requested_again(past: PastTable, run: Run, connection: Connection) -> None:
     past.put(START, 1, "one")
     original = past.describe_export
 

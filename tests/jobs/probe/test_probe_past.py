@@ -338,7 +338,7 @@ def recreate(world: World, *, table_id: str | None = None) -> float:
     return world.clock
 
 
-def test_a_stream_made_anew_is_found_by_the_tick_and_dated_from_the_oldest_change_that_waits(begun: World) -> None:
+def test_a_recreated_stream_is_found_by_the_tick_and_dated_from_the_oldest_change_that_waits(begun: World) -> None:
     begun.write("a", 1, ago=20)
     waiting = begun.clock - 20
     begun.tick()
@@ -456,7 +456,7 @@ def test_more_waiting_than_is_read_on_is_stuck_though_the_replicator_applied_one
     assert begun.decided == begun.settled
 
 
-def test_a_stream_made_anew_days_ago_has_dropped_changes_of_its_own(begun: World) -> None:
+def test_a_stream_recreated_days_ago_has_dropped_changes_of_its_own(begun: World) -> None:
     begun.clock += DAY
     recreate(begun)
     begun.clock += 3 * DAY

@@ -86,3 +86,17 @@ def test_a_reconciliation_during_which_a_batch_was_redriven_proves_nothing(
     if 77 in view(connection):
         assert source.reconcile(repair=True).repaired == 1
     assert source.reconcile(5.9).no_proof is None
+
+
+@pytest.mark.usefixtures("probe")
+def test_a_reconciliation_during_which_a_reject_was_replayed_proves_nothing(
+    source: Source, connection: Connection
+) -> None:
+    replicated(source, named(77, 1, "x" * 30, at=(source.now - timedelta(minutes=30)).timestamp()))
+
+    def replay(text: str) -> None:
+        if text.startswith("comparing"):
+            assert connection.execute("UPDATE replication.rejects SET replayed_at = clock_timestamp()").rowcount == 1
+
+    assert source.reconcile(on_progress=replay).no_proof == "a batch was redriven, or a reject replayed, while it ran"
+    assert source.reconcile(5.9).no_proof is None

@@ -129,7 +129,7 @@ def remade_and_away(history: History) -> None:
 
 
 def remade_while_on_its_way(history: History) -> None:
-    """The stream is made anew while the function of the old one still has a change to bring."""
+    """The stream is recreated while the function of the old one has not yet applied a change."""
     world, replicator = history.world, history.world.replicator
     assert replicator is not None
     _at_work(history)
