@@ -127,6 +127,10 @@ def test_a_load_that_is_killed_while_indexes_are_built_resumes(
         time.sleep(0.05)
     process.kill()
     process.join()
+    for _ in range(1200):  # the server notices within a second or two, and later on a busy machine
+        if connection.execute("SELECT FROM pg_locks WHERE locktype = 'advisory'").fetchone() is None:
+            break
+        time.sleep(0.05)
     connection.execute(
         "CREATE OR REPLACE FUNCTION public.slow(text) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT $1'"
     )
