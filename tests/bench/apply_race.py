@@ -6,11 +6,9 @@ to round. After every run the table's rows are compared with the history.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +19,23 @@ from tests.bench.contest import Spec
 from tests.bench.contestant import OURS_PYTHON, RIVALS_PYTHON, ROOT, ContestantError, migrate, run
 from tests.bench.history import History
 from tests.bench.network import Network
-from tests.bench.rounds import EXACT, Entry, Outcome, Run, Say, interleave
+from tests.bench.reference import expected, shown
+from tests.bench.rounds import EXACT, Entry, Run, Say, interleave
 from tests.bench.server import BenchServer
-from tests.bench.shapes import NARROW, STAFF, Field, Shape
+from tests.bench.shapes import NARROW, STAFF, WIDE, Shape
 
 ROUND_TRIP_MS = 1.0
-_FILL = "SELECT n, 'name ' || n, 'Dept ' || n % 999{more} FROM generate_series(1, {rows}) AS n"
-_MORE = {
-    "narrow": "",
-    "staff": ", n % 90000 + 0.25, n % 5 <> 0, jsonb_build_object('city', 'Accra', 'score', n % 1000 + 0.5, 'tags',"
-    " jsonb_build_array('x', n % 10))",
+# The values of a row `n` that is there before, in the order of the shape's columns.
+_THREE = "n, 'name ' || n, 'Dept ' || n % 999"
+_VALUES = {
+    "narrow": _THREE,
+    "staff": _THREE + ", n % 90000 + 0.25, n % 5 <> 0,"
+    " jsonb_build_object('city', 'Accra', 'score', n % 1000 + 0.5, 'tags', jsonb_build_array('x', n % 10))",
+    "wide": "'item#' || n, 'someone' || n || '@example.com', 'Akua Mensah', 'ACTIVE', 'Accra', '2024-05-14T11:14:20Z',"
+    " repeat('lorem ipsum ', 9), '12345678-1234', n % 1000, n / 100.0, 12345678901234567890123456789012345678, 1.5, n,"
+    " true, false, decode(repeat('00', 48), 'hex'), ARRAY['a', 'b'],"
+    """ '["lorem", 1.5, true, null, {"sku": "SKU-123456", "qty": 5, "unit": 1.5}]'::jsonb,"""
+    """ '{"address": {"street": "1 Main St", "zip": "12345", "geo": [1.5, 2.5]}, "score": 12.5}'::jsonb, NULL""",
 }
 
 # Runs in a round for those on which the stated ratios depend: each takes a second or a few.
@@ -71,21 +76,15 @@ class ApplyRace:
         self._shape, self._scale = shape, scale
         self._histories: dict[str, History] = {}
 
-    def rounds(self, rounds: int) -> dict[str, Outcome]:
-        """Run every contestant in every round."""
+    def everything(self) -> list[Entry]:
+        """Return the replicator with batches and tables of all sizes, and all its rivals."""
         scale, first = self._scale, self._scale.rows[0]
-        entries = [
+        return [
             self._seed("seed", "the seed's handler", scale.seed_batches, select=True, log=True),
             self._seed(
                 "seed_silent", "the seed's handler, its logging off", scale.seed_batches, select=True, log=False
             ),
-            self._seed(
-                "seed_without_select",
-                "the seed's handler without its SELECT",
-                scale.seed_batches_without_select,
-                select=False,
-                log=True,
-            ),
+            self.by_hand(),
             self._seed(
                 "seed_silent_without_select",
                 "the same without its SELECT, its logging off",
@@ -98,7 +97,15 @@ class ApplyRace:
             self.ours(first, 100, scale.batches[100], also="no-delay"),
             self.ours(first, 100, scale.batches[100], also="synced"),
         ]
-        return interleave(entries, rounds, self._say)
+
+    def batches_of_100(self) -> list[Entry]:
+        """Return the replicator with batches of 100, and the same rows written by hand."""
+        return [self.by_hand(), self.ours(self._scale.rows[0], 100, self._scale.batches[100])]
+
+    def by_hand(self) -> Entry:
+        """Return the seed's handler without its SELECT."""
+        label, batches = "the seed's handler without its SELECT", self._scale.seed_batches_without_select
+        return self._seed("seed_without_select", label, batches, select=False, log=True)
 
     def _seed(self, key: str, label: str, batches: int, *, select: bool, log: bool) -> Entry:
         rows = self._scale.rows[0]
@@ -110,9 +117,9 @@ class ApplyRace:
             if database not in self._histories:
                 url = self._server.fresh(database)
                 with closing(psycopg.connect(url, autocommit=True)) as connection:
-                    connection.execute(self._shape.create('public."Employees"').encode())
-                    connection.execute(f'INSERT INTO public."Employees" {self._rows(rows)}'.encode())
-                    connection.execute('VACUUM ANALYZE public."Employees"')
+                    connection.execute(self._shape.create(self._view).encode())
+                    connection.execute(f"INSERT INTO {self._view} {self._rows(rows)}".encode())
+                    connection.execute(f"VACUUM ANALYZE {self._view}".encode())
                 self._histories[database] = History(rows, shape=self._shape)
             options = {"select": select, "log": log}
             return self._contest("tests.bench.rivals.seed_handler", database, 100, batches, options, RIVALS_PYTHON)
@@ -136,22 +143,23 @@ class ApplyRace:
         return Entry(key, label, "ours", contest, _CLOSE if size == 100 and not also else 1)
 
     def _rows(self, rows: int) -> str:
-        return _FILL.format(more=_MORE[self._shape.name], rows=rows)
+        return f"SELECT {_VALUES[self._shape.name]} FROM generate_series(1, {rows}) AS n"
 
     def _fill(self, database: str, rows: int) -> None:
         self._say(f"  filling a table of {rows:,} rows")
         url = self._server.fresh(database)
         migrate(url, self._shape, self._folder, self._root)
         with closing(connect(url, application_name="bench")) as connection:
-            storage = 'replica."Employees"'
+            table, key = self._shape.table, self._shape.key.column
+            storage = f'replica."{table}"'
             ours, values = "_as_of", "'2024-05-14'::timestamptz"
             if self._shape.unmapped:
                 ours, values = f'"{self._shape.unmapped}", {ours}', f"'{{}}'::jsonb, {values}"
             for statement in (
-                f'ALTER TABLE {storage} DROP CONSTRAINT "Employees_pkey"',
+                f'ALTER TABLE {storage} DROP CONSTRAINT "{table}_pkey"',
                 f"INSERT INTO {storage} ({', '.join(self._shape.columns)}, {ours})"
                 f" SELECT f.*, {values} FROM ({self._rows(rows)}) AS f",
-                f'ALTER TABLE {storage} ADD PRIMARY KEY ("Id")',
+                f'ALTER TABLE {storage} ADD PRIMARY KEY ("{key}")',
                 f"VACUUM ANALYZE {storage}",
             ):
                 connection.execute(statement.encode())
@@ -186,33 +194,31 @@ class ApplyRace:
         passed = self._network.traffic()
         measured.figures["round_trips_per_batch"] = (passed.round_trips - before.round_trips) / (batches + 1)
         measured.figures["bytes_per_event"] = (passed.bytes_in - before.bytes_in) / (batches + 1) / size
+        if parsing := measured.figures.pop("json_loads_seconds", None):
+            measured.figures["json_loads_us_per_item"] = parsing / batches / size * 1e6
+            measured.figures["client_to_json_loads"] = measured.client_seconds / parsing
         # The server's share includes the first batch, which warms up and is not counted.
         counted = replace(measured, server_seconds=measured.server_seconds * batches / (batches + 1))
         return Run(size * batches, counted, self._verdict(url, history))
 
     def _verdict(self, url: str, history: History) -> str:
         """Compare the table with the history: the number of rows, and every row that was written."""
-        written = list(history.written)
-        columns = [f"{name}::text" if f.type == "jsonb" else name for name, f in self._named()]
+        fields, key = self._shape.fields, self._shape.key
+        named = [f'"{f.column}"::text' if f is key or f.type == "jsonb" else f'"{f.column}"' for f in fields]
+        keys = {history.key(number)[key.tag]: item for number, item in history.written.items()}
         with closing(psycopg.connect(url)) as connection:
-            counted = connection.execute('SELECT count(*) FROM public."Employees"').fetchone()
-            query = f'SELECT {", ".join(columns)} FROM public."Employees" WHERE "Id" = ANY (%s)'
-            rows = connection.execute(query.encode(), [written]).fetchall()
-        shown = {
-            row[0]: tuple(self._value(f, v) for f, v in zip(self._shape.fields[1:], row[1:], strict=True))
-            for row in rows
-        }
-        wrong = sum(shown.get(number) != values for number, values in history.written.items())
+            counted = connection.execute(f"SELECT count(*) FROM {self._view}".encode()).fetchone()
+            query = f'SELECT {", ".join(named)} FROM {self._view} WHERE "{key.column}" = ANY (%s::{key.type}[])'
+            rows = connection.execute(query.encode(), [list(keys)]).fetchall()
+        table = {row[0]: [shown(f, value) for f, value in zip(fields[1:], row[1:], strict=True)] for row in rows}
+        wrong = sum(table.get(k) != (item and [expected(f, item) for f in fields[1:]]) for k, item in keys.items())
         if wrong or counted != (history.live,):
-            return f"wrong: {wrong} of {len(written)} written rows"
+            return f"wrong: {wrong} of {len(keys)} written rows"
         return EXACT
 
-    def _named(self) -> list[tuple[str, Field]]:
-        return list(zip(self._shape.columns, self._shape.fields, strict=True))
-
-    @staticmethod
-    def _value(field: Field, value: Any) -> Any:  # noqa: ANN401 - of any column
-        return json.loads(value, parse_float=Decimal, parse_int=Decimal) if field.type == "jsonb" else value
+    @property
+    def _view(self) -> str:
+        return f'public."{self._shape.table}"'
 
 
 def races(
@@ -221,10 +227,11 @@ def races(
     """Return the parts of the suite that apply, by name."""
     scale = QUICK if quick else FULL
 
-    def part(shape: Shape, scale: Scale, suffix: str) -> dict[str, Any]:
+    def part(shape: Shape, scale: Scale, suffix: str, *, everything: bool = False) -> dict[str, Any]:
         with server.synced(on=False), Network(server.postgres.url, ROUND_TRIP_MS) as network:
             say(f"  the network adds {network.added_ms:.2f} ms (the proxy by itself {network.overhead_ms:.2f} ms)")
-            outcomes = ApplyRace(server, network, folder, shape, scale, say).rounds(rounds)
+            race = ApplyRace(server, network, folder, shape, scale, say)
+            outcomes = interleave(race.everything() if everything else race.batches_of_100(), rounds, say)
             return {
                 "outcomes": [outcome.to_json() for outcome in outcomes.values()],
                 "suffix": suffix,
@@ -235,7 +242,9 @@ def races(
                 },
             }
 
+    small = replace(scale, rows=scale.rows[:1])
     return {
-        "apply": lambda: part(STAFF, scale, ""),
-        "apply-narrow": lambda: part(NARROW, replace(scale, rows=scale.rows[:1]), "-three-columns"),
+        "apply": lambda: part(STAFF, scale, "", everything=True),
+        "apply-narrow": lambda: part(NARROW, small, "-three-columns", everything=True),
+        "apply-wide": lambda: part(WIDE, small, "-wide"),
     }

@@ -84,7 +84,9 @@ _WORDS = [
 # Texts that confuse COPY, arrays, JSON or a NULL mark, each in one of a thousand items.
 _AWKWARD = ["\r\n tab\t end\\", "\\N", "", "\\", "control \x01 \x02 \x1f \x7f end", "literal \\u0000, no NUL 😀", "\\."]
 _AWKWARD_TAGS = ["", " space ", "NULL", "b\\ack", 'q"uote', "with,comma", "{brace}"]
-ORDERS = 16
+_same = random.Random(5)
+# The attributes of wide items come in one of these orders.
+_ORDERS = [[field.attribute for field in _same.sample(WIDE.fields, len(WIDE.fields))] for _ in range(16)]
 
 
 def items(shape: Shape, count: int, part: int, parts: int) -> Iterator[Item]:
@@ -93,10 +95,8 @@ def items(shape: Shape, count: int, part: int, parts: int) -> Iterator[Item]:
     numbers = list(range(part, count, parts))
     choose.shuffle(numbers)
     if shape.fields == WIDE.fields:
-        same = random.Random(5)
-        orders = [[field.attribute for field in same.sample(shape.fields, len(shape.fields))] for _ in range(ORDERS)]
         for number in numbers:
-            item = _wide(number, choose, orders)
+            item = wide(number, choose)
             yield _varied(item, choose) if shape is VARIED else item
     else:
         for number in numbers:
@@ -111,7 +111,8 @@ def _narrow(number: int, choose: random.Random) -> Item:
     }
 
 
-def _wide(i: int, choose: random.Random, orders: list[list[str]]) -> Item:
+def wide(i: int, choose: random.Random) -> Item:
+    """Return a wide item."""
     first, last = choose.choice(_FIRST), choose.choice(_LAST)
     item: Item = {
         "pk": {"S": f"cust#{uuid.UUID(int=choose.getrandbits(128))}"},
@@ -138,7 +139,7 @@ def _wide(i: int, choose: random.Random, orders: list[list[str]]) -> Item:
         item["opt"] = {"S": f"opt-{choose.choice(_WORDS)}"}
     elif choose.random() < 0.5:
         item["opt"] = {"NULL": True}
-    return {name: item[name] for name in choose.choice(orders) if name in item}
+    return {name: item[name] for name in choose.choice(_ORDERS) if name in item}
 
 
 def _varied(item: Item, choose: random.Random) -> Item:

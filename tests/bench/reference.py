@@ -20,11 +20,30 @@ _ESCAPES = str.maketrans({"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"})
 
 def copy_line(shape: Shape, item: Item) -> str:
     """Return one line for COPY with the columns, then `{}` if the table keeps unmapped attributes."""
+    row = [*texts(shape, item), "{}"] if shape.unmapped else texts(shape, item)
+    return "\t".join("\\N" if text is None else text.translate(_ESCAPES) for text in row) + "\n"
+
+
+def texts(shape: Shape, item: Item) -> list[str | None]:
+    """Return each column's text as PostgreSQL reads it."""
     defaults = dict(shape.defaults)
-    texts = [_text(field, item.get(field.attribute), defaults.get(field.column)) for field in shape.fields]
-    if shape.unmapped:
-        texts.append("{}")
-    return "\t".join("\\N" if text is None else text.translate(_ESCAPES) for text in texts) + "\n"
+    return [_text(field, item.get(field.attribute), defaults.get(field.column)) for field in shape.fields]
+
+
+def expected(field: Field, item: Item) -> Any:  # noqa: ANN401 - of any column
+    """Return what a column without a default must hold, as `shown` gives it."""
+    attribute = item.get(field.attribute)
+    if attribute is None or "NULL" in attribute or (field.nul_is_null and holds_nul(attribute)):
+        return None
+    if field.tag == "B":
+        return base64.b64decode(attribute["B"])
+    value = plain(attribute)
+    return sorted(value) if field.tag == "SS" else value
+
+
+def shown(field: Field, value: Any) -> Any:  # noqa: ANN401 - of any column
+    """Return a value as psycopg reads it; jsonb must be read as text, because psycopg would make floats."""
+    return json.loads(value, parse_float=Decimal, parse_int=Decimal) if field.type == "jsonb" and value else value
 
 
 def _text(field: Field, attribute: dict[str, Any] | None, default: str | None) -> str | None:

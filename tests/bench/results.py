@@ -75,10 +75,11 @@ def _reconcile(outcomes: Outcomes, shape: str) -> dict[str, Any]:
 def _apply(outcomes: Outcomes, key: str, part: dict[str, Any]) -> dict[str, Any]:
     outcome = outcomes[key]
     found = _measured(outcome, "apply", key + part.get("suffix", ""))
-    found["round_trips_per_batch"] = outcome.get("round_trips_per_batch")
+    found |= {name: outcome.get(name) for name in ("round_trips_per_batch", "json_loads_us_per_item")}
     if "-rows-" in key:
         return found | {"ratio_to_100000_rows": ratio(outcome, outcomes.get("batch-100"))}
     if key == "batch-100":
+        found["ratio_client_to_json_loads"] = outcome.get("client_to_json_loads")
         found |= {name: ratio(outcome, outcomes.get(rival)) for name, rival in _APPLY_RIVALS.items()}
     return found
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import subprocess
 import sys
 import time
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import pytest
 
 from pipeline.local.postgres import PostgresServer
 from tests.bench import against, contestant, report, results
+from tests.bench.apply_race import ApplyRace, Scale
 from tests.bench.contest import Spec
 from tests.bench.contestant import Measurement
 from tests.bench.export import generate
@@ -23,10 +22,10 @@ from tests.bench.history import History
 from tests.bench.items import Item, items
 from tests.bench.load_race import LoadRace, Sizes
 from tests.bench.network import Network
-from tests.bench.reference import copy_line, holds_nul, plain
+from tests.bench.reference import copy_line, expected, holds_nul, shown
 from tests.bench.rounds import EXACT, Entry, Run, interleave
 from tests.bench.server import BenchServer
-from tests.bench.shapes import WIDE, Field
+from tests.bench.shapes import NARROW, STAFF, WIDE, Shape
 
 
 def quiet(_: str) -> None:
@@ -50,21 +49,7 @@ def test_the_reference_holds_every_value_of_the_items(postgres: PostgresServer, 
     for item in made:
         stored = rows[item["pk"]["S"]]
         for field, value in zip(WIDE.fields, stored, strict=True):
-            assert _comparable(field, value) == _expected(field, item), (item["pk"], field.column)
-
-
-def _comparable(field: Field, value: Any) -> Any:
-    return json.loads(value, parse_float=Decimal, parse_int=Decimal) if field.type == "jsonb" and value else value
-
-
-def _expected(field: Field, item: Item) -> Any:
-    attribute = item.get(field.attribute)
-    if attribute is None or "NULL" in attribute or (field.nul_is_null and holds_nul(attribute)):
-        return None
-    if field.tag == "B":
-        return base64.b64decode(attribute["B"])
-    value = plain(attribute)
-    return sorted(value) if field.tag == "SS" else value
+            assert shown(field, value) == expected(field, item), (item["pk"], field.column)
 
 
 def test_items_hold_what_goes_wrong_elsewhere() -> None:
@@ -101,21 +86,38 @@ def test_a_load_with_indexes_and_its_rival_have_them_all(postgres: PostgresServe
     assert mine["ratio_to_copy_then_index"] > 0
 
 
-def test_the_history_ends_in_what_it_says() -> None:
-    history = History(100)
+@pytest.mark.parametrize("shape", [NARROW, STAFF, WIDE], ids=lambda shape: shape.name)
+def test_the_history_ends_in_what_it_says(shape: Shape) -> None:
+    history = History(100, shape=shape)
     events = [record for _ in range(20) for record in json.loads(history.batch(50))["Records"]]
-    shown: dict[str, Any] = {str(number): ("",) for number in range(1, 101)}
+    table: dict[str, Item] = {json.dumps(history.key(number)): {} for number in range(1, 101)}
     for record in events:
         change = record["dynamodb"]
-        key = change["Keys"]["Id"]["N"]
-        assert (record["eventName"] == "INSERT") == (key not in shown), "the seed's handler takes no other history"
+        key = json.dumps(change["Keys"][shape.key.attribute])
+        assert (record["eventName"] == "INSERT") == (key not in table), "the seed's handler takes no other history"
         if record["eventName"] == "REMOVE":
-            del shown[key]
+            del table[key]
         else:
-            image = change["NewImage"]
-            shown[key] = (image["empName"]["S"], image["empDepartment"]["S"])
-    assert len(shown) == history.live
-    assert all(shown.get(str(n)) == values for n, values in history.written.items())
+            table[key] = change["NewImage"]
+            assert change["Keys"].items() <= table[key].items()
+    assert len(table) == history.live
+    assert all(table.get(json.dumps(history.key(n))) == item for n, item in history.written.items())
+
+
+@pytest.mark.parametrize("shape", [STAFF, WIDE], ids=lambda shape: shape.name)
+def test_batches_are_applied_and_compared_with_the_history(
+    shape: Shape, postgres: PostgresServer, tmp_path: Path
+) -> None:
+    scale = Scale({100: 20}, (500,), 0, 0)
+    with Network(postgres.url, 0.0) as network:
+        race = ApplyRace(BenchServer(postgres), network, tmp_path, shape, scale, quiet)
+        (mine,) = [entry for entry in race.batches_of_100() if entry.kind == "ours"]
+        found = interleave([mine], 1, quiet)["batch-100"].to_json()
+    assert (found["failure"], found["verdict"]) == ("", EXACT)
+    (ours,) = results.ours({"apply-it": {"outcomes": [found], "suffix": "-it"}})
+    assert (ours["path"], ours["case"]) == ("apply", "batch-100-it")
+    assert ours["ratio_client_to_json_loads"] > 1
+    assert ours["json_loads_us_per_item"] < ours["client_us_per_item"]
 
 
 def test_the_network_delays_and_counts(postgres: PostgresServer) -> None:

@@ -3,7 +3,7 @@ record, the whole table read at the end, every record logged.
 
 `spec.options`: `select` keeps the read of the whole table (with its line of log), `log` keeps the logging. Its secret
 is given instead of read from Secrets Manager; the original caches it with Powertools, so this is in its favour. For a
-table with more columns than its three, it has the same statements with more columns.
+table with more columns than its three, or others, it has the same statements with those columns.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,8 +20,8 @@ from aws_lambda_powertools import Logger
 
 from tests.bench.contest import Spec, Work
 from tests.bench.invocations import invocations
-from tests.bench.reference import plain, to_json
-from tests.bench.shapes import SHAPES, STAFF, Shape
+from tests.bench.reference import plain, texts, to_json
+from tests.bench.shapes import SHAPES, Shape
 
 psycopg2 = importlib.import_module("psycopg2")
 Handler = Callable[[dict[str, Any], Any], None]
@@ -37,13 +38,15 @@ def make_handler(url: str, shape: Shape, *, select: bool, log: bool) -> Handler:
     """Return the handler."""
     logger = Logger(service="seed", level=logging.INFO if log else logging.CRITICAL)
     marks, assigned = ",".join(["%s"] * len(shape.fields)), ", ".join(f"{name} = %s" for name in shape.columns[1:])
-    insert = f'INSERT INTO public."Employees" VALUES ({marks})'
-    update = f'UPDATE public."Employees" SET {assigned} WHERE "Id" = %s'
-    values_of = _six_columns if shape is STAFF else _three_columns
+    insert = f'INSERT INTO public."{shape.table}" VALUES ({marks})'
+    update = f'UPDATE public."{shape.table}" SET {assigned} WHERE "{shape.key.column}" = %s'
+    delete = f'DELETE FROM public."{shape.table}" WHERE "{shape.key.column}" = %s'
+    values_of = {"narrow": _three_columns, "staff": _six_columns}.get(shape.name, partial(_columns, shape))
 
     def apply(cursor: Any, record: dict[str, Any]) -> None:  # noqa: ANN401 - psycopg2 has no types here
         change = record.get("dynamodb", {})
-        key, image = int(change.get("Keys", {}).get("Id", {}).get("N")), change.get("NewImage", {})
+        key = change.get("Keys", {}).get(shape.key.attribute, {}).get(shape.key.tag)
+        key, image = int(key) if shape.key.tag == "N" else key, change.get("NewImage", {})
         if record["eventName"] == "INSERT":
             logger.info("Inserting record", extra={"record": record})
             cursor.execute(insert, (key, *values_of(image)))
@@ -54,7 +57,7 @@ def make_handler(url: str, shape: Shape, *, select: bool, log: bool) -> Handler:
             logger.info("Record modified successfully into Employees table")
         elif record["eventName"] == "REMOVE":
             logger.info("Removing record", extra={"record": record})
-            cursor.execute('DELETE FROM public."Employees" WHERE "Id" = %s', (key,))
+            cursor.execute(delete, (key,))
             logger.info("Record removed successfully from Employees table")
 
     @logger.inject_lambda_context(log_event=log)
@@ -66,7 +69,7 @@ def make_handler(url: str, shape: Shape, *, select: bool, log: bool) -> Handler:
                 apply(cursor, record)
             records = None
             if select:
-                cursor.execute('SELECT * FROM public."Employees"')
+                cursor.execute(f'SELECT * FROM public."{shape.table}"')
                 records = cursor.fetchall()
             cursor.close()
             database.commit()
@@ -86,6 +89,10 @@ def _three_columns(image: dict[str, Any]) -> tuple[Any, ...]:
 def _six_columns(image: dict[str, Any]) -> tuple[Any, ...]:
     attrs = to_json(plain(image["attrs"]))
     return (*_three_columns(image), image["salary"]["N"], image["active"]["BOOL"], attrs)
+
+
+def _columns(shape: Shape, image: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(texts(shape, image)[1:])
 
 
 def prepare(spec: Spec) -> Work:
