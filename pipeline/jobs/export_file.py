@@ -18,6 +18,7 @@ from pipeline.aurora.bookkeeping.loads import Export, FileCounts
 from pipeline.aurora.errors import translating
 from pipeline.aurora.rows.isolating import copied_types, refused_values, store_isolating
 from pipeline.aurora.rows.staging import copy_statement
+from pipeline.core.decode.children import child_rows
 from pipeline.core.decode.routing import MATCHES_NO_TARGET, NO_TARGET
 from pipeline.core.errors import DataError
 from pipeline.core.model.reject import Reject
@@ -132,13 +133,25 @@ class Destination:
     """Merges the staging table and returns the rows taken."""
     deletes: bool = False
     """Whether the table's last column marks deletes, as in `Staging`."""
+    children: tuple[sql.Identifier, ...] = ()
+    """The tables where the child rows stay; empty if the rows carry them."""
     copied: int = 0
     merged_before: bool = False
     """Whether the staging table holds rows that were merged already."""
 
     def opened(self, connection: Connection) -> AbstractContextManager[Copy]:
         """Begin a COPY to the table."""
-        return connection.cursor().copy(copy_statement(self.target, self.table, deletes=self.deletes))
+        carried = not self.children
+        return connection.cursor().copy(copy_statement(self.target, self.table, deletes=self.deletes, carried=carried))
+
+    def copy(self, connection: Connection, text: bytes, children: Sequence[bytes] = ()) -> None:
+        """Copy rows, and child rows apart: a connection runs one COPY at a time."""
+        with self.opened(connection) as copy:
+            copy.write(text)
+        for child, table, rows in zip(self.target.children, self.children, children, strict=False):
+            if rows:
+                with connection.cursor().copy(copy_statement(child, table)) as copy:
+                    copy.write(rows)
 
     def settle(self) -> int:
         """Merge what was copied, if it has to be merged; return the number of rows taken."""
@@ -148,8 +161,13 @@ class Destination:
         """Copy rows, and merge them if they have to be merged, under the caller's savepoint."""
         if self.merge and self.merged_before:  # a refused row is rolled back: one TRUNCATE for each would cost more
             connection.execute(sql.SQL("TRUNCATE {}").format(self.table))
-        with translating(_COPYING), self.opened(connection) as copy:
-            copy.write(copy_text(rows))
+        with translating(_COPYING):
+            if self.children:
+                width = len(self.target.stored_columns)
+                apart = list(map(copy_text, child_rows(self.target, rows)))
+                self.copy(connection, copy_text([row[:width] for row in rows]), apart)
+            else:
+                self.copy(connection, copy_text(rows))
         taken = self.merge() if self.merge else len(rows)
         self.copied += len(rows)
         self.merged_before = True
@@ -185,8 +203,9 @@ def read_file(
             _store_isolating(connection, reading, destinations[target], part)
         return
     with ExitStack() as stack:
-        # A connection can run one COPY at a time: one for each file if there is a single target, else for each block.
+        # A connection can run one COPY at a time: one for each file if there is a single table, else for each block.
         only = next(iter(destinations.values())) if len(destinations) == 1 else None
+        only = None if only and only.children else only
         copying = stack.enter_context(only.opened(connection)) if only else None
         for target, part in reading.parts():
             destination = destinations[target]
@@ -196,8 +215,7 @@ def read_file(
             if copying:
                 copying.write(decoded.text)
             else:
-                with destination.opened(connection) as copy:
-                    copy.write(decoded.text)
+                destination.copy(connection, decoded.text, decoded.children)
     reading.applied = sum(destination.settle() for destination in destinations.values())
 
 

@@ -14,6 +14,7 @@ the swap, which then refuses a snapshot that the purge has passed, or after it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import count
 from typing import TYPE_CHECKING
 
 from psycopg import sql
@@ -23,8 +24,10 @@ from pipeline.aurora.bookkeeping.load_lead import wait_for_files
 from pipeline.aurora.errors import translating
 from pipeline.aurora.rows import build_indexes
 from pipeline.aurora.rows.ordering_sql import supersedes
+from pipeline.aurora.rows.replacement import replacement
+from pipeline.aurora.rows.staging import returned_key
 from pipeline.aurora.rows.upsert import upsert
-from pipeline.aurora.schema import belongings, catalog, lock_holders, table_belongings, tables
+from pipeline.aurora.schema import lock_holders, table_belongings, tables
 from pipeline.aurora.schema.standard_form import beyond_standard
 from pipeline.core.errors import TerminalError, TransientError, UnreachableError
 from pipeline.core.model.mapping import AS_OF, STORAGE_SCHEMA, VERSION
@@ -34,14 +37,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from datetime import datetime
 
-    from pipeline.aurora.schema.carried_indexes import Carried
     from pipeline.aurora.sessions.connection import Connection
     from pipeline.core.model.mapping import Target
 
 # Passes without a lock repeat until one copies at most this many rows; the pass under the lock then copies even fewer.
 FEW_ROWS = 5_000
 LOCK_WAIT_SECONDS = 2.0
-OTHER_VIEW_MILLISECONDS = 300
 # An attempt makes others wait for 4 s at most. Checking whether the table is free makes nobody wait, and lasts up to a
 # quarter of an hour.
 ATTEMPTS = 5
@@ -60,6 +61,13 @@ class Build:
     name: str
     as_of: datetime
     swapped: bool = False
+    children: tuple[Build, ...] = ()
+    """The tables of its target's children, which are filled and swapped with it."""
+
+    @property
+    def tables(self) -> tuple[Build, ...]:
+        """It and its children."""
+        return (self, *self.children)
 
     @property
     def identifier(self) -> sql.Identifier:
@@ -76,31 +84,50 @@ def create(
     connection: Connection, export_id: int, table_name: str, targets: Sequence[Target], as_of: datetime
 ) -> tuple[Build, ...]:
     """Create the empty tables of an export and record them, in one transaction."""
-    made: list[Build] = []
+    names = (f"_load_{export_id}_{number}" for number in count())
     with translating("creating tables to load aside", table=table_name), connection.transaction():
-        for number, target in enumerate(targets):
-            build = Build(export_id, target, table_name, f"_load_{export_id}_{number}", as_of)
-            connection.execute(
-                sql.SQL(
-                    "CREATE TABLE {} (LIKE {} INCLUDING DEFAULTS INCLUDING COMMENTS INCLUDING STORAGE"
-                    " INCLUDING COMPRESSION)"
-                ).format(build.identifier, tables.storage(target))
-            )
-            found = table_belongings.read(connection, tables.storage(target), tables.view(target), build.identifier)
-            for statement in found.options(build.identifier):
-                connection.execute(statement)
-            # COPY then needs no bookkeeping columns: the defaults say no version, not deleted, as of the snapshot.
-            connection.execute(
-                sql.SQL("ALTER TABLE {} ALTER COLUMN {} SET DEFAULT {}").format(
-                    build.identifier, sql.Identifier(AS_OF), sql.Literal(as_of)
-                )
-            )
-            connection.execute(
-                "INSERT INTO replication.builds (export_id, storage_name, build_name) VALUES (%s, %s, %s)",
-                [export_id, target.storage_name, build.name],
-            )
-            made.append(build)
-    return tuple(made)
+        builds = _builds(export_id, table_name, targets, as_of, lambda _: (next(names), False))
+        for build in (one for whole in builds for one in whole.tables):
+            _create(connection, build)
+    return builds
+
+
+def _builds(
+    export_id: int,
+    table_name: str,
+    targets: Sequence[Target],
+    as_of: datetime,
+    known: Callable[[Target], tuple[str, bool]],
+) -> tuple[Build, ...]:
+    """Return each target's build with those of its children; `known` says a table's name and whether it is swapped."""
+
+    def build(target: Target) -> Build:
+        name, swapped = known(target)
+        return Build(export_id, target, table_name, name, as_of, swapped, tuple(map(build, target.children)))
+
+    return tuple(map(build, targets))
+
+
+def _create(connection: Connection, build: Build) -> None:
+    target = build.target
+    connection.execute(
+        sql.SQL(
+            "CREATE TABLE {} (LIKE {} INCLUDING DEFAULTS INCLUDING COMMENTS INCLUDING STORAGE INCLUDING COMPRESSION)"
+        ).format(build.identifier, tables.storage(target))
+    )
+    found = table_belongings.read(connection, tables.storage(target), tables.view(target), build.identifier)
+    for statement in found.options(build.identifier):
+        connection.execute(statement)
+    # COPY then needs no bookkeeping columns: the defaults say no version, not deleted, as of the snapshot.
+    connection.execute(
+        sql.SQL("ALTER TABLE {} ALTER COLUMN {} SET DEFAULT {}").format(
+            build.identifier, sql.Identifier(AS_OF), sql.Literal(build.as_of)
+        )
+    )
+    connection.execute(
+        "INSERT INTO replication.builds (export_id, storage_name, build_name) VALUES (%s, %s, %s)",
+        [build.export_id, target.storage_name, build.name],
+    )
 
 
 def find(
@@ -117,15 +144,22 @@ def find(
             [export_id],
         ).fetchall()
     known = {storage_name: (name, swapped) for storage_name, name, swapped in rows}
-    if known.keys() != {target.storage_name for target in targets}:
+    if known.keys() != {table.storage_name for target in targets for table in (target, *target.children)}:
         return None
-    builds = tuple(Build(export_id, t, table_name, known[t.storage_name][0], as_of, known[t.storage_name][1])
-                   for t in targets)  # fmt: skip
+    builds = _builds(export_id, table_name, targets, as_of, lambda target: known[target.storage_name])
     return builds if all(build.swapped or not unfit(connection, build) for build in builds) else None
 
 
 def unfit(connection: Connection, build: Build) -> tuple[str, ...]:
-    """Return the reasons why a build cannot replace its storage table."""
+    """Return the reasons why a build and its children cannot replace their storage tables."""
+    return tuple(
+        f"{one.target.view_name}: {reason}" if one is not build else reason
+        for one in build.tables
+        for reason in _unfit(connection, one)
+    )
+
+
+def _unfit(connection: Connection, build: Build) -> tuple[str, ...]:
     reasons = beyond_standard(connection, build.target)
     with translating("comparing columns", table=build.table_name):
         first, second = [
@@ -195,6 +229,12 @@ def copy_over(connection: Connection, build: Build, copied: Copied | None = None
         with translating("noting which rows are copied", table=build.table_name):
             connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(_noted(build)))
             connection.execute(sql.SQL("CREATE TEMP TABLE {} (xid xid)").format(_noted(build)))
+            connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(_taken(build)))
+            connection.execute(
+                sql.SQL("CREATE TEMP TABLE {} AS SELECT {} FROM {} WITH NO DATA").format(
+                    _taken(build), tables.identifiers(build.target.primary_key), build.identifier
+                )
+            )
     for _ in range(_MOST_PASSES):
         with translating("copying stored rows to the new table", table=build.table_name), connection.transaction():
             copied = _pass(connection, build, copied)
@@ -208,11 +248,43 @@ def _noted(build: Build) -> sql.Identifier:
     return sql.Identifier("pg_temp", f"{build.name}_noted")
 
 
+def _taken(build: Build) -> sql.Identifier:
+    """Name the table of the keys that a pass copied, for their children."""
+    return sql.Identifier("pg_temp", f"{build.name}_taken")
+
+
 def _pass(connection: Connection, build: Build, copied: Copied | None) -> Copied:
-    """Copy every stored row not yet copied, if the rule prefers it to the build's; one statement.
+    """Copy every stored row not yet copied, if the rule prefers it to the build's, and its children with it.
 
     Transaction ids wrap around; `age` compares them, and errs towards copying a row again.
     """
+    copied = _copy_rows(connection, build, copied)
+    if build.children and copied.rows:
+        _copy_children(connection, build)
+    return copied
+
+
+def _copy_children(connection: Connection, build: Build) -> None:
+    """Replace the build's children of the copied rows by the stored ones.
+
+    If a row has changed since it was copied, its children may be newer than it here. Then another pass copies both,
+    because whoever replaces children writes the parent's row.
+    """
+    key, taken = build.target.primary_key, _taken(build)
+    connection.execute(sql.SQL("ANALYZE {}").format(taken))
+    for child in build.children:
+        names = tables.identifiers(tables.all_columns(child.target))
+        of_taken = sql.SQL("({}) IN (SELECT * FROM {})").format(tables.identifiers(key), taken)
+        connection.execute(sql.SQL("DELETE FROM {} WHERE {}").format(child.identifier, of_taken))
+        connection.execute(
+            sql.SQL("INSERT INTO {} ({names}) SELECT {names} FROM {} WHERE {}").format(
+                child.identifier, tables.storage(child.target), of_taken, names=names
+            )
+        )
+    connection.execute(sql.SQL("TRUNCATE {}").format(taken))
+
+
+def _copy_rows(connection: Connection, build: Build, copied: Copied | None) -> Copied:
     names = tables.identifiers(tables.all_columns(build.target))
     key = tables.identifiers(build.target.primary_key)
     since = sql.Literal(copied.since if copied else "0")
@@ -225,7 +297,7 @@ def _pass(connection: Connection, build: Build, copied: Copied | None) -> Copied
             "WITH candidate AS MATERIALIZED (SELECT s.xmin, {names} FROM {storage} AS s {new}),"
             " overtaken AS (SELECT count(*) AS n FROM candidate AS c JOIN {build} AS b USING ({key})"
             " WHERE b.{version} IS NULL AND b.{as_of} = {snapshot} AND {supersedes}),"
-            " moved AS ({upsert}),"
+            " moved AS ({upsert}{taken}),"
             " noted AS (INSERT INTO {noted} SELECT DISTINCT xmin FROM candidate"
             " WHERE age(xmin) <= age(pg_snapshot_xmin(pg_current_snapshot())::xid))"
             " SELECT n, (SELECT count(*) FROM candidate), pg_snapshot_xmin(pg_current_snapshot())::text FROM overtaken"
@@ -241,6 +313,11 @@ def _pass(connection: Connection, build: Build, copied: Copied | None) -> Copied
             snapshot=sql.Literal(build.as_of),
             supersedes=supersedes("c", "b"),
             upsert=upsert(build.target, sql.SQL("candidate AS c"), into=build.identifier, order=key),
+            taken=sql.SQL(" RETURNING {}), taken AS (INSERT INTO {} SELECT * FROM moved").format(
+                returned_key(build.target), _taken(build)
+            )
+            if build.children
+            else sql.SQL(""),
         )
     ).fetchone()
     overtaken, rows, oldest_running = row or (0, 0, "0")
@@ -263,15 +340,20 @@ def swap(
     attempt even if they do not finish. Raises TerminalError if tombstones were purged up to the snapshot, or if the
     storage table was altered so that a swap would damage it; TransientError if it cannot get the lock.
     """
-    relations = [tables.storage(build.target), tables.view(build.target), *_other_views(connection, build.target)]
+    relations = [
+        relation
+        for one in build.tables
+        for relation in (tables.storage(one.target), tables.view(one.target), *_other_views(connection, one.target))
+    ]
     for attempt in range(1, ATTEMPTS + 1):
         held = lock_holders.wait_until_free(
             connection, relations, pause=lambda: stopped.wait(LOCK_WAIT_SECONDS), looks=LOOKS, tell=tell
         )
         if stopped.is_set():
             break
-        if build_indexes.complete(connection, build) is None:
-            build_indexes.build(connection, build)
+        for one in build.tables:
+            if build_indexes.complete(connection, one) is None:
+                build_indexes.build(connection, one)
         # Copies what was written during the wait, so that the pass under the lock has less to do.
         copied = copy_over(connection, build, copied)
         try:
@@ -289,7 +371,8 @@ def _swap(connection: Connection, build: Build, copied: Copied) -> None:
     target = build.target
     with translating("putting the loaded table in place", table=build.table_name), connection.transaction():
         connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(int(LOCK_WAIT_SECONDS * 1000))))
-        connection.execute(sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(tables.storage(target)))
+        # The parent first, as its writers do: whoever replaces children has locked it.
+        connection.execute(sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(_storages(build)))
         loads.refuse_purged(connection, build.table_name, build.as_of)
         if reasons := unfit(connection, build):
             raise TerminalError(
@@ -298,78 +381,20 @@ def _swap(connection: Connection, build: Build, copied: Copied) -> None:
                 table=build.table_name,
                 hint="run the load again; it will then merge",
             )
-        carried = build_indexes.complete(connection, build)
-        if carried is None:
+        complete = [(one, build_indexes.complete(connection, one)) for one in build.tables]
+        builds = [(one, carried) for one, carried in complete if carried is not None]
+        if len(builds) < len(complete):
             raise TransientError(
                 "putting the loaded table in place: an index was built or dropped meanwhile", table=build.table_name
             )
         _pass(connection, build, copied)
-        connection.execute(sql.SQL("; ").join(_replacement(connection, build, carried)))
+        connection.execute(sql.SQL("; ").join(replacement(connection, builds)))
+
+
+def _storages(build: Build) -> sql.Composed:
+    return sql.SQL(", ").join(tables.storage(one.target) for one in build.tables)
 
 
 def _other_views(connection: Connection, target: Target) -> list[sql.Identifier]:
     found = table_belongings.read(connection, tables.storage(target), tables.view(target), tables.storage(target))
     return [other.view for other in found.other_views]
-
-
-def _replacement(connection: Connection, build: Build, carried: Iterable[Carried]) -> list[sql.Composable]:
-    """Compose the statements that turn the build into the storage table, with privileges and everything else that it
-    has.
-
-    They are sent together: from the first, which locks out readers, to the commit takes two round trips.
-    """
-    target, storage = build.target, tables.storage(build.target)
-    row = connection.execute(_KEY_AND_OWNER, {"storage": storage.as_string(), "view": tables.view(target).as_string()})
-    oid, key_name, owner, is_owner = row.fetchone() or (0, "", "", True)
-    found = table_belongings.read(connection, storage, tables.view(target), build.identifier)
-    others = found.other_views
-    view = catalog.existing_relation(connection, target.schema, target.name, target.storage_name)
-    granted = connection.execute(  # by ALTER DEFAULT PRIVILEGES
-        "SELECT DISTINCT CASE WHEN grantee <> 0 THEN pg_get_userbyid(grantee) END"
-        " FROM pg_class, aclexplode(relacl) WHERE pg_class.oid = %s::regclass",
-        [build.identifier.as_string()],
-    ).fetchall()
-    restored = belongings.ownership(connection, oid, "TABLE", storage, [role for (role,) in granted])
-    old = f"{build.name}_old"
-    # A user who does not inherit the owner's rights is the owner until the commit; nothing else needs them.
-    as_owner = [
-        sql.SQL("ALTER TABLE {} OWNER TO {}").format(build.identifier, sql.Identifier(owner)),
-        sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(owner)),
-    ]
-    return [
-        *([] if is_owner else as_owner),
-        # Readers lock the view, then its table. Using the same order avoids a deadlock, and no reader keeps using the
-        # old table's id. Locking a view also locks its table.
-        sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(tables.view(target)),
-        # A query that reads both may have locked the other view first. Then we give up before PostgreSQL calls it a
-        # deadlock (deadlock_timeout, 1 s) and cancels either of us.
-        *[sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(OTHER_VIEW_MILLISECONDS)) for _ in others[:1]],
-        *(other.lock for other in others),
-        sql.SQL("ALTER TABLE {} ALTER COLUMN {} DROP DEFAULT").format(build.identifier, sql.Identifier(AS_OF)),
-        sql.SQL("ALTER TABLE {} RENAME TO {}").format(storage, sql.Identifier(old)),
-        sql.SQL("ALTER TABLE {} RENAME TO {}").format(build.identifier, sql.Identifier(target.storage_name)),
-        tables.create_view(target, view.options if view else ()),
-        *(other.create for other in others),
-        sql.SQL("DROP TABLE {}").format(sql.Identifier(STORAGE_SCHEMA, old)),
-        sql.SQL("ALTER TABLE {} RENAME CONSTRAINT {} TO {}").format(
-            storage, sql.Identifier(build.key_name), sql.Identifier(key_name)
-        ),
-        *(one.rename(build.name, storage) for one in carried),
-        *found.options(storage),
-        *found.statements(storage),
-        *belongings.table_comment(connection, oid, storage),
-        *restored,
-        # Revoking privileges of the table revokes those of its columns.
-        *found.column_grants(storage),
-        sql.SQL("UPDATE replication.builds SET swapped_at = clock_timestamp() WHERE build_name = {}").format(
-            sql.Literal(build.name)
-        ),
-    ]  # fmt: skip
-
-
-_KEY_AND_OWNER = """
-SELECT conrelid, conname, pg_get_userbyid(t.relowner),
-       pg_has_role(t.relowner, 'USAGE') AND pg_has_role(v.relowner, 'USAGE')
-  FROM pg_constraint JOIN pg_class t ON t.oid = conrelid, pg_class v
- WHERE contype = 'p' AND conrelid = %(storage)s::regclass AND v.oid = %(view)s::regclass
-"""

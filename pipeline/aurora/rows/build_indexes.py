@@ -43,25 +43,30 @@ def build(
     connect: Callable[[], Connection] | None = None,
     stopped: threading.Event | None = None,
 ) -> None:
-    """Build the filled table's primary key and indexes, keeping one of several rows with equal keys; nothing twice.
+    """Build the primary key and the indexes of the filled table and of its children; nothing twice.
 
-    Up to `sessions` are built at once; `connect` opens the connections for that, and setting `stopped` ends it. Raises
-    DataError if a row cannot be indexed, or violates a constraint of the storage table.
+    Of several rows with equal keys one is kept, unless there are children: nothing says which of them a child belongs
+    to. Up to `sessions` are built at once; `connect` opens the connections for that, and setting `stopped` ends it.
+    Raises DataError if a row cannot be indexed, or violates a constraint of the storage table.
     """
     stopped = stopped or threading.Event()
-    with translating("building the primary key", table=build.table_name), connection.transaction():
-        # If an earlier run was killed, its server process may still be building an index.
-        connection.execute(sql.SQL("LOCK TABLE {} IN ROW EXCLUSIVE MODE").format(build.identifier))
-    missing = _matched(connection, build)
-    key = [] if _is_keyed(connection, build) else [partial(_index_key, build)]
+    # The largest first: children have more rows than their parent.
+    each = list(reversed(build.tables))
+    for one in each:
+        with translating("building the primary key", table=build.table_name), connection.transaction():
+            # If an earlier run was killed, its server process may still be building an index.
+            connection.execute(sql.SQL("LOCK TABLE {} IN ROW EXCLUSIVE MODE").format(one.identifier))
+    missing = [(one, index) for one in each for index in _matched(connection, one)]
+    keys = [partial(_index_key, one, build) for one in each if not _is_keyed(connection, one)]
     # Repeated keys would violate unique indexes, so these come after the key, which keeps one row of each key.
-    plain = [partial(_create, build, one) for one in missing if not one.restricts]
-    restricting = [partial(_create, build, one) for one in missing if one.restricts]
-    for jobs in ([*key, *plain], restricting):
+    plain = [partial(_create, one, index) for one, index in missing if not index.restricts]
+    restricting = [partial(_create, one, index) for one, index in missing if index.restricts]
+    for jobs in ([*keys, *plain], restricting):
         _run(jobs, connection, connect, sessions if connect else 1, stopped)
     if stopped.is_set():
         raise TransientError("building the indexes: it was stopped", table=build.table_name)
-    _attach_key(connection, build)
+    for one in each:
+        _attach_key(connection, one)
 
 
 def complete(connection: Connection, build: Build) -> tuple[Carried, ...] | None:
@@ -151,7 +156,7 @@ def _is_keyed(connection: Connection, build: Build) -> bool:
     return found is not None
 
 
-def _index_key(build: Build, connection: Connection) -> None:
+def _index_key(build: Build, root: Build, connection: Connection) -> None:
     add = sql.SQL("CREATE UNIQUE INDEX {} ON {} ({})").format(
         sql.Identifier(build.key_name), build.identifier, tables.identifiers(build.target.primary_key)
     )
@@ -161,6 +166,8 @@ def _index_key(build: Build, connection: Connection) -> None:
                 _set_up(connection)
                 connection.execute(add)
         except psycopg.errors.UniqueViolation:
+            if root.children:
+                raise
             with connection.transaction():
                 _set_up(connection)
                 _remove_repeated(connection, build)

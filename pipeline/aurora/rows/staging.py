@@ -152,9 +152,11 @@ class Staging:
         return cursor.rowcount
 
 
-def copy_statement(target: Target, name: sql.Identifier, *, deletes: bool = False) -> sql.Composed:
-    """Compose the COPY of a target's stored columns, as text, to the table `name`."""
-    names = (*target.stored_columns, *target.carried, *([DELETED] if deletes else []))
+def copy_statement(
+    target: Target, name: sql.Identifier, *, deletes: bool = False, carried: bool = True
+) -> sql.Composed:
+    """Compose the COPY of a target's stored columns, as text, to the table `name`; `carried`: with its child rows."""
+    names = (*target.stored_columns, *(target.carried if carried else ()), *([DELETED] if deletes else []))
     return sql.SQL("COPY {} ({}) FROM STDIN").format(name, tables.identifiers(names))
 
 

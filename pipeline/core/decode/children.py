@@ -15,9 +15,10 @@ from pipeline.core.types.conversion import converter
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from pipeline.core.model.attributes import AttributeValue, Item
+    from pipeline.core.model.change import Row
     from pipeline.core.model.mapping import Target
 
 
@@ -62,3 +63,14 @@ class ChildDecoder:
         if self._of_list:
             return [({"N": str(number)}, element) for number, element in enumerate(value)]
         return [({"S": name}, element) for name, element in value.items()]
+
+
+def child_rows(target: Target, rows: Sequence[Row]) -> list[list[Row]]:
+    """Return the child rows that a target's rows carry, of each child, as rows of its table."""
+    stored = target.stored_columns
+    positions = [stored.index(name) for name in target.primary_key]
+    keys = [tuple([row[position] for position in positions]) for row in rows]
+    return [
+        [(*key, *element) for key, row in zip(keys, rows, strict=True) for element in json.loads(row[number] or "[]")]
+        for number in range(len(stored), len(stored) + len(target.carried))
+    ]

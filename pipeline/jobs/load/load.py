@@ -172,16 +172,13 @@ def _may_be_built_aside(connection: Connection, mapping: TableMapping) -> bool:
 
 def _is_first(connection: Connection, mapping: TableMapping) -> bool:
     """Return whether this is a first load: later ones find full tables, and building aside would copy all of them."""
-    if loads.loaded_before(connection, mapping.name):
-        return False
-    # A table built aside has no parent row to decide for its children.
-    return not any(target.children for target in mapping.targets)
+    return not loads.loaded_before(connection, mapping.name)
 
 
 def _bars(connection: Connection, mapping: TableMapping) -> tuple[str, ...]:
     """Say what a swap would lose of the storage tables. If there is anything, even a first load merges."""
     return tuple(
-        f"{target.view_name}: {why}" for target in mapping.targets for why in beyond_standard(connection, target)
+        f"{target.view_name}: {why}" for target in mapping.tables for why in beyond_standard(connection, target)
     )
 
 
@@ -250,7 +247,7 @@ class _Run:
             self.manifest.location,
             self.position,
             take_lead(self.connection, self.record.id),
-            tuple(build.name for build in builds),
+            tuple(tuple(one.name for one in build.tables) for build in builds),
         )
         if waiting and self.on_lead:
             self.on_lead(work.lead)

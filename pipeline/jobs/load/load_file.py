@@ -51,8 +51,8 @@ class LoadWork:
     location: str
     position: Position
     lead: Lead
-    builds: tuple[str, ...] = ()
-    """The tables built aside, one for each target; empty when files are merged into storage."""
+    builds: tuple[tuple[str, ...], ...] = ()
+    """The tables built aside: each target's, then its children's; empty when files are merged into storage."""
 
     @property
     def strategy(self) -> str:
@@ -115,8 +115,8 @@ class FileLoader:
         work, decoder = self._work, self._decoders[number]
         target, decode_each = decoder.rows.target, partial(decode_full, decoder=decoder.rows)
         if work.builds:
-            build = sql.Identifier(STORAGE_SCHEMA, work.builds[number])
-            return Destination(target, build, decoder.decode, decode_each)
+            build, *children = [sql.Identifier(STORAGE_SCHEMA, name) for name in work.builds[number]]
+            return Destination(target, build, decoder.decode_apart, decode_each, children=tuple(children))
         staging = Staging.temporary(connection, target)
         connection.execute(sql.SQL("SET LOCAL work_mem = {}").format(sql.Literal(_MERGE_MEMORY)))
         merge = partial(staging.merge, connection, work.mapping.name, work.position.as_of)

@@ -126,5 +126,5 @@ class _Help:
             builds = build_aside.find(self.connection, export_id, mapping.name, mapping.targets, found.as_of)
         if builds is None:
             return None
-        names = tuple(build.name for build in builds)
+        names = tuple(tuple(one.name for one in build.tables) for build in builds)
         return LoadWork(self.services, mapping, "", found.location, Position(found.as_of), self.lead, names)

@@ -66,7 +66,7 @@ def begun(connection: Connection, work: LoadWork, build: bool) -> LoadWork:
         connection, record.id, work.mapping.name, work.mapping.targets, work.position.as_of
     ) if build else ()  # fmt: skip
     loads.lock_table(connection, work.mapping.name)
-    return replace(work, lead=take_lead(connection, record.id), builds=tuple(each.name for each in builds))
+    return replace(work, lead=take_lead(connection, record.id), builds=tuple((each.name,) for each in builds))
 
 
 @pytest.mark.parametrize(("build", "most"), [(True, 12), (False, 16)], ids=["aside", "merge"])

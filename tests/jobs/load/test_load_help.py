@@ -357,7 +357,7 @@ def test_a_load_that_turns_to_merging_takes_no_file_from_runs_that_build_aside(
         found = led_load(connection, employees.name, lead)
         assert found is not None
         strategies.append(found.strategy)
-        position, builds = snapshot_position(EXPORT_TIME), (f"_load_{lead.export_id}_0",)
+        position, builds = snapshot_position(EXPORT_TIME), ((f"_load_{lead.export_id}_0",),)
         works.append(LoadWork(services, employees, "", export.location, position, lead, builds))
         if found.strategy == "merge":
             with pytest.raises(LoadEndedError):

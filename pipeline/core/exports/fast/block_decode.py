@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from pipeline.core.decode.children import child_rows
 from pipeline.core.decode.row_code import WrittenDecoder
 from pipeline.core.decode.row_decoder import RowDecoder
 from pipeline.core.errors import TerminalError
@@ -35,6 +36,8 @@ class Decoded(NamedTuple):
     text: bytes
     rows: int
     failures: list[Failure]
+    children: tuple[bytes, ...] = ()
+    """The child rows as COPY text of their own, by child target, if asked for; otherwise the rows carry them."""
 
 
 class BlockDecoder:
@@ -65,6 +68,17 @@ class BlockDecoder:
                 return self._parse(block, file, first_line)
         self.ways += Ways(unparsed=read.rows)
         return Decoded(b"".join([*read.texts, others.text]), read.rows + others.rows, others.failures)
+
+    def decode_apart(self, block: bytes, *, file: str, first_line: int = 1) -> Decoded:
+        """Convert a block like `decode`, child rows apart."""
+        target = self.rows.target
+        if not target.children:
+            return self.decode(block, file=file, first_line=first_line)
+        rows, failures = decode_full(block, self._written, file=file, first_line=first_line)
+        self.ways += Ways(general=len(rows) + len(failures))
+        width = len(target.stored_columns)
+        text = copy_text([row[:width] for row in rows])
+        return Decoded(text, len(rows), failures, tuple(map(copy_text, child_rows(target, rows))))
 
     def _parse(self, block: bytes, file: str, first_line: int) -> Decoded:
         texts, count, failures = list[bytes](), 0, list[Failure]()
