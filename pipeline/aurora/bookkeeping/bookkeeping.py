@@ -525,6 +525,42 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
             'SELECT on views, and USAGE of schemas (view_name empty), that mappings granted: only these are revoked';
         """,
     ),
+    (
+        "0015 histories",
+        """
+        CREATE TABLE replication.histories (
+            history_name text PRIMARY KEY,
+            storage_name text NOT NULL,
+            table_name text NOT NULL REFERENCES replication.tables,
+            keep interval NOT NULL,
+            partition_days int NOT NULL,
+            kept_from timestamptz NOT NULL,
+            view_digest text NOT NULL,
+            filled_at timestamptz,
+            filled_xid xid8,
+            created_at timestamptz NOT NULL DEFAULT now(),
+            stopped_at timestamptz
+        );
+        COMMENT ON COLUMN replication.histories.kept_from IS
+            'from here on the view answers: of what was before, the base has what was valid at this time';
+        COMMENT ON COLUMN replication.histories.filled_at IS
+            'until then every stored row has its version in the history';
+        COMMENT ON COLUMN replication.histories.filled_xid IS
+            'rows of older transactions are there: the next pass leaves them out';
+        COMMENT ON COLUMN replication.histories.stopped_at IS
+            'when the mapping gave the history up: its table stays, and its view is gone';
+
+        CREATE TABLE replication.history_gaps (
+            history_name text NOT NULL REFERENCES replication.histories ON DELETE CASCADE,
+            since timestamptz NOT NULL,
+            until timestamptz NOT NULL,
+            reason text NOT NULL,
+            PRIMARY KEY (history_name, since, until)
+        );
+        COMMENT ON TABLE replication.history_gaps IS
+            'spans in which versions went unrecorded because a writer did not know of the history';
+        """,
+    ),
 )
 
 

@@ -17,7 +17,7 @@ from psycopg import sql
 
 from pipeline.aurora.bookkeeping import bookkeeping
 from pipeline.aurora.errors import translating
-from pipeline.aurora.schema import index_build, lock_holders, tables
+from pipeline.aurora.schema import history_tables, index_build, lock_holders, tables
 from pipeline.aurora.schema.plan import Plan, Step, plan
 from pipeline.aurora.sessions import advisory_locks
 from pipeline.core.errors import TerminalError, TransientError, UnreachableError
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Sequence
 
     from pipeline.aurora.sessions.connection import Connection
-    from pipeline.core.model.mapping import TableMapping
+    from pipeline.core.model.mapping import TableMapping, Target
 
 LOCK_WAIT_SECONDS = 1.0
 _ATTEMPTS = 5
@@ -53,8 +53,7 @@ def migrate(
     """
     mappings = tuple(mappings)
     relations = {
-        mapping.name: [name for target in mapping.tables for name in (tables.storage(target), tables.view(target))]
-        for mapping in mappings
+        mapping.name: [name for target in mapping.tables for name in relations_of(target)] for mapping in mappings
     }
     with _alone(connection):
         planned = plan(connection, mappings)
@@ -69,6 +68,12 @@ def migrate(
             else:
                 bookkeeping.install(connection)
     return planned
+
+
+def relations_of(target: Target) -> list[sql.Identifier]:
+    """Return the tables and views that a migration may lock."""
+    of_history = [history_tables.versions(target), history_tables.base(target)] if target.history else []
+    return [tables.storage(target), tables.view(target), *of_history]
 
 
 @contextmanager

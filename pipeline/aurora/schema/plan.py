@@ -15,6 +15,7 @@ from pipeline.aurora.bookkeeping import bookkeeping
 from pipeline.aurora.bookkeeping.sources import SourceOfRecord, not_of_record
 from pipeline.aurora.schema import belongings, catalog, followers, tables
 from pipeline.aurora.schema.indexes import plan_indexes
+from pipeline.aurora.schema.plan_history import plan_history
 from pipeline.aurora.schema.readers import plan_readers
 from pipeline.core.model.mapping import BOOKKEEPING_COLUMNS, BOOKKEEPING_SCHEMA, DELETED, STORAGE_SCHEMA
 from pipeline.core.types.sql_types import SqlType, parse_sql_type
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from pipeline.aurora.schema.catalog import ExistingRelation, StoredTable
     from pipeline.aurora.schema.followers import Caution
     from pipeline.aurora.schema.indexes import IndexPlan
+    from pipeline.aurora.schema.plan_history import HistoryPlan
     from pipeline.aurora.sessions.connection import Connection
     from pipeline.core.model.mapping import TableMapping, Target
 
@@ -103,6 +105,12 @@ class _TargetPlan:
             for step in planned.steps
         ]
 
+    def history_steps(self, planned: HistoryPlan) -> None:
+        for what, way_out in planned.refusals:
+            self.refuse(what, way_out)
+        for step in planned.steps:
+            self.step(step.what, step.statements, step.note, alters=True)
+
     def refuse(self, what: str, way_out: str) -> None:
         self.refusals.append(Refusal(self.mapping, what, way_out))
 
@@ -130,6 +138,7 @@ def plan(connection: Connection, mappings: Iterable[TableMapping], *, repointing
         for target_plan in planned:
             if not _is_of_another(connection, target_plan, registered):
                 _plan_target(connection, target_plan)
+                target_plan.history_steps(plan_history(connection, mapping.name, target_plan.target))
             refusals += target_plan.refusals
         taken = [target_plan for target_plan in planned if not target_plan.refusals]
         steps += _register(connection, mapping, registered, {one.target.storage_name for one in taken})
@@ -258,7 +267,7 @@ def _plan_added_columns(connection: Connection, made: _TargetPlan, stored: Store
         return
     clauses = sql.SQL(", ").join(
         sql.SQL("ADD COLUMN {} {}{}").format(
-            sql.Identifier(name), tables.column_type(made.target, name), _stored_default(made.target, name)
+            sql.Identifier(name), tables.column_type(made.target, name), tables.stored_default(made.target, name)
         )
         for name in added
     )
@@ -269,16 +278,6 @@ def _plan_added_columns(connection: Connection, made: _TargetPlan, stored: Store
         f"existing rows have no value there {_filled_by(made, added)}",
         alters=True,
     )
-
-
-def _stored_default(target: Target, name: str) -> sql.Composable:
-    """Return the default for rows written without the column: existing rows, and those of an older writer.
-
-    It is a constant, so only the catalog changes (PostgreSQL manual, ALTER TABLE). Writers that know the column always
-    give it.
-    """
-    default = next((column.default for column in target.columns if column.name == name), None)
-    return sql.SQL("") if default is None else sql.SQL(" DEFAULT {}").format(sql.Literal(default))
 
 
 def _filled_by(made: _TargetPlan, added: list[str]) -> str:

@@ -14,9 +14,10 @@ from psycopg import sql
 
 from pipeline.aurora.errors import translating
 from pipeline.aurora.sessions.connection import trusted
+from pipeline.core.model.history import views_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from pipeline.aurora.sessions.connection import Connection
     from pipeline.core.model.mapping import TableMapping, Target
@@ -54,8 +55,13 @@ class ReaderPlan:
 def plan_readers(connection: Connection, mapping: TableMapping, targets: Collection[Target]) -> ReaderPlan:
     """Compare the grants with the mapping's readers, for those of its targets whose views can be there. Reads only."""
     made = ReaderPlan()
-    wanted = {Grant(target.schema, target.name, role) for target in targets for role in target.readers or ()}
-    refused = {target.view_name for target in mapping.tables} - {target.view_name for target in targets}
+    wanted = {
+        Grant(target.schema, name, role)
+        for target in targets
+        for name in views_of(target)
+        for role in target.readers or ()
+    }
+    refused = _views(mapping.tables) - _views(targets)
     with translating("reading who may read the views", table=mapping.name):
         recorded = _recorded(connection)
         ours = {grant for grant, name in recorded.items() if name == mapping.name and grant.what not in refused}
@@ -85,6 +91,10 @@ def plan_readers(connection: Connection, mapping: TableMapping, targets: Collect
         ]
         made.steps += [_revoke(connection, grant, held) for grant in (*gone, *usage)]
     return made
+
+
+def _views(targets: Iterable[Target]) -> set[str]:
+    return {f"{target.schema}.{name}" for target in targets for name in views_of(target)}
 
 
 def _recorded(connection: Connection) -> dict[Grant, str]:

@@ -20,6 +20,7 @@ from pipeline.aurora.schema.role_needs import ALL_TABLES, Needs, Role, VerbNeeds
 from pipeline.aurora.sessions import advisory_locks
 from pipeline.aurora.sessions.connection import trusted
 from pipeline.core.errors import ConfigurationError, TerminalError
+from pipeline.core.model.history import tables_of, views_of
 from pipeline.core.model.mapping import BOOKKEEPING_SCHEMA, STORAGE_SCHEMA
 
 if TYPE_CHECKING:
@@ -252,8 +253,8 @@ def _take_over(making: Making) -> None:
             making.add(f"give schema {schema} to {making.owner}", "ALTER SCHEMA {} OWNER TO {}", schema, making.owner)
     targets = [target for mapping in making.mappings for target in mapping.tables]
     ours = [
-        *([STORAGE_SCHEMA, target.storage_name] for target in targets),
-        *([target.schema, target.name] for target in targets),
+        *([STORAGE_SCHEMA, name] for target in targets for name in (target.storage_name, *tables_of(target))),
+        *([target.schema, name] for target in targets for name in views_of(target)),
     ]
     rows = making.connection.execute(
         _OTHERS, [making.owner, BOOKKEEPING_SCHEMA, [schema for schema, _ in ours], [name for _, name in ours]]
@@ -342,17 +343,18 @@ def _table_grants(making: Making, role: Role, needs: Needs) -> None:
     for table in sorted(existing.keys() | new):
         _grant(making, role, BOOKKEEPING_SCHEMA, table, needs.on(table), existing.get(table))
     stored = _tables(making, STORAGE_SCHEMA)
-    for table in sorted(
-        {target.storage_name for mapping in making.mappings for target in mapping.tables} & stored.keys()
-    ):
+    targets = [target for mapping in making.mappings for target in mapping.tables]
+    wanted = {name for target in targets for name in (target.storage_name, *tables_of(target))}
+    for table in sorted(wanted & stored.keys()):
         _grant(making, role, STORAGE_SCHEMA, table, needs.storage, stored[table])
 
 
 def _reader_grants(making: Making) -> None:
     for target in (target for mapping in making.mappings for target in mapping.tables):
-        view = _tables(making, target.schema).get(target.name)
-        if view is not None:
-            _grant(making, Role.READER, target.schema, target.name, frozenset({"SELECT"}), view)
+        for name in views_of(target):
+            view = _tables(making, target.schema).get(name)
+            if view is not None:
+                _grant(making, Role.READER, target.schema, name, frozenset({"SELECT"}), view)
     for schema in making.view_schemas:
         _default(making, Role.READER, schema, frozenset({"SELECT"}))
 

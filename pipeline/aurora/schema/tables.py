@@ -60,6 +60,16 @@ def _definition_type(target: Target, column: Column) -> str:
     return column.type.sql + (_KEY_COLLATION if is_text_key else "")
 
 
+def stored_default(target: Target, name: str) -> sql.Composable:
+    """Return the default for rows written without the column: existing rows, and those of an older writer.
+
+    It is a constant, so only the catalog changes (PostgreSQL manual, ALTER TABLE). Writers that know the column always
+    give it.
+    """
+    default = next((column.default for column in target.columns if column.name == name), None)
+    return sql.SQL("") if default is None else sql.SQL(" DEFAULT {}").format(sql.Literal(default))
+
+
 def column_definitions(target: Target) -> sql.Composed:
     """Column definitions of the storage table, without its primary key."""
     lines: list[sql.Composable] = [

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pipeline.core.mapping_files.column_rules import COLUMN_EXAMPLE, ColumnSources, name_problem, read_column
+from pipeline.core.mapping_files.history_rules import HISTORY_EXAMPLE, NO_HISTORY_OF_A_CHILD
 from pipeline.core.mapping_files.index_rules import INDEXES_EXAMPLE, read_indexes
 from pipeline.core.mapping_files.reader_rules import READERS_EXAMPLE, read_readers
 from pipeline.core.mapping_files.yaml_fields import suggestion
@@ -40,9 +41,13 @@ def read_child(
     schema: str, view: str, field: Field, parents: dict[str, Target], key: dict[str, str] | None
 ) -> Target | None:
     """Read one child target of a file whose other targets are `parents`, by view name. Notes problems."""
-    fields = field.known(_CHILD, {"indexes": INDEXES_EXAMPLE, "readers": READERS_EXAMPLE})
+    optional = {"indexes": INDEXES_EXAMPLE, "readers": READERS_EXAMPLE}
+    # Not among the keys that a message lists.
+    fields = field.known(_CHILD, {**optional, "history": HISTORY_EXAMPLE} if field.has("history") else optional)
     if fields is None:
         return None
+    if "history" in fields:
+        fields["history"].problem(NO_HISTORY_OF_A_CHILD)
     path = _read_explode(fields["explode"], key) if "explode" in fields else None
     place = _read_element(fields["element"], path) if "element" in fields else None
     parent = _read_parent(fields["parent"], parents) if "parent" in fields else None

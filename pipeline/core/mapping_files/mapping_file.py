@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from pipeline.core.mapping_files.child_rules import is_child, read_child
+from pipeline.core.mapping_files.history_rules import check_histories
 from pipeline.core.mapping_files.mapping_rules import TARGET_EXAMPLE, read_target, read_target_name
 from pipeline.core.mapping_files.match_rules import MATCH_EXAMPLE, check_overlaps, read_unmatched
 from pipeline.core.mapping_files.reader_rules import READERS_EXAMPLE, read_readers, with_readers
@@ -192,7 +193,9 @@ def _with_children(
             member.problem(f"is the view {child.view_name}, as is another target of this file; remove or rename one")
         taken.add(child.storage_name)
         found[child.parent].append(child)
-    return tuple(replace(parent, children=tuple(found[view])) for view, parent in parents.items())
+    whole = tuple(replace(parent, children=tuple(found[view])) for view, parent in parents.items())
+    check_histories(whole, members)
+    return whole
 
 
 def _read_margin(field: Field) -> timedelta | None:

@@ -18,6 +18,7 @@ from pipeline.core.mapping_files.column_rules import (
     read_column,
     read_on_error,
 )
+from pipeline.core.mapping_files.history_rules import HISTORY_EXAMPLE, read_history
 from pipeline.core.mapping_files.index_rules import INDEXES_EXAMPLE, read_indexes
 from pipeline.core.mapping_files.match_rules import MATCH_EXAMPLE, captures_of, missing_of_key, read_match
 from pipeline.core.mapping_files.reader_rules import READERS_EXAMPLE, read_readers
@@ -36,8 +37,8 @@ UNMAPPED_IGNORE = "ignore"
 # Rows with more columns than this may not fit: 500 values that are stored out of line already fail with "row is too
 # big" (54000), because 8,160 bytes must hold a pointer to each.
 MOST_COLUMNS = 500
-# Tables that loads and reconciliations create beside the storage tables, and drop.
-_OWN_TABLE = "_(load|reconcile)_[0-9].*"
+# Tables that loads, reconciliations and histories create beside the storage tables, and drop.
+_OWN_TABLE = "_(load|reconcile)_[0-9].*|_history_.*"
 
 _TARGET = {"primary_key": "primary_key: [Id]", "columns": COLUMN_EXAMPLE}
 _TARGET_OPTIONAL = {
@@ -46,6 +47,7 @@ _TARGET_OPTIONAL = {
     "unmapped_on_error": "unmapped_on_error: reject",
     "indexes": INDEXES_EXAMPLE,
     "readers": READERS_EXAMPLE,
+    "history": HISTORY_EXAMPLE,
 }
 
 
@@ -71,6 +73,8 @@ def read_target(name: str, field: Field, key: dict[str, str] | None) -> Target |
     )
     readers = read_readers(fields["readers"]) if "readers" in fields else None
     target = Target(schema, view, primary_key, tuple(columns.values()), unmapped, on_error, match, readers=readers)
+    if "history" in fields:
+        target = replace(target, history=read_history(fields["history"]))
     if "indexes" not in fields or len(columns) < len(members):  # what is wrong with a column was reported
         return target
     return replace(target, indexes=read_indexes(fields["indexes"], target))
@@ -87,7 +91,7 @@ def read_target_name(name: str, field: Field) -> tuple[str, str]:
     elif problem:
         field.problem(f'"{name}" {problem}')
     elif re.fullmatch(_OWN_TABLE, view):
-        field.problem(f'"{name}" is the name of a table that loads and reconciliations create and drop; choose another')
+        field.problem(f'"{name}" is a name of tables that Dynaurora creates and drops for its work; choose another')
     elif schema in {STORAGE_SCHEMA, BOOKKEEPING_SCHEMA}:
         field.problem(f'schema "{schema}" is Dynaurora\'s own; put the view into another schema')
     elif schema.startswith("pg_") or schema == "information_schema":

@@ -14,6 +14,7 @@ from pipeline.core.ordering import DEFAULT_MARGIN
 
 if TYPE_CHECKING:
     from pipeline.core.model.attributes import PathPart
+    from pipeline.core.model.history import History
     from pipeline.core.model.index import Index
     from pipeline.core.model.key_patterns import Pattern
     from pipeline.core.types.sql_types import SqlType
@@ -92,6 +93,8 @@ class Target:
     """The indexes of the storage table besides its primary key."""
     readers: tuple[str, ...] | None = None
     """Database roles that may read the view; None while the file's are not known."""
+    history: History | None = None
+    """How its versions are kept; None: only the newest state of each row is."""
 
     @property
     def storage_name(self) -> str:

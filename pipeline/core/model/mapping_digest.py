@@ -1,9 +1,9 @@
 """A mapping's digest: it identifies everything that decides which row an item becomes.
 
 Invariant: mappings with the same digest make the same rows from the same items, so files that were loaded under one
-count as loaded under the other. Descriptions, indexes, readers, schedules and so on do not matter. A new field of
-Column or Target changes no stored digest, because a field with its default value is left out. Digests that older
-versions stored are still recognised.
+count as loaded under the other. Descriptions, indexes, readers, histories, schedules and so on do not matter. A new
+field of Column or Target changes no stored digest, because a field with its default value is left out. Digests that
+older versions stored are still recognised.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # Increase it if a field is renamed, or its default gets another meaning; then keep recognising this version too.
 _VERSION = 2
 # Fields that do not affect rows.
-_WITHOUT_EFFECT = frozenset({"description", "indexes", "readers"})
+_WITHOUT_EFFECT = frozenset({"description", "indexes", "readers", "history"})
 # Version 1 hashed the `repr` of these classes, with the fields that they had then.
 _FIRST_FIELDS = {
     "Target": "schema name primary_key columns unmapped unmapped_on_error match parent explode children",

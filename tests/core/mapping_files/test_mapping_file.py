@@ -61,7 +61,7 @@ WRONG = (
     ), structural=True),
     Wrong("unlike any key", "unmapped: attributes", "rest: attributes", (
         '10: targets.Employees.rest: "rest" is not a key here; the keys are primary_key, columns, match, unmapped,'
-        " unmapped_on_error, indexes, readers",
+        " unmapped_on_error, indexes, readers, history",
     ), structural=True),
     Wrong("misspelled key of a column", *name_column("{attribute: empName, type: text, defualt: NA}"), (
         f'8: {COLUMN}.defualt: "defualt" is not a key here; did you mean default?',
@@ -267,7 +267,7 @@ WRONG = (
         '2: source.key.Id: "BOOL" is not a key attribute type; the types are S (string), N (number) and B (binary)',
     ), structural=True),
     Wrong("table of a load", "Employees:", "_load_3_0:", (
-        '4: targets._load_3_0: "_load_3_0" is the name of a table that loads and reconciliations create and drop;'
+        '4: targets._load_3_0: "_load_3_0" is a name of tables that Dynaurora creates and drops for its work;'
         " choose another",
     )),
     Wrong("our own schema", "  Employees:", "  replica.Employees:", (

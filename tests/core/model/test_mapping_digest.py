@@ -44,7 +44,7 @@ class LaterColumn(Column):
 class LaterTarget(Target):
     """A target of a later version, with an option more."""
 
-    history: bool = False
+    retention: bool = False
 
 
 def later(mapping: TableMapping, column: dict[str, Any] | None = None, **target: Any) -> TableMapping:  # noqa: ANN401
@@ -66,7 +66,7 @@ def values(old: Column | Target) -> dict[str, Any]:
 def test_an_option_that_a_later_version_adds_changes_no_digest_until_it_is_set(path: str) -> None:
     mapping = mapping_in(path)
     assert digests(later(mapping)) == digests(mapping)
-    for changed in (later(mapping, {"mask": "x"}), later(mapping, {"tags": ("x",)}), later(mapping, history=True)):
+    for changed in (later(mapping, {"mask": "x"}), later(mapping, {"tags": ("x",)}), later(mapping, retention=True)):
         assert len(digests(changed)) == 1, "older versions had no such mapping"
         assert digests(changed)[0] not in digests(mapping)
 
