@@ -63,8 +63,9 @@ def test_production_storage_keeps_events_in_postgresql(
     for name, key in (("HOST", "host"), ("USER", "user"), ("PASSWORD", "password"), ("DB", "dbname")):
         monkeypatch.setenv(f"DAGSTER_POSTGRES_{name}", str(parts[key]))
     storage = read("production.yaml")["storage"]
-    assert storage["postgres"]["postgres_db"]["params"] == {"sslmode": "require"}
-    storage["postgres"]["postgres_db"].update(port=postgres.port, params={"sslmode": "disable"})
+    params = storage["postgres"]["postgres_db"]["params"]
+    assert (params["sslmode"], params["tcp_user_timeout"]) == ("require", 25_000)
+    storage["postgres"]["postgres_db"].update(port=postgres.port, params=params | {"sslmode": "disable"})
     (tmp_path / "dagster.yaml").write_text(yaml.safe_dump({"storage": storage, "telemetry": {"enabled": False}}))
     with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
         instance.report_runless_asset_event(dg.AssetMaterialization("somewhere"))

@@ -381,7 +381,6 @@ CHILDREN.set_forkserver_preload([__name__])
 
 def purge_to_be_killed(begun: Any, services: Services, mapping: TableMapping) -> None:  # noqa: ANN401 - an event
     with closing(services.connect("test purge")) as connection:
-        loads.notice_lost_client(connection)
         begun.set()
         purge_table(connection, mapping, now=NOW, rows=20)
 

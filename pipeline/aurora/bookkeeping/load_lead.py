@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 
     from pipeline.aurora.sessions.connection import Connection
 
-# The server notices a worker whose host was lost within 25 s, by its connection's keepalives
-# (`loads.notice_lost_client`).
+# The server ends the session of a worker whose host was lost within half a minute (`connection.connect`).
 WAIT_SECONDS = 40
 
 

@@ -391,16 +391,6 @@ def loaded_files(connection: Connection, export_id: int) -> frozenset[str]:
         return frozenset(key for (key,) in rows)
 
 
-def notice_lost_client(connection: Connection) -> None:
-    """Make the server end the session soon after its client is gone, even during a long statement."""
-    with translating("setting up a connection of the load"):
-        connection.execute(
-            "SELECT set_config('client_connection_check_interval', '1s', false),"
-            " set_config('tcp_keepalives_idle', '10', false), set_config('tcp_keepalives_interval', '5', false),"
-            " set_config('tcp_keepalives_count', '3', false)"
-        )
-
-
 def mark_file(connection: Connection, export_id: int, file_key: str, counts: FileCounts) -> None:
     """Mark a file as loaded, in the transaction that loads its rows. Raises if it is already marked."""
     with translating("marking the file as loaded"):

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 import psycopg
 from psycopg import sql
 
-from pipeline.aurora.bookkeeping.loads import notice_lost_client
 from pipeline.aurora.errors import translating
 from pipeline.aurora.schema import carried_indexes, tables
 from pipeline.core.errors import TransientError
@@ -122,7 +121,6 @@ def _run(
         while connect and len(own) < min(len(jobs), sessions):
             try:
                 own.append(opened.enter_context(closing(connect())))
-                notice_lost_client(own[-1])
             except TransientError:  # the server has no session to spare: the open ones are enough
                 break
         pool = opened.enter_context(ThreadPoolExecutor(max_workers=len(own), thread_name_prefix="index"))

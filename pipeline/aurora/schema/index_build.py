@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from pipeline.aurora.bookkeeping.loads import notice_lost_client
 from pipeline.aurora.errors import translate
 from pipeline.aurora.schema import lock_holders
 from pipeline.aurora.schema.indexes import drop_index
@@ -43,7 +42,6 @@ def run(
 
     Raises TransientError if it may be run again, TerminalError if a person must change something.
     """
-    notice_lost_client(connection)  # a server process that builds for nobody would keep the migration's lock
     try:
         with _telling(connection.info.backend_pid, watch, lambda text: tell(f"{what}: {text}")):
             connection.execute(f"SET maintenance_work_mem = '{BUILD_MEMORY}'".encode())

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 # AWS advises these for failover (Aurora user guide, fast failover): notice a dead peer within about six seconds.
 _KEEPALIVES = {"keepalives": 1, "keepalives_idle": 1, "keepalives_interval": 1, "keepalives_count": 5}
+# Keepalives do not run while something that was sent is not acknowledged; the kernel then waits a quarter of an hour.
+# Not shorter, because a server that is too busy to read what it is sent counts as lost too.
+_LOST_SERVER = {"tcp_user_timeout": 25_000}
 _SETTINGS = {
     # How values are read and written as text.
     "array_nulls": "on",
@@ -48,6 +51,16 @@ _SETTINGS = {
     "statement_timeout": "0",
     "transaction_timeout": "0",
     "client_min_messages": "warning",
+}
+# A session that is meant to last: the server ends it within half a minute after its client's host is lost, also in a
+# long statement and while it owes an answer, so that nothing stays locked. Not for the replicator: a function that is
+# frozen between two batches answers no keepalives.
+_LASTING = {
+    "client_connection_check_interval": "1s",
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "25000",
 }
 # Settings that the server does not know (transaction_timeout before 17) are left out. For durability, `local` or a
 # replica's answer is as good as `on`.
@@ -92,6 +105,7 @@ def connect(
         "target_session_attrs": "primary",
         "client_encoding": "UTF8",  # PGCLIENTENCODING would say otherwise
         **_KEEPALIVES,
+        **_LOST_SERVER,
         **place.parameters,
         **(parameters or {}),
     }
@@ -99,15 +113,21 @@ def connect(
     connection = _open(conninfo, place.source)
     with translating("connecting to the database"):
         try:
-            if statement_timeout_seconds is not None:
-                milliseconds = max(1, int(statement_timeout_seconds * 1000))
-                connection.settings = _SETTINGS | {"statement_timeout": str(milliseconds)}
+            connection.settings = _SETTINGS | _limits(statement_timeout_seconds) | (_LASTING if needs_session else {})
             connection.isolation_level = IsolationLevel.READ_COMMITTED
             _set_up(connection, conninfo, place.source, through, needs_session=needs_session)
         except BaseException:
             connection.close()
             raise
     return connection
+
+
+def _limits(statement_timeout_seconds: float | None) -> dict[str, str]:
+    """Limit statements, and as long the pauses between those of one transaction, whose locks would stay held."""
+    if statement_timeout_seconds is None:
+        return {}
+    milliseconds = str(max(1, int(statement_timeout_seconds * 1000)))
+    return {"statement_timeout": milliseconds, "idle_in_transaction_session_timeout": milliseconds}
 
 
 def _open(conninfo: str, source: str) -> Connection:

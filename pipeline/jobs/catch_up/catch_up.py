@@ -308,17 +308,16 @@ class _Run:
             )
         window = Window(manifest.from_time, manifest.snapshot_time)
         position = snapshot_position(window.end, self.margin)
-        with self.services.connect("dynaurora catch-up") as connection:
-            loads.notice_lost_client(connection)
-            with (
-                loads.table_locked(connection, self.mapping.name),
-                export_requests.ending(connection, self.mapping.name, manifest.export_arn),
-            ):
-                self.require_source(connection, manifest.table_arn, manifest.table_id)
-                record = self._begin(connection, manifest, position, is_seam=is_seam)
-                if record.status != "loaded":
-                    self._apply(connection, manifest, window, position, record)
-                counts = self._totals(connection, manifest, record)
+        with (
+            self.services.connect("dynaurora catch-up") as connection,
+            loads.table_locked(connection, self.mapping.name),
+            export_requests.ending(connection, self.mapping.name, manifest.export_arn),
+        ):
+            self.require_source(connection, manifest.table_arn, manifest.table_id)
+            record = self._begin(connection, manifest, position, is_seam=is_seam)
+            if record.status != "loaded":
+                self._apply(connection, manifest, window, position, record)
+            counts = self._totals(connection, manifest, record)
         return WindowReport(
             start=window.start,
             end=window.end,

@@ -127,7 +127,6 @@ def load(
         )
     position = snapshot_position(manifest.snapshot_time, mapping.margin if margin is None else margin)
     with services.connect(loads.LOADING) as connection, giving_locks_back(connection), ExitStack() as locked:
-        loads.notice_lost_client(connection)
         loads.lock_table(connection, mapping.name)
         arn, table_id = (None, None) if accept_other_table else (manifest.table_arn, manifest.table_id)
         sources.require(connection, mapping.name, mapping.table, doing="loading", arn=arn, table_id=table_id)

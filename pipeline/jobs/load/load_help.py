@@ -67,7 +67,6 @@ def help_load(
     """
     started = time.monotonic()
     with closing(services.connect("dynaurora load helper")) as connection:
-        loads.notice_lost_client(connection)
         help_ = _Help(services, mapping, lead, connection, workers, processes_from, on_progress)
         files, outcome = help_.to_the_end()
     return HelpReport(mapping.name, lead.export_id, files, time.monotonic() - started, outcome)

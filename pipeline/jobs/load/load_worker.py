@@ -18,7 +18,6 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, BinaryIO
 
-from pipeline.aurora.bookkeeping import loads
 from pipeline.aurora.bookkeeping.loads import FileBusyError
 from pipeline.core import errors
 from pipeline.core.errors import ReplicationError, TerminalError
@@ -68,7 +67,6 @@ def _work_off(work: Work, files: SimpleQueue[ExportFile], answers: BinaryIO) -> 
     loader = work.loader()
     try:
         with closing(work.services.connect("dynaurora load worker")) as connection:
-            loads.notice_lost_client(connection)
             while True:
                 try:
                     counts = loader.load(connection, files.get(), lambda lines, size: answer("lines", lines, size))

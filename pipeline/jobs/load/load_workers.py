@@ -17,7 +17,6 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from pipeline.aurora.bookkeeping import loads
 from pipeline.aurora.bookkeeping.loads import FileBusyError
 from pipeline.core.errors import TerminalError, TransientError
 from pipeline.jobs.load.load_progress import TELL_SECONDS
@@ -173,7 +172,6 @@ class _Thread:
     def load(self, file: ExportFile, on_lines: OnLines) -> Ways | None:
         if self._connection is None:
             self._connection = self._work.services.connect("dynaurora load worker")
-            loads.notice_lost_client(self._connection)
         try:
             counts = self._loader.load(self._connection, file, on_lines)
             return None if counts is None else counts.ways

@@ -11,7 +11,6 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from pipeline.aurora.bookkeeping import loads
 from pipeline.aurora.compare import key_ranges
 from pipeline.aurora.schema import tables
 from pipeline.jobs.pace import Pace
@@ -90,7 +89,6 @@ class Comparing:
     ) -> None:
         with self.services.connect("dynaurora reconcile comparison") as connection:
             opened.append(connection)
-            loads.notice_lost_client(connection)
             self.comparison.set_up(connection)
             pace = Pace(self.bounds.max_share)
             position = 0

@@ -96,7 +96,6 @@ def reconcile(
     started, as_of = time.monotonic(), snapshot_position(manifest.snapshot_time, margin).as_of
     saying = _Saying(on_progress)
     with services.connect("dynaurora reconcile") as connection, giving_locks_back(connection), ExitStack() as locked:
-        loads.notice_lost_client(connection)
         reconciliations.lock_table(connection, mapping.name)
         loads.keep_loads_out(connection, mapping.name)
         arn, table_id = (None, None) if accept_other_table else (manifest.table_arn, manifest.table_id)
