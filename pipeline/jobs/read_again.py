@@ -16,7 +16,7 @@ from pipeline.aurora.rows.isolating import judging, store_isolating
 from pipeline.core.decode.keys import key_attributes
 from pipeline.core.decode.row_decoder import RowDecoder
 from pipeline.core.errors import ConversionError
-from pipeline.core.model.change import Change, coalesce
+from pipeline.core.model.change import Change
 from pipeline.core.ordering import snapshot_position
 from pipeline.dynamodb.items import read_items
 from pipeline.jobs.clocks import refuse_wrong_clock
@@ -91,4 +91,4 @@ def _settle(
     refuse_wrong_clock(services, mapping, margin, "applying items read again", connection)
     with translating("applying items read again", table=mapping.name), connection.transaction():
         judge = judging(connection, statement, "applying items read again")
-        store_isolating(connection, coalesce(changes), apply, refuse, judge)
+        store_isolating(connection, statement.candidates(changes), apply, refuse, judge)

@@ -19,7 +19,6 @@ from pipeline.aurora.rows.overtaken import overtaken
 from pipeline.core.decode.routing import MATCHES_NO_TARGET, NO_TARGET, Router
 from pipeline.core.decode.row_decoder import RowDecoder
 from pipeline.core.errors import DataError, TerminalError
-from pipeline.core.model.change import coalesce
 from pipeline.core.streams.rejected_records import decode_again, key_again, keys_again
 
 if TYPE_CHECKING:
@@ -190,4 +189,4 @@ def _apply(
 
 def _execute(connection: Connection, target: _Target, changes: Sequence[Change]) -> int:
     with translating("applying changes"), connection.transaction():
-        return target.statement.apply(connection, coalesce(changes))[0]
+        return target.statement.apply(connection, target.statement.candidates(changes))[0]

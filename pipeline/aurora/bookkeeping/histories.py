@@ -47,6 +47,15 @@ def read(connection: Connection, target: Target) -> Recorded | None:
     return Recorded(*row) if row else None
 
 
+def add_gap(connection: Connection, history_name: str, since: datetime, reason: str) -> None:
+    """Record that versions may be missing from `since` until now, inside the caller's transaction."""
+    connection.execute(
+        "INSERT INTO replication.history_gaps (history_name, since, until, reason)"
+        " VALUES (%s, %s, clock_timestamp(), %s)",
+        [history_name, since, reason],
+    )
+
+
 def recording(target: Target, mapping_name: str, *, kept_from: datetime, digest: str) -> sql.Composed:
     """Compose the statement that records a new history."""
     assert target.history is not None  # noqa: S101 - the caller's condition

@@ -18,15 +18,18 @@ from psycopg import sql
 
 from pipeline.aurora.bookkeeping import watermarks
 from pipeline.aurora.bookkeeping.sources import of_record
-from pipeline.aurora.rows import children
+from pipeline.aurora.rows import children, history
 from pipeline.aurora.rows.ordering_sql import admits_new_key
 from pipeline.aurora.rows.upsert import admitted, admitted_late, stored_key, upsert
 from pipeline.aurora.schema import tables
 from pipeline.aurora.sessions.connection import trusted
+from pipeline.core.model.change import coalesce
 from pipeline.core.model.mapping import AS_OF, DELETED, VERSION
 from pipeline.core.types.arrays import array_literal
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from psycopg import Cursor
 
     from pipeline.aurora.sessions.connection import Connection
@@ -86,10 +89,14 @@ class ApplyStatement:
         object.__setattr__(self, "query", query.as_bytes())
         object.__setattr__(self, "query_with_mark", with_mark.as_bytes())
 
+    def candidates(self, changes: Iterable[Change]) -> list[Change]:
+        """Return the changes to send: the newest of each key, or all of them if every version is kept."""
+        return list(changes) if self.target.history else coalesce(changes)
+
     def apply(
         self, connection: Connection, changes: Sequence[Change], stream_arn: str | None = None
     ) -> tuple[int, int, int, int]:
-        """Apply coalesced changes, children included, inside the caller's transaction.
+        """Apply `candidates`, children included, inside the caller's transaction.
 
         Returns (applied, deleted, expired, refused). Targets with children must use this: `query` alone would not
         replace the children.
@@ -116,14 +123,14 @@ class ApplyStatement:
         taken: Sequence[Sequence[str]],
     ) -> None:
         target, stored = self.target, self.target.stored_columns
+        if target.history:
+            changes = coalesce(changes)
+            parameters = self.parameters(changes)
         types = [column.type.input_sql for column in target.key_columns]
         sent = [*types, *("jsonb" for _ in target.carried), "numeric", "timestamptz"]
         names = [*target.primary_key, *target.carried, VERSION, AS_OF]
-        carried = [
-            [None if c.row is None else c.row[len(stored) + i] for c in changes] for i in range(len(target.carried))
-        ]
         values = [parameters[stored.index(name)] for name in target.primary_key]
-        values += [nullable_array_literal(texts) for texts in carried]
+        values += self._carried(changes)
         values += parameters[len(stored) : len(stored) + 2]
         named: dict[str, object] = {f"c{i}": value for i, value in enumerate(values)}
         named |= {f"t{i}": array_literal(list(texts)) for i, texts in enumerate(taken)}
@@ -136,8 +143,8 @@ class ApplyStatement:
         )
 
     def parameters(self, changes: Sequence[Change], stream_arn: str | None = None) -> list[str | None]:
-        """Return an array literal for each storage column of coalesced changes, then their stream's ARN, and the
-        versions of deletes by expiry.
+        """Return an array literal for each storage column of the changes, then their stream's ARN, and the versions of
+        deletes by expiry. With a history, what the changes carry and which are the newest come before the ARN.
         """
         count = len(self.target.stored_columns)
         rows = [change.texts(self.target) if change.row is None else change.row for change in changes]
@@ -152,8 +159,21 @@ class ApplyStatement:
             nullable_array_literal(versions),
             array_literal(as_of),
             array_literal(deleted),
+            *(self._of_history(changes) if self.target.history else ()),
             stream_arn,
             array_literal(expired),
+        ]
+
+    def _of_history(self, changes: Sequence[Change]) -> list[str]:
+        newest = {id(change) for change in coalesce(changes)}
+        return [*self._carried(changes), array_literal(["t" if id(c) in newest else "f" for c in changes])]
+
+    def _carried(self, changes: Sequence[Change]) -> list[str]:
+        """Return an array literal for each child target, of the child rows that the changes carry."""
+        first = len(self.target.stored_columns)
+        return [
+            nullable_array_literal([None if c.row is None else c.row[first + number] for c in changes])
+            for number in range(len(self.target.carried))
         ]
 
 
@@ -195,16 +215,23 @@ def _compose(target: Target, mapping_name: str, source_table: str, *, of_rejects
     types = [column.type for column in target.columns]
     sent = [t.sent_sql for t in types]
     sent += ["jsonb"] * (len(target.stored_columns) - len(types)) + ["numeric", "timestamptz", "boolean"]
+    of_history = [*target.carried, history.NEWEST] if target.history else []
+    sent += ["jsonb"] * (len(of_history) - 1) + ["boolean"] * bool(of_history)
     arrays = sql.SQL(", ").join(sql.SQL("%s::{}[]").format(sql.SQL(t)) for t in sent)  # type: ignore[arg-type]
     names = tables.all_columns(target)
     cast = {column.name: column.type.name for column in target.columns if column.type.is_array}
-    selected = sql.SQL(", ").join(
-        sql.SQL("c.{}::{}").format(sql.Identifier(n), sql.SQL(cast[n]))  # type: ignore[arg-type]
-        if n in cast
-        else sql.SQL("c.{}").format(sql.Identifier(n))
-        for n in names
-    )
-    condition = sql.SQL("{} AND {}").format(
+
+    def selected(names: Sequence[str]) -> sql.Composed:
+        return sql.SQL(", ").join(
+            sql.SQL("c.{}::{}").format(sql.Identifier(n), sql.SQL(cast[n]))  # type: ignore[arg-type]
+            if n in cast
+            else sql.SQL("c.{}").format(sql.Identifier(n))
+            for n in names
+        )
+
+    newest = sql.SQL("c.{} AND ").format(sql.Identifier(history.NEWEST)) if target.history else sql.SQL("")
+    condition = sql.SQL("{}{} AND {}").format(
+        newest,
         of_record(sql.Literal(mapping_name), sql.Literal(source_table), sql.SQL("%s::text")),
         (admitted if of_rejects else admitted_late)(target, mapping_name),
     )
@@ -213,22 +240,40 @@ def _compose(target: Target, mapping_name: str, source_table: str, *, of_rejects
         # the weaker lock while it waits for a swap, and the swap would wait for the writer.
         "WITH c ({names}) AS MATERIALIZED (SELECT * FROM unnest({arrays})), applied AS ({upsert}"
         " RETURNING stored.{deleted} AS deleted,"
-        " stored.{deleted} AND COALESCE(stored.{version} = ANY (%s::numeric[]), false) AS expired{keys}), refused AS ("
-        "SELECT count(*) AS n FROM c WHERE NOT ({admits}) AND NOT EXISTS {stored_key})"
+        " stored.{deleted} AND COALESCE(stored.{version} = ANY (%s::numeric[]), false) AS expired{keys}){versions},"
+        " refused AS (SELECT count(*) AS n FROM c WHERE {newest}NOT ({admits}) AND NOT EXISTS {stored_key})"
     ).format(
         keys=sql.SQL("").join(
             sql.SQL(", stored.{}::text AS {}").format(sql.Identifier(n), sql.Identifier(f"key {i}"))
             for i, n in enumerate(target.primary_key)
             if target.children
         ),
-        names=tables.identifiers(names),
+        names=tables.identifiers((*names, *of_history)),
         arrays=arrays,
-        upsert=upsert(target, sql.SQL("c"), values=selected, condition=condition, order=_key_order(target)),
+        upsert=upsert(target, sql.SQL("c"), values=selected(names), condition=condition, order=_key_order(target)),
+        versions=_versions(target, mapping_name, selected(target.stored_columns), of_rejects=of_rejects),
+        newest=newest,
         admits=admits_new_key("c", mapping_name),
         stored_key=stored_key(target),
         deleted=sql.Identifier(DELETED),
         version=sql.Identifier(VERSION),
     )
+
+
+def _versions(target: Target, mapping_name: str, values: sql.Composed, *, of_rejects: bool) -> sql.Composable:
+    """Compose the parts that record every change as a version; nothing for a target without a history.
+
+    Nothing reads them, so they run after the upsert has locked the rows (`history.record`).
+    """
+    if not target.history:
+        return sql.SQL("")
+    recorded = history.record(
+        target, sql.SQL("c"), history.carried(target), values=values, condition=admitted(target, mapping_name)
+    )
+    parts = sql.SQL(", versions AS ({})").format(recorded)
+    if of_rejects:
+        return parts
+    return sql.SQL("{}, late AS ({})").format(parts, history.close_late(target, mapping_name))
 
 
 def _key_order(target: Target) -> sql.Composed:

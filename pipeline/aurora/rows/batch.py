@@ -70,7 +70,11 @@ class BatchWriter:
     def _write(
         self, connection: Connection, batch: DecodedBatch, records: Sequence[StreamRecord], mark: Mark
     ) -> BatchResult:
-        work = [(target, changes, coalesce(changes)) for target, changes in batch.changes.items() if changes]
+        work = [
+            (target, changes, self._statements[target].candidates(changes))
+            for target, changes in batch.changes.items()
+            if changes
+        ]
         doing = f"applying {len(records)} records"
         try:
             with translating(doing, table=self.mapping.name):
@@ -163,6 +167,8 @@ class BatchWriter:
             total = total.plus(self._apply_each(connection, target, newest, found, stream_arn))
             tried += len(newest)
             refused += found
+            if target.history:  # the older ones were among them
+                break
             out = {id(change) for change, _ in refused}
             keys = {change.key for change, _ in found}
             newest = coalesce(change for change in changes if change.key in keys and id(change) not in out)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from psycopg import sql
 
 from pipeline.aurora.errors import translating
+from pipeline.aurora.rows import history
 from pipeline.aurora.rows.children import replace_children
 from pipeline.aurora.rows.isolating import copied_types, refused_values, store_isolating
 from pipeline.aurora.rows.upsert import admitted, upsert
@@ -110,12 +111,26 @@ class Staging:
         and two merges lock rows in the same order.
         """
         with translating("merging a snapshot under the ordering rule", table=mapping_name):
-            if self.target.children:
-                return self._merge_with_children(connection, mapping_name, as_of)
-            cursor = connection.execute(
-                merge_query(self.target, self.name, mapping_name, deletes=self.deletes), [as_of]
+            taken = (
+                self._merge_with_children(connection, mapping_name, as_of)
+                if self.target.children
+                else connection.execute(
+                    merge_query(self.target, self.name, mapping_name, deletes=self.deletes), [as_of]
+                ).rowcount
             )
-            return cursor.rowcount
+            if self.target.history:
+                connection.execute(self._versions(mapping_name), [as_of])
+            return taken
+
+    def _versions(self, mapping_name: str) -> sql.Composed:
+        """Compose the statement that records every row as a version of the snapshot, whether it was accepted or not.
+
+        Otherwise the versions would depend on what the storage table held when the snapshot came.
+        """
+        rows = snapshot_rows(self.target, self.name, self.target.carried, deletes=self.deletes)
+        return history.record(
+            self.target, rows, history.carried(self.target), condition=admitted(self.target, mapping_name)
+        )
 
     def _merge_with_children(self, connection: Connection, mapping_name: str, as_of: datetime) -> int:
         """Merge, note which parents were accepted, and replace their children."""
@@ -162,21 +177,28 @@ def copy_statement(
 
 def merge_query(target: Target, staging: sql.Identifier, mapping_name: str, *, deletes: bool = False) -> sql.Composed:
     """Compose the merge of a staging table; its one parameter is the snapshot's `as_of`."""
-    rows = sql.SQL(
+    rows = snapshot_rows(target, staging, deletes=deletes)
+    return upsert(target, rows, condition=admitted(target, mapping_name))
+
+
+def snapshot_rows(
+    target: Target, staging: sql.Identifier, carried: Sequence[str] = (), *, deletes: bool = False
+) -> sql.Composed:
+    """Compose the rows of a staging table as candidates `c`, each key once; its one parameter is their `as_of`."""
+    return sql.SQL(
         "(SELECT DISTINCT ON ({key}) {values}, NULL::numeric AS {version}, %s::timestamptz AS {as_of},"
         " {is_delete} AS {deleted} FROM {staging} ORDER BY {key}{first}) AS c"
     ).format(
-        values=tables.identifiers(target.stored_columns),
+        values=tables.identifiers((*target.stored_columns, *carried)),
         key=tables.identifiers(target.primary_key),
-        # If the snapshot holds a key twice, the merged row and the merged children must come from the same one.
-        first=sql.SQL(", ctid" if target.children else ""),
+        # If the snapshot holds a key twice, the merged row, its children and its version must come from the same one.
+        first=sql.SQL(", ctid" if target.children or target.history else ""),
         version=sql.Identifier(VERSION),
         as_of=sql.Identifier(AS_OF),
         deleted=sql.Identifier(DELETED),
         is_delete=sql.Identifier(DELETED) if deletes else sql.SQL("false"),
         staging=staging,
     )
-    return upsert(target, rows, condition=admitted(target, mapping_name))
 
 
 def returned_key(target: Target) -> sql.Composed:

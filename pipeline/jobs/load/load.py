@@ -27,6 +27,7 @@ from pipeline.aurora.bookkeeping.load_lead import Lead, take_lead
 from pipeline.aurora.errors import translating
 from pipeline.aurora.rows import build_aside, build_indexes
 from pipeline.aurora.rows.build_aside import Build
+from pipeline.aurora.rows.history_fill import record_build
 from pipeline.aurora.schema.standard_form import beyond_standard
 from pipeline.aurora.sessions.advisory_locks import giving_locks_back
 from pipeline.core.errors import ConfigurationError, DataError, ReplicationError, TerminalError
@@ -275,6 +276,9 @@ class _Run:
                 stopped=stop,
             )
 
+        def versions(stop: threading.Event) -> None:
+            record_build(self.connection, build, stopped=stop.is_set)
+
         def swap(stop: threading.Event) -> None:
             copied = build_aside.copy_over(self.connection, build)
             build_aside.swap(self.connection, build, copied, stopped=stop, tell=waiting)
@@ -285,6 +289,9 @@ class _Run:
         try:
             progress.tell(f"building the primary key and the indexes of {name}")
             telling(progress, self.connection, key)
+            if build.target.history:
+                progress.tell(f"recording the versions of {name}")
+                telling(progress, self.connection, versions)
             progress.tell(f"putting {name} in place")
             telling(progress, self.connection, swap)
         except DataError:  # a row that an index or a constraint refuses

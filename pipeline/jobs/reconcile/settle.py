@@ -25,7 +25,7 @@ from pipeline.core.decode.routing import NO_TARGET
 from pipeline.core.decode.row_decoder import RowDecoder
 from pipeline.core.errors import ConversionError, DataError, key_digest
 from pipeline.core.model.attributes import canonical_number
-from pipeline.core.model.change import Change, Row, coalesce
+from pipeline.core.model.change import Change, Row
 from pipeline.core.ordering import Position, snapshot_position, supersedes
 from pipeline.core.streams.stream_records import keys_digest
 from pipeline.dynamodb.items import read_items
@@ -282,7 +282,7 @@ class Settler:
                 return self._statement.apply(connection, list(part))[0]
 
         judge = judging(connection, self._statement, "repairing")
-        store_isolating(connection, coalesce(changes), apply, refuse, judge)
+        store_isolating(connection, self._statement.candidates(changes), apply, refuse, judge)
         return refused
 
 
