@@ -15,35 +15,48 @@ from pipeline.core.types.conversion import converter
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from pipeline.core.model.attributes import AttributeValue, Item
     from pipeline.core.model.change import Row
     from pipeline.core.model.mapping import Target
 
 
+_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
 class ChildDecoder:
     """Decodes the elements of items for one child target. Build it once."""
 
-    def __init__(self, child: Target, settled: Counter[str] | None = None) -> None:
-        """`settled` counts, by column, the values that a policy changed."""
+    def __init__(
+        self,
+        child: Target,
+        settled: Counter[str] | None = None,
+        element: Callable[[Item], Row] | None = None,
+    ) -> None:
+        """`settled` counts, by column, the values that a policy changed.
+
+        `element`, if given, converts an element's members to the child's own columns.
+        """
         self.child = child
         place = child.key_columns[-1]
         self._of_list = place.type.name == "integer"
         self._convert_place = converter(place, is_key=True)
         self._columns = [(column.path, converter(column, settled=settled)) for column in child.own_columns]
+        self._element = element or self._general_element
 
     def rows(self, item: Mapping[str, AttributeValue]) -> str:
         """Return the item's rows as a JSON array of arrays of texts: place, own columns. Raises ConversionError."""
-        rows: list[list[str | None]] = []
+        rows: list[Row] = []
         try:
             for place, element in self._elements(item):
-                members = self._members(element)
-                row = [convert(find(members, path)) for path, convert in self._columns]
-                rows.append([self._convert_place(place), *row])
+                rows.append((self._convert_place(place), *self._element(self._members(element))))
         except ConversionError as error:
             raise ConversionError(f"{self.child.view_name}.{error.column}", error.reason) from None
-        return json.dumps(rows, ensure_ascii=False, separators=(",", ":"))
+        return _json(rows)
+
+    def _general_element(self, members: Item) -> Row:
+        return tuple([convert(find(members, path)) for path, convert in self._columns])
 
     def _members(self, element: AttributeValue) -> Item:
         members = element.get("M")

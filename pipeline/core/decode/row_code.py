@@ -17,6 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from pipeline.core.decode.captures import capture_converter
+from pipeline.core.decode.children import ChildDecoder
 from pipeline.core.decode.routing import captured
 from pipeline.core.model.attributes import find, text, to_json
 from pipeline.core.model.mapping import OnError
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from pipeline.core.decode.row_decoder import RowDecoder
-    from pipeline.core.model.attributes import AttributeValue
+    from pipeline.core.model.attributes import AttributeValue, Item
     from pipeline.core.model.change import Row
     from pipeline.core.model.mapping import Column, Target
     from pipeline.core.types.fast.fast_form import FastForm
@@ -71,7 +72,8 @@ def _source(decoder: RowDecoder, names: dict[str, Any]) -> str:
     """Write the function, and add the objects it uses to `names`; "" if the target must take the general path."""
     target = decoder.target
     forms = fast_forms(target)
-    if forms is None:
+    elements = [element_function(child) for child in target.children]
+    if forms is None or None in elements:
         return ""
     names |= {"find": find, "text": text, "text_array": text_array, "jsonb": to_json}
     body = ["missing = 0"]
@@ -90,7 +92,39 @@ def _source(decoder: RowDecoder, names: dict[str, Any]) -> str:
     if target.unmapped:
         body += _unmapped(target, names)
         variables.append("rest")
+    for number, (child, function) in enumerate(zip(target.children, elements, strict=True)):
+        names[f"children{number}"] = ChildDecoder(child, element=function).rows
+        body.append(f"if get({child.explode[0]!r}, item) is None: raise ValueError('null in place of a list or map')")
+        variables.append(f"children{number}(item)")
     return _FUNCTION.format(body="\n".join(f"        {line}" for line in body), variables=", ".join(variables))
+
+
+def element_function(child: Target) -> Callable[[Item], Row] | None:
+    """Generate the function that converts an element's members to a child's own columns; None for the general path.
+
+    It raises for an element that needs the general path.
+    """
+    forms = fast_forms(child)
+    if forms is None:
+        return None
+    names: dict[str, Any] = {"find": find, "text": text, "text_array": text_array, "jsonb": to_json}
+    body, first = ["missing = 0"], len(child.primary_key)
+    for position, (column, form) in enumerate(zip(child.own_columns, forms[first:], strict=True)):
+        body += _column(column, form, ColumnCode(f"c{position}", f"general{position}(a)", names), set(), is_key=False)
+    source = _ELEMENT.format(
+        body="\n".join(f"    {line}" for line in body),
+        variables="".join(f"c{position}, " for position in range(len(child.own_columns))),
+    )
+    found: Callable[[Item], Row] = _compiled(source, f"<element of {child.view_name}>", names)["element"]
+    return found
+
+
+_ELEMENT = """\
+def element(item):
+    get = item.get
+{body}
+    return ({variables})
+"""
 
 
 def _unmapped(target: Target, names: dict[str, Any]) -> list[str]:

@@ -50,8 +50,9 @@ class RowDecoder:
             attribute for attribute, _ in target.match
         }
         roots = {str(column.path[0]) for column in target.columns if column.path} | {name for name, _ in target.match}
+        roots |= {str(child.explode[0]) for child in target.children}
         # The attributes that make up a row; None: all of them.
-        self._read = None if target.unmapped or target.children else roots
+        self._read = None if target.unmapped else roots
 
     def row(self, item: Mapping[str, AttributeValue]) -> Row:
         """Convert an item to the target's stored columns and carried child rows. Raises ConversionError."""

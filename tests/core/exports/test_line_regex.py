@@ -211,7 +211,7 @@ def test_items_of_every_type_are_never_parsed(order: list[str], absent: set[str]
     item = {name: ITEM[name] for name in order if name not in absent}
     item["esc"] = {"S": 'a "quote", a \\, a /, a line\nand a\ttab'}
     block = written([line_of(item, ascii_only=ascii_only)] * 3)
-    text, rows, failures = without_parsing(EVERY_TYPE).decode(block, file="f")
+    text, rows, failures, _ = without_parsing(EVERY_TYPE).decode(block, file="f")
     assert (rows, failures) == (3, [])
     general = outcome(EVERY_TYPE, block, general=True)[0]
     assert [read_row(EVERY_TYPE, line) for line in text.splitlines()] == general
@@ -355,7 +355,7 @@ def test_lines_that_fill_a_template_are_read_by_it_empty_texts_too(monkeypatch: 
     decoder._reader._marks_empties = True  # pyright: ignore[reportPrivateUsage]  # as where many lines have one
     monkeypatch.setattr(LineReader, "_read_lines", nothing)
     lines = [(SIMPLE_LINE % number).replace("Zoë", "" if number % 3 == 0 else "Zoë") for number in range(5000)]
-    text, rows, failures = decoder.decode(written(lines), file="f")
+    text, rows, failures, _ = decoder.decode(written(lines), file="f")
     assert len(lines[0]) * len(lines) > 2 * PIECE_BYTES
     assert text.decode().splitlines() == [f"{'Zoë' if n % 3 else ''}\t{n}\tt\t{{}}" for n in range(5000)]
     assert (rows, failures) == (len(lines), [])

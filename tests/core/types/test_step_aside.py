@@ -111,7 +111,7 @@ def every_way(target: Target, item: dict[str, Any], key: str = "pk") -> dict[str
     texts = {way: copy_text([row])[:-1] for way, row in rows.items()}
     blocks = BlockDecoder(target)
     for way in ("a block", "a block, when others were read", "a block, when documents were learnt"):
-        text, count, failures = blocks.decode(block, file="f")
+        text, count, failures, _ = blocks.decode(block, file="f")
         assert (count, failures) == (3, [])
         (texts[way],) = set(text.splitlines())
     return {way: read_row(target, text) for way, text in texts.items()}
@@ -168,6 +168,6 @@ def test_a_type_of_tomorrow_is_converted_on_every_way(unmapped: str | None) -> N
     assert rows == dict.fromkeys(rows, rows["one item"])
     assert rows["one item"][1] == "127.0.0.1"
     refused = {**item, "c": {"S": "nowhere"}}
-    text, count, failures = BlockDecoder(target).decode(written([line_of(item), line_of(refused)]), file="f")
+    text, count, failures, _ = BlockDecoder(target).decode(written([line_of(item), line_of(refused)]), file="f")
     assert (text.count(b"\n"), count, len(failures)) == (1, 1, 1)
     assert str(failures[0][1]) == 'column "c": is not an address'

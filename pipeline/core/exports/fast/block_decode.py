@@ -26,7 +26,9 @@ from pipeline.core.types.copy_text import copy_text
 
 if TYPE_CHECKING:
     from collections import Counter
+    from collections.abc import Iterator
 
+    from pipeline.core.model.change import Row
     from pipeline.core.model.mapping import Target
 
 
@@ -74,21 +76,30 @@ class BlockDecoder:
         target = self.rows.target
         if not target.children:
             return self.decode(block, file=file, first_line=first_line)
-        rows, failures = decode_full(block, self._written, file=file, first_line=first_line)
-        self.ways += Ways(general=len(rows) + len(failures))
         width = len(target.stored_columns)
-        text = copy_text([row[:width] for row in rows])
-        return Decoded(text, len(rows), failures, tuple(map(copy_text, child_rows(target, rows))))
+        texts, count, failures = list[list[bytes]](), 0, list[Failure]()
+        for rows in self._rows(block, file, first_line, failures):
+            children = map(copy_text, child_rows(target, rows))
+            texts.append([copy_text([row[:width] for row in rows]), *children])
+            count += len(rows)
+        text, *children = map(b"".join, zip(*texts, strict=True))
+        return Decoded(text, count, failures, tuple(children))
 
     def _parse(self, block: bytes, file: str, first_line: int) -> Decoded:
         texts, count, failures = list[bytes](), 0, list[Failure]()
-        before = self._written.general_rows
-        for piece in pieces(block):
-            rows, refused = decode_full(piece, self._written, file=file, first_line=first_line)
+        for rows in self._rows(block, file, first_line, failures):
             texts.append(copy_text(rows))
             count += len(rows)
+        return Decoded(b"".join(texts), count, failures)
+
+    def _rows(self, block: bytes, file: str, first_line: int, failures: list[Failure]) -> Iterator[list[Row]]:
+        """Yield the rows of a block, piece by piece, and add to `failures`."""
+        before, count = self._written.general_rows, 0
+        for piece in pieces(block):
+            rows, refused = decode_full(piece, self._written, file=file, first_line=first_line)
+            yield rows
             failures += refused
             first_line += len(rows) + len(refused)
+            count += len(rows) + len(refused)
         general = self._written.general_rows - before
-        self.ways += Ways(parsed=count + len(failures) - general, general=general)
-        return Decoded(b"".join(texts), count, failures)
+        self.ways += Ways(parsed=count - general, general=general)

@@ -118,7 +118,7 @@ class LineRegex:
         `templates` holds, by column name, the template that most of the column's documents fit.
         """
         forms = fast_forms(target)
-        if target.match or forms is None:
+        if target.match or target.children or forms is None:
             raise ValueError("captured parts, children or options need the general path")
         if any(character < " " for column in target.columns for character in column.default or ""):
             raise ValueError("a default that could be taken for a mark")

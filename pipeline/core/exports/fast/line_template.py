@@ -36,7 +36,7 @@ class LineTemplate:
             raise ValueError("its attributes are not exactly those of the columns")
         forms = dict(zip([path[0] for path in paths], fast_forms(target) or (), strict=False))
         values = [form.in_line() if (form := forms.get(name)) and form.write is as_they_are else "" for name in names]
-        if target.match or not all(values) or len(values) == 1:
+        if target.match or target.children or not all(values) or len(values) == 1:
             raise ValueError("some values have to be converted")
         body = ",".join(f'"{re.escape(name)}":{value}' for name, value in zip(names, values, strict=True))
         line = rf'\{{"Item":\{{{body}\}}\}}'

@@ -81,7 +81,7 @@ class FastForm:
 def fast_forms(target: Target) -> list[FastForm | None] | None:
     """Return each column's fast form or None; None instead of the list if the target must take the general path."""
     columns = target.columns
-    if target.children or _asks_for_more(target, _TARGET) or any(_asks_for_more(each, _COLUMN) for each in columns):
+    if _asks_for_more(target, _TARGET) or any(_asks_for_more(each, _COLUMN) for each in columns):
         return None
     return [column.type.codec.fast_form(column, column.name in target.primary_key) for column in columns]
 
