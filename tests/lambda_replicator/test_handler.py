@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aws_lambda_powertools.metrics import EphemeralMetrics, MetricUnit
 
 from lambda_replicator import runtime
 from lambda_replicator.handler import lambda_handler
 from lambda_replicator.telemetry import Telemetry, UnforeseenError
 from pipeline.core.errors import ReplicationError, TerminalError, TransientError
+from pipeline.jobs.replicate import ReplicationReport
 
 VALUE = "Zaphod-7731"
 
@@ -48,6 +50,31 @@ def test_a_batch_is_applied_and_answered(
     }  # fmt: skip
     assert metrics["table"] == "employees"
     assert metrics["LagSeconds"][0] > 0
+
+
+@pytest.mark.parametrize("lag_seconds", [None, 12.25])
+def test_the_line_of_metrics_is_the_one_that_powertools_writes(
+    lag_seconds: float | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = ReplicationReport("employees", 9, 5, 4, 3, 2, 1, lag_seconds, "1", None, ignored=6)
+    Telemetry({"POWERTOOLS_METRICS_NAMESPACE": "Other"}).applied(report)
+    theirs = EphemeralMetrics(namespace="Other", service="")
+    theirs.add_dimension(name="table", value="employees")
+    for name, value in (("Applied", 5), ("Stale", 4), ("Deleted", 3), ("Expired", 2), ("Rejected", 1), ("Ignored", 6)):
+        theirs.add_metric(name=name, unit=MetricUnit.Count, value=value)
+    if lag_seconds is not None:
+        theirs.add_metric(name="LagSeconds", unit=MetricUnit.Seconds, value=lag_seconds)
+    theirs.flush_metrics()
+    mine, expected = [line for line in log_lines(capsys.readouterr().out) if "_aws" in line]
+    assert 0 <= expected["_aws"].pop("Timestamp") - mine["_aws"].pop("Timestamp") < 60_000
+    assert mine == expected
+
+
+def test_metrics_can_be_switched_off(capsys: pytest.CaptureFixture[str]) -> None:
+    Telemetry({"POWERTOOLS_METRICS_DISABLED": "true"}).applied(
+        ReplicationReport("e", 1, 1, 0, 0, 0, 0, None, "1", None)
+    )
+    assert "_aws" not in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("environment")

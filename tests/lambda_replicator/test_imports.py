@@ -23,7 +23,7 @@ ALLOWED = {
 }
 ALLOWED_PREFIXES = ("pipeline.core", "pipeline.aurora", "lambda_replicator")
 # Required: the SDK, the driver, the YAML reader, and Powertools, which the seed uses to log and to read secrets.
-NEEDED = "boto3, psycopg, psycopg_binary, yaml, aws_lambda_powertools.metrics"
+NEEDED = "boto3, psycopg, psycopg_binary, yaml, aws_lambda_powertools.logging"
 
 
 def python(program: str) -> str:
