@@ -146,22 +146,20 @@ class ApplyStatement:
         """Return an array literal for each storage column of the changes, then their stream's ARN, and the versions of
         deletes by expiry. With a history, what the changes carry and which are the newest come before the ARN.
         """
-        count = len(self.target.stored_columns)
-        rows = [change.texts(self.target) if change.row is None else change.row for change in changes]
+        names = self.target.stored_columns
+        # A delete has only its key.
+        keys = [self.target.primary_key.index(n) if n in self.target.primary_key else None for n in names]
+        rows = [[None if i is None else c.key[i] for i in keys] if c.row is None else c.row for c in changes]
         # The child rows that a row carries after its columns are sent only if the row is accepted.
-        columns = islice(zip(*rows, strict=False), count) if rows else [()] * count
-        versions = [None if c.position.version is None else str(c.position.version) for c in changes]
-        as_of = [_isoformat(c.position.as_of) for c in changes]
-        deleted = ["t" if c.row is None else "f" for c in changes]
-        expired = [str(c.position.version) for c in changes if c.expired]
+        columns = islice(zip(*rows, strict=False), len(names)) if rows else [()] * len(names)
         return [
             *map(nullable_array_literal, columns),
-            nullable_array_literal(versions),
-            array_literal(as_of),
-            array_literal(deleted),
+            _bare_array(["NULL" if c.position.version is None else str(c.position.version) for c in changes]),
+            _bare_array([_isoformat(c.position.as_of) for c in changes]),
+            _bare_array(["t" if c.row is None else "f" for c in changes]),
             *(self._of_history(changes) if self.target.history else ()),
             stream_arn,
-            array_literal(expired),
+            _bare_array([str(c.position.version) for c in changes if c.expired]),
         ]
 
     def _of_history(self, changes: Sequence[Change]) -> list[str]:
@@ -208,7 +206,12 @@ def nullable_array_literal(values: Sequence[str | None]) -> str:
         quoted = ["NULL" if v is None else '"' + v.replace("\\", "\\\\").replace('"', '\\"') + '"' for v in values]
     else:
         quoted = ["NULL" if v is None else f'"{v}"' for v in values]
-    return f"{{{','.join(quoted)}}}"
+    return _bare_array(quoted)
+
+
+def _bare_array(texts: list[str]) -> str:
+    """Write texts that need no quotes, or NULL, as a PostgreSQL array literal."""
+    return f"{{{','.join(texts)}}}"
 
 
 def _compose(target: Target, mapping_name: str, source_table: str, *, of_rejects: bool) -> sql.Composed:

@@ -40,10 +40,10 @@ class Change(NamedTuple):
 
 
 def coalesce(changes: Iterable[Change]) -> list[Change]:
-    """Return the newest change of each key, sorted by the key's texts. `ON CONFLICT` needs one change for each key."""
+    """Return the newest change of each key. `ON CONFLICT` needs one change for each key."""
     newest: dict[tuple[str, ...], Change] = {}
     for change in changes:
-        known = newest.get(change.key)
-        if known is None or supersedes(change.position, known.position):
+        known = newest.setdefault(change.key, change)
+        if known is not change and supersedes(change.position, known.position):
             newest[change.key] = change
-    return [newest[key] for key in sorted(newest)]
+    return list(newest.values())
