@@ -193,6 +193,6 @@ def _load_metadata(report: LoadReport) -> dict[str, dg.MetadataValue]:
         "as_of": dg.MetadataValue.timestamp(report.as_of),
         "location": dg.MetadataValue.text(report.location),
         "already_loaded": dg.MetadataValue.bool(report.already_loaded),
-        "strategy": dg.MetadataValue.text("; ".join([report.strategy, *report.merged_because])),
+        "strategy": dg.MetadataValue.text("; ".join([report.strategy, *report.merged_because, *report.aside_because])),
         "led_by_another_run": dg.MetadataValue.bool(report.led_elsewhere),
     }

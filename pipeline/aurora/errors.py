@@ -15,6 +15,7 @@ from psycopg import errors
 
 from pipeline.core.errors import (
     DataError,
+    DiskFullError,
     ReplicationError,
     TerminalError,
     TransientError,
@@ -39,6 +40,8 @@ def translate(error: psycopg.Error, doing: str, *, table: str | None = None) -> 
     if state is None:
         return _translate_without_state(error, doing, table)
     what = f"{doing}: PostgreSQL says {describe(error, state)}"
+    if state == "53100":
+        return DiskFullError(what, table=table, hint=_HINTS[state])
     if state[:2] in _TRANSIENT_CLASSES or state in _TRANSIENT_STATES:
         return TransientError(what, table=table, hint="try again; it usually passes")
     if state == "23503" and error.diag.schema_name == BOOKKEEPING_SCHEMA:
@@ -69,6 +72,8 @@ def refused_value(state: str, doing: str) -> DataError:
 
 
 _HINTS = {
+    "53100": "the disk of the database server is full, or on Aurora the instance's disk for temporary files: free some"
+    " or take a larger one, then run it again",
     "42P01": "run `dynaurora migrate` to create the tables of the mapping",
     "42703": "run `dynaurora migrate` to bring the tables up to date with the mapping",
     "3F000": "run `dynaurora migrate` to create the schemas",

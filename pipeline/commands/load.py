@@ -103,6 +103,8 @@ def _lines(report: LoadReport) -> list[str]:
         lines.append(f"  {report.ways}")
     if report.merged_because:
         lines.append(f"  merged instead of built aside and swapped in: {'; '.join(report.merged_because)}")
+    if report.aside_because:
+        lines.append(f"  built aside and swapped in: {'; '.join(report.aside_because)}")
     if report.ignored:
         lines.append(f"  {report.ignored} items ignored because they match no target")
     if report.rejected:

@@ -74,6 +74,10 @@ class NotNowError(UnreachableError):
     """The server answered but accepts no session now: it is resuming, starting, failing over, or full."""
 
 
+class DiskFullError(TransientError):
+    """The database server has no disk left."""
+
+
 class LoginRefusedError(TransientError):
     """The server refused the password, and only that: the secret may have been rotated."""
 

@@ -21,7 +21,7 @@ from unittest.mock import patch
 
 from psycopg import Rollback, sql
 
-from pipeline.aurora.bookkeeping import bookkeeping, loads
+from pipeline.aurora.bookkeeping import bookkeeping
 from pipeline.aurora.bookkeeping.loads import OlderSnapshotError
 from pipeline.aurora.bookkeeping.watermarks import Mark
 from pipeline.aurora.rows import purge
@@ -34,6 +34,7 @@ from pipeline.core.model.mapping import VERSION, Column, TableMapping, Target
 from pipeline.core.ordering import Position
 from pipeline.core.streams.stream_records import DecodedBatch, StreamDecoder, stream_source
 from pipeline.core.types.sql_types import SqlType
+from pipeline.jobs.load import way
 from pipeline.jobs.load.load import load
 from pipeline.jobs.replicate import Replicator
 from pipeline.jobs.services import Services
@@ -156,9 +157,9 @@ class TargetSystem:
         location = write_export(snapshot, folder, self.mapping.table)
         services = Services(Settings(Path(), database_url=self.url))
         try:
-            # Alternately merged and built aside, even if the table was loaded before: only speed speaks against that.
+            # Alternately merged and built aside, however few of the rows it has: only speed speaks against that.
             aside_from = 0 if snapshot.time // SECOND % 2 else 10**9
-            with patch.object(loads, "loaded_before", return_value=False):
+            with patch.object(way, "ASIDE_FROM_SHARE", 0):
                 load(services, self.mapping, location, workers=1, on_progress=watch, aside_from=aside_from)
         except (Interrupted, OlderSnapshotError):
             return

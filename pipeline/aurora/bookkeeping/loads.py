@@ -304,20 +304,6 @@ def loaded_since(connection: Connection, table_name: str, since: datetime) -> in
     return row[0] if row else None
 
 
-def loaded_before(connection: Connection, table_name: str) -> bool:
-    """Whether a load of the table, or of its previous source of record, ever succeeded."""
-    with translating("looking for earlier loads", table=table_name):
-        return (
-            connection.execute(
-                "SELECT FROM replication.exports WHERE table_name = %(table)s AND status = 'loaded'"
-                " AND kind <> 'incremental' UNION ALL SELECT FROM replication.tables WHERE name = %(table)s"
-                " AND source_since IS NOT NULL LIMIT 1",
-                {"table": table_name},
-            ).fetchone()
-            is not None
-        )
-
-
 def covering(connection: Connection, table_name: str, as_of: datetime) -> list[Span]:
     """Return the spans covered by fully loaded snapshots that count as of a later time than an incremental export's
     `as_of`.

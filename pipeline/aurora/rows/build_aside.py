@@ -1,4 +1,4 @@
-"""Builds a first load's tables aside: fills them, builds key and indexes, brings them up to date, swaps them in.
+"""Builds a load's tables aside: fills them, builds key and indexes, brings them up to date, swaps them in.
 
 Invariant: until its swap commits, readers and writers see no change; afterwards each key has the newest state from the
 export and the old table, tombstones included, by the one ordering rule (`upsert`). Every step can be killed and
@@ -24,6 +24,7 @@ from pipeline.aurora.bookkeeping.load_lead import wait_for_files
 from pipeline.aurora.errors import translating
 from pipeline.aurora.rows import build_indexes
 from pipeline.aurora.rows.ordering_sql import supersedes
+from pipeline.aurora.rows.preferred import PLACES, find_preferred
 from pipeline.aurora.rows.replacement import replacement
 from pipeline.aurora.rows.staging import returned_key
 from pipeline.aurora.rows.upsert import upsert
@@ -221,9 +222,10 @@ class Copied:
 
 
 def copy_over(connection: Connection, build: Build, copied: Copied | None = None) -> Copied:
-    """Copy the storage table's rows without any lock, in passes, until a pass copies few.
+    """Copy the stored rows that the build needs, without any lock, in passes, until a pass copies few.
 
-    `copied` is what an earlier call on this connection returned; rows copied then are not read again.
+    The first pass joins both tables, since usually the build needs few of the stored rows. `copied` is what an earlier
+    call on this connection returned; rows that were seen then are not copied again.
     """
     if copied is None:
         with translating("noting which rows are copied", table=build.table_name):
@@ -237,6 +239,9 @@ def copy_over(connection: Connection, build: Build, copied: Copied | None = None
             )
     for _ in range(_MOST_PASSES):
         with translating("copying stored rows to the new table", table=build.table_name), connection.transaction():
+            if copied is None:
+                connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+                find_preferred(connection, build.target, build.identifier)
             copied = _pass(connection, build, copied)
         if copied.rows <= FEW_ROWS:
             break
@@ -254,9 +259,10 @@ def _taken(build: Build) -> sql.Identifier:
 
 
 def _pass(connection: Connection, build: Build, copied: Copied | None) -> Copied:
-    """Copy every stored row not yet copied, if the rule prefers it to the build's, and its children with it.
+    """Copy the stored rows that no pass has seen, if the rule prefers them to the build's, and their children.
 
-    Transaction ids wrap around; `age` compares them, and errs towards copying a row again.
+    For the first pass, `find_preferred` has seen all rows. Transaction ids wrap around; `age` compares them, and errs
+    towards copying a row again.
     """
     copied = _copy_rows(connection, build, copied)
     if build.children and copied.rows:
@@ -289,12 +295,13 @@ def _copy_rows(connection: Connection, build: Build, copied: Copied | None) -> C
     key = tables.identifiers(build.target.primary_key)
     since = sql.Literal(copied.since if copied else "0")
     new = sql.SQL(
-        "WHERE age(s.xmin) <= age({since}::xid8::xid) AND NOT EXISTS (SELECT FROM {noted} AS n WHERE n.xid = s.xmin)"
+        "age(s.xmin) <= age({since}::xid8::xid) AND NOT EXISTS (SELECT FROM {noted} AS n WHERE n.xid = s.xmin)"
     ).format(since=since, noted=_noted(build))
+    preferred = sql.SQL("s.ctid = ANY (ARRAY(SELECT place FROM {}))").format(PLACES)
     row = connection.execute(
         sql.SQL(
             # No table may have a column named like a system column, so `xmin` is unambiguous.
-            "WITH candidate AS MATERIALIZED (SELECT s.xmin, {names} FROM {storage} AS s {new}),"
+            "WITH candidate AS MATERIALIZED (SELECT s.xmin, {names} FROM {storage} AS s WHERE {some}),"
             " overtaken AS (SELECT count(*) AS n FROM candidate AS c JOIN {build} AS b USING ({key})"
             " WHERE b.{version} IS NULL AND b.{as_of} = {snapshot} AND {supersedes}),"
             " moved AS ({upsert}{taken}),"
@@ -307,7 +314,7 @@ def _copy_rows(connection: Connection, build: Build, copied: Copied | None) -> C
             storage=tables.storage(build.target),
             build=build.identifier,
             noted=_noted(build),
-            new=new if copied else sql.SQL(""),
+            some=new if copied else preferred,
             version=sql.Identifier(VERSION),
             as_of=sql.Identifier(AS_OF),
             snapshot=sql.Literal(build.as_of),

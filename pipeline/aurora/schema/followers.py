@@ -76,8 +76,8 @@ def _published(published: dict[str, str]) -> list[Caution]:
         return []
     return [
         Caution(
-            f"{_tables(published)} published ({_publications(published, published)}), so a first load merges row by"
-            " row: subscribers would miss the rows of a table that is built aside and swapped in",
+            f"{_tables(published)} published ({_publications(published, published)}), so a load merges row by row:"
+            " subscribers would miss the rows of a table that is built aside and swapped in",
             ("for a fast first load, publish the tables after it, and let the subscribers copy them",),
         )
     ]

@@ -3,10 +3,10 @@
 Invariant: each file's rows and its mark commit together, after the whole file has been verified. So a damaged file
 leaves nothing behind, a killed load resumes, and no file counts twice. Items must add up to the manifest.
 
-There are two strategies. A load chooses one when it begins, and keeps it when it resumes. The first load of a big
-table is built aside: into new tables without an index, which then get their keys, are brought up to date with what the
-stream wrote, and are swapped in (`pipeline.aurora.rows.build_aside`). Any other load merges file by file into the
-storage tables.
+There are two strategies. A load chooses one when it begins (`pipeline.jobs.load.way`), and keeps it when it resumes. A
+big load is built aside: into new tables without an index, which then get their keys and the stored rows that the rule
+prefers or the export lacks, and are swapped in (`pipeline.aurora.rows.build_aside`). Any other load merges file by file
+into the storage tables.
 
 This run leads the load: it begins and ends it, and loads every file that no other run loads. Other runs may load files
 at the same time (`pipeline.jobs.load.load_help`).
@@ -28,9 +28,8 @@ from pipeline.aurora.errors import translating
 from pipeline.aurora.rows import build_aside, build_indexes
 from pipeline.aurora.rows.build_aside import Build
 from pipeline.aurora.rows.history_fill import record_build
-from pipeline.aurora.schema.standard_form import beyond_standard
 from pipeline.aurora.sessions.advisory_locks import giving_locks_back
-from pipeline.core.errors import ConfigurationError, DataError, ReplicationError, TerminalError
+from pipeline.core.errors import ConfigurationError, DataError, DiskFullError, ReplicationError, TerminalError
 from pipeline.core.exports.ways import NO_LINES, Ways
 from pipeline.core.model.mapping_digest import digests
 from pipeline.core.ordering import Position, snapshot_position
@@ -40,6 +39,7 @@ from pipeline.jobs.load.load_file import LoadWork
 from pipeline.jobs.load.load_progress import LoadProgress, Progress, telling
 from pipeline.jobs.load.load_watch import MarksWatch
 from pipeline.jobs.load.load_workers import load_files
+from pipeline.jobs.load.way import ASIDE_FROM_ITEMS, choose
 
 if TYPE_CHECKING:
     from pipeline.aurora.bookkeeping.loads import ExportRecord, FileCounts
@@ -48,8 +48,6 @@ if TYPE_CHECKING:
     from pipeline.dynamodb.exports.manifest import ExportManifest
     from pipeline.jobs.services import Services
 
-# A first load of this size or more is built aside: below, merging takes a second or two and locks nothing.
-ASIDE_FROM_ITEMS = 50_000
 # With this many items or more the workers are processes: below, starting them takes longer than they save.
 PROCESSES_FROM_ITEMS = 100_000
 
@@ -83,7 +81,9 @@ class LoadReport:
     ignored: int = 0
     """Items that match no target, where the mapping says to leave such items out."""
     merged_because: tuple[str, ...] = ()
-    """Why a first load of this size was merged, which takes several times as long: a swap would have lost this."""
+    """Why it was merged: because of the sizes, or because a swap would have lost this, even if it takes longer so."""
+    aside_because: tuple[str, ...] = ()
+    """Why it was built aside."""
     led_elsewhere: bool = False
     """Another run led this load; this one shared its files, or waited for its end (`pipeline.jobs.load.load_once`)."""
     ways: Ways = NO_LINES
@@ -110,12 +110,12 @@ def load(
 ) -> LoadReport:
     """Load the full export at `location` (its manifest-summary.json). Idempotent; a repeated call resumes.
 
-    `margin` is the mapping's unless given. Exports of `aside_from` items or more are built aside where that is
-    possible; those of `processes_from` items or more are loaded by processes. `on_lead` is called whenever files are
-    about to be loaded, with what other runs need to take part (`help_load`). Raises TerminalError with the file and
-    the reason when the export is damaged or is another table's, when another load of the table is running, or when
-    tombstones were purged as far as the snapshot; nothing of a damaged file is in the table. Raises TransientError
-    when the caller may try again.
+    `margin` is the mapping's unless given. Exports of `aside_from` items or more may be built aside; those of
+    `processes_from` items or more are loaded by processes. `on_lead` is called whenever files are about to be loaded,
+    with what other runs need to take part (`help_load`). Raises TerminalError with the file and the reason when the
+    export is damaged or is another table's, when another load of the table is running, or when tombstones were purged
+    as far as the snapshot; nothing of a damaged file is in the table. Raises TransientError when the caller may try
+    again.
     """
     started = time.monotonic()
     expected = None if accept_other_table else mapping.table
@@ -132,11 +132,9 @@ def load(
         arn, table_id = (None, None) if accept_other_table else (manifest.table_arn, manifest.table_id)
         sources.require(connection, mapping.name, mapping.table, doing="loading", arn=arn, table_id=table_id)
         locked.enter_context(export_requests.ending(connection, mapping.name, manifest.export_arn))
-        barred: tuple[str, ...] = ()
-        if aside := manifest.item_count >= aside_from and _is_first(connection, mapping):
-            barred = _bars(connection, mapping)
-            aside = not barred
-        record = _begin(connection, mapping, manifest, position, "aside" if aside else "merge")
+        way = choose(connection, mapping, manifest.item_count, aside_from=aside_from)
+        record = _begin(connection, mapping, manifest, position, way.strategy)
+        chosen = "" if record.status == "loaded" else way.strategy
         if record.remapped:
             build_aside.discard(connection, [record.id], mapping.name, strategy=record.strategy)
             record = replace(record, loaded_files=frozenset())
@@ -161,24 +159,9 @@ def load(
         already_loaded=record.status == "loaded",
         strategy=run.strategy,
         ignored=counts.ignored,
-        merged_because=barred if run.strategy == "merge" else (),
+        merged_because=way.why if run.strategy == chosen == "merge" else (),
+        aside_because=way.why if run.strategy == chosen == "aside" else (),
         ways=run.ways,
-    )
-
-
-def _may_be_built_aside(connection: Connection, mapping: TableMapping) -> bool:
-    return _is_first(connection, mapping) and not _bars(connection, mapping)
-
-
-def _is_first(connection: Connection, mapping: TableMapping) -> bool:
-    """Return whether this is a first load: later ones find full tables, and building aside would copy all of them."""
-    return not loads.loaded_before(connection, mapping.name)
-
-
-def _bars(connection: Connection, mapping: TableMapping) -> tuple[str, ...]:
-    """Say what a swap would lose of the storage tables. If there is anything, even a first load merges."""
-    return tuple(
-        f"{target.view_name}: {why}" for target in mapping.tables for why in beyond_standard(connection, target)
     )
 
 
@@ -226,6 +209,8 @@ class _Run:
                 files, counts = self._carry_out(())
         except ReplicationError as error:
             if not self.connection.closed:
+                if self.strategy == "aside" and isinstance(error, DiskFullError):  # writers need the space
+                    build_aside.discard(self.connection, [self.record.id], self.mapping.name, strategy="aside")
                 loads.finish(self.connection, self.record.id, failure=str(error))
             raise
         build_aside.discard_abandoned(self.connection, self.record.id, self.mapping.name)
@@ -303,11 +288,14 @@ class _Run:
         found = build_aside.find(self.connection, self.record.id, table, targets, as_of)
         if found is not None:
             return found
-        if not self.record.loaded_files and _may_be_built_aside(self.connection, self.mapping):
+        if not self.record.loaded_files and self._may_be_built_aside():
             build_aside.discard(self.connection, [self.record.id], table, strategy="aside")
             return build_aside.create(self.connection, self.record.id, table, targets, as_of)
         self._merge_instead()
         return ()
+
+    def _may_be_built_aside(self) -> bool:
+        return choose(self.connection, self.mapping, self.manifest.item_count, aside_from=0).strategy == "aside"
 
     def _merge_instead(self) -> None:
         """Begin again and merge: the tables built aside cannot be used."""

@@ -31,6 +31,7 @@ _KINDS: tuple[type[ReplicationError], ...] = (
     errors.NotNowError,
     errors.UnreachableError,
     errors.LoginRefusedError,
+    errors.DiskFullError,
     errors.TransientError,
     errors.ConfigurationError,
     errors.DataError,

@@ -266,6 +266,33 @@ def test_a_user_who_may_not_replace_the_table_merges(connection: Connection) -> 
         connection.execute("RESET ROLE; DROP OWNED BY dynaurora_loader; DROP ROLE dynaurora_loader")
 
 
+def test_of_a_full_table_only_the_rows_that_the_build_needs_are_copied(connection: Connection) -> None:
+    for number in range(1, 30):
+        write(connection, number, "older", number, seconds=-60)
+    write(connection, 3, "newer", 100)
+    write(connection, 40, None, 101, seconds=-60)
+    build = begin(connection)
+    fill(connection, build, range(1, 29))
+    build_indexes.build(connection, build)
+    assert build_aside.copy_over(connection, build).rows == 3, "a newer row, one that was not exported, a tombstone"
+    assert overtaken(connection) == 1
+
+
+def test_a_load_that_resumes_copies_a_row_again_by_its_version_and_not_by_its_time(
+    connection: Connection, other: Connection
+) -> None:
+    """The build has a version from before the load was killed. The next one was created on a clock that runs late."""
+    build = begin(connection)
+    fill(connection, build, [1])
+    build_indexes.build(connection, build)
+    write(connection, 1, "first", 1)
+    build_aside.copy_over(connection, build)
+    write(connection, 1, "second", 2, seconds=-60)
+    copied = build_aside.copy_over(other, build)
+    build_aside.swap(other, build, copied, stopped=threading.Event())
+    assert shown(connection) == {1: "second"}
+
+
 def test_what_was_written_between_the_passes_and_the_swap_comes_over(connection: Connection, other: Connection) -> None:
     """Changes committed after the last pass, begun before it or after it; also rows frozen meanwhile."""
     build = begin(connection)

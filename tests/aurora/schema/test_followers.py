@@ -122,7 +122,7 @@ def test_a_subscriber_stops_at_a_new_column_unless_the_steps_are_followed(
         "replica.Employees is published (reports). Logical replication carries rows but no DDL"
     )
     assert altered.steps[:2] == (ALTER_SUBSCRIBERS_FIRST, "here, run `dynaurora migrate`")
-    assert "a first load merges row by row" in published.what
+    assert "a load merges row by row" in published.what
     for step in planned.steps:
         if step.alters:
             subscriber.execute(step.sql.encode())

@@ -25,6 +25,7 @@ from pipeline.core.exports.ways import Ways
 from pipeline.core.model.mapping import Column, TableMapping, Target
 from pipeline.core.model.mapping_digest import digests
 from pipeline.core.types.sql_types import SqlType
+from pipeline.jobs.load import way
 from pipeline.jobs.load.load import LoadReport, load
 from pipeline.jobs.load.load_progress import LoadProgress
 from pipeline.jobs.load.load_worker import failure_from, failure_parts
@@ -104,7 +105,9 @@ def test_again_changes_nothing(run: Load, exports: ExportFactory, connection: Co
     again = run(export.location)
     assert connection.execute('SELECT *, xmin FROM replica."Employees" ORDER BY 1').fetchall() == before
     assert again.already_loaded
-    assert replace(again, seconds=0, already_loaded=False, files_resumed=0) == replace(first, seconds=0, ways=Ways())
+    assert replace(again, seconds=0, already_loaded=False, files_resumed=0) == replace(
+        first, seconds=0, ways=Ways(), merged_because=(), aside_because=()
+    )
 
 
 def test_a_loaded_export_stays_so_after_a_purge(
@@ -303,14 +306,46 @@ def test_a_purge_during_the_load_is_noticed(
     assert leftovers(connection) == []
 
 
-def test_a_newer_export_is_merged_into_the_loaded_table(
+def test_a_newer_export_is_loaded_the_same_way_and_leaves_what_it_lacks(
     run: Load, exports: ExportFactory, connection: Connection, strategy: str
 ) -> None:
     assert run(exports.full([item(1, "old"), item(2, "gone by now")]).location).strategy == strategy
     newer = exports.full([item(1, "new"), item(3)], export_time=EXPORT_TIME + timedelta(hours=1))
     report = run(newer.location)
-    assert (report.strategy, report.applied) == ("merge", 2)
+    assert (report.strategy, report.applied) == (strategy, 2)
     assert {number: name for number, (name, _) in view(connection).items()} == {1: "new", 2: "gone by now", 3: "name 3"}
+
+
+@pytest.mark.parametrize(("rows", "strategy"), [(6, "aside"), (7, "merge")])
+def test_an_export_of_less_than_half_of_the_rows_is_merged(
+    services: Services,
+    employees: TableMapping,
+    exports: ExportFactory,
+    connection: Connection,
+    rows: int,
+    strategy: str,
+) -> None:
+    """The report says which way it went, and the two numbers."""
+    load(services, employees, exports.full([item(n) for n in range(rows)]).location)
+    newer = exports.full([item(n, "new") for n in range(3)], export_time=EXPORT_TIME + timedelta(hours=1))
+    report = load(services, employees, newer.location, aside_from=0)
+    assert report.strategy == strategy
+    (why,) = report.merged_because or report.aside_because
+    assert why.startswith(f"the export has 3 items, and the table about {rows} rows")
+    assert len(view(connection)) == rows
+
+
+def test_how_many_rows_a_large_table_has_is_not_counted(
+    employees: TableMapping, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL's estimate decides."""
+    connection.execute(
+        'INSERT INTO replica."Employees" ("Id", "Name", _as_of) SELECT n, \'x\', now() FROM generate_series(1, 3000) n'
+    )
+    connection.execute('ANALYZE replica."Employees"')
+    monkeypatch.setattr(way, "COUNTED_BYTES", 0)
+    assert way.choose(connection, employees, 1499, aside_from=0).strategy == "merge"
+    assert way.choose(connection, employees, 1500, aside_from=0).strategy == "aside"
 
 
 def two_targets(mapping: TableMapping) -> TableMapping:
@@ -432,7 +467,7 @@ def test_a_changed_mapping_does_not_take_loaded_files_for_its_own(
 
 
 @pytest.mark.filterwarnings("ignore")  # the server's own, of wal_level
-def test_a_first_load_that_merges_because_its_table_is_published_says_so(
+def test_a_load_that_merges_because_its_table_is_published_says_so(
     services: Services, employees: TableMapping, exports: ExportFactory, connection: Connection
 ) -> None:
     connection.execute('CREATE PUBLICATION reports FOR TABLE replica."Employees"')
@@ -440,8 +475,6 @@ def test_a_first_load_that_merges_because_its_table_is_published_says_so(
     assert report.strategy == "merge"
     (why,) = report.merged_because
     assert why == "public.Employees: it is published by reports, and subscribers would miss its new rows"
-    again = load(services, employees, exports.full([item(1, "one")]).location, aside_from=0)
-    assert again.merged_because == (), "only a first load is built aside at all"
 
 
 def test_a_load_aside_that_was_killed_begins_again_under_a_changed_mapping(

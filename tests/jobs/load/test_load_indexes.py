@@ -14,6 +14,7 @@ import pytest
 
 from pipeline.aurora.schema.migrate import migrate
 from pipeline.aurora.sessions.connection import Connection
+from pipeline.core.errors import DiskFullError
 from pipeline.core.model.index import Index, IndexPart
 from pipeline.core.model.mapping import TableMapping
 from pipeline.jobs.load.load import load
@@ -88,6 +89,25 @@ def test_a_row_that_a_persons_index_refuses_makes_the_load_merge_and_becomes_a_r
     report = load(services, employees, exports.full(items, Layout(files=1)).location, aside_from=0)
     assert (report.strategy, report.rejected) == ("merge", 1)
     assert sorted(name for name, _ in view(connection).values()) == ["name 3", "same"]
+
+
+def test_a_build_that_fills_the_disk_is_dropped_and_the_next_run_loads_everything(
+    services: Services, employees: TableMapping, exports: ExportFactory, connection: Connection
+) -> None:
+    """The server raises the error itself, while it builds an index; writers then need the disk."""
+    connection.execute(
+        "CREATE FUNCTION public.fill_disk(name text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE EXCEPTION 'no space left on device' USING ERRCODE = '53100'; END $$"
+    )
+    connection.execute('CREATE INDEX by_hand ON replica."Employees" (public.fill_disk("Name"))')
+    export = exports.full([item(1), item(2)])
+    with pytest.raises(DiskFullError, match=r"DiskFull \(53100.*the disk of the database server is full"):
+        load(services, employees, export.location, aside_from=0)
+    assert connection.execute("SELECT count(*) FROM replication.builds").fetchone() == (0,)
+    assert connection.execute("SELECT count(*) FROM pg_class WHERE relname LIKE '\\_load%'").fetchone() == (0,)
+    connection.execute("DROP INDEX replica.by_hand")
+    report = load(services, employees, export.location, aside_from=0)
+    assert (report.strategy, report.applied, report.files_resumed) == ("aside", 2, 0)
 
 
 def test_a_value_too_long_for_an_index_row_becomes_a_reject(

@@ -31,12 +31,39 @@ from tests.jobs.conftest import named, record, view
 
 KILLS = int(os.environ.get("LOAD_KILLS", "5"))
 ITEMS = 4_000
+STORED = ITEMS * 3 // 2
 BEFORE, AFTER = EXPORT_TIME.timestamp() - 3600, EXPORT_TIME.timestamp() + 60
 
 
-@pytest.fixture(params=["merge", "aside"])
-def aside_from(request: pytest.FixtureRequest) -> int:
-    return 0 if request.param == "aside" else 10**9
+@pytest.fixture(params=["merge", "aside", "aside-again"])
+def way(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def aside_from(way: str) -> int:
+    return 10**9 if way == "merge" else 0
+
+
+@pytest.fixture
+def stored(way: str) -> int:
+    """How many rows the table holds when the load begins; the export lacks the last third of them."""
+    return STORED if way == "aside-again" else 0
+
+
+def store(connection: Connection, rows: int) -> None:
+    """Store rows of an earlier snapshot, each hundredth of them a tombstone."""
+    connection.execute(
+        'INSERT INTO replica."Employees" ("Id", "Name", "Department", _as_of, _deleted) SELECT n,'
+        " CASE WHEN n %% 100 > 0 THEN 'before' END, CASE WHEN n %% 100 > 0 THEN 'NA' END, to_timestamp(%s),"
+        " n %% 100 = 0 FROM generate_series(0, %s) AS n",
+        [BEFORE, rows - 1],
+    )
+
+
+def left(stored: int) -> dict[int, str]:
+    """What readers see afterwards of the rows that the export lacks, if nothing else is written."""
+    return {number: "before" for number in range(ITEMS, stored) if number % 100}
 
 
 def item(number: int, name: str) -> dict[str, Any]:
@@ -83,9 +110,15 @@ class Writer:
 
 
 def test_nothing_is_lost_of_what_is_written_while_a_load_runs(
-    services: Services, employees: TableMapping, exports: ExportFactory, connection: Connection, aside_from: int
+    services: Services,
+    employees: TableMapping,
+    exports: ExportFactory,
+    connection: Connection,
+    aside_from: int,
+    stored: int,
 ) -> None:
     """Four writers with prepared statements, through the whole load and its swap; and readers, who see no error."""
+    store(connection, stored)
     export = exports.full([item(n, "exported") for n in range(ITEMS)], Layout(files=6))
     writers = [Writer(services, employees, number, 4) for number in range(4)]
     stop, reading = threading.Event(), list[BaseException]()
@@ -107,11 +140,11 @@ def test_nothing_is_lost_of_what_is_written_while_a_load_runs(
     assert all(writer.batches > before > 1 for writer, before in zip(writers, done, strict=True))
     assert report.strategy == ("aside" if aside_from == 0 else "merge")
     assert report.applied + report.stale + report.rejected == report.items
-    assert {number: name for number, (name, _) in view(connection).items()} == expected(writers)
+    assert {number: name for number, (name, _) in view(connection).items()} == expected(writers, stored)
 
 
-def expected(writers: list[Writer]) -> dict[int, str]:
-    states: dict[int, str | None] = dict.fromkeys(range(ITEMS), "exported")
+def expected(writers: list[Writer], stored: int) -> dict[int, str]:
+    states: dict[int, str | None] = {**dict.fromkeys(range(ITEMS), "exported"), **left(stored)}
     for writer in writers:
         states |= writer.expected
     return {number: name for number, name in states.items() if name is not None}
@@ -177,11 +210,12 @@ def test_loads_killed_at_any_moment_lose_nothing_and_repeat_nothing(
     exports: ExportFactory,
     connection: Connection,
     aside_from: int,
+    stored: int,
 ) -> None:
     """Each load is killed at a random moment and then resumed; workers alternate between threads and processes."""
     items = [item(n, f"name {n}") for n in range(ITEMS)]
     export = exports.full([*items, *items[:7]], Layout(files=8, empty_files=1))
-    whole = {n: (f"name {n}", "NA") for n in range(ITEMS)}
+    whole = {n: (f"name {n}", "NA") for n in range(ITEMS)} | {n: (name, "NA") for n, name in left(stored).items()}
     source, resumed = random.Random(), 0
     killed = Killed(services, employees, export.location, aside_from)
     seconds: dict[int, float] = {}
@@ -189,8 +223,10 @@ def test_loads_killed_at_any_moment_lose_nothing_and_repeat_nothing(
         processes_from = 0 if turn % 5 == 1 else 10**9  # processes take their time to start
         if processes_from not in seconds:
             empty(connection)
+            store(connection, stored)
             seconds[processes_from] = killed.seconds(processes_from)
         empty(connection)
+        store(connection, stored)
         process = killed.start(processes_from)
         time.sleep(source.uniform(0, seconds[processes_from] * 1.1))
         process.kill()
