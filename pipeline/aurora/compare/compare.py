@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from pipeline.core.model.mapping import Target
 
 Kind = Literal["missing", "extra", "different"]
-# Memory for a chunk's join before it spills to temporary files.
+# Memory for a chunk's join before it spills to temporary files, and for sorting the staged keys.
 _JOIN_MEMORY = "64MB"
+_INDEX_MEMORY = "256MB"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,20 @@ class Comparison:
         """Give a connection the memory for comparing chunks."""
         with translating("setting up a connection of the reconciliation"):
             connection.execute(sql.SQL("SET work_mem = {}").format(sql.Literal(_JOIN_MEMORY)))
+
+    def index(self, connection: Connection, *, helpers: int = 0) -> None:
+        """Index the staged keys once they are all there, unless they are: a range is then read without the others.
+
+        PostgreSQL may add as many `helpers`, processes of its own.
+        """
+        staging, key = self.staging.name, tables.identifiers(self.target.primary_key)
+        with translating("indexing the staged keys"), connection.transaction():
+            if connection.execute(_INDEXED, [staging.as_string()]).fetchone() is not None:
+                return
+            connection.execute(sql.SQL("SET LOCAL maintenance_work_mem = {}").format(sql.Literal(_INDEX_MEMORY)))
+            connection.execute(sql.SQL("SET LOCAL max_parallel_maintenance_workers = {}").format(sql.Literal(helpers)))
+            connection.execute(sql.SQL("CREATE INDEX ON {} ({})").format(staging, key))
+            connection.execute(sql.SQL("ANALYZE {} ({})").format(staging, key))
 
     def compare(self, connection: Connection, lane: Lane, through: Key | None) -> int:
         """Compare the lane's keys through `through` (None: to its end), and mark them; returns how many differ.
@@ -74,14 +89,15 @@ class Comparison:
         ).format(
             list=self.candidates.name,
             names=tables.identifiers((*self.candidates.key_names, SOURCE_HASH, CHANGED)),
-            differing=self._differing(key_ranges.within(self.target, lane.after, end)),
+            differing=self.differing(key_ranges.within(self.target, lane.after, end)),
             source_hash=sql.Identifier(SOURCE_HASH),
         )
         with translating("comparing a snapshot with its target"):
             row = connection.execute(query, parameters).fetchone()
         return row[0] if row else 0
 
-    def _differing(self, within: sql.Composable) -> sql.Composed:
+    def differing(self, within: sql.Composable) -> sql.Composed:
+        """Compose the differences within a range, one row each: key, hash of the source, whether changed since."""
         target = self.target
         query = sql.SQL(
             "SELECT {keys}, {source_hash}, COALESCE(t.{as_of} > %(as_of)s, false)"
@@ -130,6 +146,9 @@ class Comparison:
             staging=self.staging.name,
             staged=children.same_key(target, "s", "o"),
         )
+
+
+_INDEXED = "SELECT FROM pg_index WHERE indrelid = %s::regclass"
 
 
 @dataclass(frozen=True, slots=True)

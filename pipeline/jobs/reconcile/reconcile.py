@@ -206,6 +206,7 @@ class _Run:
             candidates = Candidates.of(target, work.suffix(number))
             comparison = Comparison(self.id, target, work.staging(number), candidates, self.snapshot.as_of)
             self.say(f"comparing {target.view_name}")
+            comparison.index(connection, helpers=self.workers - 1 if self.bounds.max_share == 1 else 0)
             rows = self.manifest.item_count
             Comparing(self.services, comparison, number, rows, self.bounds, self._pause).carry_out(
                 connection, self.workers

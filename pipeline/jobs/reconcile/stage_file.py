@@ -29,6 +29,7 @@ from pipeline.jobs.pace import Pace
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pipeline.aurora.bookkeeping.loads import FileCounts
     from pipeline.aurora.sessions.connection import Connection
     from pipeline.core.model.attributes import AttributeValue
     from pipeline.core.model.mapping import TableMapping
@@ -82,17 +83,19 @@ class FileStager:
         self._router = Router(work.mapping)
         self._pace = Pace(work.max_share)
 
-    def load(self, connection: Connection, file: ExportFile, on_lines: OnLines) -> None:
-        """Stage one file, unless it is staged. Errors name the file.
+    def load(self, connection: Connection, file: ExportFile, on_lines: OnLines) -> FileCounts | None:
+        """Stage one file; None if it was staged already. Errors name the file.
 
         When PostgreSQL refuses a value, the file is read again with savepoints, to set that item alone aside.
         """
         try:
-            self._stage(connection, file, on_lines, isolate=False)
+            return self._stage(connection, file, on_lines, isolate=False)
         except DataError:
-            self._stage(connection, file, count_nothing, isolate=True)
+            return self._stage(connection, file, count_nothing, isolate=True)
 
-    def _stage(self, connection: Connection, file: ExportFile, on_lines: OnLines, *, isolate: bool) -> None:
+    def _stage(
+        self, connection: Connection, file: ExportFile, on_lines: OnLines, *, isolate: bool
+    ) -> FileCounts | None:
         work, router = self._work, self._router
         route, store = partial(route_block, router=router), work.services.store(work.location)
         reading = FileReading(
@@ -100,7 +103,7 @@ class FileStager:
         )
         with translating(f"staging {reading.location}", table=work.mapping.name), connection.transaction():
             if not reconciliations.claim_file(connection, work.run_id, file.key):
-                return
+                return None
             destinations = {
                 decoder.rows.target: Destination(
                     decoder.rows.target,
@@ -119,3 +122,4 @@ class FileStager:
                 rows=sum(destination.copied for destination in destinations.values()),
                 unfit={item_digest(work.mapping, json.loads(line)["Item"]) for _, line, _ in reading.refused},
             )
+            return reading.counts()

@@ -190,6 +190,32 @@ def test_cuts_lie_inside_the_lane_in_order(connection: Connection, comparison: C
     assert all(("k0100", "100") < cut <= ("k0300", "300.00") for cut in cuts)
 
 
+def test_a_range_is_read_without_the_rest_of_the_snapshot_or_of_the_table(
+    connection: Connection, comparison: Comparison
+) -> None:
+    """A range that reads all of a table makes the time for all ranges grow with the square of its rows."""
+    storage = tables.storage(comparison.target)
+    staged = "INSERT INTO {} (pk, sk, note) SELECT 'k' || n % 50, n, 'note ' || n FROM generate_series(1, 20000) AS n"
+    connection.execute(sql.SQL(staged + " ORDER BY hashint8(n)").format(comparison.staging.name))
+    stored = "INSERT INTO {} (pk, sk, note, _as_of) SELECT pk, sk, note, now() FROM {}"
+    connection.execute(sql.SQL(stored).format(storage, comparison.staging.name))
+    connection.execute(sql.SQL("ANALYZE {}").format(storage))
+    for _ in range(2):  # a resumed run indexes nothing again
+        comparison.index(connection)
+    indexes = connection.execute(
+        "SELECT count(*) FROM pg_index WHERE indrelid = %s::regclass", [comparison.staging.name.as_string()]
+    )
+    assert indexes.fetchone() == (1,)
+    comparison.set_up(connection)
+    for through in ("k27", "19000"), ("k28", "17"):  # a part of one partition key, and one and a part
+        after = ("k27", "17000")
+        within = key_ranges.within(comparison.target, after, through)
+        query = sql.SQL("EXPLAIN ") + comparison.differing(within)
+        parameters = key_ranges.bounds(after, through) | {"as_of": AS_OF}
+        plan = "\n".join(line for (line,) in connection.execute(query, parameters))
+        assert "Seq Scan" not in plan, plan
+
+
 def test_a_mark_changes_with_its_row_and_says_when_there_is_none(
     connection: Connection, comparison: Comparison
 ) -> None:

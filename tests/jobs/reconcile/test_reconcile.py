@@ -11,8 +11,10 @@ import pytest
 
 from pipeline.aurora.bookkeeping import loads
 from pipeline.aurora.compare import reconciliations
+from pipeline.aurora.compare.compare import Comparison
 from pipeline.aurora.sessions.connection import Connection
 from pipeline.core.errors import TerminalError
+from pipeline.jobs.reconcile import reconcile as reconcile_module
 from pipeline.jobs.reconcile import settle as settle_module
 from pipeline.jobs.reconcile.reconcile import reconcile
 from tests.jobs.conftest import view
@@ -26,6 +28,24 @@ def test_equal_tables_have_no_drift(source: Source, connection: Connection) -> N
         "SELECT status, compared, missing, extra, different FROM replication.reconciliations"
     ).fetchone()
     assert row == ("done", 10, 0, 0, 0)
+
+
+def test_the_snapshot_is_indexed_when_it_is_staged_and_progress_counts_each_item_once(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    indexes, said, real = list[Any](), list[str](), Comparison.compare
+
+    def compare(self: Comparison, connection: Connection, lane: Any, through: Any) -> int:  # noqa: ANN401 - handed on
+        name = self.staging.name.as_string()
+        query = "SELECT pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = %s::regclass"
+        indexes.extend(connection.execute(query, [name]).fetchall())
+        return real(self, connection, lane, through)
+
+    monkeypatch.setattr(Comparison, "compare", compare)
+    monkeypatch.setattr(reconcile_module, "_SAY_SECONDS", -1.0)
+    source.reconcile(on_progress=said.append)
+    assert [definition.rpartition(" USING ")[2] for (definition,) in indexes] == ['btree ("Id")']
+    assert [text.partition(",")[0] for text in said if text.startswith("staged")][-1] == "staged 10 of 10 items"
 
 
 def test_rows_damaged_by_hand_are_found_named_and_repaired(source: Source, connection: Connection) -> None:
