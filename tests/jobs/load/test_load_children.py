@@ -185,7 +185,8 @@ def test_what_was_added_to_the_child_by_hand_is_carried_over(
             ' JOIN replica."Tasks" AS t USING ("Id")'
         )
         query = (
-            "SELECT (SELECT array_agg(c.relname ORDER BY c.relname) FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid"
+            "SELECT (SELECT array_agg(c.relname ORDER BY c.relname) FROM pg_index i"
+            " JOIN pg_class c ON c.oid = i.indexrelid"
             " WHERE i.indrelid = t.oid), obj_description(t.oid), t.reloptions, (SELECT array_agg(attacl::text)"
             " FROM pg_attribute WHERE attrelid = t.oid AND attacl IS NOT NULL), t.relowner, t.relacl::text"
             " FROM pg_class t WHERE t.oid = 'replica.\"Tasks\"'::regclass"
