@@ -17,16 +17,15 @@ The same rule in SQL is `pipeline.aurora.rows.ordering_sql`; a test holds the tw
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 DEFAULT_MARGIN = timedelta(minutes=5)
 # Stream records carry whole seconds rounded down, so a smaller margin could call a change of the same second older.
 SMALLEST_MARGIN = timedelta(seconds=1)
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
+class Position(NamedTuple):
     """The position in time of a state of one key: `version` is None for a snapshot."""
 
     as_of: datetime

@@ -23,7 +23,7 @@ from pipeline.core.model import change
 from pipeline.core.model.change import Change
 from pipeline.core.model.mapping import DELETED, VERSION, Target
 from pipeline.core.ordering import Position
-from pipeline.core.streams import positions, stream_records
+from pipeline.core.streams import positions, record_code, stream_records
 from pipeline.jobs.load import load
 
 Patches = Callable[[], list[Any]]
@@ -192,7 +192,9 @@ def _creation_times(as_of: Callable[[datetime], datetime]) -> Patches:
         position = original(label, number, time)
         return Position(as_of(position.as_of), position.version)
 
-    return lambda: [patch.object(stream_records, "streamed_position", streamed_position)]
+    return lambda: [
+        patch.object(module, "streamed_position", streamed_position) for module in (record_code, stream_records)
+    ]
 
 
 def _purge(statement: str, replacement: str) -> Patches:

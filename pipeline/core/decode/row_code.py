@@ -14,7 +14,7 @@ from __future__ import annotations
 import linecache
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from pipeline.core.decode.captures import capture_converter
 from pipeline.core.decode.children import ChildDecoder
@@ -49,7 +49,7 @@ class WrittenDecoder:
         self.row: Callable[[Mapping[str, AttributeValue]], Row] = self._general_row
         """Converts an item, as `RowDecoder.row` does."""
         if self.source:
-            self.row = _compiled(self.source, f"<row of {decoder.target.view_name}>", names)["row"]
+            self.row = compiled(self.source, f"<row of {decoder.target.view_name}>", names)["row"]
 
     def _general_row(self, item: Mapping[str, AttributeValue]) -> Row:
         self.general_rows += 1
@@ -70,11 +70,29 @@ def row(item):
 
 def _source(decoder: RowDecoder, names: dict[str, Any]) -> str:
     """Write the function, and add the objects it uses to `names`; "" if the target must take the general path."""
+    row = written_row(decoder, names)
+    if row is None:
+        return ""
+    return _FUNCTION.format(body="\n".join(f"        {line}" for line in row.body), variables=", ".join(row.variables))
+
+
+class WrittenRow(NamedTuple):
+    """The statements that convert `item`, whose `get` is a variable too, and the variables that then hold its row."""
+
+    body: list[str]
+    variables: list[str]
+
+
+def written_row(decoder: RowDecoder, names: dict[str, Any]) -> WrittenRow | None:
+    """Write a row's code, and add the objects it uses to `names`; None if the target must take the general path.
+
+    The code raises for an item that needs the general path.
+    """
     target = decoder.target
     forms = fast_forms(target)
     elements = [element_function(child) for child in target.children]
     if forms is None or None in elements:
-        return ""
+        return None
     names |= {"find": find, "text": text, "text_array": text_array, "jsonb": to_json}
     body = ["missing = 0"]
     if target.match:
@@ -96,7 +114,7 @@ def _source(decoder: RowDecoder, names: dict[str, Any]) -> str:
         names[f"children{number}"] = ChildDecoder(child, element=function).rows
         body.append(f"if get({child.explode[0]!r}, item) is None: raise ValueError('null in place of a list or map')")
         variables.append(f"children{number}(item)")
-    return _FUNCTION.format(body="\n".join(f"        {line}" for line in body), variables=", ".join(variables))
+    return WrittenRow(body, variables)
 
 
 def element_function(child: Target) -> Callable[[Item], Row] | None:
@@ -115,7 +133,7 @@ def element_function(child: Target) -> Callable[[Item], Row] | None:
         body="\n".join(f"    {line}" for line in body),
         variables="".join(f"c{position}, " for position in range(len(child.own_columns))),
     )
-    found: Callable[[Item], Row] = _compiled(source, f"<element of {child.view_name}>", names)["element"]
+    found: Callable[[Item], Row] = compiled(source, f"<element of {child.view_name}>", names)["element"]
     return found
 
 
@@ -167,7 +185,7 @@ def _column(column: Column, form: FastForm | None, code: ColumnCode, seen: set[s
     return [*lines, *(form.statements(code) if form else []), "else:", f"    {value} = {code.general}"]
 
 
-def _compiled(source: str, file: str, names: dict[str, Any]) -> dict[str, Any]:
+def compiled(source: str, file: str, names: dict[str, Any]) -> dict[str, Any]:
     """Run code generated here from a checked mapping with these globals; return them, with what the code defined."""
     exec(compile(source, file, "exec"), names)  # noqa: S102  see above
     linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)

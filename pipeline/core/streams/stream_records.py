@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
 from pipeline.core.decode.routing import MATCHES_NO_TARGET, NO_TARGET, Router
-from pipeline.core.decode.row_code import WrittenDecoder
 from pipeline.core.decode.row_decoder import RowDecoder
 from pipeline.core.errors import ConfigurationError, ConversionError, TerminalError, key_digest
 from pipeline.core.model.attribute_form import MALFORMED, NOT_OF_THE_FORM, is_item
@@ -24,6 +23,7 @@ from pipeline.core.model.mapping import TableMapping, Target
 from pipeline.core.model.reject import Reject
 from pipeline.core.ordering import Position
 from pipeline.core.streams.positions import stream_version, streamed_position
+from pipeline.core.streams.record_code import PUTS, expired, record_function
 
 
 class ImageChange(TypedDict, total=False):
@@ -48,9 +48,7 @@ class StreamRecord(TypedDict, total=False):
     dynamodb: ImageChange
 
 
-_TTL_SERVICE = "dynamodb.amazonaws.com"
 _NO_KEYS: Item = {}
-_PUTS = ("INSERT", "MODIFY")
 _WITHOUT_NEW_IMAGE = frozenset({"KEYS_ONLY", "OLD_IMAGE"})
 
 
@@ -96,75 +94,92 @@ class StreamDecoder:
     def __init__(self, mapping: TableMapping) -> None:
         self.mapping = mapping
         self._settled: list[Counter[str]] = [Counter() for _ in mapping.targets]
+        # By identity, because a target's hash covers all its contents: too much for each record.
         self._decoders = {
-            id(target): WrittenDecoder(RowDecoder(target, settled))
+            id(target): RowDecoder(target, settled)
             for target, settled in zip(mapping.targets, self._settled, strict=True)
         }
+        self.usual = {each: record_function(decoder) for each, decoder in self._decoders.items()}
+        """The generated functions, by the target's identity; a target without one takes the general path."""
         self._router = Router(mapping)
 
-    def decode(self, records: Sequence[StreamRecord], stream_label: str) -> DecodedBatch:  # noqa: C901, PLR0912, PLR0915  a call costs
+    def decode(self, records: Sequence[StreamRecord], stream_label: str) -> DecodedBatch:
         """Decode records of one stream in order. Raises TerminalError for what is wrong with all of them."""
         if records and _view_type(records[0]) in _WITHOUT_NEW_IMAGE:  # removals too, which carry no image anyway
             raise self._view_type_refused(records[0])
         batch = DecodedBatch({target: [] for target in self.mapping.targets})
         faults: list[TerminalError] = []
-        # By identity, because a target's hash covers all its contents: too much for each record.
+        newest, last, route, usual = None, None, self._router.route, self.usual
         sinks = {id(target): changes.append for target, changes in batch.changes.items()}
-        route, newest, last = self._router.route, None, None
-        decoders = self._decoders
+        only = id(self.mapping.targets[0]) if self._router.trivial and len(sinks) == 1 else None
         for origin, record in enumerate(records):
             # As few calls as possible: every record comes here.
-            found: Any = record.get("dynamodb")
-            change: ImageChange = found if found.__class__ is dict else {}
-            keys = change.get("Keys", _NO_KEYS)
-            position, targets = None, ()
             try:
-                targets = route(keys)
-                number = change.get("SequenceNumber")
-                if not keys or number is None:
-                    raise _lacking(keys)
-                position = streamed_position(stream_label, str(number), change.get("ApproximateCreationDateTime"))
-                is_put = record.get("eventName") in _PUTS and "NewImage" in change
-                if not is_put:
-                    _check_removal(record, change)
-            except MALFORMED:
-                if is_item(keys):
-                    raise
-                self._reject_whole(batch, targets, record, position or _position(change, stream_label))
-                continue
-            except TerminalError as error:
-                faults.append(error)
-                self._reject_whole(batch, targets, record, position, error.message)
-                continue
-            last = change
-            if newest is None or position.as_of >= newest.as_of:
-                newest = position
-            for target in targets:
-                try:
-                    decoder = decoders[id(target)]
-                    sinks[id(target)](
-                        _put(decoder, keys, change["NewImage"], position, origin)  # type: ignore[typeddict-item]
-                        if is_put
-                        else _removal(decoder, keys, record, position, origin)
-                    )
-                except ConversionError as error:
-                    batch.rejects.append(_reject(target, error.message, record, position))
-                except MALFORMED:
-                    if is_item(change.get("NewImage", _NO_KEYS)) and is_item(change.get("Keys")):
-                        raise
-                    batch.rejects.append(_reject(target, NOT_OF_THE_FORM, record, position))
-            if not targets:
-                self._set_aside(record, position, batch)
+                target = only or id(*route(record["dynamodb"]["Keys"]))  # type: ignore[typeddict-item]  # raises unless it is one
+                change: Change = usual[target](record, origin, stream_label)  # type: ignore[misc]  # None raises, as intended
+                position: Position | None = change.position
+                sinks[target](change)
+            except Exception:  # noqa: BLE001  the general path raises the right one
+                position = self._decode_one(record, origin, stream_label, batch, faults)
+            if position is not None:
+                last = record
+                if newest is None or position.as_of >= newest.as_of:
+                    newest = position
         if faults and _wrong_alike(records, len(faults)):
             self._forget_settled()
             raise _alike(faults[0], len(records), self.mapping.name)
         batch.newest = newest
-        batch.last_sequence_number = None if last is None else str(last.get("SequenceNumber"))
+        batch.last_sequence_number = None if last is None else str(_image_change(last).get("SequenceNumber"))
         for target, settled in zip(self.mapping.targets, self._settled, strict=True):
             if settled:
                 batch.settled[target.view_name] = Counter(settled)
         self._forget_settled()
         return batch
+
+    def _decode_one(
+        self,
+        record: StreamRecord,
+        origin: int,
+        stream_label: str,
+        batch: DecodedBatch,
+        faults: list[TerminalError],
+    ) -> Position | None:
+        """Decode any record. Returns its position; None if it is rejected for all targets, because of its own form."""
+        change = _image_change(record)
+        keys = change.get("Keys", _NO_KEYS)
+        position, targets = None, ()
+        try:
+            targets = self._router.route(keys)
+            position = _position(change, stream_label)
+            is_put = record.get("eventName") in PUTS and "NewImage" in change
+            if not is_put:
+                _check_removal(record, change)
+        except MALFORMED:
+            if is_item(keys):
+                raise
+            self._reject_whole(batch, targets, record, position or _position(change, stream_label))
+            return None
+        except TerminalError as error:
+            faults.append(error)
+            self._reject_whole(batch, targets, record, position, error.message)
+            return None
+        for target in targets:
+            decoder = self._decoders[id(target)]
+            try:
+                batch.changes[target].append(
+                    _put(decoder, keys, change["NewImage"], position, origin)  # type: ignore[typeddict-item]
+                    if is_put
+                    else _removal(decoder, keys, record, position, origin)
+                )
+            except ConversionError as error:
+                batch.rejects.append(_reject(target, error.message, record, position))
+            except MALFORMED:
+                if is_item(change.get("NewImage", _NO_KEYS)) and is_item(change.get("Keys")):
+                    raise
+                batch.rejects.append(_reject(target, NOT_OF_THE_FORM, record, position))
+        if not targets:
+            self._set_aside(record, position, batch)
+        return position
 
     def _forget_settled(self) -> None:
         for settled in self._settled:
@@ -226,7 +241,7 @@ def _check_removal(record: StreamRecord, change: ImageChange) -> None:
     name: object = record.get("eventName")
     if name == "REMOVE":
         return
-    if name not in _PUTS:
+    if name not in PUTS:
         raise TerminalError(
             "reading a stream record: its eventName is none of INSERT, MODIFY and REMOVE", hint=_NOT_A_STREAM
         )
@@ -271,14 +286,11 @@ def decode_record(decoder: RowDecoder, record: StreamRecord, position: Position,
     return _put(decoder, keys, change.get("NewImage", _NO_KEYS), position, origin)
 
 
-_Decoder = RowDecoder | WrittenDecoder
+def _removal(decoder: RowDecoder, keys: Item, record: StreamRecord, position: Position, origin: int) -> Change:
+    return Change(decoder.key(keys), None, position, expired(record), origin)
 
 
-def _removal(decoder: _Decoder, keys: Item, record: StreamRecord, position: Position, origin: int) -> Change:
-    return Change(decoder.key(keys), None, position, _expired(record), origin)
-
-
-def _put(decoder: _Decoder, keys: Item, image: Item, position: Position, origin: int) -> Change:
+def _put(decoder: RowDecoder, keys: Item, image: Item, position: Position, origin: int) -> Change:
     row = decoder.row(image)
     key = decoder.key_of(row)
     # Equal attributes give equal keys; others may be the same key in another spelling.
@@ -299,12 +311,3 @@ def keys_digest(keys: Item) -> str:
     if type(keys) is not dict:  # a malformed record's
         return key_digest([])
     return key_digest(f"{name}={keys[name]!r}" for name in sorted(keys))
-
-
-def _expired(record: StreamRecord) -> bool:
-    """Whether time to live removed the item (DynamoDB guide, time-to-live-ttl-streams)."""
-    identity = record.get("userIdentity")
-    if not identity:
-        return False
-    who = {name.lower(): value for name, value in identity.items()}
-    return who.get("type") == "Service" and who.get("principalid") == _TTL_SERVICE
