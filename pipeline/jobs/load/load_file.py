@@ -71,7 +71,10 @@ class FileLoader:
         self._work = work
         self._router = Router(work.mapping)
         self._settled: dict[str, Counter[str]] = {target.view_name: Counter() for target in work.mapping.targets}
-        self._decoders = [BlockDecoder(target, self._settled[target.view_name]) for target in work.mapping.targets]
+        self._decoders = [
+            BlockDecoder(target, self._settled[target.view_name], apart=bool(work.builds))
+            for target in work.mapping.targets
+        ]
 
     def load(self, connection: Connection, file: ExportFile, on_lines: OnLines) -> FileCounts | None:
         """Load one file; returns None when it was loaded already. Errors name the file.
@@ -116,7 +119,7 @@ class FileLoader:
         target, decode_each = decoder.rows.target, partial(decode_full, decoder=decoder.rows)
         if work.builds:
             build, *children = [sql.Identifier(STORAGE_SCHEMA, name) for name in work.builds[number]]
-            return Destination(target, build, decoder.decode_apart, decode_each, children=tuple(children))
+            return Destination(target, build, decoder.decode, decode_each, children=tuple(children))
         staging = Staging.temporary(connection, target)
         connection.execute(sql.SQL("SET LOCAL work_mem = {}").format(sql.Literal(_MERGE_MEMORY)))
         merge = partial(staging.merge, connection, work.mapping.name, work.position.as_of)

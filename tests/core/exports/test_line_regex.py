@@ -315,10 +315,13 @@ def test_a_name_that_one_line_has_alone_is_not_learnt(monkeypatch: pytest.Monkey
     assert (reading.rows, len(reading.others)) == (80, 20)
 
 
-def test_parts_of_keys_and_elements_have_no_expression() -> None:
-    child = Target("public", "c", ("pk", "n"), (), parent="public.t", explode=("list",))
-    with pytest.raises(ValueError, match="captured parts"):
-        LineRegex(Target("public", "t", ("pk",), (column("pk", "text"),), children=(child,)), {})
+def test_elements_of_a_map_and_of_a_list_that_a_column_reads_too_have_no_expression() -> None:
+    pk = column("pk", "text")
+    for attribute, kind in (("map", "text"), ("pk", "integer")):
+        place = column("n", kind)
+        child = Target("public", "c", ("pk", "n"), (pk, place), parent="public.t", explode=(attribute,))
+        with pytest.raises(ValueError, match="elements that need"):
+            LineRegex(Target("public", "t", ("pk",), (pk,), children=(child,)), {})
 
 
 SIMPLE = Target(
@@ -379,4 +382,4 @@ def test_an_expression_is_soon_made() -> None:
     regex = LineRegex(target, {f"attribute {n}": True for n in range(MOST_NAMES)})
     item = {"pk": {"S": "k"}, "attribute 99": {"M": {"x": {"S": "y"}}}}
     found = regex.find_all(written([line_of(item)]))
-    assert json.loads(regex.write(found, escaped=False).split(b"\t")[1]) == {"attribute 99": {"x": "y"}}
+    assert json.loads(regex.write(found, escaped=False)[0].split(b"\t")[1]) == {"attribute 99": {"x": "y"}}

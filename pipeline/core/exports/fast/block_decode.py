@@ -45,52 +45,47 @@ class Decoded(NamedTuple):
 class BlockDecoder:
     """Decodes blocks for one target. Build it once: it learns from the lines it has seen."""
 
-    def __init__(self, target: Target, settled: Counter[str] | None = None) -> None:
-        """`settled` is as for RowDecoder."""
+    def __init__(self, target: Target, settled: Counter[str] | None = None, *, apart: bool = False) -> None:
+        """`settled` is as for RowDecoder. `apart`: child rows are texts of their own, and rows do not carry them."""
         self.rows = RowDecoder(target, settled)
         """The general path."""
         self.ways = Ways()
         self._written = WrittenDecoder(self.rows)
-        self._reader = LineReader(target)
+        self._apart = apart and bool(target.children)
+        self._reader = LineReader(target) if self._apart or not target.children else None
 
     def decode(self, block: bytes, *, file: str, first_line: int = 1) -> Decoded:
         """Convert a block of whole lines. Raises TerminalError for a line without the documented form.
 
         `file` and `first_line`, the number of the block's first line, are for that error's message.
         """
-        read = self._reader.read(block)
-        if not read.rows:
+        read = self._reader.read(block) if self._reader else None
+        if read is None or not read.rows:
             return self._parse(block, file, first_line)
-        if not read.others:
-            others = Decoded(b"", 0, [])
-        else:
+        texts = [[text, *children] for text, children in zip(read.texts, read.children, strict=True)]
+        failures, rows = list[Failure](), read.rows
+        if read.others:
             try:
                 others = self._parse(b"\n".join([*read.others, b""]), file, first_line)
             except TerminalError:  # the others' line numbers are lost: decoding the whole block names the line
                 return self._parse(block, file, first_line)
+            texts.append([others.text, *others.children])
+            failures, rows = others.failures, rows + others.rows
         self.ways += Ways(unparsed=read.rows)
-        return Decoded(b"".join([*read.texts, others.text]), read.rows + others.rows, others.failures)
-
-    def decode_apart(self, block: bytes, *, file: str, first_line: int = 1) -> Decoded:
-        """Convert a block like `decode`, child rows apart."""
-        target = self.rows.target
-        if not target.children:
-            return self.decode(block, file=file, first_line=first_line)
-        width = len(target.stored_columns)
-        texts, count, failures = list[list[bytes]](), 0, list[Failure]()
-        for rows in self._rows(block, file, first_line, failures):
-            children = map(copy_text, child_rows(target, rows))
-            texts.append([copy_text([row[:width] for row in rows]), *children])
-            count += len(rows)
-        text, *children = map(b"".join, zip(*texts, strict=True))
-        return Decoded(text, count, failures, tuple(children))
+        return _decoded(texts, rows, failures)
 
     def _parse(self, block: bytes, file: str, first_line: int) -> Decoded:
-        texts, count, failures = list[bytes](), 0, list[Failure]()
+        target, width = self.rows.target, len(self.rows.target.stored_columns)
+        texts = [[b""] * (1 + len(target.children) if self._apart else 1)]
+        count, failures = 0, list[Failure]()
         for rows in self._rows(block, file, first_line, failures):
-            texts.append(copy_text(rows))
+            if self._apart:
+                children = map(copy_text, child_rows(target, rows))
+                texts.append([copy_text([row[:width] for row in rows]), *children])
+            else:
+                texts.append([copy_text(rows)])
             count += len(rows)
-        return Decoded(b"".join(texts), count, failures)
+        return _decoded(texts, count, failures)
 
     def _rows(self, block: bytes, file: str, first_line: int, failures: list[Failure]) -> Iterator[list[Row]]:
         """Yield the rows of a block, piece by piece, and add to `failures`."""
@@ -103,3 +98,8 @@ class BlockDecoder:
             count += len(rows) + len(refused)
         general = self._written.general_rows - before
         self.ways += Ways(parsed=count - general, general=general)
+
+
+def _decoded(texts: list[list[bytes]], rows: int, failures: list[Failure]) -> Decoded:
+    text, *children = map(b"".join, zip(*texts, strict=True))
+    return Decoded(text, rows, failures, tuple(children))

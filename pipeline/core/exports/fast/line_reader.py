@@ -11,6 +11,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any, cast
 
 from pipeline.core.errors import ConversionError
+from pipeline.core.exports.fast.child_regex import UnreadListsError
 from pipeline.core.exports.fast.document_template import common_template
 from pipeline.core.exports.fast.line_regex import LineRegex, marked_name
 from pipeline.core.exports.fast.line_template import LineTemplate, template_of
@@ -48,15 +49,17 @@ _UNREAD = itemgetter(-1)
 
 @dataclass(slots=True)
 class Reading:
-    """Rows as COPY text, their number, and the lines for another path."""
+    """Rows as COPY text, and those of each child; the number of rows, and the lines for another path."""
 
     texts: list[bytes] = field(default_factory=list[bytes])
+    children: list[list[bytes]] = field(default_factory=list[list[bytes]])
     rows: int = 0
     others: list[bytes] = field(default_factory=list[bytes])
 
-    def add(self, text: bytes, rows: int) -> None:
+    def add(self, text: bytes, rows: int, children: list[bytes] | None = None) -> None:
         """Add rows."""
         self.texts.append(text)
+        self.children.append(children or [])
         self.rows += rows
 
 
@@ -65,7 +68,7 @@ class LineReader:
 
     def __init__(self, target: Target) -> None:
         self._target = target
-        self._columns = {column.path[0] for column in target.columns}
+        self._columns = {column.path[0] for column in target.columns} | {c.explode[0] for c in target.children}
         # Unmapped attributes, and whether they may be lists or maps.
         self._names: dict[str, bool] = {}
         self._met: set[str] = set()
@@ -79,8 +82,8 @@ class LineReader:
         except ValueError:
             self._regex = None
         self._template: LineTemplate | None = None
-        # If keys must be measured, only the expression can do that.
-        self._useless_templates = _PATIENCE if limits_key(target) else 0
+        # If keys must be measured, or there are child rows, only the expression can do that.
+        self._useless_templates = _PATIENCE if limits_key(target) or target.children else 0
         self._useless = 0
 
     @property
@@ -247,7 +250,11 @@ def _write(regex: LineRegex, found: list[Match], reading: Reading, *, escaped: b
     if not found:
         return []
     try:
-        reading.add(regex.write(found, escaped=escaped), len(found))
+        text, *children = regex.write(found, escaped=escaped)
+        reading.add(text, len(found), children)
+    except UnreadListsError as unread:
+        rest = [match for number, match in enumerate(found) if number not in unread.items]
+        return [found[number] for number in unread.items] + _write(regex, rest, reading, escaped=escaped)
     except _UNSURE:
         if len(found) == 1:
             return found

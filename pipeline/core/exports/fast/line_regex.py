@@ -14,8 +14,10 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, cast
 
+from pipeline.core.exports.fast.child_regex import child_rows, element_expression, elements
 from pipeline.core.model.mapping import OnError
 from pipeline.core.types.conversion import converter
 from pipeline.core.types.copy_text import field
@@ -26,7 +28,7 @@ from pipeline.core.types.fast.value_regex import NULL, REPEAT, TEXT, any_value
 from pipeline.core.types.key_length import key_share, limits_key
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from pipeline.core.exports.fast.document_template import DocumentTemplate
     from pipeline.core.model.mapping import Column, Target
@@ -53,6 +55,12 @@ def _marked(name: str) -> str:
 def _once(name: str, *groups: int) -> str:
     """Return the expression for an attribute's name; it fails if one of the groups has already captured a value."""
     return f'{re.escape(_marked(name))}":' + "".join(f"(?({group + 1})(?!)|)" for group in groups)
+
+
+def _whole_line(attribute: str, present: str) -> str:
+    """Return the expression for a line of an export, or, in its last group, for any other."""
+    line = rf'\{{"Item":(?=\{{)(?:{attribute}){REPEAT}{present}\}}\}}'
+    return rf"^(?:{line}|([^\n])[^\n]*)$"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,15 +118,18 @@ class LineRegex:
     def __init__(
         self,
         target: Target,
-        rest: Mapping[str, bool],
+        rest: Mapping[str, bool] = MappingProxyType({}),
         templates: Mapping[str, DocumentTemplate | None] = _NO_TEMPLATES,
+        *,
+        frame: Callable[[str, str], str] = _whole_line,
     ) -> None:
         """`rest` names unmapped attributes, and says which of them may be lists or maps.
 
-        `templates` holds, by column name, the template that most of the column's documents fit.
+        `templates` holds, by column name, the template that most of the column's documents fit. `frame` returns the
+        expression, from one for an attribute and one that checks that the key is present.
         """
         forms = fast_forms(target)
-        if target.match or target.children or forms is None:
+        if target.match or forms is None:
             raise ValueError("captured parts, children or options need the general path")
         if any(character < " " for column in target.columns for character in column.default or ""):
             raise ValueError("a default that could be taken for a mark")
@@ -129,11 +140,13 @@ class LineRegex:
         self._rest: list[tuple[bytes, int]] | None = [] if target.unmapped else None
         self._columns = target.columns
         self._fields = self._add_columns(target, dict(zip([c.name for c in target.columns], forms, strict=True)))
+        self._children = [self._add_child(target, child) for child in target.children]
         if self._rest is not None:
             for name, deep in rest.items():
                 self._rest.append(self._named(name, self._add(name, f"({any_value() if deep else any_value(0)})")))
         else:
-            known = "|".join(re.escape(_marked(name)) for name in dict.fromkeys(str(c.path[0]) for c in target.columns))
+            paths = [*(c.path for c in target.columns), *(c.explode for c in target.children)]
+            known = "|".join(re.escape(_marked(name)) for name in dict.fromkeys(str(path[0]) for path in paths))
             self._alternatives.append(rf'(?!(?:{known})"){TEXT}":{any_value()}')
         if self._nullable:
             self._alternatives.append(f"(?:{'|'.join(self._nullable)}){NULL}")
@@ -143,20 +156,32 @@ class LineRegex:
         ]
         present = "".join(f"(?({group + 1})|(?!))" for group in required)
         attribute = rf'(?:,|(?<=:)\{{)"(?:{"|".join(self._alternatives)})'
-        line = rf'\{{"Item":(?=\{{)(?:{attribute}){REPEAT}{present}\}}\}}'
-        self.find_all = re.compile(rf"^(?:{line}|([^\n])[^\n]*)$".encode(), re.MULTILINE).findall
+        self._key = [n for n, column in enumerate(target.columns) if column.name in keys]
+        self._key.sort(key=lambda n: target.primary_key.index(target.columns[n].name))
+        self.find_all = re.compile(frame(attribute, present).encode(), re.MULTILINE).findall
 
-    def write(self, found: Sequence[tuple[bytes, ...]], *, escaped: bool) -> bytes:
-        """Return the rows of the matches (at least one); `escaped`: some line has an escape.
+    def write(self, found: Sequence[tuple[bytes, ...]], *, escaped: bool) -> list[bytes]:
+        """Return the rows of the matches (at least one), then those of each child; `escaped`: some line has an escape.
 
-        Raises ConversionError, ValueError or a similar error for a value that only the general path can handle.
+        Raises UnreadListsError for items with a list, and ConversionError, ValueError or a similar error for a value,
+        that only the general path can handle.
         """
         columns = list(zip(*found, strict=True))
-        fields = [source.fields(columns, escaped=escaped) for source in self._fields]
+        fields = self.fields(columns, escaped=escaped)
+        key = list(map(b"\t".join, zip(*[fields[n] for n in self._key], strict=True))) if self._children else []
+        texts: list[bytes] = []
+        for group, child in self._children:
+            heads, matches = elements(child.find_all(b"\n".join(columns[group])), key)
+            inner = child.fields(list(zip(*matches, strict=True)), escaped=escaped) if matches else []
+            texts.append(child_rows(heads, inner))
         if self._rest is not None:
             fields.append(column_texts.members(columns, self._rest, len(found), escaped=escaped))
-        text = b"\n".join(map(b"\t".join, zip(*fields, strict=True)))
-        return (as_copy_text(text) if escaped else text.replace(EMPTY, b"")) + b"\n"
+        texts.insert(0, b"\n".join(map(b"\t".join, zip(*fields, strict=True))) + b"\n")
+        return [as_copy_text(text) if escaped else text.replace(EMPTY, b"") for text in texts]
+
+    def fields(self, columns: Sequence[Values], *, escaped: bool) -> list[Values]:
+        """Return the fields of each column, of matches by group."""
+        return [source.fields(columns, escaped=escaped) for source in self._fields]
 
     def documents(self, found: Sequence[tuple[bytes, ...]]) -> dict[str, list[bytes]]:
         """Return, by column name, the documents that the matches captured whole."""
@@ -200,6 +225,18 @@ class LineRegex:
             if self._rest is not None and all(len(column.path) > 1 for column in columns):
                 self._rest.append(self._named(name, group))
         return [sources[column.name] for column in target.columns]
+
+    def _add_child(self, target: Target, child: Target) -> tuple[int, LineRegex]:
+        """Add a child's list, captured whole; return its group, and the expression for its elements."""
+        name, *rest = child.explode
+        roots = [c.path[0] for c in target.columns] + [c.explode[0] for c in target.children if c is not child]
+        if rest or name in roots or child.parent != target.view_name or child.key_columns[-1].type.name != "integer":
+            raise ValueError("elements that need the general path")
+        inner = replace(child, primary_key=(), columns=child.own_columns)
+        group = self._add(str(name), f"({any_value()})")
+        if self._rest is not None:
+            self._rest.append(self._named(str(name), group))
+        return group, LineRegex(inner, frame=element_expression)
 
     def _captured(self, column: Column, form: FastForm, group: int) -> _Captured:
         null_group = group + 1 if self._groups == group + 2 else None
