@@ -355,6 +355,7 @@ def test_what_fills_no_template(line: str) -> None:
 
 def test_lines_that_fill_a_template_are_read_by_it_empty_texts_too(monkeypatch: pytest.MonkeyPatch) -> None:
     decoder = without_parsing(SIMPLE)
+    assert decoder._reader is not None  # pyright: ignore[reportPrivateUsage]
     decoder._reader._marks_empties = True  # pyright: ignore[reportPrivateUsage]  # as where many lines have one
     monkeypatch.setattr(LineReader, "_read_lines", nothing)
     lines = [(SIMPLE_LINE % number).replace("Zoë", "" if number % 3 == 0 else "Zoë") for number in range(5000)]
