@@ -119,26 +119,25 @@ def _chunks(
     connection: Connection, target: Target, table_name: str, through: datetime, rows: int, reasons: Counter[str]
 ) -> Generator[int]:
     """Purge a target chunk by chunk; yields the tombstones removed, and counts in `reasons` what was kept."""
-    kept = purge.Kept()
+    sweep = purge.Sweep()
     while True:
-        before = len(kept.places)
-        removed = _chunk(connection, target, table_name, through, rows, kept)
-        if not removed and len(kept.places) == before:
+        removed = _chunk(connection, target, table_name, through, rows, sweep)
+        if sweep.ended:
             break
         yield removed
         time.sleep(_PAUSE_SECONDS)
-    reasons.update(kept.reasons)
+    reasons.update(sweep.kept)
 
 
 def _chunk(
-    connection: Connection, target: Target, table_name: str, through: datetime, rows: int, kept: purge.Kept
+    connection: Connection, target: Target, table_name: str, through: datetime, rows: int, sweep: purge.Sweep
 ) -> int:
     """Purge a chunk. Queueing for its lock makes writers wait, so after a first try it waits without queueing."""
     storage = [tables.storage(target)]
     held: list[lock_holders.Holder] = []
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            return purge.purge_chunk(connection, target, table_name, through, rows=rows, kept=kept)
+            return purge.purge_chunk(connection, target, table_name, through, rows=rows, sweep=sweep)
         except UnreachableError:
             raise
         except TransientError as error:

@@ -25,7 +25,7 @@ from pipeline.aurora.rows import purge
 from pipeline.aurora.sessions.connection import Connection
 from pipeline.cli import main
 from pipeline.core.errors import ConfigurationError, TerminalError, TransientError
-from pipeline.core.model.mapping import TableMapping
+from pipeline.core.model.mapping import TableMapping, Target
 from pipeline.jobs.load.load import load
 from pipeline.jobs.purge import PurgeReport, purge_table
 from pipeline.jobs.services import Services
@@ -112,6 +112,52 @@ def test_in_chunks_it_removes_as_much(run: Run, apply: Apply, connection: Connec
     assert told == [30, 60, 90, 100]
     assert tombstones(connection) == []
     assert run().tombstones == 0
+
+
+def test_chunks_search_the_table_once_and_without_its_lock(
+    run: Run, apply: Apply, connection: Connection, loaded: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search from the beginning for each chunk takes time with the square of the rows, and writers wait for it."""
+    assert loaded
+    apply(*[named(n, n, "here" * 5) for n in range(100, 1100)])
+    apply(*[record(n, n + 2000, "REMOVE") for n in range(100, 1100, 2)])
+    searched, real = list[tuple[str, list[str]]](), purge.find
+
+    def find(searching: Connection, target: Target, through: datetime, after: str, rows: int) -> list[str]:
+        searched.append((after, real(searching, target, through, after, rows)))
+        locked = searching.execute("SELECT count(*) FROM pg_locks WHERE mode = 'ShareRowExclusiveLock'")
+        assert locked.fetchone() == (0,)
+        return searched[-1][1]
+
+    monkeypatch.setattr(purge, "find", find)
+    connection.execute("SET synchronize_seqscans = on; SET enable_tidscan = off")
+    assert run(rows=70).tombstones == 500
+    assert [after for after, _ in searched] == ["(0,0)", *(places[-1] for _, places in searched[:-1])]
+    pages = [tuple(map(int, place.strip("()").split(","))) for _, places in searched for place in places]
+    assert len(pages) == 500
+    assert pages == sorted(pages)
+    assert pages[0] < pages[-1]
+    assert tombstones(connection) == []
+
+
+def test_a_row_that_lives_again_when_the_chunk_has_its_lock_stays(
+    run: Run, apply: Apply, connection: Connection, loaded: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert loaded
+    apply(record(11, 1, "REMOVE"), record(12, 2, "REMOVE"), record(13, 3, "REMOVE"))
+    real = purge.find
+
+    def find(*arguments: Any) -> list[str]:  # noqa: ANN401 - handed on
+        found = real(*arguments)
+        if found:
+            apply(named(12, 4, "again"))
+            connection.execute("""UPDATE replica."Employees" SET _as_of = '2099-01-01' WHERE "Id" = 13""")
+        return found
+
+    monkeypatch.setattr(purge, "find", find)
+    assert run().tombstones == 1
+    assert view(connection)[12] == ("again", "NA")
+    assert tombstones(connection) == [13]
 
 
 def test_writers_that_are_gone_are_folded_and_the_totals_stay(

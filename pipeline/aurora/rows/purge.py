@@ -1,9 +1,9 @@
 """Purges old tombstones; `purged_through` records how far, so that no older change brings a row back.
 
-Invariant: every writer sees either a tombstone or a `purged_through` that covers it. Each chunk is one short
-transaction: it takes a lock that waits for the table's writers and makes new ones wait, sets `purged_through`, and
-deletes. Without the lock, a writer whose snapshot still shows the tombstone and the old `purged_through` could insert
-an older change once the tombstone is gone.
+Invariant: every writer sees either a tombstone or a `purged_through` that covers it. Each chunk's tombstones are found
+without a lock; then one short transaction takes a lock that waits for the table's writers and makes new ones wait, sets
+`purged_through`, and deletes those that are tombstones still. Without the lock, a writer whose snapshot still shows the
+tombstone and the old `purged_through` could insert an older change once the tombstone is gone.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ _HALVED_ROWS = 200
 _PASSED_OVER = "a trigger or rule suppresses their deletion"
 
 
+_FIRST_PLACE = "(0,0)"
+
+
 @dataclass(slots=True)
-class Kept:
-    """Tombstones that users' constraints, triggers or rules keep from being deleted, and how many for each reason."""
+class Sweep:
+    """One pass of a purge over a table, in the order of its pages: each chunk begins where the last one ended."""
 
-    places: list[str] = field(default_factory=list[str])
-    """Their ctids; the next chunk leaves them out."""
-    reasons: Counter[str] = field(default_factory=Counter[str])
-
-    def keep(self, places: Sequence[str], reason: str) -> None:
-        """Note tombstones that stay."""
-        self.places += places
-        self.reasons[reason] += len(places)
+    after: str = _FIRST_PLACE
+    """The ctid of the last tombstone that was deleted or kept."""
+    ended: bool = False
+    kept: Counter[str] = field(default_factory=Counter[str])
+    """Tombstones that users' constraints, triggers or rules keep from being deleted: how many for each reason."""
 
 
 def purge_chunk(
@@ -56,43 +56,92 @@ def purge_chunk(
     through: datetime,
     *,
     rows: int = CHUNK_ROWS,
-    kept: Kept | None = None,
+    sweep: Sweep | None = None,
 ) -> int:
     """Delete up to `rows` tombstones whose `as_of` is not after `through`; returns how many.
 
-    Tombstones that a foreign key, trigger or rule protects are noted in `kept`; pass it to the next chunk, which leaves
-    them out. One transaction; run it until it returns 0 and keeps no more. Raises TransientError if it does not get the
-    lock in time, TerminalError if row-level security hides tombstones from the user.
+    Pass the same `sweep` to every chunk until it has ended; tombstones that a foreign key, trigger or rule protects are
+    counted in it, and the next chunk passes over them. Even if there is no tombstone, the first chunk records
+    `purged_through`. Raises TransientError if it does not get the lock in time, TerminalError if row-level security
+    hides tombstones from the user.
     """
-    kept = kept or Kept()
-    noted = Kept()
-    with translating("purging tombstones", table=mapping_name), connection.transaction():
-        connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(int(LOCK_SECONDS * 1000))))
-        connection.execute(sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(tables.storage(target)))
-        _refuse_hidden(connection, target, mapping_name)
-        marked = connection.execute(
-            "UPDATE replication.tables SET purged_through = GREATEST(purged_through, %s) WHERE name = %s",
-            [through, mapping_name],
-        )
-        if marked.rowcount != 1:
-            raise TerminalError(
-                "purging tombstones: the table is not registered, so `purged_through` could not be recorded",
-                table=mapping_name,
-                hint="run `dynaurora migrate`",
-            )
-        found = connection.execute(
-            sql.SQL(
-                "SELECT ctid::text FROM {storage}"
-                " WHERE {deleted} AND {as_of} <= %s AND ctid <> ALL (%s::tid[]) LIMIT %s"
-            ).format(storage=tables.storage(target), deleted=sql.Identifier(DELETED), as_of=sql.Identifier(AS_OF)),
-            [through, kept.places, rows],
-        ).fetchall()
-        # Deferred constraints would otherwise refuse the chunk at commit, after its last savepoint.
-        connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
-        removed = _Removal(connection, target, mapping_name, noted).remove([place for (place,) in found])
-    kept.places += noted.places
-    kept.reasons += noted.reasons
+    sweep = sweep or Sweep()
+    with translating("purging tombstones", table=mapping_name):
+        found = find(connection, target, through, sweep.after, rows)
+        if not found and sweep.after != _FIRST_PLACE:
+            sweep.ended = True
+            return 0
+        removal = _Removal(connection, target, mapping_name)
+        with connection.transaction():
+            removed, last = _purge(connection, target, mapping_name, through, found, removal)
+    sweep.ended, sweep.after = not found, last
+    sweep.kept += removal.kept
     return removed
+
+
+def find(connection: Connection, target: Target, through: datetime, after: str, rows: int) -> list[str]:
+    """Return the places (ctids) of the next tombstones, in the order of the table's pages, without reading it again."""
+    with connection.transaction():
+        connection.execute(_IN_ORDER)
+        found = connection.execute(
+            sql.SQL("SELECT ctid::text FROM {storage} WHERE ctid > %(after)s::tid AND {old} LIMIT %(rows)s").format(
+                storage=tables.storage(target), old=_old()
+            ),
+            {"after": after, "through": through, "rows": rows},
+        )
+        return [place for (place,) in found]
+
+
+def _purge(
+    connection: Connection,
+    target: Target,
+    mapping_name: str,
+    through: datetime,
+    found: Sequence[str],
+    removal: _Removal,
+) -> tuple[int, str]:
+    """Delete those found that are tombstones still, under the lock; returns how many, and how far it came."""
+    storage = tables.storage(target)
+    connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(int(LOCK_SECONDS * 1000))))
+    connection.execute(sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(storage))
+    _refuse_hidden(connection, target, mapping_name)
+    marked = connection.execute(
+        "UPDATE replication.tables SET purged_through = GREATEST(purged_through, %s) WHERE name = %s",
+        [through, mapping_name],
+    )
+    if marked.rowcount != 1:
+        raise TerminalError(
+            "purging tombstones: the table is not registered, so `purged_through` could not be recorded",
+            table=mapping_name,
+            hint="run `dynaurora migrate`",
+        )
+    still = connection.execute(
+        sql.SQL("SELECT ctid::text FROM {} WHERE ctid = ANY (%(found)s::tid[]) AND {} ORDER BY ctid").format(
+            storage, _old()
+        ),
+        {"found": found, "through": through},
+    ).fetchall()
+    # Deferred constraints would otherwise refuse the chunk at commit, after its last savepoint.
+    connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
+    removed, handled = removal.remove([place for (place,) in still])
+    if handled < len(still):
+        return removed, still[handled - 1][0]
+    return removed, found[-1] if found else _FIRST_PLACE
+
+
+def _old() -> sql.Composed:
+    return sql.SQL("{deleted} AND {as_of} <= %(through)s").format(
+        deleted=sql.Identifier(DELETED), as_of=sql.Identifier(AS_OF)
+    )
+
+
+# Only a plain pass over the table returns rows in the order of its pages, so that the next chunk can begin where this
+# one ends.
+_IN_ORDER = """
+SELECT set_config(name, value, true)
+  FROM (VALUES ('enable_indexscan', 'off'), ('enable_indexonlyscan', 'off'), ('enable_bitmapscan', 'off'),
+               ('synchronize_seqscans', 'off'), ('max_parallel_workers_per_gather', '0')) AS setting (name, value)
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,20 +151,24 @@ class _Removal:
     connection: Connection
     target: Target
     table_name: str
-    kept: Kept
+    kept: Counter[str] = field(default_factory=Counter[str])
 
-    def remove(self, places: Sequence[str]) -> int:
-        """Delete all the tombstones at once; if one is refused, delete the first few by halving."""
+    def remove(self, places: Sequence[str]) -> tuple[int, int]:
+        """Delete all the tombstones at once; if one is refused, delete the first few by halving.
+
+        Returns how many were deleted, and how many of the places, from the first, were deleted or kept.
+        """
         try:
-            return self._delete(places)
+            return self._delete(places), len(places)
         except psycopg.Error as error:
             if not _refused(error):
                 raise
-            return self._halve(places[:_HALVED_ROWS], error)
+            few = places[:_HALVED_ROWS]
+            return self._halve(few, error), len(few)
 
     def _halve(self, places: Sequence[str], error: psycopg.Error) -> int:
         if len(places) == 1:
-            self.kept.keep(places, describe(error, error.sqlstate or ""))
+            self.kept[describe(error, error.sqlstate or "")] += 1
             return 0
         removed, middle = 0, (len(places) + 1) // 2
         for part in (places[:middle], places[middle:]):
@@ -145,7 +198,8 @@ class _Removal:
                 table=self.table_name,
                 hint="change it to leave rows with _deleted alone, then purge again",
             )
-        self.kept.keep([place for (place,) in left], _PASSED_OVER)
+        if left:
+            self.kept[_PASSED_OVER] += len(left)
         return deleted
 
 
