@@ -60,6 +60,9 @@ def _lines(report: PurgeReport) -> list[str]:
         f"  {report.writers_folded:,} watermarks of writers that are gone merged into one; {report.reconciliations:,}"
         f" reconciliations and {report.exports:,} loads removed"
     )
+    if report.versions or report.unrecorded:
+        others += f"; {report.versions:,} versions older than what histories keep dropped"
+        others += f", {report.unrecorded:,} stored rows had no version" if report.unrecorded else ""
     if report.through is None:
         return [
             f"{report.table}: no tombstone removed, because no full snapshot was loaded whole",

@@ -1,5 +1,7 @@
 """Purge: remove old tombstones, and leftovers.
 
+A history loses what is older than it keeps, gets the partitions that it will need, and versions of rows that have none.
+
 Tombstones are removed as far as the retention allows, and no further than the newest snapshot that was loaded whole.
 What is as old as that snapshot and arrives later (a redriven batch, an old export) is then refused if its key has no
 row. That is right, because the snapshot contained its outcome. Without such a snapshot no tombstone is removed. For the
@@ -16,18 +18,22 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
-from pipeline.aurora.bookkeeping import loads, remains
+from pipeline.aurora.bookkeeping import histories, loads, remains
 from pipeline.aurora.compare import reconciliations
-from pipeline.aurora.rows import purge
-from pipeline.aurora.schema import lock_holders, tables
+from pipeline.aurora.rows import history_purge, purge
+from pipeline.aurora.rows.history_fill import fill
+from pipeline.aurora.schema import history_tables, lock_holders, tables
 from pipeline.aurora.sessions.clock import database_now
 from pipeline.core.errors import ConfigurationError, TerminalError, TransientError, UnreachableError
 from pipeline.core.exports.windows import RECOVERY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
+
+    from psycopg import sql
 
     from pipeline.aurora.sessions.connection import Connection
     from pipeline.core.model.mapping import TableMapping, Target
@@ -38,6 +44,8 @@ _ATTEMPTS = 5
 _LOOKS = 30
 # Between two chunks, so that writers that waited for the lock get it.
 _PAUSE_SECONDS = 0.02
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +65,10 @@ class PurgeReport:
     seconds: float
     kept: dict[str, int]
     """Tombstones that something of the user's refuses to delete, by constraint or SQLSTATE."""
+    versions: int = 0
+    """Versions of histories that were older than what is kept."""
+    unrecorded: int = 0
+    """Stored rows that had no version, because a writer does not know of the history."""
 
     @property
     def next_step(self) -> str:
@@ -93,6 +105,7 @@ def purge_table(
                     tombstones += removed
                     if on_progress:
                         on_progress(tombstones)
+        versions, unrecorded = _purge_histories(connection, mapping, now)
         # Exports of windows that can still be asked for again keep a longer retention.
         exports = remains.drop_exports(connection, mapping.name, now - max(retention, RECOVERY))
     return PurgeReport(
@@ -105,7 +118,29 @@ def purge_table(
         exports=exports,
         seconds=time.monotonic() - started,
         kept=dict(reasons),
+        versions=versions,
+        unrecorded=unrecorded,
     )
+
+
+def _purge_histories(connection: Connection, mapping: TableMapping, now: datetime) -> tuple[int, int]:
+    """Return how many versions were dropped, and how many stored rows had none."""
+    dropped = unrecorded = 0
+    for target in mapping.targets:
+        if target.history is None or histories.read(connection, target) is None:
+            continue
+
+        def locking(work: Callable[[], T], target: Target = target) -> T:
+            return _waiting_for(connection, mapping.name, [history_tables.versions(target)], work)
+
+        # The default partition is emptied first, so that what is older than a partition's end finds it.
+        for start, end in history_purge.missing(connection, target, now):
+            locking(partial(history_purge.add_partition, connection, target, start, end))
+        for partition in history_purge.expired(connection, target, now):
+            dropped += locking(partial(history_purge.drop_partition, connection, target, partition))
+        dropped += locking(partial(history_purge.tidy, connection, target, mapping.name, now))
+        unrecorded += fill(connection, mapping.name, target)
+    return dropped, unrecorded
 
 
 def _bound(connection: Connection, mapping: TableMapping, by_retention: datetime) -> tuple[datetime | None, str]:
@@ -132,21 +167,41 @@ def _chunks(
 def _chunk(
     connection: Connection, target: Target, table_name: str, through: datetime, rows: int, sweep: purge.Sweep
 ) -> int:
-    """Purge a chunk. Queueing for its lock makes writers wait, so after a first try it waits without queueing."""
-    storage = [tables.storage(target)]
+    return _waiting_for(
+        connection,
+        table_name,
+        [tables.storage(target)],
+        lambda: purge.purge_chunk(connection, target, table_name, through, rows=rows, sweep=sweep),
+        only_writers=True,
+    )
+
+
+def _waiting_for(
+    connection: Connection,
+    table_name: str,
+    relations: list[sql.Identifier],
+    work: Callable[[], T],
+    *,
+    only_writers: bool = False,
+) -> T:
+    """Do work that locks relations. Queueing for a lock makes others wait, so after a first try it does not queue."""
     held: list[lock_holders.Holder] = []
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            return purge.purge_chunk(connection, target, table_name, through, rows=rows, sweep=sweep)
+            return work()
         except UnreachableError:
             raise
         except TransientError as error:
             if held or attempt == _ATTEMPTS:
-                held = lock_holders.holders(connection, storage, only_writers=True)
+                held = lock_holders.holders(connection, relations, only_writers=only_writers)
                 raise TransientError(error.message, table=table_name, hint=lock_holders.way_out(held)) from None
             time.sleep(random.uniform(0.1, 1.0))  # noqa: S311 - jitter, not a secret
             held = lock_holders.wait_until_free(
-                connection, storage, pause=lambda: time.sleep(purge.LOCK_SECONDS), looks=_LOOKS, only_writers=True
+                connection,
+                relations,
+                pause=lambda: time.sleep(purge.LOCK_SECONDS),
+                looks=_LOOKS,
+                only_writers=only_writers,
             )
     raise AssertionError  # pragma: no cover - the last attempt returns or raises
 

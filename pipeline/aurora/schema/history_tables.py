@@ -97,7 +97,6 @@ def create_view(target: Target, mapping_name: str) -> sql.Composed:
     """
     taken = {*all_columns(target), *history.VIEW_COLUMNS}
     begin, end, changed = (_free(name, taken) for name in ("valid_from_", "valid_to_", "changed_"))
-    shown = (*(column.name for column in target.columns), *children_columns(target))
     return sql.SQL(
         "CREATE OR REPLACE VIEW {view} ({names}) AS"
         " SELECT {begin}, {end}, {end} IS NULL, {deleted}, CASE WHEN {version} = 0 THEN 'snapshot' ELSE 'stream' END,"
@@ -124,7 +123,7 @@ def create_view(target: Target, mapping_name: str) -> sql.Composed:
         as_of=sql.Identifier(AS_OF),
         mapping=sql.Literal(mapping_name),
         history=sql.Literal(history.table_name(target)),
-        shown=identifiers(shown),
+        shown=identifiers(compared(target)),
         columns=identifiers(all_columns(target)),
         key=identifiers(target.primary_key),
         order=_order(target, begin),
@@ -133,8 +132,13 @@ def create_view(target: Target, mapping_name: str) -> sql.Composed:
     )
 
 
+def compared(target: Target) -> tuple[str, ...]:
+    """Names of the columns that the view shows: two versions that are equal in them are one row of it."""
+    return (*(column.name for column in target.columns), *children_columns(target))
+
+
 def shown_names(target: Target) -> tuple[str, ...]:
-    """Names of the view's columns besides those of a history: the mapped ones, and one for each child target."""
+    """The same, by the names that they have in the view."""
     return (*(column.name for column in target.columns), *(child.name for child in target.children))
 
 

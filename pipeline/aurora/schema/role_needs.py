@@ -45,7 +45,7 @@ class Needs:
     creates: bool = False
     """Its own working tables in the storage schema."""
     swaps: bool = False
-    """It may assume the owner's role (SET ROLE) while it puts a loaded table in place."""
+    """It may assume the owner's role (SET ROLE): while it puts a loaded table in place, and for partitions."""
 
     def __or__(self, other: Needs) -> Needs:
         """Return what both need."""
@@ -90,7 +90,8 @@ VERBS = (
     VerbNeeds("redrive", Role.OPERATOR, _LOOKS | _APPLIES),
     VerbNeeds("rejects", Role.OPERATOR, _LOOKS | _APPLIES),
     VerbNeeds("promote", Role.OPERATOR, _LOOKS | Needs(_WRITE, {"promotions": _WRITE})),
-    VerbNeeds("purge", Role.OPERATOR, Needs(_READ | {"DELETE"}, {ALL_TABLES: _CHANGE})),
+    # Partitions of histories are their owner's to create and drop.
+    VerbNeeds("purge", Role.OPERATOR, Needs(_READ | {"INSERT", "DELETE"}, {ALL_TABLES: _CHANGE}, swaps=True)),
     VerbNeeds("repoint", Role.OPERATOR, Needs(_LOCK, {ALL_TABLES: _CHANGE})),
     VerbNeeds("the sensors (probe, lost history)", Role.OPERATOR, Needs(_READ, {ALL_TABLES: _CHANGE})),
     VerbNeeds("reading the views", Role.READER),

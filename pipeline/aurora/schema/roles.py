@@ -264,12 +264,13 @@ def _take_over(making: Making) -> None:
                    schema, name, making.owner)  # fmt: skip
 
 
-# A view of another relation than a storage table is not ours, whatever its name.
+# A view of another relation than a storage table is not ours, whatever its name. A partition is its table's.
 _OTHERS = """
 SELECT n.nspname, c.relname, CASE c.relkind WHEN 'v' THEN 'VIEW' ELSE 'TABLE' END
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+  LEFT JOIN pg_inherits i ON i.inhrelid = c.oid AND c.relispartition LEFT JOIN pg_class p ON p.oid = i.inhparent
  WHERE pg_get_userbyid(c.relowner) <> %s
-   AND (n.nspname = %s OR (n.nspname, c.relname) IN (SELECT * FROM unnest(%s::text[], %s::text[])))
+   AND (n.nspname = %s OR (n.nspname, COALESCE(p.relname, c.relname)) IN (SELECT * FROM unnest(%s::text[], %s::text[])))
    AND (c.relkind IN ('r', 'p') AND n.nspname IN ('replica', 'replication')
         OR c.relkind = 'v' AND EXISTS (
             SELECT FROM pg_rewrite w JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid

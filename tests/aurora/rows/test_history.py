@@ -18,8 +18,10 @@ from pipeline.aurora.sessions.connection import Connection, connect
 from pipeline.core.errors import ConfigurationError
 from pipeline.core.mapping_files.mapping_file import read_mapping
 from pipeline.core.model.change import Change
+from pipeline.core.model.history import partition_begin
 from pipeline.core.ordering import Position
 from pipeline.core.streams.stream_records import DecodedBatch
+from pipeline.jobs.purge import purge_table
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -261,3 +263,45 @@ def test_rows_that_were_written_without_their_versions_are_a_gap(connection: Con
     assert [gap for *_, gap in shown(connection, "gap")] == [True, True]
     assert fill(connection, "shop", ORDERS) == 0
     assert rows(connection, "SELECT count(*) FROM replication.history_gaps") == [1]
+
+
+def test_a_purge_drops_what_is_older_than_kept_and_what_is_shown_stays(connection: Connection) -> None:
+    days, first = 86_400.0, partition_begin(NOON - timedelta(days=30), 28)
+    begin = (first - NOON).total_seconds()
+    changes = [put("a", begin - 9 * days, 1), put("b", begin - 5 * days, 2), put("b", begin - 4 * days), put("c", 0, 3)]
+    write(connection, *changes, put("old", -900 * days, 1, customer="Eve"), gone(begin - days, 1, customer="Una"))
+    before = shown(connection, "customer, state")
+    assert purge_table(connection, SHOP).versions == 0
+    assert rows(connection, 'SELECT count(*) FROM replica."_history_rest_Orders"') == [0]  # partitions were added
+    assert rows(connection, 'SELECT count(*) FROM replica."_history_base_Orders"') == [1]  # Eve's
+    assert shown(connection, "customer, state") == before
+    report = purge_table(connection, SHOP, now=at(370 * days))
+    assert rows(connection, "SELECT kept_from FROM replication.histories") == [first]
+    assert [(a - begin, state) for a, *_, state in shown(connection)][:2] == [(-5 * days, "b"), (-begin, "c")]
+    assert report.versions == 0  # `a` was before `b`, `b` is valid from its first version, and is still valid
+    report = purge_table(connection, SHOP, now=at(460 * days))
+    assert report.versions == 2
+    assert [(a, state) for a, *_, state in shown(connection, "state") if state in "abc"] == [(0, "c")]
+    write(connection, *changes)  # what comes again is shown no more
+    assert [(a, state) for a, *_, state in shown(connection, "state") if state in "abc"] == [(0, "c")]
+
+
+def test_a_delete_goes_with_the_last_that_could_come_before_it(connection: Connection) -> None:
+    write(connection, gone(0, 2), gone(0, 2, customer="Eve"))
+    purge_table(connection, SHOP, now=at(86_400 * 460))
+    assert rows(connection, 'SELECT customer FROM replica."_history_base_Orders" ORDER BY 1') == ["Ada", "Eve"]
+    connection.execute("DELETE FROM replica.\"Orders\" WHERE customer = 'Ada'")
+    connection.execute("UPDATE replication.tables SET purged_through = %s", [at(0)])
+    purge_table(connection, SHOP, now=at(86_400 * 460))
+    assert rows(connection, 'SELECT customer FROM replica."_history_base_Orders"') == ["Eve"]
+    write(connection, put("late", -10, 1))
+    assert rows(connection, 'SELECT state FROM "Orders_history" WHERE NOT deleted') == []
+
+
+def test_versions_ahead_of_every_partition_wait_for_theirs(connection: Connection) -> None:
+    write(connection, put("from a wrong clock", 86_400 * 900, 1))
+    purge_table(connection, SHOP)
+    assert rows(connection, 'SELECT count(*) FROM replica."_history_rest_Orders"') == [1]
+    purge_table(connection, SHOP, now=at(86_400 * 890))
+    assert rows(connection, 'SELECT count(*) FROM replica."_history_rest_Orders"') == [0]
+    assert [state for *_, state in shown(connection)] == ["from a wrong clock"]

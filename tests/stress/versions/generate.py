@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tests.stress.versions.world import SPAN_SECONDS, Side, System, Version
 
-KEYS = 100
+KEYS = 400
 STATES = ["a0", "a1", "b1", "b1", "c2", None]
 
 
@@ -51,16 +51,32 @@ def run_versions(system: System, seed: int, *, keys: int = KEYS) -> Counts:
         side.fill()
         side.check()
         counts.checks += 1
+    side = chance.choice(sides)
+    for days in sorted(chance.sample(range(6), 2)):
+        side.purge(days)
+        counts.writes += _again(side, chance, streamed, snapshots)
+        side.fill()
+        side.check()
+        counts.checks += 1
     return counts
+
+
+def _again(side: Side, chance: random.Random, streamed: Sequence[Version], snapshots: Sequence[Snapshot]) -> int:
+    """Deliver some of it again, after a purge."""
+    for snapshot in chance.sample(snapshots, len(snapshots) // 2):
+        side.merge(snapshot.versions)
+    if some := chance.sample(list(streamed), len(streamed) // 4):
+        side.stream(some)
+    return 1 + len(snapshots) // 2
 
 
 def _streamed(chance: random.Random, keys: int) -> list[Version]:
     found: list[Version] = []
     for key in range(keys):
-        times = sorted(
-            chance.choice([0, 5, 5, 100, SPAN_SECONDS]) * chance.random() for _ in range(chance.randint(0, 6))
-        )
-        if chance.random() < 0.1:
+        run_back = chance.random() < 0.1
+        spans = [0, 5, 5, 100, 80_000 if run_back else SPAN_SECONDS]
+        times = sorted(chance.choice(spans) * chance.random() for _ in range(chance.randint(0, 6)))
+        if run_back:
             chance.shuffle(times)
         number = 0
         for time in times:

@@ -26,4 +26,4 @@ def versions(postgres: PostgresServer) -> Iterator[System]:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_histories_are_equal_whatever_the_order(versions: System, seed: int) -> None:
-    assert run_versions(versions, seed, keys=40).checks == 2
+    assert run_versions(versions, seed, keys=40).checks == 4

@@ -19,7 +19,7 @@ from psycopg import Rollback, sql
 
 from pipeline.aurora.bookkeeping import histories, loads
 from pipeline.aurora.bookkeeping.watermarks import Mark
-from pipeline.aurora.rows import apply, batch, build_aside, build_indexes, history_fill, staging
+from pipeline.aurora.rows import apply, batch, build_aside, build_indexes, history_fill, history_purge, staging
 from pipeline.aurora.schema import history_tables, tables
 from pipeline.aurora.schema.migrate import migrate
 from pipeline.aurora.sessions.connection import Connection, connect
@@ -51,6 +51,7 @@ ARN = "arn:aws:dynamodb:eu-west-1:111122223333:table/Versions/stream/2026-01-01T
 # Some versions are older than the first partition, some fall into several, and some are ahead of the clock.
 BEGIN = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=3)
 SPAN_SECONDS = 4 * 86_400
+KEEP = timedelta(days=20)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,8 @@ class Side:
     target: Target
     given: set[Version] = field(default_factory=set[Version])
     builds: int = 0
+    kept_from: datetime = BEGIN - KEEP
+    """Before any purge, all that a run writes is kept."""
 
     def __post_init__(self) -> None:
         self.writer = batch.BatchWriter(MAPPING)
@@ -168,11 +171,35 @@ class Side:
         if added := history_fill.fill(self.connection, MAPPING.name, self.target, pages=1):
             raise Unequal(f"{added} stored rows had no version")
 
+    def purge(self, days: float) -> None:
+        """Purge as of `days` after the beginning of what is kept, and check that what is shown from there on stays."""
+        before = self.shown()
+        now = BEGIN + timedelta(days=days) + KEEP
+        for start, end in history_purge.missing(self.connection, self.target, now):
+            history_purge.add_partition(self.connection, self.target, start, end)
+        for partition in history_purge.expired(self.connection, self.target, now):
+            history_purge.drop_partition(self.connection, self.target, partition)
+        history_purge.tidy(self.connection, self.target, MAPPING.name, now)
+        recorded = histories.read(self.connection, self.target)
+        assert recorded
+        if recorded.kept_from != (wanted := max(BEGIN + timedelta(days=int(days)), self.kept_from)):
+            raise Unequal(f"{self.target.name}: kept from {recorded.kept_from} instead of {wanted}")
+        self.kept_from = wanted
+        if (after := self.shown()) != (expected := self.kept(before)):
+            keys = [key for key in before if after.get(key) != expected.get(key)]
+            raise Unequal(f"{self.target.name}: a purge changed {len(keys)} keys: {before[keys[0]]} is shown as"
+                          f" {after.get(keys[0])}")  # fmt: skip
+
+    def kept(self, shown: dict[int, list[tuple[Any, ...]]]) -> dict[int, list[tuple[Any, ...]]]:
+        """What of this reaches into what is kept."""
+        return {key: [row for row in rows if row[1] is None or row[1] > self.kept_from] for key, rows in shown.items()}
+
     # What must be.
 
     def check(self) -> None:
         """Raise Unequal unless the versions, the view and the stored rows are what the given versions say."""
-        self.check_versions()
+        if self.kept_from < BEGIN:
+            self.check_versions()
         self.check_view()
         self.check_live()
 
@@ -206,7 +233,8 @@ class Side:
         for key, versions in self.by_key():
             rows = shown.pop(key, [])
             self.check_intervals(key, rows)
-            if in_order(versions) and (wanted := intervals(versions)) != (found := [row[:5] + row[6:] for row in rows]):
+            wanted = [row for row in intervals(versions) if row[1] is None or row[1] > self.kept_from]
+            if in_order(versions) and wanted != (found := [row[:5] + row[6:] for row in rows]):
                 raise Unequal(f"{self.target.name}: key {key} is shown as {found}, not as {wanted}")
         if shown:
             raise Unequal(f"{self.target.name}: {len(shown)} keys are shown and have no version")
