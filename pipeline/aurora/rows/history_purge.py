@@ -162,7 +162,7 @@ def tidy(connection: Connection, target: Target, mapping_name: str, now: datetim
 def _compact(
     connection: Connection, target: Target, source: sql.Identifier, condition: sql.Composable, end: datetime
 ) -> int:
-    """Give the base, of the rows in `source`, what is shown from `end` on; return how many it has not taken.
+    """Give the base, of the rows in `source`, what is shown from `end` on; return how many versions go.
 
     That is the last version before `end`, the first of the run of equal ones that it ends, because the run is valid
     from there, and the one before, which the run differs from. They take the places of the older ones that the base
@@ -187,10 +187,10 @@ def _compact(
             " outlived AS (SELECT * FROM numbered AS c WHERE place NOT IN (1, first, first + 1)"
             " AND NOT runs_back AND NOT EXISTS (SELECT FROM {versions} AS u WHERE {same_key} AND u.{as_of} >= {end}"
             " AND u.{as_of} < {soon} AND u.{version} <> 0 AND u.{version} < c.highest)),"
-            " removed AS (DELETE FROM {base} AS b USING outlived AS c WHERE NOT c.fresh AND {is_it}),"
+            " removed AS (DELETE FROM {base} AS b USING outlived AS c WHERE NOT c.fresh AND {is_it} RETURNING 1),"
             " taken AS (INSERT INTO {base} ({names}) SELECT {names} FROM fresh AS b WHERE NOT EXISTS"
             " (SELECT FROM outlived AS c WHERE c.fresh AND {is_it}) RETURNING 1)"
-            " SELECT (SELECT count(*) FROM fresh) - (SELECT count(*) FROM taken)"
+            " SELECT (SELECT count(*) FROM fresh) + (SELECT count(*) FROM removed) - (SELECT count(*) FROM taken)"
         ).format(
             names=tables.identifiers(history_tables.all_columns(target)),
             source=source,

@@ -281,9 +281,9 @@ def test_a_purge_drops_what_is_older_than_kept_and_what_is_shown_stays(connectio
     assert report.versions == 0  # `a` was before `b`, `b` is valid from its first version, and is still valid
     report = purge_table(connection, SHOP, now=at(460 * days))
     assert report.versions == 2
-    assert [(a, state) for a, *_, state in shown(connection, "state") if state in "abc"] == [(0, "c")]
+    assert [(a, state) for a, *_, state in shown(connection, "state") if state in list("abc")] == [(0, "c")]
     write(connection, *changes)  # what comes again is shown no more
-    assert [(a, state) for a, *_, state in shown(connection, "state") if state in "abc"] == [(0, "c")]
+    assert [(a, state) for a, *_, state in shown(connection, "state") if state in list("abc")] == [(0, "c")]
 
 
 def test_a_delete_goes_with_the_last_that_could_come_before_it(connection: Connection) -> None:
