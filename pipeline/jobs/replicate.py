@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from pipeline.aurora.bookkeeping.watermarks import Mark
@@ -227,13 +228,8 @@ def _unmapped(table: str, problems: Sequence[Problem]) -> ConfigurationError:
 
 
 def _by_stream(records: Sequence[StreamRecord]) -> list[tuple[str, list[StreamRecord]]]:
-    groups: list[tuple[str, list[StreamRecord]]] = []
-    for record in records:
-        arn = str(record.get("eventSourceARN", ""))
-        if not groups or groups[-1][0] != arn:
-            groups.append((arn, []))
-        groups[-1][1].append(record)
-    return groups
+    groups = groupby(records, lambda record: record.get("eventSourceARN", ""))
+    return [(str(arn), list(of)) for arn, of in groups]
 
 
 def _sequence_number(record: StreamRecord) -> str | None:

@@ -7,14 +7,15 @@ serialises writers of one key, and PostgreSQL evaluates the condition on the row
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
-from itertools import islice
+from itertools import count, islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from psycopg import sql
+from psycopg import RawCursor, sql
 
 from pipeline.aurora.bookkeeping import watermarks
 from pipeline.aurora.bookkeeping.sources import of_record
@@ -85,9 +86,19 @@ class ApplyStatement:
         keys = [sql.SQL(", array_agg({})").format(sql.Identifier(f"key {i}")) for i in _key_numbers(self.target)]
         query = upsert + _COUNT.format(keys=sql.SQL("").join(keys))
         with_mark = upsert + watermarks.MARK_APPLIED + _COUNT.format(keys=sql.SQL(""))
-        # As bytes, once: psycopg would otherwise join the parts for every batch.
+        # As bytes, once: psycopg would otherwise join the parts for every batch. It would also look for the parameters
+        # of a long statement each time, unless they are PostgreSQL's own: $1, $2, …
         object.__setattr__(self, "query", query.as_bytes())
-        object.__setattr__(self, "query_with_mark", with_mark.as_bytes())
+        number = count(1)
+        numbered = re.sub(rb"%s", lambda _: b"$%d" % next(number), with_mark.as_bytes())
+        object.__setattr__(self, "query_with_mark", numbered)
+
+    def send_with_mark(
+        self, connection: Connection, changes: Sequence[Change], mark: watermarks.Mark
+    ) -> Cursor[tuple[Any, ...]]:
+        """Execute `query_with_mark`: in a pipeline this does not wait for an answer."""
+        parameters = [*self.parameters(changes, mark.stream_arn), *mark.parameters()]
+        return RawCursor(connection).execute(self.query_with_mark, parameters, prepare=True)
 
     def candidates(self, changes: Iterable[Change]) -> list[Change]:
         """Return the changes to send: the newest of each key, or all of them if every version is kept."""

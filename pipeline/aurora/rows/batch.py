@@ -105,9 +105,7 @@ class BatchWriter:
 
     def _send_with_mark(self, connection: Connection, work: _Work, mark: Mark) -> Cursor[tuple[Any, ...]]:
         target, changes, newest = work
-        statement, mark = self._statements[target], replace(mark, candidates=len(changes))
-        parameters = [*statement.parameters(newest, mark.stream_arn), *mark.parameters()]
-        return connection.execute(statement.query_with_mark, parameters, prepare=True)
+        return self._statements[target].send_with_mark(connection, newest, replace(mark, candidates=len(changes)))
 
     def _write_in_two_trips(
         self, connection: Connection, work: list[_Work], batch: DecodedBatch, mark: Mark

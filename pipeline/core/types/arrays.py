@@ -41,7 +41,12 @@ def text_array(values: list[str]) -> str:
     """Write a set of texts as a PostgreSQL array literal, sorted."""
     if values.__class__ is not list:
         a_list(values)  # which refuses it
-    return array_literal([checked_text(v) for v in sorted(values)])
+    ordered = sorted(values)
+    joined = "".join(ordered)
+    if not joined.isascii() or "\x00" in joined:
+        for value in ordered:
+            checked_text(value)
+    return array_literal(ordered)
 
 
 def _numeric_array(values: list[str]) -> str:
