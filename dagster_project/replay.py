@@ -50,7 +50,8 @@ def replay_job(mapping: TableMapping) -> dg.JobDefinition:
         with explained(context):
             schema_report(dynaurora.services, mapping).require()
             with closing(dynaurora.services.connect("dynaurora rejects replay")) as connection:
-                report = replay(connection, mapping, limit=choice.limit or None, on_progress=tell)
+                protected = dynaurora.services.with_key(mapping)
+                report = replay(connection, protected, limit=choice.limit or None, on_progress=tell)
                 left = [group for group in groups(connection, [mapping.name]) if group.waiting]
         context.log.info("%s", _told(report))
         context.add_output_metadata(_metadata(report, left))

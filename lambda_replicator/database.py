@@ -17,7 +17,7 @@ from pipeline import driver_logs
 from pipeline.aurora.sessions.address import Address, from_secret, from_url
 from pipeline.aurora.sessions.connection import Connection, connect
 from pipeline.core.errors import LoginRefusedError, UnreachableError
-from pipeline.dynamodb.secrets import secret_error
+from pipeline.dynamodb.secrets import DATABASE_SECRET, Secret
 from pipeline.settings import Pooler
 
 if TYPE_CHECKING:
@@ -40,19 +40,8 @@ class DatabaseSecret:
         """Return where to connect; `fresh` bypasses the cache, for a password that was refused."""
         driver_logs.hold()
         if self._provider is None:
-            self._provider = _secrets_provider()
-        try:
-            # Powertools leaves the type of its **sdk_options open.
-            text = cast("str", self._provider.get(self._secret_id, force_fetch=fresh))  # pyright: ignore[reportUnknownMemberType]
-        except GetParameterError as error:
-            cause = error.__context__  # Powertools wraps whatever the SDK raised
-            if isinstance(cause, (BotoCoreError, ClientError)):
-                raise secret_error(cause) from None
-            raise UnreachableError(
-                f"reading the database secret: Secrets Manager did not answer ({type(cause).__name__})",
-                hint="in a VPC the function needs a Secrets Manager endpoint or a NAT gateway",
-            ) from None
-        return from_secret(text, self._defaults)
+            self._provider = secrets_provider()
+        return from_secret(read(self._provider, self._secret_id, DATABASE_SECRET, fresh=fresh), self._defaults)
 
 
 class DatabaseUrl:
@@ -104,7 +93,22 @@ class DatabaseOpener:
         )
 
 
-def _secrets_provider() -> SecretsProvider:
+def read(provider: SecretsProvider, secret_id: str, secret: Secret, *, fresh: bool) -> str:
+    """Return a secret's text. Raises ConfigurationError, TransientError."""
+    try:
+        # Powertools leaves the type of its **sdk_options open.
+        return cast("str", provider.get(secret_id, force_fetch=fresh))  # pyright: ignore[reportUnknownMemberType]
+    except GetParameterError as error:
+        cause = error.__context__  # Powertools wraps whatever the SDK raised
+        if isinstance(cause, (BotoCoreError, ClientError)):
+            raise secret.error(cause) from None
+        raise UnreachableError(
+            f"reading {secret.what}: Secrets Manager did not answer ({type(cause).__name__})",
+            hint="in a VPC the function needs a Secrets Manager endpoint or a NAT gateway",
+        ) from None
+
+
+def secrets_provider() -> SecretsProvider:
     # The SDK waits 60 s by default. In a subnet without a way to Secrets Manager, that would be the whole invocation.
     return SecretsProvider(
         boto_config=Config(connect_timeout=3, read_timeout=5, retries={"mode": "standard", "total_max_attempts": 3})

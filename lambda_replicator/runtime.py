@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lambda_replicator.database import DatabaseOpener, DatabaseSecret, DatabaseUrl
+from lambda_replicator.privacy import WithKey
 from lambda_replicator.telemetry import Telemetry
 from pipeline.aurora.bookkeeping.watermarks import lambda_writer
 from pipeline.core.errors import ConfigurationError
@@ -57,7 +58,9 @@ def build(environment: Mapping[str, str], *, timeout_seconds: float) -> Runtime:
     writer = lambda_writer(function, stream or uuid.uuid4().hex)
     folder = read_folder(tables)
     return Runtime(
-        replicator=Replicator(folder.usable(), opener, writer=writer, problems=folder.problems),
+        replicator=Replicator(
+            folder.usable(), opener, writer=writer, problems=folder.problems, with_key=WithKey(settings)
+        ),
         telemetry=Telemetry(environment),
     )
 

@@ -101,6 +101,10 @@ class Settings:
     """How long to wait for an export, such as 90m or 6h (`DYNAURORA_EXPORT_WAIT`)."""
     on_failure: str | None = None
     """Where Lambda puts the batches that it discards: `s3://bucket/prefix` (`DYNAURORA_ON_FAILURE`)."""
+    privacy_key: str | None = field(default=None, repr=False)
+    """The key of hashed attributes (`PRIVACY_KEY`), for local use."""
+    privacy_key_secret_id: str | None = None
+    """Secrets Manager secret that holds it (`PRIVACY_KEY_SECRET_ID`)."""
     function: str | None = None
     """Name or ARN of the replicator's function (`DYNAURORA_FUNCTION`); otherwise those that have written."""
 
@@ -134,6 +138,8 @@ class Settings:
             export_wait=environment.get("DYNAURORA_EXPORT_WAIT") or None,
             on_failure=environment.get("DYNAURORA_ON_FAILURE") or None,
             function=environment.get("DYNAURORA_FUNCTION") or None,
+            privacy_key=environment.get("PRIVACY_KEY") or None,
+            privacy_key_secret_id=environment.get("PRIVACY_KEY_SECRET_ID") or None,
         )
 
 

@@ -149,6 +149,7 @@ def _replay(session: Session, mapping: TableMapping, limit: int | None) -> Outco
     from pipeline.jobs.replay import replay  # noqa: PLC0415 - the other actions need none of it
 
     with session.connect("rejects replay") as connection, session.showing(mapping.name, "replaying") as tell:
+        mapping = session.services.with_key(mapping)
         report = replay(connection, mapping, limit=limit, on_progress=lambda seen: tell(f"{seen:,} rejects looked at"))
     return Outcome(asdict(report), _report_lines(report), needs_person=report.waiting > 0)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
-from pipeline.aurora.bookkeeping import item_records, rejects, sources
+from pipeline.aurora.bookkeeping import item_records, protection, rejects, sources
 from pipeline.aurora.bookkeeping.applied_through import AppliedThrough, applied_through
 from pipeline.aurora.bookkeeping.item_records import FoundDrift, OpenPromotion, TableState, WriterMark
 from pipeline.aurora.bookkeeping.rejects import ItemReject
@@ -24,7 +24,7 @@ from pipeline.core.decode.row_decoder import RowDecoder
 from pipeline.core.errors import ConversionError, DataError, key_digest
 from pipeline.core.streams.positions import stream_and_sequence
 from pipeline.core.streams.stream_records import keys_digest
-from pipeline.dynamodb.items import ItemRead, read_items
+from pipeline.jobs.protecting import read_again
 from pipeline.jobs.reconcile.settle import is_behind
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pipeline.aurora.sessions.connection import Connection
     from pipeline.core.model.attributes import Item
     from pipeline.core.model.mapping import TableMapping, Target
+    from pipeline.dynamodb.items import ItemRead
     from pipeline.jobs.services import Services
 
 WaitedFor = Literal["equal", "cannot be stored", "behind", "drift", "in flight", "not routed"]
@@ -97,8 +98,10 @@ def explain(
 
     Raises TransientError, TerminalError.
     """
+    mapping = services.with_key(mapping)
     with services.connect("dynaurora reconcile key") as connection:
         sources.require(connection, mapping.name, mapping.table, doing="explaining an item")
+        protection.require(connection, mapping, doing="explaining an item")
         deadline = time.monotonic() + patience.total_seconds()
         looking = _Looking(services, mapping, connection, key)
         found = looking.look(values=values)
@@ -121,7 +124,7 @@ class _Looking:
         connection, mapping = self.connection, self.mapping
         targets = Router(mapping).route(self.key)
         before = {target: self._mark(target) for target in targets}
-        (read,) = read_items(self.services.dynamodb, mapping.table, [self.key], self.services.clock)
+        (read,) = read_again(self.services, mapping, [self.key])
         applied = applied_through(connection, mapping.name, now=self.services.clock.now(), margin=mapping.margin)
         digest = keys_digest(read.key)
         waiting = rejects.waiting_of_items(connection, mapping.name, [(digest, read.key)]).get(0, [])

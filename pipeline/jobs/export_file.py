@@ -47,6 +47,12 @@ _Line = tuple["Row", bytes]
 """A row, and the line that it came from."""
 
 
+class Protect(Protocol):
+    """Returns a block of whole lines as they may be stored; `first_line` is as for Route."""
+
+    def __call__(self, block: bytes, *, file: str, first_line: int) -> bytes: ...
+
+
 class Route(Protocol):
     """Divides a block of whole lines; `first_line` is the number of its first line in the file, for errors."""
 
@@ -72,6 +78,8 @@ class FileReading:
     route: Route
     on_lines: OnLines
     rejects_unmatched: bool
+    protect: Protect | None = None
+    """Replaces protected values in a block, before anything else reads it."""
     working: Callable[[], AbstractContextManager[None]] = nullcontext
     """Entered while each block is worked on."""
     lines: int = 0
@@ -92,6 +100,9 @@ class FileReading:
         """Yield each target's lines, block by block. Raises ExportFileError if the manifest says otherwise."""
         for block in read_lines(self.store, self.bucket, self.file):
             with self.working():
+                size_bytes = len(block)
+                if self.protect:
+                    block = self.protect(block, file=self.location, first_line=self.lines + 1)  # noqa: PLW2901
                 routed = self.route(block, file=self.location, first_line=self.lines + 1)
                 if self.rejects_unmatched:
                     self.refused += [(NO_TARGET, line, MATCHES_NO_TARGET) for line in routed.unmatched]
@@ -101,8 +112,8 @@ class FileReading:
                 self.rows += routed.covered + sum(len(part.numbers) for part in routed.parts.values())
                 yield from routed.parts.items()
                 self.lines += routed.lines
-                self.size_bytes += len(block)
-                self.on_lines(routed.lines, len(block))
+                self.size_bytes += size_bytes
+                self.on_lines(routed.lines, size_bytes)
         check_count(self.file, self.bucket, self.lines)
 
     def refuse(self, target: Target, failures: Sequence[Failure]) -> None:

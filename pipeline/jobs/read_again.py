@@ -18,8 +18,8 @@ from pipeline.core.decode.row_decoder import RowDecoder
 from pipeline.core.errors import ConversionError
 from pipeline.core.model.change import Change
 from pipeline.core.ordering import snapshot_position
-from pipeline.dynamodb.items import read_items
 from pipeline.jobs.clocks import refuse_wrong_clock
+from pipeline.jobs.protecting import read_again
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,10 +68,13 @@ def _settle(
     margin: timedelta,
     found: ReadAgain,
 ) -> None:
-    decoder, statement = RowDecoder(target), ApplyStatement(target, mapping.name, mapping.table)
+    decoder, statement = (
+        RowDecoder(target),
+        ApplyStatement(target, mapping.name, mapping.table, protection=mapping.protection),
+    )
     changes: list[Change] = []
     wanted = [key_attributes(mapping, target, key) for key in keys]
-    for read in read_items(services.dynamodb, mapping.table, wanted, services.clock):
+    for read in read_again(services, mapping, wanted):
         found.items += 1
         try:
             row = None if read.item is None else decoder.row(read.item)

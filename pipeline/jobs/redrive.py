@@ -103,6 +103,7 @@ def redrive(
         lambda: services.connect("dynaurora redrive", needs_session=False),
         writer=REDRIVE_WRITER,
         connect_again=False,
+        with_key=services.with_key,
     )
     with closing(replicator):
         run.replicator = replicator

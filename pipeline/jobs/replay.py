@@ -10,16 +10,18 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pipeline.aurora.bookkeeping import rejects, sources
+from pipeline.aurora.bookkeeping import protection, rejects, sources
 from pipeline.aurora.errors import translating
 from pipeline.aurora.rows.apply import ApplyStatement
 from pipeline.aurora.rows.overtaken import overtaken
+from pipeline.core.decode.protect import Protector, gone
 from pipeline.core.decode.routing import MATCHES_NO_TARGET, NO_TARGET, Router
 from pipeline.core.decode.row_decoder import RowDecoder
 from pipeline.core.errors import DataError, TerminalError
-from pipeline.core.streams.rejected_records import decode_again, key_again, keys_again
+from pipeline.core.model.protection import entries_of
+from pipeline.core.streams.rejected_records import decode_again, key_again, keys_again, protected_again
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from pipeline.aurora.sessions.connection import Connection
     from pipeline.core.model.change import Change
     from pipeline.core.model.mapping import TableMapping
+    from pipeline.core.model.protection import Entry
     from pipeline.core.ordering import Position
 
 # Records in one transaction: an item has at most 400 kB, so this many have at most 40 MB.
@@ -72,9 +75,13 @@ def replay(
     """
     started, report, after, seen = time.monotonic(), ReplayReport(mapping.name), 0, 0
     sources.require(connection, mapping.name, mapping.table, doing="replaying rejects")
+    protection.require(connection, mapping, doing="replaying rejects")
+    protection_ = _Protection(mapping)
     targets = {
         target.view_name: _Target(
-            RowDecoder(target), ApplyStatement(target, mapping.name, mapping.table, of_rejects=True)
+            RowDecoder(target),
+            ApplyStatement(target, mapping.name, mapping.table, of_rejects=True, protection=mapping.protection),
+            protection_,
         )
         for target in mapping.targets
     }
@@ -102,6 +109,29 @@ def replay(
 class _Target:
     decoder: RowDecoder
     statement: ApplyStatement
+    protection: _Protection
+
+
+_GONE = "its protected values were stored in another way than the mapping asks for now: load the table"
+
+
+@dataclass
+class _Protection:
+    """Replaces in the records of rejects what was not protected when they were stored."""
+
+    mapping: TableMapping
+    protectors: dict[frozenset[Entry], Protector] = field(default_factory=dict["frozenset[Entry]", Protector])
+
+    def record(self, reject: StoredReject) -> dict[str, Any]:
+        """Return the record, protected. Raises TerminalError if its values are gone."""
+        already = entries_of(reject.protection or "", reject.target)
+        if gone(self.mapping, reject.target, already):
+            raise TerminalError(_GONE)
+        if not self.mapping.protects:
+            return reject.record
+        if already not in self.protectors:
+            self.protectors[already] = Protector(self.mapping, already)
+        return protected_again(reject.record, self.protectors[already])
 
 
 def _target_now(reject: StoredReject, router: Router) -> str:
@@ -142,7 +172,7 @@ def _decode(
             chunk.failed.append((reject, reject.reason))  # it has no position, so nothing can be decided
             continue
         try:
-            changes.append((reject, decode_again(target.decoder, reject.record, reject.position)))
+            changes.append((reject, decode_again(target.decoder, target.protection.record(reject), reject.position)))
         except TerminalError as error:
             failed.append((reject, error.message))
     _set_stale_apart(connection, target, failed, chunk)

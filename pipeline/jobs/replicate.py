@@ -18,11 +18,13 @@ from typing import Any
 from pipeline.aurora.bookkeeping.watermarks import Mark
 from pipeline.aurora.rows.batch import BatchResult, BatchWriter
 from pipeline.aurora.sessions.connection import Connection
+from pipeline.core.decode.protect import Protector
 from pipeline.core.errors import ConfigurationError, ReplicationError, TransientError
 from pipeline.core.mapping_files.yaml_fields import Problem
 from pipeline.core.model.mapping import TableMapping
 from pipeline.core.streams.event_kinds import check_source, records_of
 from pipeline.core.streams.positions import is_sequence_number
+from pipeline.core.streams.protected_records import protected_records
 from pipeline.core.streams.stream_records import DecodedBatch, StreamDecoder, StreamRecord, StreamSource, stream_source
 from pipeline.jobs.memory import collection_paused
 
@@ -67,6 +69,7 @@ class Replicator:
         *,
         writer: str,
         connect_again: bool = True,
+        with_key: Callable[[TableMapping], TableMapping] = lambda mapping: mapping,
         problems: Sequence[Problem] = (),
         now: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
@@ -75,9 +78,14 @@ class Replicator:
         """`connect` opens a connection; `writer` names this replicator's row of the watermarks.
 
         `connect_again=False` is for a `connect` that waits for the server by itself: what it raises is final.
+        `with_key` returns a mapping that hashes with the privacy key; it is called for a table's first batch.
         `problems` are those of mapping files that cannot be used, for the error about a table without a mapping.
         """
-        self._tables = {mapping.table: _Table(StreamDecoder(mapping), BatchWriter(mapping)) for mapping in mappings}
+        mappings = tuple(mappings)
+        self._tables = {mapping.table: _Table.of(mapping) for mapping in mappings if not mapping.hashes}
+        # The key may be replaced, so the tables that need one are built for a batch, and again after an error.
+        self._hashing = {mapping.table: mapping for mapping in mappings if mapping.hashes}
+        self._with_key = with_key
         self._connect = connect
         self._connection: Connection | None = None
         self._writer = writer
@@ -116,6 +124,8 @@ class Replicator:
         check_source(records[0])  # an event source mapping has one source
         source = stream_source(arn)
         table = self._tables.get(source.table)
+        if table is None and source.table in self._hashing:
+            table = self._tables[source.table] = _Table.of(self._with_key(self._hashing[source.table]))
         if table is None:
             raise _unmapped(source.table, self._problems)
         return source, table
@@ -130,11 +140,15 @@ class Replicator:
             if start and self._monotonic() > deadline - RESERVE_SECONDS and _sequence_number(records[start]):
                 break
             chunk = records[start : start + CHUNK_RECORDS]
+            if table.protector:
+                chunk = protected_records(chunk, table.protector)
             try:
                 batch = table.decoder.decode(chunk, source.stream_label)
                 mark = self._mark(table.decoder.mapping, source, batch, len(chunk))
                 result = self._write(table.writer, batch, chunk, mark, deadline)
             except ReplicationError as error:
+                if source.table in self._hashing:
+                    self._tables.pop(source.table, None)
                 if (first and not start) or _sequence_number(chunk[0]) is None:
                     raise
                 failure = error  # the chunks before are committed: they must not be reported as failed
@@ -212,6 +226,12 @@ _MOST_PROBLEMS = 5
 class _Table:
     decoder: StreamDecoder
     writer: BatchWriter
+    protector: Protector | None
+
+    @classmethod
+    def of(cls, mapping: TableMapping) -> _Table:
+        protector = Protector(mapping) if mapping.protects else None
+        return cls(StreamDecoder(mapping), BatchWriter(mapping), protector)
 
 
 def _unmapped(table: str, problems: Sequence[Problem]) -> ConfigurationError:

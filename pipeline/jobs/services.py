@@ -6,16 +6,18 @@ Invariant: nothing is connected until it is used, and no secret is kept longer t
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from pipeline.aurora.sessions.address import Address, from_secret, from_url
 from pipeline.aurora.sessions.connection import Connection, connect
 from pipeline.core.errors import ConfigurationError, NotNowError
+from pipeline.core.model.protection import PrivacyKey, privacy_key
 from pipeline.dynamodb.client import client
 from pipeline.dynamodb.clock import SourceClock
 from pipeline.dynamodb.exports.objects import FolderObjects, S3Objects
-from pipeline.dynamodb.secrets import read_secret
+from pipeline.dynamodb.secrets import PRIVACY_KEY_SECRET, read_secret
 from pipeline.jobs.snapshots.export_destination import write_options
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from types_boto3_s3.client import S3Client
     from types_boto3_sqs.client import SQSClient
 
+    from pipeline.core.model.mapping import TableMapping
     from pipeline.dynamodb.exports.objects import ObjectStore
     from pipeline.settings import Settings
 
@@ -67,6 +70,26 @@ class Services:
                     raise
             time.sleep(wait)
             wait = min(wait * 2, _LONGEST_WAIT_SECONDS)
+
+    def with_key(self, mapping: TableMapping) -> TableMapping:
+        """Return the mapping with the privacy key, if it hashes and a key is set; every job begins with this.
+
+        Raises what reading the secret raises, and ConfigurationError for a key that is too short.
+        """
+        if not mapping.hashes or mapping.privacy_key or self._privacy_key is None:
+            return mapping
+        return replace(mapping, privacy_key=self._privacy_key)
+
+    @cached_property
+    def _privacy_key(self) -> PrivacyKey | None:
+        settings = self.settings
+        if settings.privacy_key:
+            return privacy_key(settings.privacy_key, variable="PRIVACY_KEY")
+        if settings.privacy_key_secret_id is None:
+            return None
+        secrets = client("secretsmanager", endpoint_url=settings.endpoint_url)
+        text = read_secret(secrets, settings.privacy_key_secret_id, PRIVACY_KEY_SECRET)
+        return privacy_key(text, variable=PRIVACY_KEY_SECRET.variable)
 
     @cached_property
     def dynamodb(self) -> DynamoDBClient:

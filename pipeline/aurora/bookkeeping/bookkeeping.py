@@ -561,6 +561,17 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
             'spans in which versions went unrecorded because a writer did not know of the history';
         """,
     ),
+    (
+        "0016 protected attributes",
+        """
+        ALTER TABLE replication.tables ADD COLUMN protection text;
+        COMMENT ON COLUMN replication.tables.protection IS
+            'what is protected, by target, and the fingerprint of the privacy key: writers with another are refused';
+        ALTER TABLE replication.rejects ADD COLUMN protection text;
+        COMMENT ON COLUMN replication.rejects.protection IS
+            'what is replaced in the record already: a replay replaces only what is not';
+        """,
+    ),
 )
 
 

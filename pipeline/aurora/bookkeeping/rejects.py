@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from psycopg import sql
 from psycopg.rows import class_row
 
+from pipeline.aurora.bookkeeping.protection import in_force
 from pipeline.aurora.errors import translating
 from pipeline.aurora.rows.apply import nullable_array_literal
 from pipeline.core.ordering import Position
@@ -60,6 +61,8 @@ class StoredReject:
     rejected_at: datetime
     replayed_at: datetime | None
     record: dict[str, Any]
+    protection: str | None = None
+    """What is replaced in the record, as `pipeline.core.model.protection` records it."""
 
     @property
     def position(self) -> Position | None:
@@ -75,27 +78,43 @@ _as_json = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 STATEMENT_CHARACTERS = 8 << 20
 
 # A record that occurs twice in one call is stored once, because a statement cannot affect a row twice (21000).
-_ADD = """
+_ADD = (
+    sql.SQL("""
 INSERT INTO replication.rejects AS kept (table_name, source, target, digest, key_digest, reason,
-    position_version, position_as_of, record)
-SELECT DISTINCT ON (u.target, u.digest) %s, %s, u.*
-  FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::numeric[], %s::timestamptz[], %s::json[])
-    AS u (target, digest, key_digest, reason, position_version, position_as_of, record)
+    position_version, position_as_of, record, protection)
+SELECT DISTINCT ON (u.target, u.digest) %(table)s::text, %(source)s::text, u.*, NULLIF(t.protection, '')
+  FROM unnest(%(c0)s::text[], %(c1)s::text[], %(c2)s::text[], %(c3)s::text[], %(c4)s::numeric[],
+              %(c5)s::timestamptz[], %(c6)s::json[])
+    AS u (target, digest, key_digest, reason, position_version, position_as_of, record),
+       (SELECT %(protection)s::text AS protection) AS t
+ WHERE {in_force}
  ORDER BY u.target, u.digest, u.position_as_of DESC
     ON CONFLICT (table_name, target, digest) DO UPDATE
    SET source = excluded.source, reason = excluded.reason, position_version = excluded.position_version,
+       protection = excluded.protection,
        position_as_of = excluded.position_as_of, rejected_at = excluded.rejected_at, replayed_at = NULL
  WHERE excluded.position_as_of > kept.position_as_of
-"""
+""")
+    .format(in_force=in_force(sql.SQL("%(table)s::text"), sql.SQL("%(protection)s::text")))
+    .as_bytes()
+)
 
 
-def add(connection: Connection, table_name: str, rejects: Sequence[Reject], *, source: str) -> int:
-    """Store rejects, inside the caller's transaction; return how many were new, or new at this position."""
+def add(
+    connection: Connection, table_name: str, rejects: Sequence[Reject], *, source: str, protection: str = ""
+) -> int:
+    """Store rejects, inside the caller's transaction; return how many were new, or new at this position.
+
+    `protection` is what is replaced in their records. Fails, with the caller's transaction, if something else is in
+    force.
+    """
     added = 0
     with translating("storing rejected records", table=table_name):
         for some, records in _statements(rejects):
             columns = map(nullable_array_literal, _columns(some, records))
-            added += connection.execute(_ADD, [table_name, source, *columns]).rowcount
+            parameters = {"table": table_name, "source": source, "protection": protection}
+            parameters |= {f"c{number}": column for number, column in enumerate(columns)}
+            added += connection.execute(_ADD, parameters).rowcount
     return added
 
 
@@ -142,7 +161,7 @@ def groups(connection: Connection, table_names: Sequence[str] | None = None) -> 
 
 _STORED = (
     'SELECT id, table_name AS "table", target, reason, source, key_digest, position_version, position_as_of,'
-    " rejected_at, replayed_at, record FROM replication.rejects"
+    " rejected_at, replayed_at, record, protection FROM replication.rejects"
 )
 
 

@@ -53,8 +53,12 @@ class SourceOfRecord:
         return []
 
 
-def of_record(name: sql.Composable, table: sql.Composable, stream_arn: sql.Composable) -> sql.Composed:
+def of_record(
+    name: sql.Composable, table: sql.Composable, stream_arn: sql.Composable, protection: sql.Composable | None = None
+) -> sql.Composed:
     """SQL condition: the table and the stream are of record; NULL, or a mapping that is not registered, passes.
+
+    `protection` must be in force too, for statements that store values (`pipeline.aurora.bookkeeping.protection`).
 
     It is true, or it makes the statement and its transaction fail. A false condition would only skip the changes, which
     would then count as stale. Plain SQL cannot raise an error of our own, so this reads a setting that does not exist,
@@ -63,11 +67,16 @@ def of_record(name: sql.Composable, table: sql.Composable, stream_arn: sql.Compo
     return sql.SQL(
         "COALESCE((SELECT CASE WHEN COALESCE(source_table = {table}, true)"
         " AND COALESCE(source_arn = split_part(stream, '/stream/', 1), true)"
-        " AND COALESCE(stream_label COLLATE \"C\" <= split_part(stream, '/stream/', 2), true) THEN true"
+        " AND COALESCE(stream_label COLLATE \"C\" <= split_part(stream, '/stream/', 2), true){protected} THEN true"
         " ELSE current_setting('dynaurora: the source of record of ' || name || ' is another, '"
-        " || COALESCE(source_arn, source_table))::boolean END"
+        " || COALESCE(source_arn, source_table) || ', or it protects other attributes')::boolean END"
         " FROM replication.tables, (SELECT {stream_arn} AS stream) AS batch WHERE name = {name}), true)"
-    ).format(name=name, table=table, stream_arn=stream_arn)
+    ).format(
+        name=name,
+        table=table,
+        stream_arn=stream_arn,
+        protected=sql.SQL(" AND COALESCE(protection, '') = {}").format(protection) if protection else sql.SQL(""),
+    )
 
 
 def read(connection: Connection, name: str) -> SourceOfRecord | None:

@@ -78,11 +78,15 @@ class ApplyStatement:
     of_rejects: bool = False
     """Whether it applies changes that were set aside as rejects: a proof that Aurora has all changes does not cover
     them."""
+    protection: str = ""
+    """What the mapping protects: it fails without applying anything if something else is in force."""
     query: bytes = field(init=False)
     query_with_mark: bytes = field(init=False)
 
     def __post_init__(self) -> None:
-        upsert = _compose(self.target, self.mapping_name, self.source_table, of_rejects=self.of_rejects)
+        upsert = _compose(
+            self.target, self.mapping_name, self.source_table, self.protection, of_rejects=self.of_rejects
+        )
         keys = [sql.SQL(", array_agg({})").format(sql.Identifier(f"key {i}")) for i in _key_numbers(self.target)]
         query = upsert + _COUNT.format(keys=sql.SQL("").join(keys))
         with_mark = upsert + watermarks.MARK_APPLIED + _COUNT.format(keys=sql.SQL(""))
@@ -225,7 +229,9 @@ def _bare_array(texts: list[str]) -> str:
     return f"{{{','.join(texts)}}}"
 
 
-def _compose(target: Target, mapping_name: str, source_table: str, *, of_rejects: bool) -> sql.Composed:
+def _compose(
+    target: Target, mapping_name: str, source_table: str, protection: str, *, of_rejects: bool
+) -> sql.Composed:
     types = [column.type for column in target.columns]
     sent = [t.sent_sql for t in types]
     sent += ["jsonb"] * (len(target.stored_columns) - len(types)) + ["numeric", "timestamptz", "boolean"]
@@ -246,7 +252,7 @@ def _compose(target: Target, mapping_name: str, source_table: str, *, of_rejects
     newest = sql.SQL("c.{} AND ").format(sql.Identifier(history.NEWEST)) if target.history else sql.SQL("")
     condition = sql.SQL("{}{} AND {}").format(
         newest,
-        of_record(sql.Literal(mapping_name), sql.Literal(source_table), sql.SQL("%s::text")),
+        of_record(sql.Literal(mapping_name), sql.Literal(source_table), sql.SQL("%s::text"), sql.Literal(protection)),
         (admitted if of_rejects else admitted_late)(target, mapping_name),
     )
     return sql.SQL(

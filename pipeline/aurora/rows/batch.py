@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pipeline.aurora.bookkeeping import rejects, settled, sources, watermarks
+from pipeline.aurora.bookkeeping import protection, rejects, settled, sources, watermarks
 from pipeline.aurora.errors import translating
 from pipeline.aurora.rows.apply import Applied, ApplyStatement
 from pipeline.aurora.rows.isolating import judging, store_isolating
@@ -49,7 +49,10 @@ class BatchWriter:
 
     def __init__(self, mapping: TableMapping) -> None:
         self.mapping = mapping
-        self._statements = {target: ApplyStatement(target, mapping.name, mapping.table) for target in mapping.targets}
+        self._statements = {
+            target: ApplyStatement(target, mapping.name, mapping.table, protection=mapping.protection)
+            for target in mapping.targets
+        }
 
     def write(
         self, connection: Connection, batch: DecodedBatch, records: Sequence[StreamRecord], mark: Mark
@@ -65,6 +68,7 @@ class BatchWriter:
         except TerminalError:
             if not connection.closed:
                 sources.refuse_batch(connection, self.mapping.name, self.mapping.table, mark.stream_arn)
+                protection.require(connection, self.mapping, doing="replicating")
             raise
 
     def _write(
@@ -121,7 +125,13 @@ class BatchWriter:
         return total
 
     def _add_rejects(self, connection: Connection, batch: DecodedBatch, refused: list[Reject], mark: Mark) -> None:
-        rejects.add(connection, self.mapping.name, refused, source=f"stream {mark.stream_label}")
+        rejects.add(
+            connection,
+            self.mapping.name,
+            refused,
+            source=f"stream {mark.stream_label}",
+            protection=self.mapping.protection,
+        )
         settled.add(connection, self.mapping.name, batch.settled)
 
     def _write_isolating(

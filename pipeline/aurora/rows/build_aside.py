@@ -340,11 +340,12 @@ def swap(
     *,
     stopped: threading.Event,
     tell: Callable[[str], None] = lambda _: None,
+    check: Callable[[], None] = lambda: None,
 ) -> None:
     """Replace the storage table by the build, in one short transaction, once no long transaction holds the table.
 
     `copied` is what `copy_over` returned; setting `stopped` ends the wait. It reports whom it waits for, and makes one
-    attempt even if they do not finish. Raises TerminalError if tombstones were purged up to the snapshot, or if the
+    attempt even if they do not finish. `check` is called once no writer can come between. Raises TerminalError if tombstones were purged up to the snapshot, or if the
     storage table was altered so that a swap would damage it; TransientError if it cannot get the lock.
     """
     relations = [
@@ -364,7 +365,7 @@ def swap(
         # Copies what was written during the wait, so that the pass under the lock has less to do.
         copied = copy_over(connection, build, copied)
         try:
-            return _swap(connection, build, copied)
+            return _swap(connection, build, copied, check)
         except UnreachableError:
             raise
         except TransientError as error:
@@ -374,13 +375,14 @@ def swap(
     raise TransientError("putting the loaded table in place: it was stopped", table=build.table_name)
 
 
-def _swap(connection: Connection, build: Build, copied: Copied) -> None:
+def _swap(connection: Connection, build: Build, copied: Copied, check: Callable[[], None]) -> None:
     target = build.target
     with translating("putting the loaded table in place", table=build.table_name), connection.transaction():
         connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(int(LOCK_WAIT_SECONDS * 1000))))
         # The parent first, as its writers do: whoever replaces children has locked it.
         connection.execute(sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(_storages(build)))
         loads.refuse_purged(connection, build.table_name, build.as_of)
+        check()
         if reasons := unfit(connection, build):
             raise TerminalError(
                 f"putting the loaded table in place: {tables.storage(target).as_string()} was altered during the load"

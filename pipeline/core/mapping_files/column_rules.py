@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.core.errors import ConversionError
+from pipeline.core.mapping_files.protection_rules import check_options, read_protect
 from pipeline.core.mapping_files.yaml_fields import suggestion
 from pipeline.core.model.attributes import UnrepresentableError, parse_path
 from pipeline.core.model.mapping import BOOKKEEPING_COLUMNS, CARRIED_PREFIX, Column, OnError
@@ -34,6 +35,7 @@ _COLUMN_OPTIONAL = {
     "on_error": "on_error: null",
     **{name: f"{name}: {option.values[0]}" for name, option in OPTIONS.items()},
     "description": "description: as the payroll knows them",
+    "protect": "protect: hash",
 }
 
 
@@ -80,8 +82,18 @@ def read_column(name: str, field: Field, sources: ColumnSources) -> Column | Non
         return None
     _check_key_attribute(fields["type"], path, sql_type, key)
     default = _read_default(fields["default"], sql_type) if "default" in fields else None
+    protect = read_protect(fields["protect"], path, sql_type, key) if "protect" in fields else None
+    check_options(fields)
     return Column(
-        name, fields["attribute"].written, path, sql_type, default, on_error, description=description, **options
+        name,
+        fields["attribute"].written,
+        path,
+        sql_type,
+        default,
+        on_error,
+        description=description,
+        protect=protect,
+        **options,
     )
 
 
@@ -94,6 +106,8 @@ def _read_captured_column(name: str, field: Field, sources: ColumnSources) -> Co
         fields["attribute"].problem("is given together with capture, and a column has one source; remove one of them")
     if "default" in fields:
         fields["default"].problem("is never used, because a captured part is never missing; remove it")
+    if "protect" in fields:
+        read_protect(fields["protect"], tuple(sources.key or ()), None, sources.key)
     capture = fields["capture"].text("name a part that the target's match captures") if "capture" in fields else None
     sql_type = _read_type(fields["type"]) if "type" in fields else None
     on_error = read_on_error(fields["on_error"], sql_type) if "on_error" in fields else OnError.REJECT

@@ -16,6 +16,7 @@ from pipeline.core.mapping_files.child_rules import is_child, read_child
 from pipeline.core.mapping_files.history_rules import check_histories
 from pipeline.core.mapping_files.mapping_rules import TARGET_EXAMPLE, read_target, read_target_name
 from pipeline.core.mapping_files.match_rules import MATCH_EXAMPLE, check_overlaps, read_unmatched
+from pipeline.core.mapping_files.protection_rules import check_protection
 from pipeline.core.mapping_files.reader_rules import READERS_EXAMPLE, read_readers, with_readers
 from pipeline.core.mapping_files.yaml_fields import Document, MappingError
 from pipeline.core.model.mapping import TableMapping, Unmatched
@@ -95,6 +96,7 @@ def _read_root(root: Field, path: str) -> TableMapping | None:
             "has no effect, because no target has a match and so every item is taken; remove it, or add"
             f" {MATCH_EXAMPLE}"
         )
+    check_protection(root.document, targets)
     targets = with_readers(targets, readers)
     return TableMapping(name, table, key, targets, margin, path, schedule, freshness, unmatched, owners)
 

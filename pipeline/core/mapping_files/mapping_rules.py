@@ -21,6 +21,7 @@ from pipeline.core.mapping_files.column_rules import (
 from pipeline.core.mapping_files.history_rules import HISTORY_EXAMPLE, read_history
 from pipeline.core.mapping_files.index_rules import INDEXES_EXAMPLE, read_indexes
 from pipeline.core.mapping_files.match_rules import MATCH_EXAMPLE, captures_of, missing_of_key, read_match
+from pipeline.core.mapping_files.protection_rules import PATHS_EXAMPLE, read_unmapped_rules
 from pipeline.core.mapping_files.reader_rules import READERS_EXAMPLE, read_readers
 from pipeline.core.mapping_files.yaml_fields import suggestion
 from pipeline.core.model.mapping import BOOKKEEPING_SCHEMA, STORAGE_SCHEMA, OnError, Target
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from pipeline.core.mapping_files.yaml_fields import Field
     from pipeline.core.model.key_patterns import Pattern
     from pipeline.core.model.mapping import Column
+    from pipeline.core.model.protection import Rule
 
 TARGET_EXAMPLE = "{Employees: {primary_key: [Id], columns: {Id: {attribute: Id, type: bigint}}}}"
 UNMAPPED_DEFAULT = "attributes"
@@ -49,6 +51,10 @@ _TARGET_OPTIONAL = {
     "readers": READERS_EXAMPLE,
     "history": HISTORY_EXAMPLE,
 }
+_UNMAPPED = {
+    "column": "column: attributes",
+    **{how: f"{how}: {PATHS_EXAMPLE}" for how in ("drop", "hash", "mask")},
+}
 
 
 def read_target(name: str, field: Field, key: dict[str, str] | None) -> Target | None:
@@ -57,7 +63,7 @@ def read_target(name: str, field: Field, key: dict[str, str] | None) -> Target |
     fields = field.known(_TARGET, _TARGET_OPTIONAL)
     if fields is None:
         return None
-    unmapped = _read_unmapped(fields["unmapped"]) if "unmapped" in fields else UNMAPPED_DEFAULT
+    unmapped, protect = _read_unmapped(fields["unmapped"], key) if "unmapped" in fields else (UNMAPPED_DEFAULT, ())
     match = read_match(fields["match"], key) if "match" in fields else ()
     members = fields["columns"].members("{Id: {attribute: Id, type: bigint}}") if "columns" in fields else None
     if match is None or members is None:
@@ -72,7 +78,8 @@ def read_target(name: str, field: Field, key: dict[str, str] | None) -> Target |
         else OnError.REJECT
     )
     readers = read_readers(fields["readers"]) if "readers" in fields else None
-    target = Target(schema, view, primary_key, tuple(columns.values()), unmapped, on_error, match, readers=readers)
+    target = Target(schema, view, primary_key, tuple(columns.values()), unmapped, on_error, match, readers=readers,
+                    protect=protect)  # fmt: skip
     if "history" in fields:
         target = replace(target, history=read_history(fields["history"]))
     if "indexes" not in fields or len(columns) < len(members):  # what is wrong with a column was reported
@@ -101,7 +108,18 @@ def read_target_name(name: str, field: Field) -> tuple[str, str]:
     return schema, view
 
 
-def _read_unmapped(field: Field) -> str | None:
+def _read_unmapped(field: Field, key: dict[str, str] | None) -> tuple[str | None, tuple[Rule, ...]]:
+    """Return the jsonb column, and what is protected of the attributes that no column takes."""
+    if field.is_scalar:
+        return _read_unmapped_column(field), ()
+    fields = field.known({}, _UNMAPPED)
+    if fields is None:
+        return None, ()
+    column = _read_unmapped_column(fields["column"]) if "column" in fields else UNMAPPED_DEFAULT
+    return column, read_unmapped_rules(fields, key)
+
+
+def _read_unmapped_column(field: Field) -> str | None:
     if field.tag == "bool":
         field.problem(f"is {field.written}; write `ignore` to drop unmapped attributes, or the name of a jsonb column")
         return None

@@ -10,6 +10,7 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from pipeline.core.model.protection import ANY, Protect, Rule, generalized, recorded, rules_by_target
 from pipeline.core.ordering import DEFAULT_MARGIN
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pipeline.core.model.history import History
     from pipeline.core.model.index import Index
     from pipeline.core.model.key_patterns import Pattern
+    from pipeline.core.model.protection import PrivacyKey
     from pipeline.core.types.sql_types import SqlType
 
 STORAGE_SCHEMA = "replica"
@@ -67,6 +69,8 @@ class Column:
     description: str | None = None
     capture: str | None = None
     """The part of the key attribute that the target's pattern captures; None for the attribute itself."""
+    protect: Protect | None = None
+    """What is stored instead of the attribute's value, here and wherever else the attribute appears."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +99,8 @@ class Target:
     """Database roles that may read the view; None while the file's are not known."""
     history: History | None = None
     """How its versions are kept; None: only the newest state of each row is."""
+    protect: tuple[Rule, ...] = ()
+    """Protects attributes that no column takes."""
 
     @property
     def storage_name(self) -> str:
@@ -124,6 +130,16 @@ class Target:
         return tuple(f"{CARRIED_PREFIX}{number}" for number in range(len(self.children)))
 
     @property
+    def rules(self) -> tuple[Rule, ...]:
+        """What is protected in its items, children included; for a child, in an element."""
+        found = set(self.protect)
+        found |= {Rule(generalized(column.path), column.protect) for column in self.columns if column.protect}
+        for child in self.children:
+            place = (*generalized(child.explode), ANY)
+            found |= {Rule((*place, *rule.path), rule.how) for rule in child.rules}
+        return tuple(sorted(found))
+
+    @property
     def own_columns(self) -> tuple[Column, ...]:
         """For a child target, the columns that are filled from an element."""
         return self.columns[len(self.primary_key) :]
@@ -151,6 +167,29 @@ class TableMapping:
     """What happens to an item that no target matches."""
     owners: tuple[str, ...] = ()
     """Who owns the table: e-mail addresses and `team:NAME`."""
+
+    privacy_key: PrivacyKey | None = field(default=None, repr=False, compare=False)
+    """The key of its hashes; None until a job has read it."""
+
+    @property
+    def protects(self) -> bool:
+        """Whether any attribute is protected."""
+        return any(target.rules for target in self.targets)
+
+    @property
+    def hashes(self) -> bool:
+        """Whether any attribute is hashed, which needs the key."""
+        return any(rule.how is Protect.HASH for target in self.targets for rule in target.rules)
+
+    @property
+    def rules(self) -> dict[str, tuple[Rule, ...]]:
+        """What is protected, by the target that takes an item; under "" for items of no target, or of all of them."""
+        return rules_by_target([(t.view_name if t.match else "", t.rules) for t in self.targets])
+
+    @property
+    def protection(self) -> str:
+        """The record of what is protected, and under which key; "" if nothing is."""
+        return recorded(self.rules, self.privacy_key)
 
     @property
     def tables(self) -> tuple[Target, ...]:

@@ -1,9 +1,9 @@
 """A mapping's digest: it identifies everything that decides which row an item becomes.
 
 Invariant: mappings with the same digest make the same rows from the same items, so files that were loaded under one
-count as loaded under the other. Descriptions, indexes, readers, histories, schedules and so on do not matter. A new
-field of Column or Target changes no stored digest, because a field with its default value is left out. Digests that
-older versions stored are still recognised.
+count as loaded under the other. The privacy key is part of it. Descriptions, indexes, readers, histories, schedules and
+so on do not matter. A new field of Column or Target changes no stored digest, because a field with its default value is
+left out. Digests that older versions stored are still recognised.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ _FIRST_FIELDS = {
 def digests(mapping: TableMapping) -> list[str]:
     """Return the digest to store, followed by those that older versions stored for the same mapping."""
     targets = sorted(json.dumps(_form(target), sort_keys=True) for target in mapping.targets)
-    found = [f"{_VERSION}:{_hash(json.dumps(list(mapping.key.items())), *targets)}"]
+    key = [mapping.privacy_key.fingerprint] if mapping.hashes and mapping.privacy_key else []
+    found = [f"{_VERSION}:{_hash(json.dumps(list(mapping.key.items())), *targets, *key)}"]
     try:
         return [*found, _hash(repr(mapping.key), *sorted(map(_first_form, mapping.targets)))]
     except _NewerError:

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pipeline.core.errors import TerminalError
 from pipeline.core.model.change import Change
+from pipeline.core.streams.protected_records import protected_record
 from pipeline.core.streams.stream_records import StreamRecord, decode_record
 
 if TYPE_CHECKING:
+    from pipeline.core.decode.protect import Protector
     from pipeline.core.decode.row_decoder import RowDecoder
     from pipeline.core.model.attributes import Item
     from pipeline.core.ordering import Position
@@ -51,6 +53,29 @@ def keys_again(record: dict[str, Any]) -> Item:
     if "dynamodb" in record:
         return record["dynamodb"].get("Keys") or {}
     return record.get("Keys") or record.get("Item") or {}
+
+
+def protected_again(record: dict[str, Any], protector: Protector) -> dict[str, Any]:
+    """Return the record, protected. Raises TerminalError if it is neither a stream record nor a line."""
+    if "dynamodb" in record:
+        return cast("dict[str, Any]", protected_record(cast("StreamRecord", record), protector))
+    try:
+        return _protected_line(record, protector)
+    except _MALFORMED:
+        raise _unknown() from None
+
+
+def _protected_line(line: dict[str, Any], protector: Protector) -> dict[str, Any]:
+    """Return one parsed line of either kind, protected."""
+    if "Item" in line:
+        return {"Item": protector.item(line["Item"])}
+    keys = line["Keys"]
+    found: dict[str, Any] = {"Keys": protector.keys(keys)}
+    if "Metadata" in line:
+        found["Metadata"] = line["Metadata"]
+    if line.get("NewImage") is not None:
+        found["NewImage"] = protector.image(keys, line["NewImage"])
+    return found
 
 
 def _image(record: dict[str, Any]) -> Item | None:

@@ -43,6 +43,7 @@ _Kind = TypeVar("_Kind", str, int)
 SUMMARY_NAME = "manifest-summary.json"
 # A member that no DynamoDB export has: it marks files from one of our scans.
 SCAN_MARK = "dynauroraScan"
+PROTECTION_MARK = "dynauroraProtection"
 _VERSIONS = {"2020-06-30", "2023-08-01"}
 _KINDS: dict[str, Literal["full", "incremental"]] = {"FULL_EXPORT": "full", "INCREMENTAL_EXPORT": "incremental"}
 _TIMES = ("startTime", "endTime", "exportTime", "exportFromTime", "exportToTime")
@@ -83,6 +84,8 @@ class ExportManifest:
     """Whether the export had checksums of its manifests; if they do not match, reading fails."""
     scanned: bool = False
     """Whether the files come from a scan; the snapshot's time is then the scan's start."""
+    protection: str = ""
+    """What a scan has replaced in its items already (`pipeline.core.model.protection`)."""
     table_id: str | None = None
     """The id that distinguishes a table from another one that had its name."""
     unknown_members: tuple[str, ...] = ()
@@ -247,8 +250,9 @@ def _build(
         files=files,
         checksummed=checksummed,
         scanned=summary.get(SCAN_MARK) is True,
+        protection=str(summary.get(PROTECTION_MARK) or ""),
         table_id=summary.get("tableId"),
-        unknown_members=unknown_members(summary, ours=SCAN_MARK),
+        unknown_members=unknown_members(summary, ours={SCAN_MARK, PROTECTION_MARK}),
     )
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from pipeline.core.errors import TerminalError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Container, Iterable, Mapping
 
 DAMAGED = "the manifest is damaged; copy the export again from where DynamoDB wrote it, or request another"
 NOT_WHOLE = (
@@ -65,9 +65,9 @@ def refuse_filtered(members: Mapping[str, Any], doing: str) -> None:
         )
 
 
-def unknown_members(summary: Mapping[str, Any], *, ours: str) -> tuple[str, ...]:
-    """Return the names of the members that no export known to us has; `ours` is the mark of our own scans."""
-    return tuple(name for name in summary if name not in _KNOWN and name != ours)
+def unknown_members(summary: Mapping[str, Any], *, ours: Container[str]) -> tuple[str, ...]:
+    """Return the names of the members that no export known to us has; `ours` are the marks of our own scans."""
+    return tuple(name for name in summary if name not in _KNOWN and name not in ours)
 
 
 def listed(names: Iterable[str]) -> str:

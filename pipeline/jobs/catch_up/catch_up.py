@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.aurora.bookkeeping import export_requests, loads, losses, proofs, sources
+from pipeline.aurora.bookkeeping import export_requests, loads, losses, proofs, protection, sources
 from pipeline.aurora.errors import translating
 from pipeline.aurora.schema import lock_holders, tables
 from pipeline.core.errors import ConfigurationError, ReplicationError, TerminalError
@@ -117,11 +117,12 @@ def catch_up(
     table's recovery window, an export is damaged, or another load of the table is running; TransientError when the
     caller may try again.
     """
-    started, say = time.monotonic(), on_progress or _say_nothing
+    started, say, mapping = time.monotonic(), on_progress or _say_nothing, services.with_key(mapping)
     margin = mapping.margin if margin is None else margin
     asked = Window(whole_seconds(start), whole_seconds(end))
     with services.connect("dynaurora catch-up") as connection:  # before any wait
         sources.require(connection, mapping.name, mapping.table, doing="catching up")
+        protection.require(connection, mapping, doing="catching up")
         refuse_wrong_clock(services, mapping, margin, f"catching up {asked}", connection, say)
     source = check_range(services, mapping, asked, margin, say)
     run = _Run(services, mapping, margin, workers, say, on_notice or say, timeout)
@@ -161,7 +162,7 @@ def apply_export(
     seams: changes of its last minutes may need the next window. Nor does it have windows that begin at the snapshots
     within it: the report's claim ends at the first of those.
     """
-    started, say = time.monotonic(), on_progress or _say_nothing
+    started, say, mapping = time.monotonic(), on_progress or _say_nothing, services.with_key(mapping)
     margin = mapping.margin if margin is None else margin
     notify = on_notice or say
     run = _Run(services, mapping, margin, workers, say, notify, timeout, accept_other_table=accept_other_table)
@@ -271,6 +272,7 @@ class _Run:
             arn, table_id = "", None
         mapping = self.mapping
         sources.require(connection, mapping.name, mapping.table, doing="catching up", arn=arn, table_id=table_id)
+        protection.require(connection, mapping, doing="catching up")
 
     def export_of(self, source: SourceTable, window: Window) -> tuple[str | None, str | None]:
         """Return the window's export (location, ARN): one that an earlier run began to apply, or a new one."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pipeline.aurora.bookkeeping import loads, rejects, settled
+from pipeline.aurora.bookkeeping import loads, protection, rejects, settled
 from pipeline.aurora.errors import translating
 from pipeline.aurora.rows.staging import Staging
 from pipeline.core.decode.routing import Router
@@ -23,6 +23,7 @@ from pipeline.core.exports.fast.block_decode import Decoded
 from pipeline.core.exports.window_routing import route_changes
 from pipeline.core.types.copy_text import copy_text
 from pipeline.jobs.export_file import Destination, FileReading, count_nothing, read_file
+from pipeline.jobs.protecting import protect_incremental
 
 if TYPE_CHECKING:
     from pipeline.aurora.bookkeeping.loads import FileCounts
@@ -62,6 +63,7 @@ class WindowFileLoader:
     def __init__(self, work: WindowWork) -> None:
         self._work = work
         self._router = Router(work.mapping)
+        self._protect = protect_incremental(work.mapping)
         self._settled: dict[str, Counter[str]] = {target.view_name: Counter() for target in work.mapping.targets}
         self._decoders = {
             target: RowDecoder(target, self._settled[target.view_name]) for target in work.mapping.targets
@@ -78,7 +80,7 @@ class WindowFileLoader:
         work = self._work
         route = partial(route_changes, router=self._router, window=work.window, spans=work.covering)
         store = work.services.store(work.location)
-        reading = FileReading(store, work.bucket, file, route, on_lines, self._router.rejects_unmatched)
+        reading = FileReading(store, work.bucket, file, route, on_lines, self._router.rejects_unmatched, self._protect)
         for counts_of_target in self._settled.values():
             counts_of_target.clear()
         with translating(f"applying {reading.location}", table=work.mapping.name), connection.transaction():
@@ -87,10 +89,16 @@ class WindowFileLoader:
             destinations = {target: self._destination(connection, target) for target in work.mapping.targets}
             read_file(connection, reading, destinations, isolate=isolate)
             rejects.add(
-                connection, work.mapping.name, reading.rejects(work.position), source=f"export {reading.location}"
+                connection,
+                work.mapping.name,
+                reading.rejects(work.position),
+                source=f"export {reading.location}",
+                protection=work.mapping.protection,
             )
             settled.add(connection, work.mapping.name, self._settled)
             loads.mark_file(connection, work.export_id, file.key, reading.counts())
+            # At the end: from the merge on, its lock keeps out whoever changes what is protected.
+            protection.require(connection, work.mapping, doing=f"applying {reading.location}")
         return reading.counts()
 
     def _destination(self, connection: Connection, target: Target) -> Destination:

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from pipeline.aurora.bookkeeping import export_requests, loads, sources
+from pipeline.aurora.bookkeeping import export_requests, loads, protection, sources
 from pipeline.aurora.bookkeeping.load_lead import Lead, take_lead
 from pipeline.aurora.errors import translating
 from pipeline.aurora.rows import build_aside, build_indexes
@@ -40,6 +40,7 @@ from pipeline.jobs.load.load_progress import LoadProgress, Progress, telling
 from pipeline.jobs.load.load_watch import MarksWatch
 from pipeline.jobs.load.load_workers import load_files
 from pipeline.jobs.load.way import ASIDE_FROM_ITEMS, choose
+from pipeline.jobs.protecting import is_protected
 
 if TYPE_CHECKING:
     from pipeline.aurora.bookkeeping.loads import ExportRecord, FileCounts
@@ -117,7 +118,7 @@ def load(
     as far as the snapshot; nothing of a damaged file is in the table. Raises TransientError when the caller may try
     again.
     """
-    started = time.monotonic()
+    started, mapping = time.monotonic(), services.with_key(mapping)
     expected = None if accept_other_table else mapping.table
     manifest = read_manifest(services.store(location), location, expected_table=expected)
     if manifest.kind != "full":
@@ -131,6 +132,8 @@ def load(
         loads.lock_table(connection, mapping.name)
         arn, table_id = (None, None) if accept_other_table else (manifest.table_arn, manifest.table_id)
         sources.require(connection, mapping.name, mapping.table, doing="loading", arn=arn, table_id=table_id)
+        protection.require(connection, mapping, doing="loading")
+        is_protected(mapping, manifest)
         locked.enter_context(export_requests.ending(connection, mapping.name, manifest.export_arn))
         way = choose(connection, mapping, manifest.item_count, aside_from=aside_from)
         record = _begin(connection, mapping, manifest, position, way.strategy)
@@ -233,6 +236,7 @@ class _Run:
             self.position,
             take_lead(self.connection, self.record.id),
             tuple(tuple(one.name for one in build.tables) for build in builds),
+            protected=is_protected(self.mapping, self.manifest),
         )
         if waiting and self.on_lead:
             self.on_lead(work.lead)
@@ -266,7 +270,10 @@ class _Run:
 
         def swap(stop: threading.Event) -> None:
             copied = build_aside.copy_over(self.connection, build)
-            build_aside.swap(self.connection, build, copied, stopped=stop, tell=waiting)
+            build_aside.swap(self.connection, build, copied, stopped=stop, tell=waiting, check=unchanged)
+
+        def unchanged() -> None:
+            protection.require(self.connection, self.mapping, doing="putting the loaded table in place")
 
         def waiting(who: str) -> None:
             progress.tell(f"putting {name} in place, once {who} has released it")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from pipeline.aurora.bookkeeping import loads, rejects, settled
+from pipeline.aurora.bookkeeping import loads, protection, rejects, settled
 from pipeline.aurora.bookkeeping.load_lead import take_part
 from pipeline.aurora.errors import translating
 from pipeline.aurora.rows.staging import Staging
@@ -26,6 +26,7 @@ from pipeline.core.exports.fast.block_decode import BlockDecoder
 from pipeline.core.exports.ways import NO_LINES, Ways
 from pipeline.core.model.mapping import STORAGE_SCHEMA
 from pipeline.jobs.export_file import Destination, FileReading, count_nothing, read_file
+from pipeline.jobs.protecting import protect_full
 
 if TYPE_CHECKING:
     from pipeline.aurora.bookkeeping.load_lead import Lead
@@ -53,6 +54,8 @@ class LoadWork:
     lead: Lead
     builds: tuple[tuple[str, ...], ...] = ()
     """The tables built aside: each target's, then its children's; empty when files are merged into storage."""
+    protected: bool = False
+    """Whether the files are protected already, as a scan's are."""
 
     @property
     def strategy(self) -> str:
@@ -70,6 +73,7 @@ class FileLoader:
     def __init__(self, work: LoadWork) -> None:
         self._work = work
         self._router = Router(work.mapping)
+        self._protect = protect_full(work.mapping, protected=work.protected)
         self._settled: dict[str, Counter[str]] = {target.view_name: Counter() for target in work.mapping.targets}
         self._decoders = [
             BlockDecoder(target, self._settled[target.view_name], apart=bool(work.builds))
@@ -90,7 +94,7 @@ class FileLoader:
     def _load(self, connection: Connection, file: ExportFile, on_lines: OnLines, *, isolate: bool) -> FileCounts | None:
         work, before = self._work, self._ways()
         route, store = partial(route_block, router=self._router), work.services.store(work.location)
-        reading = FileReading(store, work.bucket, file, route, on_lines, self._router.rejects_unmatched)
+        reading = FileReading(store, work.bucket, file, route, on_lines, self._router.rejects_unmatched, self._protect)
         for counts_of_target in self._settled.values():
             counts_of_target.clear()
         with translating(f"loading {reading.location}", table=work.mapping.name), connection.transaction():
@@ -100,10 +104,16 @@ class FileLoader:
             made = [self._destination(connection, number) for number in range(len(self._decoders))]
             read_file(connection, reading, {each.target: each for each in made}, isolate=isolate)
             rejects.add(
-                connection, work.mapping.name, reading.rejects(work.position), source=f"export {reading.location}"
+                connection,
+                work.mapping.name,
+                reading.rejects(work.position),
+                source=f"export {reading.location}",
+                protection=work.mapping.protection,
             )
             settled.add(connection, work.mapping.name, self._settled)
             loads.mark_file(connection, work.lead.export_id, file.key, reading.counts())
+            # At the end: from the merge on, its lock keeps out whoever changes what is protected.
+            protection.require(connection, work.mapping, doing=f"loading {reading.location}")
         unmatched = sum(view_name == NO_TARGET for view_name, _, _ in reading.refused)
         ways = Ways(general=reading.rows - unmatched) if isolate else self._ways() - before
         return replace(reading.counts(), ways=ways)

@@ -25,6 +25,7 @@ from pipeline.jobs.load.load_file import LoadWork
 from pipeline.jobs.load.load_progress import LoadProgress, Progress
 from pipeline.jobs.load.load_watch import LeadWatch
 from pipeline.jobs.load.load_workers import load_files
+from pipeline.jobs.protecting import is_protected
 
 if TYPE_CHECKING:
     from pipeline.aurora.bookkeeping.load_lead import LedLoad
@@ -65,7 +66,7 @@ def help_load(
     When the load has ended, that is an outcome, not an error. Raises ConfigurationError when this run reads another
     mapping than the load uses, and otherwise what the load itself would raise; the lead then loads those files.
     """
-    started = time.monotonic()
+    started, mapping = time.monotonic(), services.with_key(mapping)
     with closing(services.connect("dynaurora load helper")) as connection:
         help_ = _Help(services, mapping, lead, connection, workers, processes_from, on_progress)
         files, outcome = help_.to_the_end()
@@ -94,7 +95,7 @@ class _Help:
         progress = Progress(manifest, waiting, self.on_progress)
         try:
             load_files(
-                replace(work, bucket=manifest.bucket),
+                replace(work, bucket=manifest.bucket, protected=is_protected(self.mapping, manifest)),
                 waiting,
                 progress,
                 workers=self.workers,

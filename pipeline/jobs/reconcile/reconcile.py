@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from pipeline.aurora.bookkeeping import export_requests, loads, probes, sources
+from pipeline.aurora.bookkeeping import export_requests, loads, probes, protection, sources
 from pipeline.aurora.bookkeeping.applied_through import AppliedThrough, applied_through
 from pipeline.aurora.compare import reconciliations
 from pipeline.aurora.compare.candidates import Candidates, Left
@@ -36,6 +36,7 @@ from pipeline.jobs.load.load_workers import load_files
 from pipeline.jobs.pace import Bounds
 from pipeline.jobs.probe.lost_history import readers_when_late, why_not_delivered
 from pipeline.jobs.probe.probe import probe
+from pipeline.jobs.protecting import is_protected
 from pipeline.jobs.reconcile.compare_ranges import Comparing
 from pipeline.jobs.reconcile.reconcile_report import SAMPLES, DriftSample, ReconcileReport
 from pipeline.jobs.reconcile.settle import Settler
@@ -84,7 +85,7 @@ def reconcile(
     more are staged by processes. Raises TransientError, TerminalError; each repair made before that wrote a newer
     state of its row.
     """
-    margin = mapping.margin if margin is None else margin
+    margin, mapping = mapping.margin if margin is None else margin, services.with_key(mapping)
     expected = None if accept_other_table else mapping.table
     manifest = read_manifest(services.store(location), location, expected_table=expected)
     if manifest.kind != "full":
@@ -100,6 +101,8 @@ def reconcile(
         loads.keep_loads_out(connection, mapping.name)
         arn, table_id = (None, None) if accept_other_table else (manifest.table_arn, manifest.table_id)
         sources.require(connection, mapping.name, mapping.table, doing="reconciling", arn=arn, table_id=table_id)
+        protection.require(connection, mapping, doing="reconciling")
+        is_protected(mapping, manifest)
         _look_at_clocks(services, mapping, margin if repair else None, connection, saying)
         locked.enter_context(export_requests.ending(connection, mapping.name, manifest.export_arn))
         begun = reconciliations.begin(
@@ -197,6 +200,7 @@ class _Run:
             self.manifest.bucket,
             self.manifest.location,
             self.id,
+            is_protected(self.mapping, self.manifest),
             max_share=self.bounds.max_share,
         )
         self._stage(connection, work, resumed=resumed)

@@ -28,8 +28,8 @@ from pipeline.core.model.attributes import canonical_number
 from pipeline.core.model.change import Change, Row
 from pipeline.core.ordering import Position, snapshot_position, supersedes
 from pipeline.core.streams.stream_records import keys_digest
-from pipeline.dynamodb.items import read_items
 from pipeline.jobs.clocks import refuse_wrong_clock
+from pipeline.jobs.protecting import read_again
 from pipeline.jobs.reconcile.stage_file import item_digest
 from pipeline.jobs.reconcile.verdict import SnapshotTime, Verdict, judge
 
@@ -89,7 +89,9 @@ class Settler:
 
     def __post_init__(self) -> None:
         self._decoder = RowDecoder(self.target)
-        self._statement = ApplyStatement(self.target, self.mapping.name, self.mapping.table)
+        self._statement = ApplyStatement(
+            self.target, self.mapping.name, self.mapping.table, protection=self.mapping.protection
+        )
 
     def look(
         self,
@@ -172,7 +174,7 @@ class Settler:
         """Read each candidate's item, consistently."""
         decoder, mapping = self._decoder, self.mapping
         attributes = [key_attributes(mapping, self.target, candidate.key) for candidate in chunk]
-        found_reads = read_items(self.services.dynamodb, mapping.table, attributes, self.services.clock)
+        found_reads = read_again(self.services, mapping, attributes)
         reads = {_identity(mapping, read.key): read for read in found_reads}
         found: list[_Read] = []
         for candidate, keys in zip(chunk, attributes, strict=True):

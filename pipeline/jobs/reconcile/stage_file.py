@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
+from pipeline.aurora.bookkeeping import protection
 from pipeline.aurora.compare import reconciliations
 from pipeline.aurora.errors import translating
 from pipeline.aurora.rows.staging import Staging
@@ -25,6 +26,7 @@ from pipeline.core.model.attributes import UnrepresentableError, canonical_numbe
 from pipeline.core.model.mapping import STORAGE_SCHEMA
 from pipeline.jobs.export_file import Destination, FileReading, count_nothing, read_file
 from pipeline.jobs.pace import Pace
+from pipeline.jobs.protecting import protect_full
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,6 +49,8 @@ class StageWork:
     bucket: str
     location: str
     run_id: int
+    protected: bool = False
+    """Whether the files are protected already, as a scan's are."""
     max_share: float = 1.0
 
     def loader(self) -> FileStager:
@@ -81,6 +85,7 @@ class FileStager:
         self._work = work
         self._decoders = [BlockDecoder(target) for target in work.mapping.targets]
         self._router = Router(work.mapping)
+        self._protect = protect_full(work.mapping, protected=work.protected)
         self._pace = Pace(work.max_share)
 
     def load(self, connection: Connection, file: ExportFile, on_lines: OnLines) -> FileCounts | None:
@@ -99,11 +104,19 @@ class FileStager:
         work, router = self._work, self._router
         route, store = partial(route_block, router=router), work.services.store(work.location)
         reading = FileReading(
-            store, work.bucket, file, route, on_lines, router.rejects_unmatched, working=self._pace.working
+            store,
+            work.bucket,
+            file,
+            route,
+            on_lines,
+            router.rejects_unmatched,
+            self._protect,
+            working=self._pace.working,
         )
         with translating(f"staging {reading.location}", table=work.mapping.name), connection.transaction():
             if not reconciliations.claim_file(connection, work.run_id, file.key):
                 return None
+            protection.require(connection, work.mapping, doing=f"staging {reading.location}")
             destinations = {
                 decoder.rows.target: Destination(
                     decoder.rows.target,

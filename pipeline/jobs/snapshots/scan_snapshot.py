@@ -29,9 +29,10 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pipeline.aurora.bookkeeping import loads, sources
+from pipeline.aurora.bookkeeping import loads, protection, sources
+from pipeline.core.decode.protect import Protector
 from pipeline.core.errors import ConfigurationError
-from pipeline.dynamodb.exports.manifest import SCAN_MARK, SUMMARY_NAME
+from pipeline.dynamodb.exports.manifest import PROTECTION_MARK, SCAN_MARK, SUMMARY_NAME
 from pipeline.dynamodb.exports.objects import MissingObjectError, join_location
 from pipeline.dynamodb.scans import scan_segments
 from pipeline.dynamodb.tables import check_source, describe
@@ -74,6 +75,7 @@ def scan_snapshot(
     `read_capacity` is in units a second; if another run has begun the scan, its value stays. Raises ConfigurationError
     if there is no bucket or the table is not fit, TransientError if it may be run again.
     """
+    mapping = services.with_key(mapping)
     destination = export_destination(services.settings, "scanning", table=mapping.name)
     bucket = destination.bucket
     if read_capacity <= 0 or segments < 1:
@@ -86,13 +88,14 @@ def scan_snapshot(
         sources.require(
             connection, mapping.name, mapping.table, doing="scanning", arn=source.arn, table_id=source.table_id
         )
+        protection.require(connection, mapping, doing="scanning")
         prefix = services.settings.export_prefix.strip("/")
         base = f"{prefix}/AWSDynamoDB" if prefix else "AWSDynamoDB"
         place = _Place(services.store(f"s3://{bucket}"), destination, base, source)
         if (other := _of_another_run(connection, mapping, place, on_progress)) is not None:
             return other
         refuse_wrong_clock(services, mapping, mapping.margin, "scanning", connection, on_progress)
-        scan = _Scan.resumed_or_new(place, segments, services.clock)
+        scan = _Scan.resumed_or_new(place, segments, services.clock, mapping)
         scan.run(services, read_capacity, file_bytes, on_progress)
         return scan.finish()
 
@@ -123,6 +126,8 @@ class _Progress:
     table_arn: str
     table_id: str | None
     segments: int
+    protection: str = ""
+    """What is replaced in the items of the files."""
     resume: dict[str, Item | None] = field(default_factory=dict[str, "Item | None"])
     files: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     size_bytes: int = 0
@@ -168,17 +173,21 @@ class _Scan:
     place: _Place
     progress: _Progress
     clock: SourceClock
+    protector: Protector | None = None
     waiting_bytes: dict[int, int] = field(default_factory=dict[int, int])
     lines: dict[int, list[bytes]] = field(default_factory=dict[int, "list[bytes]"])
 
     @classmethod
-    def resumed_or_new(cls, place: _Place, segments: int, clock: SourceClock) -> _Scan:
-        found = place.progress()
-        if found and not found.finished:
-            return cls(place, found, clock)
+    def resumed_or_new(cls, place: _Place, segments: int, clock: SourceClock, mapping: TableMapping) -> _Scan:
+        found, protector = place.progress(), Protector(mapping) if mapping.protects else None
+        if found and not found.finished and found.protection == mapping.protection:
+            return cls(place, found, clock, protector)
         now = clock.now()
         name = f"{int(now.timestamp() * 1000):014d}-{uuid.uuid4().hex[:8]}"
-        scan = cls(place, _Progress(name, _iso(now), place.source.arn, place.source.table_id, segments), clock)
+        begun = _Progress(
+            name, _iso(now), place.source.arn, place.source.table_id, segments, protection=mapping.protection
+        )
+        scan = cls(place, begun, clock, protector)
         scan._keep()  # the start is kept before the first page is read: a scan that resumes claims no later one
         return scan
 
@@ -201,7 +210,8 @@ class _Scan:
             clock=services.clock,
         ):
             lines = self.lines.setdefault(page.segment, [])
-            added = [_line(item) for item in page.items]
+            items = map(self.protector.item, page.items) if self.protector else page.items
+            added = [_line(item) for item in items]
             lines += added
             size = self.waiting_bytes.get(page.segment, 0) + sum(map(len, added))
             self.waiting_bytes[page.segment] = size
@@ -254,6 +264,7 @@ class _Scan:
             "outputFormat": "DYNAMODB_JSON",
             "exportType": "FULL_EXPORT",
             SCAN_MARK: True,
+            PROTECTION_MARK: self.progress.protection,
         }
         for name, content in (("manifest-files", files), ("manifest-summary", _json(summary).encode())):
             digest = hashlib.md5(content, usedforsecurity=False).digest()

@@ -20,11 +20,11 @@ from pipeline.core.types.fast.column_texts import Writer, as_they_are
 # The fields of Column and Target that every fast form, `row_code`, `line_regex` and `line_template` support. Add a new
 # field here once all of them support it; until then, a mapping that sets it takes the general path.
 _COLUMN = frozenset(
-    {"name", "attribute", "path", "type", "default", "on_error", "epoch", "json", "description", "capture"}
+    {"name", "attribute", "path", "type", "default", "on_error", "epoch", "json", "description", "capture", "protect"}
 )
 _TARGET = frozenset(
     {"schema", "name", "primary_key", "columns", "unmapped", "unmapped_on_error", "match"}
-    | {"parent", "explode", "children", "indexes", "readers", "history"}
+    | {"parent", "explode", "children", "indexes", "readers", "history", "protect"}
 )
 
 
