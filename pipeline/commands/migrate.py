@@ -22,18 +22,28 @@ if TYPE_CHECKING:
 def add_arguments(parser: ArgumentParser) -> None:
     """Add this verb's arguments."""
     add_names(parser)
+    parser.add_argument(
+        "--new-privacy-key",
+        action="store_true",
+        help="the privacy key was replaced on purpose: empty what was hashed under the old one; a load fills it again",
+    )
 
 
 def run(session: Session, arguments: Namespace) -> Outcome:
     """Apply the plan. A person is needed only for what it refused."""
-    mappings = session.mappings(arguments.names)
+    mappings = tuple(map(session.services.with_key, session.mappings(arguments.names)))
 
     def say(step: Step) -> None:
         session.progress.print(f"{step.mapping or 'dynaurora'}: {step.what}", markup=False, highlight=False)
 
     with session.connect("migrate") as connection:
         done = migrate(
-            connection, mappings, progress=say, watch=lambda: session.connect("migrate progress"), tell=session.notice
+            connection,
+            mappings,
+            progress=say,
+            watch=lambda: session.connect("migrate progress"),
+            tell=session.notice,
+            new_key=arguments.new_privacy_key,
         )
         filled = [line for mapping in mappings for line in _fill(session, connection, mapping)]
     lines = [f"{step.mapping}: {step.note}" for step in done.steps if step.note]

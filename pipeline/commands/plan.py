@@ -23,7 +23,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(session: Session, arguments: Namespace) -> Outcome:
     """Compare the database with the mappings."""
-    mappings = session.mappings(arguments.names)
+    mappings = tuple(map(session.services.with_key, session.mappings(arguments.names)))
     with session.connect("plan") as connection:
         planned = plan(connection, mappings)
     lines = cautioned(planned.cautions)

@@ -64,6 +64,7 @@ def repoint(
     Raises ConfigurationError if the table is not fit, TerminalError while a load or a reconciliation of the mapping
     runs, TransientError if writers hold its tables for too long.
     """
+    mapping = services.with_key(mapping)
     new = describe(services.dynamodb, mapping.table)
     with services.connect("dynaurora repoint") as connection:
         before = _recorded(connection, mapping)

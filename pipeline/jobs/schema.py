@@ -64,7 +64,7 @@ class SchemaReport:
 def schema_report(services: Services, mapping: TableMapping) -> SchemaReport:
     """Compare the database with the mapping. Raises TransientError, TerminalError."""
     with services.connect("dynaurora plan", statement_timeout_seconds=_TIMEOUT_SECONDS) as connection:
-        planned = plan(connection, [mapping])
+        planned = plan(connection, [services.with_key(mapping)])
     return SchemaReport(
         mapping.name,
         tuple(step.what for step in planned.steps),

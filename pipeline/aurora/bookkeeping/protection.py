@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from pipeline.aurora.sessions.connection import Connection
     from pipeline.core.model.mapping import TableMapping
 
+NOT_SET = (
+    "it hashes attributes, and the privacy key is not set",
+    "set PRIVACY_KEY_SECRET_ID to a secret of at least 32 characters, or PRIVACY_KEY for local use",
+)
 KEY_DIFFERS = "the privacy key is not the one that the stored values were hashed with"
 
 
@@ -58,6 +62,8 @@ def require(connection: Connection, mapping: TableMapping, *, doing: str) -> Non
 
 def difference(mapping: TableMapping, stored: str) -> tuple[str, str]:
     """Return how the mapping's protection differs from the stored record, and the next step."""
+    if mapping.hashes and mapping.privacy_key is None:
+        return NOT_SET
     if key_differs(mapping, stored):
         return KEY_DIFFERS, (
             "set PRIVACY_KEY_SECRET_ID (or PRIVACY_KEY) to that key; if it was replaced on purpose, run"

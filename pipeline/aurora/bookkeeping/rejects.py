@@ -73,7 +73,7 @@ class StoredReject:
 
 
 # Equal records have equal text; its digest shows whether a reject is already known.
-_as_json = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+as_json = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 # A parameter can have 1 GB, and a file may contain nothing but rejects.
 STATEMENT_CHARACTERS = 8 << 20
 
@@ -123,7 +123,7 @@ def _statements(rejects: Iterable[Reject]) -> Iterator[tuple[list[Reject], list[
     some, records, size = list["Reject"](), list[str](), 0
     for reject in rejects:
         record = reject.record
-        text = _as_json(json.loads(record) if isinstance(record, bytes) else record)
+        text = as_json(json.loads(record) if isinstance(record, bytes) else record)
         if some and size + len(text) > STATEMENT_CHARACTERS:
             yield some, records
             some, records, size = [], [], 0
@@ -177,6 +177,14 @@ def waiting(connection: Connection, table_name: str, *, after: int = 0, limit: i
         return c.execute(
             f"{_STORED} WHERE table_name = %s AND replayed_at IS NULL AND id > %s ORDER BY id LIMIT %s",
             [table_name, after, limit],
+        ).fetchall()
+
+
+def after(connection: Connection, table_name: str, number: int, limit: int) -> list[StoredReject]:
+    """Return the next rejects of a table, replayed ones included, by number."""
+    with translating("reading rejects", table=table_name), connection.cursor(row_factory=class_row(StoredReject)) as c:
+        return c.execute(
+            f"{_STORED} WHERE table_name = %s AND id > %s ORDER BY id LIMIT %s", [table_name, number, limit]
         ).fetchall()
 
 

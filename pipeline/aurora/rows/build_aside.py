@@ -345,8 +345,9 @@ def swap(
     """Replace the storage table by the build, in one short transaction, once no long transaction holds the table.
 
     `copied` is what `copy_over` returned; setting `stopped` ends the wait. It reports whom it waits for, and makes one
-    attempt even if they do not finish. `check` is called once no writer can come between. Raises TerminalError if tombstones were purged up to the snapshot, or if the
-    storage table was altered so that a swap would damage it; TransientError if it cannot get the lock.
+    attempt even if they do not finish. `check` is called once no writer can come between. Raises TerminalError if
+    tombstones were purged up to the snapshot, or if the storage table was altered so that a swap would damage it;
+    TransientError if it cannot get the lock.
     """
     relations = [
         relation
@@ -375,7 +376,7 @@ def swap(
     raise TransientError("putting the loaded table in place: it was stopped", table=build.table_name)
 
 
-def _swap(connection: Connection, build: Build, copied: Copied, check: Callable[[], None]) -> None:
+def _swap(connection: Connection, build: Build, copied: Copied, check: Callable[[], None] = lambda: None) -> None:
     target = build.target
     with translating("putting the loaded table in place", table=build.table_name), connection.transaction():
         connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(int(LOCK_WAIT_SECONDS * 1000))))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import psycopg
 from psycopg import sql
 
-from pipeline.aurora.bookkeeping import bookkeeping
+from pipeline.aurora.bookkeeping import bookkeeping, protected_rejects
 from pipeline.aurora.errors import translating
 from pipeline.aurora.schema import history_tables, index_build, lock_holders, tables
 from pipeline.aurora.schema.plan import Plan, Step, plan
@@ -44,25 +44,28 @@ def migrate(
     progress: Callable[[Step], None] = lambda _: None,
     watch: Callable[[], Connection] | None = None,
     tell: Callable[[str], None] = lambda _: None,
+    new_key: bool = False,
 ) -> Plan:
     """Apply the plan and return it: its steps are done, its refusals are not.
 
     Finished steps stay done if a later step fails; run it again to resume. `watch` opens another connection, which
-    finds out what the build of an index waits for; `tell` reports it. Raises TransientError if a lock cannot be
-    taken, or another migration does not end.
+    finds out what the build of an index waits for; `tell` reports it. `new_key` is as for `plan`. Raises TransientError
+    if a lock cannot be taken, or another migration does not end.
     """
     mappings = tuple(mappings)
     relations = {
         mapping.name: [name for target in mapping.tables for name in relations_of(target)] for mapping in mappings
     }
     with _alone(connection):
-        planned = plan(connection, mappings)
+        planned = plan(connection, mappings, new_key=new_key)
         for step in planned.steps:
             progress(step)
             if step.index:
                 index_build.run(
                     connection, step.sql, step.index, what=step.what, table=step.mapping, watch=watch, tell=tell
                 )
+            elif step.rejects:
+                protected_rejects.protect(connection, next(each for each in mappings if each.name == step.mapping))
             elif step.mapping:
                 _apply(connection, step, [] if step.only_records else relations[step.mapping], sleep)
             else:

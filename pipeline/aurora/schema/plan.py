@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from pipeline.aurora.bookkeeping import bookkeeping
+from pipeline.aurora.bookkeeping import bookkeeping, protected_rejects
 from pipeline.aurora.bookkeeping.sources import SourceOfRecord, not_of_record
 from pipeline.aurora.schema import belongings, catalog, followers, tables
 from pipeline.aurora.schema.indexes import plan_indexes
 from pipeline.aurora.schema.plan_history import plan_history
+from pipeline.aurora.schema.protecting import plan_protection
 from pipeline.aurora.schema.readers import plan_readers
 from pipeline.core.model.mapping import BOOKKEEPING_COLUMNS, BOOKKEEPING_SCHEMA, DELETED, STORAGE_SCHEMA
 from pipeline.core.types.sql_types import SqlType, parse_sql_type
@@ -54,6 +55,8 @@ class Step:
     """It writes bookkeeping or grants, which lock no table or view, so it waits for nobody."""
     grants: bool = False
     """It is about who may read: rows can be written without it."""
+    rejects: bool = False
+    """It protects stored rejects, which `migrate` does and no SQL can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +124,16 @@ class _Registered:
 
     source_table: str
     storage: frozenset[str] = frozenset()
+    protection: str = ""
 
 
-def plan(connection: Connection, mappings: Iterable[TableMapping], *, repointing: bool = False) -> Plan:
-    """Compare the database with the mappings; with `repointing`, ignore their sources of record. Reads only."""
+def plan(
+    connection: Connection, mappings: Iterable[TableMapping], *, repointing: bool = False, new_key: bool = False
+) -> Plan:
+    """Compare the database with the mappings, which have the privacy key. Reads only.
+
+    With `repointing`, their sources of record are ignored. `new_key` says that the privacy key was replaced on purpose.
+    """
     steps = _bookkeeping_steps(connection)
     refusals: list[Refusal] = []
     registered = _registered(connection)
@@ -141,9 +150,15 @@ def plan(connection: Connection, mappings: Iterable[TableMapping], *, repointing
                 target_plan.history_steps(plan_history(connection, mapping.name, target_plan.target))
             refusals += target_plan.refusals
         taken = [target_plan for target_plan in planned if not target_plan.refusals]
+        protecting = _plan_protection(connection, mapping, registered, new_key=new_key)
+        if isinstance(protecting, Refusal):
+            refusals.append(protecting)
+            continue
         steps += _register(connection, mapping, registered, {one.target.storage_name for one in taken})
         for target_plan in taken:
             steps += [step for step in target_plan.steps if step not in steps]
+        if len(taken) == len(planned):
+            steps += protecting
         reading = plan_readers(connection, mapping, [target_plan.target for target_plan in taken])
         steps += [Step(mapping.name, step.what, step.sql, only_records=True, grants=True) for step in reading.steps]
         refusals += [Refusal(mapping.name, what, way_out, grants=True) for what, way_out in reading.problems]
@@ -163,9 +178,27 @@ def _registered(connection: Connection) -> dict[str, _Registered]:
     if not bookkeeping.installed(connection):
         return {}
     rows = connection.execute(  # the column may not be there yet
-        "SELECT name, source_table, COALESCE(to_jsonb(t) -> 'storage_tables', '[]') FROM replication.tables AS t"
+        "SELECT name, source_table, COALESCE(to_jsonb(t) -> 'storage_tables', '[]'),"
+        " COALESCE(to_jsonb(t) ->> 'protection', '') FROM replication.tables AS t"
     ).fetchall()
-    return {name: _Registered(source_table, frozenset(storage)) for name, source_table, storage in rows}
+    return {
+        name: _Registered(source_table, frozenset(storage), protection)
+        for name, source_table, storage, protection in rows
+    }
+
+
+def _plan_protection(
+    connection: Connection, mapping: TableMapping, registered: Mapping[str, _Registered], *, new_key: bool
+) -> list[Step] | Refusal:
+    known = registered.get(mapping.name)
+    change = plan_protection(connection, mapping, known.protection if known else "", new_key=new_key)
+    if change.problem:
+        return Refusal(mapping.name, *change.problem)
+    steps = [Step(mapping.name, change.what, change.sql, change.note)] if change.sql else []
+    if count := protected_rejects.unprotected(connection, mapping) if known else 0:
+        text = f"-- only `dynaurora migrate {mapping.name}` does this;"
+        steps.append(Step(mapping.name, f"protect {count} stored rejects", text, rejects=True))
+    return steps
 
 
 def _is_of_another(connection: Connection, made: _TargetPlan, registered: Mapping[str, _Registered]) -> bool:

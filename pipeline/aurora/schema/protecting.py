@@ -12,14 +12,24 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from pipeline.aurora.bookkeeping.protection import KEY_DIFFERS, difference, key_differs
-from pipeline.aurora.schema import catalog, tables
+from pipeline.aurora.bookkeeping.protection import NOT_SET, difference, key_differs
+from pipeline.aurora.schema import catalog, history_tables
+from pipeline.core.model import history
 from pipeline.core.model.mapping import BOOKKEEPING_COLUMNS, STORAGE_SCHEMA
 from pipeline.core.model.protection import ANY, entries, generalized, overlap
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from pipeline.aurora.sessions.connection import Connection
     from pipeline.core.model.mapping import TableMapping, Target
+
+_Paths = set[tuple[str, ...]]
+_NOTE = (
+    "deploy the mapping to the replicator, whose batches wait until then; then `dynaurora load {name}` fills the tables"
+    " again, and `dynaurora reconcile {name} --repair` the rows that had changed just before. A history stays empty"
+    " there. Backups, exports and the disk's free space may still hold the old values"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,49 +46,30 @@ class Change:
 def plan_protection(connection: Connection, mapping: TableMapping, stored: str, *, new_key: bool) -> Change:
     """Compare what a mapping protects with the record in force."""
     if mapping.hashes and mapping.privacy_key is None:
-        return Change(problem=("it hashes attributes, and the privacy key is not set", _SET_KEY))
+        return Change(problem=NOT_SET)
     if stored == mapping.protection:
         return Change()
     replaced = key_differs(mapping, stored)
     if replaced and not new_key:
         return Change(problem=difference(mapping, stored))
-    statements: list[sql.Composable] = []
-    emptied: list[str] = []
-    locks: list[sql.Composable] = []
+    emptied: list[_Emptied] = []
     for target in mapping.targets:
         changed, added = _changed(mapping, target, stored)
-        for table, paths in _tables(target, changed):
-            found = catalog.stored_table(connection, STORAGE_SCHEMA, table.storage_name)
-            if found is None:
-                continue
-            locks.append(sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(tables.storage(table)))
-            columns = _columns(table, paths) & set(found.columns)
-            if added:
-                columns |= set(found.columns) - set(table.stored_columns) - set(BOOKKEEPING_COLUMNS)
-            roots = sorted({path[0] for path in paths}) if table.unmapped in found.columns else []
-            if columns or roots:
-                emptied += [f"{tables.storage(table).as_string(connection)}: {', '.join([*sorted(columns), *roots])}"]
-                statements.append(_empty(table, sorted(columns), roots))
+        emptied += _emptied(connection, target, changed, leftovers=added)
     record = sql.SQL("UPDATE replication.tables SET protection = {} WHERE name = {}").format(
         sql.Literal(mapping.protection or None), sql.Literal(mapping.name)
     )
+    locks = [sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(part.table) for part in emptied]
     what = "record the new privacy key" if replaced else "record what is protected"
     if emptied:
-        what += f", and empty what was stored before ({'; '.join(emptied)})"
-    text = ";\n".join(statement.as_string(connection) for statement in (*locks, record, *statements)) + ";"
+        shown = "; ".join(f"{part.table.as_string(connection)}: {', '.join(part.names)}" for part in emptied)
+        what += f", and empty what was stored before ({shown})"
+    statements = [*locks, record, *(part.statement for part in emptied)]
+    text = ";\n".join(statement.as_string(connection) for statement in statements) + ";"
     return Change(what, text, _NOTE.format(name=mapping.name) if emptied else "")
 
 
-_SET_KEY = "set PRIVACY_KEY_SECRET_ID to a secret of at least 32 characters, or PRIVACY_KEY for local use"
-_NOTE = (
-    "deploy the mapping to the replicator, whose batches wait until then; `dynaurora load {name}` fills what was emptied"
-    " (after that, `dynaurora reconcile {name} --repair` fills rows that changed within the margin before); backups,"
-    " exports and the disk's free space may still hold the old values"
-)
-__all__ = ["KEY_DIFFERS", "Change", "plan_protection"]
-
-
-def _changed(mapping: TableMapping, target: Target, stored: str) -> tuple[set[tuple[str, ...]], bool]:
+def _changed(mapping: TableMapping, target: Target, stored: str) -> tuple[_Paths, bool]:
     """Return the paths of a target's items that are protected in another way now, and whether any is protected now."""
     name = target.view_name if target.match else ""
     before, now = entries(stored), entries(mapping.protection)
@@ -86,18 +77,50 @@ def _changed(mapping: TableMapping, target: Target, stored: str) -> tuple[set[tu
     return {path for path, _ in old ^ new}, bool(new - old)
 
 
-def _tables(target: Target, changed: set[tuple[str, ...]]) -> list[tuple[Target, set[tuple[str, ...]]]]:
-    """Return a target and its children, each with the changed paths as seen from its items or elements."""
-    found = [(target, changed)]
+@dataclass(frozen=True, slots=True)
+class _Emptied:
+    """A table, and the statement that empties its columns and attributes `names`."""
+
+    table: sql.Identifier
+    names: list[str]
+    statement: sql.Composable
+
+
+def _emptied(connection: Connection, target: Target, changed: _Paths, *, leftovers: bool) -> Iterator[_Emptied]:
+    """Yield what is emptied of a target's table, of its history's, and of its children's.
+
+    `leftovers`: also what the mapping no longer fills, because something is protected now that was not, and it may be
+    there.
+    """
+    children = list(_children(target, changed))
+    columns = _columns(target, changed)
+    columns |= {history.children_column(child) for child, inside in children if _columns(child, inside)}
+    known = {*history_tables.all_columns(target), *BOOKKEEPING_COLUMNS}
+    roots = sorted({path[0] for path in changed if path})
+    base = history.base_name(target)
+    has_history = catalog.stored_table(connection, STORAGE_SCHEMA, base) is not None
+    for name in (target.storage_name, *((history.table_name(target), base) if has_history else ())):
+        found = catalog.stored_table(connection, STORAGE_SCHEMA, name)
+        if found is None:
+            continue
+        there = set(found.columns)
+        names = sorted(columns & there | (there - known if leftovers else set()))
+        attributes = roots if target.unmapped in there else []
+        if names or attributes:
+            table = sql.Identifier(STORAGE_SCHEMA, name)
+            yield _Emptied(table, names + attributes, _empty(table, names, target.unmapped or "", attributes))
+    for child, inside in children:
+        yield from _emptied(connection, child, inside, leftovers=leftovers)
+
+
+def _children(target: Target, changed: _Paths) -> Iterable[tuple[Target, _Paths]]:
+    """Return the children, each with the changed paths as seen from its elements; the empty path is all of each."""
     for child in target.children:
         place = (*generalized(child.explode), ANY)
-        inside = {path[len(place) :] for path in changed if overlap(path, place)}
-        # What is above the elements concerns all of each.
-        found += _tables(child, inside)
-    return found
+        yield child, {path[len(place) :] for path in changed if overlap(path, place)}
 
 
-def _columns(table: Target, paths: set[tuple[str, ...]]) -> set[str]:
+def _columns(table: Target, paths: _Paths) -> set[str]:
     columns = table.own_columns if table.parent else table.columns
     return {
         column.name
@@ -108,14 +131,14 @@ def _columns(table: Target, paths: set[tuple[str, ...]]) -> set[str]:
     }
 
 
-def _empty(table: Target, columns: list[str], roots: list[str]) -> sql.Composable:
+def _empty(table: sql.Identifier, columns: list[str], rest: str, attributes: list[str]) -> sql.Composable:
     names = [sql.Identifier(name) for name in columns]
     assignments: list[sql.Composable] = [sql.SQL("{} = NULL").format(name) for name in names]
     conditions: list[sql.Composable] = [sql.SQL("{} IS NOT NULL").format(name) for name in names]
-    if roots and table.unmapped:
-        parts = {"rest": sql.Identifier(table.unmapped), "roots": sql.Literal(roots)}
-        assignments.append(sql.SQL("{rest} = {rest} - {roots}::text[]").format(**parts))
-        conditions.append(sql.SQL("{rest} ?| {roots}::text[]").format(**parts))
+    if attributes:
+        parts = {"rest": sql.Identifier(rest), "attributes": sql.Literal(attributes)}
+        assignments.append(sql.SQL("{rest} = {rest} - {attributes}::text[]").format(**parts))
+        conditions.append(sql.SQL("{rest} ?| {attributes}::text[]").format(**parts))
     return sql.SQL("UPDATE {} SET {} WHERE {}").format(
-        tables.storage(table), sql.SQL(", ").join(assignments), sql.SQL(" OR ").join(conditions)
+        table, sql.SQL(", ").join(assignments), sql.SQL(" OR ").join(conditions)
     )

@@ -99,7 +99,7 @@ WRONG = (
         f'8: {COLUMN}.type: "numeric(12" lacks its ")": inside {{ }} a comma ends a value; write it in quotes,'
         ' as "numeric(12,2)"',
         f'8: {COLUMN}.2): "2)" is not a key here; the keys are attribute, type, capture, default, on_error, epoch,'
-        " json, description",
+        " json, description, protect",
     ), structural=True),
     Wrong("length of none", *name_column("{attribute: empName, type: varchar(0)}"), (
         f"8: {COLUMN}.type: varchar needs one length from 1 to 10485760",
