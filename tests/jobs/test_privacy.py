@@ -238,7 +238,6 @@ def test_a_writer_with_another_key_or_another_mapping_stores_nothing(
         return lambda: apply(of, *records)
 
     migrate(connection, [protected])
-    before = stored(connection)
     records = record(1, 1, **PERSON), record(2, 2, **PERSON | LONG_NAME)
     location = exports.full([person(1)]).location
     text = refused(applying(other_key, *records))
@@ -253,7 +252,8 @@ def test_a_writer_with_another_key_or_another_mapping_stores_nothing(
     assert "privacy key" in refused(lambda: replay(connection, other_key))
     without = Services(Settings.from_environment({"DATABASE_URL": database}))
     assert "privacy key is not set" in refused(lambda: load(without, read_mapping(PROTECTED, "e.yaml"), location))
-    assert stored(connection) == before
+    for table in ('replica."Employees"', "replication.rejects", "replication.exports"):
+        assert connection.execute(b"SELECT count(*) FROM %s" % table.encode()).fetchone() == (0,)
     assert [refusal.what for refusal in plan(connection, [other_key]).refusals] == [protection.KEY_DIFFERS]
 
 

@@ -75,7 +75,7 @@ def test_a_row_changed_by_hand_is_found_though_its_position_is_newer_than_the_sn
 def test_a_hot_row_that_changes_at_every_look_is_never_drift(
     source: Source, connection: Connection, probe: Probe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read_items, reads = settle_module.read_items, list[int]()
+    read_items, reads = settle_module.read_again, list[int]()
 
     def read_then_change(*arguments: object) -> object:
         reads.append(1)
@@ -86,7 +86,7 @@ def test_a_hot_row_that_changes_at_every_look_is_never_drift(
         return answers
 
     execute(connection, """UPDATE replica."Employees" SET "Name" = 'hot', _as_of = now() WHERE "Id" = 3""")
-    monkeypatch.setattr(settle_module, "read_items", read_then_change)
+    monkeypatch.setattr(settle_module, "read_again", read_then_change)
     report = source.reconcile(repair=True, bounds=Bounds(patience=timedelta(seconds=2)))
     assert (report.drift, report.undecided) == (0, 1)
     assert len(reads) > 2

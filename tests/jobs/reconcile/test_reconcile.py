@@ -98,14 +98,14 @@ def test_a_repair_never_undoes_a_newer_change(
     source: Source, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     execute(connection, """UPDATE replica."Employees" SET "Name" = 'wrong' WHERE "Id" = 3""")
-    read_items = settle_module.read_items
+    read_items = settle_module.read_again
 
     def read_then_stream_applies(*arguments: Any) -> list[Any]:  # noqa: ANN401 - passed through
         reads = list(read_items(*arguments))
         execute(connection, """UPDATE replica."Employees" SET "Name" = 'streamed', _as_of = now() WHERE "Id" = 3""")
         return reads
 
-    monkeypatch.setattr(settle_module, "read_items", read_then_stream_applies)
+    monkeypatch.setattr(settle_module, "read_again", read_then_stream_applies)
     report = source.reconcile(repair=True)
     assert report.drift == 0
     assert view(connection)[3] == ("streamed", "NA")

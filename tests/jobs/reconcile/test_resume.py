@@ -61,7 +61,7 @@ def test_a_run_that_failed_while_resolving_resolves_the_rest_and_counts_all_of_i
 ) -> None:
     monkeypatch.setattr(settle, "KEYS_AT_ONCE", 3)
     execute(connection, """UPDATE replica."Employees" SET "Name" = 'wrong' WHERE "Id" < 8""")
-    location, read_items, calls = source.export(6), settle.read_items, list[int]()
+    location, read_items, calls = source.export(6), settle.read_again, list[int]()
 
     def read_twice(*arguments: object) -> object:
         calls.append(1)
@@ -69,7 +69,7 @@ def test_a_run_that_failed_while_resolving_resolves_the_rest_and_counts_all_of_i
             raise TransientError("throttled")
         return read_items(*arguments)  # type: ignore[arg-type]  # passed through
 
-    monkeypatch.setattr(settle, "read_items", read_twice)
+    monkeypatch.setattr(settle, "read_again", read_twice)
     with pytest.raises(TransientError):
         source.reconcile_with(location, repair=True)
     assert connection.execute("SELECT count(*) FROM replication.drift WHERE repaired").fetchone() == (6,)
@@ -110,7 +110,7 @@ def test_a_server_that_crashed_has_emptied_everything_or_nothing_and_the_run_beg
     execute(connection, """UPDATE replica."Employees" SET "Name" = 'wrong' WHERE "Id" = 3""")
     location = source.export(6)
     with monkeypatch.context() as patched:
-        patched.setattr(settle, "read_items", break_off)
+        patched.setattr(settle, "read_again", break_off)
         with pytest.raises(TransientError):
             source.reconcile_with(location)
     # Crash recovery does this to unlogged tables.
