@@ -33,6 +33,12 @@ Kind = Literal["missing", "extra", "different"]
 # Memory for a chunk's join before it spills to temporary files, and for sorting the staged keys.
 _JOIN_MEMORY = "64MB"
 _INDEX_MEMORY = "256MB"
+# A range's rows lie on pages all over a table. If these are not in memory, asking for many at a time instead of one
+# takes less than half the time; where the server's platform cannot, the most is 0.
+_ASK_AHEAD = """
+SELECT set_config(name, least(64, max_val::integer)::text, false)
+  FROM pg_settings WHERE name = 'effective_io_concurrency'
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +52,9 @@ class Comparison:
     as_of: datetime
 
     def set_up(self, connection: Connection) -> None:
-        """Give a connection the memory for comparing chunks."""
+        """Give a connection the memory for comparing chunks, and let it ask for many pages at a time."""
         with translating("setting up a connection of the reconciliation"):
+            connection.execute(_ASK_AHEAD)
             connection.execute(sql.SQL("SET work_mem = {}").format(sql.Literal(_JOIN_MEMORY)))
 
     def index(self, connection: Connection, *, helpers: int = 0) -> None:

@@ -207,6 +207,7 @@ def test_a_range_is_read_without_the_rest_of_the_snapshot_or_of_the_table(
     )
     assert indexes.fetchone() == (1,)
     comparison.set_up(connection)
+    assert connection.execute("SHOW effective_io_concurrency").fetchone() == ("64",)
     for through in ("k27", "19000"), ("k28", "17"):  # a part of one partition key, and one and a part
         after = ("k27", "17000")
         within = key_ranges.within(comparison.target, after, through)
