@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 SERVICE = "dynaurora"
 NAMESPACE = "Dynaurora"
+_to_json = json.JSONEncoder(default=str, separators=(",", ":"), ensure_ascii=False).encode
 _COUNTED = ("Applied", "Stale", "Deleted", "Expired", "Rejected", "Ignored")
 _COUNTS = [{"Name": name, "Unit": "Count"} for name in _COUNTED]
 _LAG = {"Name": "LagSeconds", "Unit": "Seconds"}
@@ -48,7 +49,8 @@ class Telemetry:
     def __init__(self, environment: Mapping[str, str]) -> None:
         service = environment.get("POWERTOOLS_SERVICE_NAME") or SERVICE
         self._namespace = environment.get("POWERTOOLS_METRICS_NAMESPACE") or NAMESPACE
-        self._logger = Logger(service=service)
+        # Without these, Powertools makes an encoder for each line and tries to read each message as JSON.
+        self._logger = Logger(service=service, json_serializer=_to_json, json_deserializer=str)
         self._counts_metrics = not strtobool(environment.get("POWERTOOLS_METRICS_DISABLED", "false"))
 
     def invocation(self, request_id: str) -> None:
@@ -102,7 +104,7 @@ class Telemetry:
         # No other dimension: an alarm on "table" alone would then match nothing.
         directive = {"Namespace": self._namespace, "Dimensions": [["table"]], "Metrics": metrics}
         about = {"Timestamp": int(time.time() * 1000), "CloudWatchMetrics": [directive]}
-        print(json.dumps({"_aws": about, "table": report.table, **line}, separators=(",", ":")))  # noqa: T201 - as Lambda reads it
+        print(_to_json({"_aws": about, "table": report.table, **line}))  # noqa: T201 - as Lambda reads it
 
 
 def place(error: BaseException) -> str:

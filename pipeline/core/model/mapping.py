@@ -102,6 +102,10 @@ class Target:
     protect: tuple[Rule, ...] = ()
     """Protects attributes that no column takes."""
 
+    def __hash__(self) -> int:
+        # A batch looks its targets up: the hash of all contents would take longer than a record.
+        return hash((self.schema, self.name))
+
     @property
     def storage_name(self) -> str:
         """Name in schema `replica`."""

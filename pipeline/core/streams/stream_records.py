@@ -94,7 +94,7 @@ class StreamDecoder:
     def __init__(self, mapping: TableMapping) -> None:
         self.mapping = mapping
         self._settled: list[Counter[str]] = [Counter() for _ in mapping.targets]
-        # By identity, because a target's hash covers all its contents: too much for each record.
+        # By identity, because a target's hash is a call, which is too much for each record.
         self._decoders = {
             id(target): RowDecoder(target, settled)
             for target, settled in zip(mapping.targets, self._settled, strict=True)
