@@ -85,7 +85,10 @@ def _examples() -> list[str]:
 def _stored(sql_type: SqlType, text: str) -> str:
     if text in {"NULL", ""}:
         return text or "the empty text"
-    # The only type that does not store exactly what it gets: it rounds as Python's float does (both IEEE 754 binary64).
+    # The only types that do not store exactly what they get: they round as Python's float does (IEEE 754 binary64).
+    if sql_type.name == "double precision[]":
+        numbers = text[1:-1].replace('"', "").split(",")
+        return _code(f"{{{','.join(each if each == 'NULL' else repr(float(each)) for each in numbers)}}}")
     return _code(repr(float(text)) if sql_type.name == "double precision" else text)
 
 

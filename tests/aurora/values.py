@@ -44,6 +44,11 @@ targets:
       names: {attribute: names, type: "text[]"}
       sizes: {attribute: sizes, type: "numeric[]"}
       blobs: {attribute: blobs, type: "bytea[]"}
+      words_in_order: {attribute: word_list, type: "text[]"}
+      numbers_in_order: {attribute: number_list, type: "numeric[]"}
+      vector: {attribute: number_list, type: "double precision[]"}
+      wholes: {attribute: whole_list, type: "bigint[]"}
+      blobs_in_order: {attribute: blob_list, type: "bytea[]"}
       anything: {attribute: anything, type: jsonb}
       parsed: {attribute: parsed, type: jsonb, json: parse}
       city: {attribute: place.city, type: text}
@@ -77,6 +82,10 @@ def _tagged(tag: str, values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 def _set(values: st.SearchStrategy[str]) -> st.SearchStrategy[list[str]]:
     return st.lists(values, min_size=1, max_size=4, unique=True)
+
+
+def _list(tag: str, values: st.SearchStrategy[str]) -> st.SearchStrategy[Any]:
+    return _tagged("L", st.lists(_tagged(tag, values) | st.just({"NULL": True}), max_size=4))
 
 
 SCALARS: st.SearchStrategy[Any] = st.one_of(
@@ -117,6 +126,10 @@ _ATTRIBUTES: dict[str, st.SearchStrategy[Any]] = {
     "names": _tagged("SS", _set(TEXTS)),
     "sizes": _tagged("NS", _set(NUMBERS)),
     "blobs": _tagged("BS", _set(BINARY)),
+    "word_list": _list("S", TEXTS),
+    "number_list": _list("N", NUMBERS),
+    "whole_list": _list("N", st.integers(-(2**63), 2**63 - 1).map(str)),
+    "blob_list": _list("B", BINARY),
     "anything": ANYTHING,
     "parsed": _JSON_STRINGS | ANYTHING.filter(lambda attribute: "S" not in attribute),
     "place": _tagged("M", st.fixed_dictionaries({}, optional={"city": _tagged("S", TEXTS)})),
@@ -185,7 +198,16 @@ _TYPED: dict[str, Callable[[Any], Any]] = {
     "names": lambda value: sorted(value, key=str.encode),
     "sizes": lambda value: sorted(map(Decimal, value)),
     "blobs": lambda value: sorted(map(b64decode, value)),
+    "words_in_order": lambda value: _elements(value, str),
+    "numbers_in_order": lambda value: _elements(value, Decimal),
+    "vector": lambda value: _elements(value, float),
+    "wholes": lambda value: _elements(value, int),
+    "blobs_in_order": lambda value: _elements(value, b64decode),
 }
+
+
+def _elements(value: list[Any], read: Callable[[Any], Any]) -> list[Any]:
+    return [None if "NULL" in element else read(*element.values()) for element in value]
 
 
 def expected(item: Item) -> dict[str, Any]:

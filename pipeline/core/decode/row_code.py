@@ -21,7 +21,7 @@ from pipeline.core.decode.children import ChildDecoder
 from pipeline.core.decode.routing import captured
 from pipeline.core.model.attributes import find, text, to_json
 from pipeline.core.model.mapping import OnError
-from pipeline.core.types.arrays import text_array
+from pipeline.core.types.arrays import number_list, text_array
 from pipeline.core.types.conversion import converter
 from pipeline.core.types.fast.fast_form import ColumnCode, fast_forms
 from pipeline.core.types.key_length import LONGEST_KEY_BYTES, MOST_BYTES
@@ -93,7 +93,7 @@ def written_row(decoder: RowDecoder, names: dict[str, Any]) -> WrittenRow | None
     elements = [element_function(child) for child in target.children]
     if forms is None or None in elements:
         return None
-    names |= {"find": find, "text": text, "text_array": text_array, "jsonb": to_json}
+    names |= {"find": find, "text": text, "text_array": text_array, "number_list": number_list, "jsonb": to_json}
     body = ["missing = 0"]
     if target.match:
         names["captured"] = partial(captured, target)
@@ -125,7 +125,13 @@ def element_function(child: Target) -> Callable[[Item], Row] | None:
     forms = fast_forms(child)
     if forms is None:
         return None
-    names: dict[str, Any] = {"find": find, "text": text, "text_array": text_array, "jsonb": to_json}
+    names: dict[str, Any] = {
+        "find": find,
+        "text": text,
+        "text_array": text_array,
+        "number_list": number_list,
+        "jsonb": to_json,
+    }
     body, first = ["missing = 0"], len(child.primary_key)
     for position, (column, form) in enumerate(zip(child.own_columns, forms[first:], strict=True)):
         body += _column(column, form, ColumnCode(f"c{position}", f"general{position}(a)", names), set(), is_key=False)

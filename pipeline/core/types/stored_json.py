@@ -3,8 +3,9 @@
 Invariant: every digit is kept, and what JSON distinguishes stays different. Where JSON does not distinguish, the column
 decides: a string is read as B if the column is bytea, and otherwise as S; an array is read as a set if the column is an
 array of that kind and the elements are what our writer makes of a set (of one type, sorted, each once), and otherwise
-as L. So three refusals of the replicator cannot be repeated here: B for a text column is accepted as its base64 text, S
-that happens to be base64 for a bytea column as those bytes, L of sorted distinct elements for an array column as a set.
+as L. So two refusals of the replicator cannot be repeated here: B for a text column is accepted as its base64 text, S
+that happens to be base64 for a bytea column as those bytes, in arrays too. A list that is sorted like a set gives the
+same array (only of bytea, whose set is sorted by its bytes and not by their base64, it may be in another order).
 Whether a number is an epoch time is up to the column, as everywhere.
 """
 

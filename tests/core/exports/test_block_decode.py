@@ -75,7 +75,8 @@ strange_items = st.dictionaries(st.sampled_from(NAMES), scalars | malformed, max
 
 types = st.sampled_from(
     ["smallint", "integer", "bigint", "numeric", "numeric(8,2)", "numeric(3)", "numeric(2,2)", "double precision",
-     "boolean", "text", "varchar(3)", "uuid", "date", "timestamptz", "bytea", "jsonb", "text[]", "numeric[]", "bytea[]"]
+     "boolean", "text", "varchar(3)", "uuid", "date", "timestamptz", "bytea", "jsonb", "text[]", "numeric[]", "bytea[]",
+     "double precision[]", "integer[]", "bigint[]"]
 ).map(parse_sql_type)  # fmt: skip
 paths = st.one_of(
     st.sampled_from(NAMES).map(lambda name: (name,)),
@@ -170,8 +171,9 @@ def read_field(sql_type: str, text: str) -> object:
             return sql_type, json.loads(text, parse_int=as_number, parse_float=as_number)
         if sql_type in {"numeric", "double precision"}:
             return f"{Decimal(text):f}"
-        if sql_type == "numeric[]":
-            return [f"{Decimal(number):f}" for number in text[2:-2].split('","') if number]
+        if sql_type in {"numeric[]", "double precision[]", "integer[]", "bigint[]"}:
+            numbers = text[1:-1].replace('"', "").split(",")
+            return [number if number in {"NULL", ""} else f"{Decimal(number):f}" for number in numbers]
         if sql_type == "timestamptz":
             return datetime.fromisoformat(text)
     except (InvalidOperation, ValueError):

@@ -79,6 +79,9 @@ VALUES = {
     "date": {"S": "2026-12-31"},
     "timestamptz": {"S": "2026-01-31T12:00:00Z"},
     "jsonb": {"M": {"a": {"S": "x"}, "b": {"N": "1"}}},
+    "text[]": {"L": [{"S": "b"}, {"NULL": True}, {"S": "a"}]},
+    "bytea[]": {"L": [{"B": "AP8="}]},
+    **{f"{name}[]": {"L": [{"N": "2"}, {"N": "1"}]} for name in ("numeric", "double precision", "integer", "bigint")},
 }
 
 

@@ -35,7 +35,7 @@ class ColumnCode:
     value: str
     general: str
     names: dict[str, Any]
-    """The code's globals: `text`, `text_array` and `jsonb`, which write such values, and whatever `bind` adds."""
+    """The code's globals: `text`, `text_array`, `number_list`, `jsonb`, which write values, and what `bind` adds."""
 
     def bind(self, name: str, value: object) -> str:
         """Bind a value to a global name that is unique to this column, and return the name."""
@@ -50,6 +50,8 @@ class FastForm:
 
     tag: str = ""
     """The attribute type that it is for; "" for any."""
+    tags_in_line: str = ""
+    """The expression for the tag in a line, if `line` is for several types."""
     condition: str = ""
     """A further condition on the attribute value `a`, if any."""
     code: Callable[[ColumnCode], list[str]] | None = None
@@ -74,7 +76,7 @@ class FastForm:
         """Return the expression for an attribute value; `null` adds a second group that captures an explicit NULL."""
         if self.document or self.line is None:
             return self.document
-        value = f'{self.tag}":{self.line(longest_bytes)}'
+        value = f'{self.tags_in_line or self.tag}":{self.line(longest_bytes)}'
         return rf'\{{"(?:{value}{null})\}}' if null else rf'\{{"{value}\}}'
 
 
