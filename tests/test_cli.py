@@ -309,12 +309,69 @@ def test_an_unknown_name_is_wrong_use(environment: dict[str, str], capsys: pytes
     assert capsys.readouterr().err.endswith("is named employes; did you mean employees?\n")
 
 
-@pytest.mark.parametrize("words", [[], ["plam"], ["plan", "--jason"]])
-def test_wrong_words_are_wrong_use(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "words",
+    [[], ["plam"], ["plan", "--jason"], ["load", "employees", "--worker", "2"], ["reconcile", "employees", "--rep"],
+     ["rejects", "list", "--al"], ["purge", "employees", "--retention", "-5d"]],
+)  # fmt: skip
+def test_wrong_words_and_abbreviated_options_are_wrong_use(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words, {}) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("usage: dynaurora")
+    assert told.endswith("--help` says what there is\n")
+
+
+def test_with_json_an_error_is_json_too(environment: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    def error(*words: str, code: int, **more: str) -> dict[str, Any]:
+        assert main([*words, "--json"], environment | more) == code
+        found = document(capsys)["error"]
+        assert found["exit_code"] == code
+        return found
+
+    assert error("status", code=3, DATABASE_URL=NOBODY_THERE)["hint"].startswith("check that the cluster is up")
+    assert error("load", "employes", code=2)["hint"] == "did you mean employees?"
+    assert "plam" in error("plam", code=2)["message"]
+    assert "--jason" in error("plan", "--jason", code=2)["message"]
+    broken = Path(environment["DYNAURORA_TABLES"]) / "broken.yaml"
+    broken.write_text("name: broken\n")
+    problems = error("plan", "broken", code=2)["problems"]
+    assert {problem["file"] for problem in problems} == {str(broken)}
+    assert main(["plan", "--json"], environment) == 2, "the others are planned"
+    both = document(capsys)
+    assert both["steps"]
+    assert both["error"]["problems"] == problems
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["load", ""], ["reconcile", ""], ["redrive", "", "--prefix", "s3://nowhere/aws/lambda/"], ["purge", ""],
+     ["catch-up", "", "--from", "2026-01-01T00:00Z", "--to", "2026-01-01T12:00Z"], ["rejects", "replay", ""]],
+)  # fmt: skip
+def test_a_database_that_was_not_migrated_is_wrong_configuration_for_every_verb(
+    words: list[str], environment: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """AWS is not even asked: there are no credentials here."""
+    assert main([word or "employees" for word in words], environment) == 2
+    assert "run `dynaurora migrate employees`" in capsys.readouterr().err
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
-        main(words, {})
-    assert left.value.code == 2
-    assert "usage: dynaurora" in capsys.readouterr().err
+        main(["--version"], {})
+    assert left.value.code == 0
+    assert capsys.readouterr().out.startswith("dynaurora 0.")
+
+
+def test_a_terminal_that_is_not_utf_8_gets_what_it_can_show(environment: dict[str, str]) -> None:
+    path = Path(environment["DYNAURORA_TABLES"]) / "employees.yaml"
+    path.write_text(path.read_text().replace("Employees:", '"Employés→":'))
+    command = Path(sys.executable).with_name("dynaurora")
+    variables = {"PATH": os.environ["PATH"], "PYTHONIOENCODING": "latin-1"} | environment
+    told = subprocess.run([command, "plan"], env=variables, capture_output=True, check=False)
+    assert (told.returncode, told.stderr) == (1, b"")
+    assert b'"Employ\xe9s\\u2192"' in told.stdout
 
 
 def test_help_names_every_verb_and_imports_none(capsys: pytest.CaptureFixture[str]) -> None:

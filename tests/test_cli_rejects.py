@@ -84,8 +84,7 @@ def test_a_few_are_replayed_first(environment: dict[str, str], capsys: pytest.Ca
     assert main(["rejects", "replay", "employees", "--limit", "1", "--json"], environment) == 1
     report = document(capsys)
     assert (report["replayed"], report["waiting"]) == (1, 1)
-    with pytest.raises(SystemExit):
-        main(["rejects", "replay", "employees", "--limit", "0"], environment)
+    assert main(["rejects", "replay", "employees", "--limit", "0"], environment) == 2
 
 
 def test_people_are_told_what_to_do(environment: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -124,11 +123,9 @@ def test_wrong_use(environment: dict[str, str], capsys: pytest.CaptureFixture[st
     assert "there is no reject 999; `dynaurora rejects list` names them" in told(capsys)
     assert main(["rejects", "replay", "employes"], environment) == 2
     assert "did you mean employees?" in told(capsys)
-    with pytest.raises(SystemExit) as stopped:
-        main(["rejects"], environment)
-    assert stopped.value.code == 2
+    assert main(["rejects"], environment) == 2
 
 
 def test_a_database_that_was_never_migrated(database: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["rejects", "list"], {"DATABASE_URL": database, "DYNAURORA_TABLES": str(TABLES)}) == 1
+    assert main(["rejects", "list"], {"DATABASE_URL": database, "DYNAURORA_TABLES": str(TABLES)}) == 2
     assert "run `dynaurora migrate`" in told(capsys)

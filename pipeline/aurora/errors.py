@@ -14,6 +14,7 @@ import psycopg
 from psycopg import errors
 
 from pipeline.core.errors import (
+    ConfigurationError,
     DataError,
     DiskFullError,
     ReplicationError,
@@ -44,8 +45,10 @@ def translate(error: psycopg.Error, doing: str, *, table: str | None = None) -> 
         return DiskFullError(what, table=table, hint=_HINTS[state])
     if state[:2] in _TRANSIENT_CLASSES or state in _TRANSIENT_STATES:
         return TransientError(what, table=table, hint="try again; it usually passes")
-    if state == "23503" and error.diag.schema_name == BOOKKEEPING_SCHEMA:
-        return TerminalError(what, table=table, hint=_HINTS["42P01"])  # the table is not registered
+    if state == "23503" and error.diag.schema_name == BOOKKEEPING_SCHEMA:  # the table is not registered
+        state = "42P01"
+    if state in _NOT_MIGRATED:
+        return ConfigurationError(what, table=table, hint=_NOT_MIGRATED[state])
     if state[:2] in _DATA_CLASSES or state in _DATA_STATES:
         return DataError(what, table=table)
     return TerminalError(what, table=table, hint=_HINTS.get(state))
@@ -71,12 +74,14 @@ def refused_value(state: str, doing: str) -> DataError:
     return DataError(f"{doing}: PostgreSQL says {_condition(state)} ({state})")
 
 
-_HINTS = {
-    "53100": "the disk of the database server is full, or on Aurora the instance's disk for temporary files: free some"
-    " or take a larger one, then run it again",
+_NOT_MIGRATED = {
     "42P01": "run `dynaurora migrate` to create the tables of the mapping",
     "42703": "run `dynaurora migrate` to bring the tables up to date with the mapping",
     "3F000": "run `dynaurora migrate` to create the schemas",
+}
+_HINTS = {
+    "53100": "the disk of the database server is full, or on Aurora the instance's disk for temporary files: free some"
+    " or take a larger one, then run it again",
     "42501": "the database user lacks a privilege: `dynaurora roles` shows which role each verb runs under, and the SQL"
     " that gives the roles what they need",
 }

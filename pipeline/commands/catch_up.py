@@ -64,6 +64,7 @@ def run(session: Session, arguments: Namespace) -> Outcome:
     if end is not None and not arguments.end:  # until now by the source's clock, because this host's may be ahead of it
         start, end = _range(arguments, source_now(session.services, mapping))
 
+    session.require_schema(mapping)
     with session.showing(mapping.name, "catching up") as tell:
         if start is None or end is None:
             report = apply_export(

@@ -36,9 +36,7 @@ def run(session: Session, arguments: Namespace) -> Outcome:
     (mapping,) = session.mappings([arguments.name])
     margin = snapshots.margin(arguments)
     snapshots.check(arguments)
-    from pipeline.jobs.schema import schema_report  # noqa: PLC0415 - `--help` does without
-
-    schema_report(session.services, mapping).require()
+    session.require_schema(mapping)
     report = _load(session, mapping, arguments, margin)
     return Outcome(asdict(report), _lines(report), needs_person=report.rejected > 0)
 

@@ -36,6 +36,7 @@ def run(session: Session, arguments: Namespace) -> Outcome:
     retention = _span(arguments.retention)
     from pipeline.jobs.purge import purge_table  # noqa: PLC0415 - `--help` does without
 
+    session.require_schema(mapping)
     with session.connect("purge") as connection, session.showing(mapping.name, "purging") as tell:
         report = purge_table(
             connection,

@@ -68,6 +68,7 @@ def run(session: Session, arguments: Namespace) -> Outcome:
         max_lag=timedelta(seconds=arguments.max_lag_seconds),
         patience=timedelta(seconds=arguments.patience_seconds),
     )
+    session.require_schema(mapping)
     snapshot = snapshots.take(session, mapping, arguments)
     with session.showing(mapping.name, "reconciling") as tell:
         report = reconcile(

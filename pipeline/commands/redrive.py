@@ -34,13 +34,14 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(session: Session, arguments: Namespace) -> Outcome:
     """Redrive; batches that are left, and records that cannot be stored, need a person."""
-    mappings = session.mappings([arguments.name])
+    (mapping,) = session.mappings([arguments.name])
+    session.require_schema(mapping, needs_session=False)
     from pipeline.jobs.redrive import redrive  # noqa: PLC0415 - the AWS SDK costs half a second
 
     with session.showing(arguments.name, "redriving") as tell:
         report = redrive(
             session.services,
-            mappings,
+            (mapping,),
             prefix=arguments.prefix,
             queue_url=arguments.queue,
             only=arguments.object,

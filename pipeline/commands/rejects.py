@@ -51,6 +51,7 @@ def run(session: Session, arguments: argparse.Namespace) -> Outcome:
         return _show(session, arguments.id, values=arguments.show_values)
     if arguments.action == "replay":
         (mapping,) = session.mappings([arguments.name])
+        session.require_schema(mapping)
         return _replay(session, mapping, arguments.limit)
     names = [mapping.name for mapping in session.mappings(arguments.names)] if arguments.names else None
     return _list(session, names, replayed_too=arguments.all)

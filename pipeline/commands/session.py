@@ -107,6 +107,12 @@ class Session:
         """Show a line that stays visible, whatever progress is shown meanwhile."""
         self.progress.print(f"note: {text}", highlight=False, markup=False)
 
+    def require_schema(self, mapping: TableMapping, *, needs_session: bool = True) -> None:
+        """Raise ConfigurationError if the database is not as the mapping says: before anything is asked for or read."""
+        from pipeline.jobs.schema import schema_report  # noqa: PLC0415 - `--help` does without
+
+        schema_report(self.services, mapping, needs_session=needs_session).require()
+
     def connect(self, verb: str) -> Connection:
         """Open a connection to Aurora, to be closed by the caller. Raises UnreachableError, ConfigurationError."""
         return self.services.connect(f"dynaurora {verb}")

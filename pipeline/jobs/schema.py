@@ -61,9 +61,14 @@ class SchemaReport:
             )
 
 
-def schema_report(services: Services, mapping: TableMapping) -> SchemaReport:
-    """Compare the database with the mapping. Raises TransientError, TerminalError."""
-    with services.connect("dynaurora plan", statement_timeout_seconds=_TIMEOUT_SECONDS) as connection:
+def schema_report(services: Services, mapping: TableMapping, *, needs_session: bool = True) -> SchemaReport:
+    """Compare the database with the mapping. Raises TransientError, TerminalError.
+
+    `needs_session=False` is for what also works through a transaction pooler.
+    """
+    with services.connect(
+        "dynaurora plan", statement_timeout_seconds=_TIMEOUT_SECONDS, needs_session=needs_session
+    ) as connection:
         planned = plan(connection, [services.with_key(mapping)])
     return SchemaReport(
         mapping.name,
