@@ -69,6 +69,7 @@ VERBS = (
     Verb("rejects", "list, show and replay records that could not be converted", "pipeline.commands.rejects"),
     Verb("unmapped", "show the attributes that no column takes, with lines to add", "pipeline.commands.unmapped"),
     Verb("promote", "fill new columns of a mapping from the jsonb column", "pipeline.commands.promote"),
+    Verb("forget", "remove what is kept about a deleted item", "pipeline.commands.forget"),
     Verb("purge", "remove old tombstones and leftovers", "pipeline.commands.purge"),
     Verb("status", "show how far each table is, and what waits for a person", "pipeline.commands.status"),
 )

@@ -134,7 +134,7 @@ def split_prefix(location: str | None) -> tuple[str, str]:
     )
 
 
-def _done_key(key: str, prefix: str) -> str:
+def done_key(key: str, prefix: str) -> str:
     """Return the key for an object that is done: outside `aws/lambda/`, if that is in it, where Lambda writes."""
     at = key.find("aws/lambda/")
     at = len(prefix.rpartition("/")[0]) + ("/" in prefix) if at < 0 else at
@@ -145,8 +145,13 @@ def waiting(services: Services, location: str) -> Iterator[str]:
     """Yield the keys under a location that are not done."""
     bucket, prefix = split_prefix(location)
     for key in services.store(location).keys(bucket, prefix):
-        if DONE not in key[len(prefix) :].split("/")[:-1] and DONE not in prefix.split("/"):
+        if not is_done(key, prefix):
             yield key
+
+
+def is_done(key: str, prefix: str) -> bool:
+    """Whether an object under a prefix was marked as done."""
+    return DONE in key[len(prefix) :].split("/")[:-1] or DONE in prefix.split("/")
 
 
 @dataclass
@@ -180,7 +185,7 @@ class _Run:
                 continue
             if self._settle(join_location(bucket, key), content):
                 try:
-                    store.move(bucket, key, _done_key(key, prefix))
+                    store.move(bucket, key, done_key(key, prefix))
                 except MissingObjectError:
                     continue
         if self.only and not found:

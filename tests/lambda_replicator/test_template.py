@@ -91,7 +91,11 @@ def test_stream_and_secret_are_read_by_their_own_arn(template: dict[str, Any]) -
     stream = {"Fn::If": ["CreatesSource", {"Fn::GetAtt": "SourceTable.StreamArn"}, {"Ref": "SourceStreamArn"}]}
     assert by_action["dynamodb:GetRecords"] == stream
     assert template["Resources"]["Replicator"]["Properties"]["Events"]["Stream"]["Properties"]["Stream"] == stream
-    assert by_action["secretsmanager:GetSecretValue"]["Fn::If"][2] == {"Ref": "DatabaseSecretArn"}
+    secrets = [s["Resource"] for s in statements(template) if "secretsmanager:GetSecretValue" in actions(s)]
+    assert secrets[0]["Fn::If"][2] == {"Ref": "DatabaseSecretArn"}
+    assert secrets[1:] == [{"Ref": "PrivacyKeySecretArn"}]
+    variables = template["Resources"]["Replicator"]["Properties"]["Environment"]["Variables"]
+    assert variables["PRIVACY_KEY_SECRET_ID"]["Fn::If"][:2] == ["HasPrivacyKey", {"Ref": "PrivacyKeySecretArn"}]
 
 
 def test_the_mapping_loses_nothing(template: dict[str, Any]) -> None:

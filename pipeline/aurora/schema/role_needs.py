@@ -92,6 +92,7 @@ VERBS = (
     VerbNeeds("promote", Role.OPERATOR, _LOOKS | Needs(_WRITE, {"promotions": _WRITE})),
     # Partitions of histories are their owner's to create and drop.
     VerbNeeds("purge", Role.OPERATOR, Needs(_READ | {"INSERT", "DELETE"}, {ALL_TABLES: _CHANGE}, swaps=True)),
+    VerbNeeds("forget", Role.OPERATOR, _WORKS),
     VerbNeeds("repoint", Role.OPERATOR, Needs(_LOCK, {ALL_TABLES: _CHANGE})),
     VerbNeeds("the sensors (probe, lost history)", Role.OPERATOR, Needs(_READ, {ALL_TABLES: _CHANGE})),
     VerbNeeds("reading the views", Role.READER),
