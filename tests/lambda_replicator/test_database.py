@@ -109,3 +109,17 @@ def test_a_writer_that_is_set_to_read_only_is_refused(target: Any) -> None:
     target.execute(f'ALTER DATABASE "{target.name}" SET default_transaction_read_only = on')
     with pytest.raises(ConfigurationError, match="its sessions begin read-only"):
         opener(DatabaseUrl(target.url))()
+
+
+def test_the_statement_of_a_small_batch_is_planned_once(database: str) -> None:
+    """PostgreSQL would plan it for each value, because that plan is a little cheaper to execute."""
+    with opener(DatabaseUrl(database))() as connection:
+        connection.execute("CREATE TABLE numbers AS SELECT n FROM generate_series(1, 100) AS n")
+        for _ in range(10):
+            connection.execute(
+                "SELECT count(*) FROM unnest(%s::int[]) AS n JOIN numbers USING (n)", ("{1}",), prepare=True
+            )
+        found = connection.execute(
+            "SELECT generic_plans, custom_plans FROM pg_prepared_statements WHERE statement LIKE '%unnest%'"
+        ).fetchall()
+    assert found == [(10, 0)]

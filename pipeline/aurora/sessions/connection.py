@@ -85,11 +85,13 @@ def connect(
     statement_timeout_seconds: float | None = None,
     connect_timeout_seconds: int = 10,
     parameters: Mapping[str, str | int] | None = None,
+    settings: Mapping[str, str] | None = None,
     through: Pooler = Pooler.DETECT,
     needs_session: bool = True,
 ) -> Connection:
     """Open a connection to an address or URL; libpq's `parameters` win over the address's.
 
+    `settings` are PostgreSQL's, besides those that every connection has.
     `needs_session=False` is for work that keeps nothing beyond a transaction, and begins each with
     `set_for_transaction`. Raises UnreachableError if nothing answers or the server accepts no session now,
     LoginRefusedError if it refuses the password, ConfigurationError for what a person must change: a database that is
@@ -113,7 +115,8 @@ def connect(
     connection = _open(conninfo, place.source)
     with translating("connecting to the database"):
         try:
-            connection.settings = _SETTINGS | _limits(statement_timeout_seconds) | (_LASTING if needs_session else {})
+            lasting = _LASTING if needs_session else {}
+            connection.settings = {**_SETTINGS, **_limits(statement_timeout_seconds), **lasting, **(settings or {})}
             connection.isolation_level = IsolationLevel.READ_COMMITTED
             _set_up(connection, conninfo, place.source, through, needs_session=needs_session)
         except BaseException:
