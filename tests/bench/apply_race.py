@@ -18,11 +18,12 @@ from pipeline.aurora.sessions.connection import connect
 from tests.bench.contest import Spec
 from tests.bench.contestant import OURS_PYTHON, RIVALS_PYTHON, ROOT, ContestantError, migrate, run
 from tests.bench.history import History
+from tests.bench.items import Item
 from tests.bench.network import Network
-from tests.bench.reference import expected, shown
+from tests.bench.reference import elements, expected, shown
 from tests.bench.rounds import EXACT, Entry, Run, Say, interleave
 from tests.bench.server import BenchServer
-from tests.bench.shapes import NARROW, STAFF, WIDE, Shape
+from tests.bench.shapes import CHILDREN, EMBEDDINGS, NARROW, STAFF, WIDE, Shape
 
 ROUND_TRIP_MS = 1.0
 # The values of a row `n` that is there before, in the order of the shape's columns.
@@ -36,7 +37,11 @@ _VALUES = {
     " true, false, decode(repeat('00', 48), 'hex'), ARRAY['a', 'b'],"
     """ '["lorem", 1.5, true, null, {"sku": "SKU-123456", "qty": 5, "unit": 1.5}]'::jsonb,"""
     """ '{"address": {"street": "1 Main St", "zip": "12345", "geo": [1.5, 2.5]}, "score": 12.5}'::jsonb, NULL""",
+    "children": "n, 'Akua Mensah ' || n % 1000, '2024-05-14T11:14:20Z'::timestamptz, n / 100.0",
+    "embeddings": "n, array_fill(0.1::double precision, ARRAY[1536])",
 }
+
+_CHILD_VALUES = "n, place, 'SKU-' || n % 1000, n % 50, n / 100.0"
 
 # Runs in a round for those on which the stated ratios depend: each takes a second or a few.
 _CLOSE = 3
@@ -119,7 +124,11 @@ class ApplyRace:
                 with closing(psycopg.connect(url, autocommit=True)) as connection:
                     connection.execute(self._shape.create(self._view).encode())
                     connection.execute(f"INSERT INTO {self._view} {self._rows(rows)}".encode())
-                    connection.execute(f"VACUUM ANALYZE {self._view}".encode())
+                    if self._shape.child:
+                        child = self._shape.child_of(self._view)
+                        connection.execute(self._shape.child.create(child).encode())
+                        connection.execute(f"INSERT INTO {child} {self._child_rows(rows)}".encode())
+                    connection.execute(b"VACUUM ANALYZE")
                 self._histories[database] = History(rows, shape=self._shape)
             options = {"select": select, "log": log}
             return self._contest("tests.bench.rivals.seed_handler", database, 100, batches, options, RIVALS_PYTHON)
@@ -145,6 +154,9 @@ class ApplyRace:
     def _rows(self, rows: int) -> str:
         return f"SELECT {_VALUES[self._shape.name]} FROM generate_series(1, {rows}) AS n"
 
+    def _child_rows(self, rows: int) -> str:
+        return f"SELECT {_CHILD_VALUES} FROM generate_series(1, {rows}) AS n, generate_series(0, 3) AS place"
+
     def _fill(self, database: str, rows: int) -> None:
         self._say(f"  filling a table of {rows:,} rows")
         url = self._server.fresh(database)
@@ -160,9 +172,19 @@ class ApplyRace:
                 f"INSERT INTO {storage} ({', '.join(self._shape.columns)}, {ours})"
                 f" SELECT f.*, {values} FROM ({self._rows(rows)}) AS f",
                 f'ALTER TABLE {storage} ADD PRIMARY KEY ("{key}")',
-                f"VACUUM ANALYZE {storage}",
+                *self._child_statements(storage, rows),
+                "VACUUM ANALYZE",
             ):
                 connection.execute(statement.encode())
+
+    def _child_statements(self, storage: str, rows: int) -> list[str]:
+        child = self._shape.child
+        if child is None:
+            return []
+        return [
+            f"INSERT INTO {self._shape.child_of(storage)} ({', '.join(child.columns)}, _as_of)"
+            f" SELECT f.*, '2024-05-14'::timestamptz FROM ({self._child_rows(rows)}) AS f"
+        ]
 
     def _contest(
         self,
@@ -212,9 +234,26 @@ class ApplyRace:
             rows = connection.execute(query.encode(), [list(keys)]).fetchall()
         table = {row[0]: [shown(f, value) for f, value in zip(fields[1:], row[1:], strict=True)] for row in rows}
         wrong = sum(table.get(k) != (item and [expected(f, item) for f in fields[1:]]) for k, item in keys.items())
+        wrong += self._wrong_children(url, keys)
         if wrong or counted != (history.live,):
             return f"wrong: {wrong} of {len(keys)} written rows"
         return EXACT
+
+    def _wrong_children(self, url: str, keys: dict[str, Item | None]) -> int:
+        """Count the items that were written and whose elements are not in the child's table as they should be."""
+        child = self._shape.child
+        if child is None:
+            return 0
+        with closing(psycopg.connect(url)) as connection:
+            query = f"SELECT {', '.join(child.columns)} FROM {self._shape.child_of(self._view)} ORDER BY 1, 2"
+            found: dict[str, list[list[Any]]] = {}
+            for key, *values in connection.execute(query.encode()):
+                found.setdefault(str(key), []).append(values)
+        wanted = {
+            key: [[expected(f, element) for f in child.fields[1:]] for element in elements(self._shape, item)]
+            for key, item in keys.items() if item
+        }  # fmt: skip
+        return sum(found.get(key, []) != wanted.get(key, []) for key in keys)
 
     @property
     def _view(self) -> str:
@@ -243,8 +282,11 @@ def races(
             }
 
     small = replace(scale, rows=scale.rows[:1])
+    few = replace(scale, rows=(2_000,), batches={100: 5}, seed_batches_without_select=2)
     return {
         "apply": lambda: part(STAFF, scale, "", everything=True),
         "apply-narrow": lambda: part(NARROW, small, "-three-columns", everything=True),
         "apply-wide": lambda: part(WIDE, small, "-wide"),
+        "apply-children": lambda: part(CHILDREN, small, "-children"),
+        "apply-embeddings": lambda: part(EMBEDDINGS, few, "-embeddings"),
     }

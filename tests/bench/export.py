@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.items import items
-from tests.bench.reference import copy_line
+from tests.bench.reference import child_lines, copy_line
 from tests.bench.shapes import SHAPES
 
 FILES = 8
-VERSION = 2
+VERSION = 3
 """Raise it when the items change: kept exports are then made again."""
 TABLE_ARN = "arn:aws:dynamodb:eu-central-1:111122223333:table/"
 EXPORT_ID = "01715684460608-0a1b2c3d"
@@ -40,6 +40,8 @@ class Data:
     text_path: str
     size_bytes: int
     gzip_bytes: int
+    child_path: str = ""
+    """The ready-made text of the child rows, if there are any."""
 
 
 def generate(folder: Path, shape: str, count: int) -> Data:
@@ -56,16 +58,18 @@ def generate(folder: Path, shape: str, count: int) -> Data:
     (export / "data").mkdir(parents=True)
     with ProcessPoolExecutor(2) as pool:
         entries = list(pool.map(partial(_write_part, root, shape, count), range(FILES)))
-    with text.open("wb") as whole:
-        for part in range(FILES):
-            path = root / f"rows.{part}"
-            with path.open("rb") as rows:
-                shutil.copyfileobj(rows, whole, 1 << 20)
-            path.unlink()
+    for name in ("rows", "children"):
+        with (root / f"{name}.tsv").open("wb") as whole:
+            for part in range(FILES):
+                path = root / f"{name}.{part}"
+                with path.open("rb") as rows:
+                    shutil.copyfileobj(rows, whole, 1 << 20)
+                path.unlink()
     location = _write_manifest(root, export, shape, entries)
     paths = tuple(str(root / entry["dataFileS3Key"]) for entry in entries)
     sizes = (sum(entry["raw"] for entry in entries), sum(Path(path).stat().st_size for path in paths))
-    data = Data(shape, count, location, paths, str(text), *sizes)
+    child = str(root / "children.tsv") if SHAPES[shape].child else ""
+    data = Data(shape, count, location, paths, str(text), *sizes, child)
     kept.write_text(json.dumps(asdict(data)))
     return data
 
@@ -78,11 +82,13 @@ def _write_part(root: Path, shape_name: str, count: int, part: int) -> dict[str,
     with (
         gzip.open(root / key, "wb", compresslevel=6) as lines,
         (root / f"rows.{part}").open("w", encoding="utf-8", newline="") as rows,
+        (root / f"children.{part}").open("w", encoding="utf-8", newline="") as children,
     ):
         for item in items(shape, count, part, FILES):
             line = json.dumps({"Item": item}, separators=(",", ":"), ensure_ascii=written % 97 == 0).encode() + b"\n"
             lines.write(line)
             rows.write(copy_line(shape, item))
+            children.write(child_lines(shape, item))
             size_bytes += len(line)
             written += 1
     digest = hashlib.md5(usedforsecurity=False)

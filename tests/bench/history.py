@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from tests.bench.items import Item, wide
+from tests.bench.items import OTHER_ITEMS, Item, wide
 from tests.bench.shapes import NARROW, Shape
 
 STREAM = "arn:aws:dynamodb:eu-central-1:111122223333:table/{table}/stream/2024-06-01T00:00:00.000"
@@ -125,4 +125,9 @@ def _six(number: int, choose: random.Random) -> Item:
 
 
 # The attributes of each shape's items; the key comes by itself.
-_IMAGES: dict[str, Callable[[int, random.Random], Item]] = {"narrow": _three, "staff": _six, "wide": wide}
+_IMAGES: dict[str, Callable[[int, random.Random], Item]] = {
+    "narrow": _three,
+    "staff": _six,
+    "wide": wide,
+    **OTHER_ITEMS,
+}

@@ -98,6 +98,9 @@ def items(shape: Shape, count: int, part: int, parts: int) -> Iterator[Item]:
         for number in numbers:
             item = wide(number, choose)
             yield _varied(item, choose) if shape is VARIED else item
+    elif shape.name in OTHER_ITEMS:
+        for number in numbers:
+            yield {"id": {"N": str(number + 1)}, **OTHER_ITEMS[shape.name](number, choose)}
     else:
         for number in numbers:
             yield _narrow(number, choose)
@@ -109,6 +112,35 @@ def _narrow(number: int, choose: random.Random) -> Item:
         "empName": {"S": f"{choose.choice(_FIRST)} {choose.choice(_LAST)}"},
         "empDepartment": {"S": f"Dept {choose.randint(1, 999)}"},
     }
+
+
+def order(number: int, choose: random.Random) -> Item:
+    """Return an order's attributes besides its key."""
+    lines = [
+        {
+            "M": {
+                "sku": {"S": f"SKU-{_digits(choose, 6)}"},
+                "quantity": {"N": str(choose.randint(1, 50))},
+                "price": {"N": _hundredths(choose, 999)},
+            }
+        }
+        for _ in range(4)
+    ]
+    return {
+        "customer": {"S": f"{choose.choice(_FIRST)} {choose.choice(_LAST)} {number % 1000}"},
+        "placed": {"S": _time(choose)},
+        "total": {"N": _hundredths(choose, 9999)},
+        "lines": {"L": lines},
+    }
+
+
+def embedding(_: int, choose: random.Random) -> Item:
+    """Return a document's attributes besides its key: 1,536 numbers, as models give them."""
+    return {"embedding": {"L": [{"N": f"{choose.uniform(-0.1, 0.1):.8f}1"} for _ in range(1_536)]}}
+
+
+OTHER_ITEMS = {"children": order, "embeddings": embedding}
+"""By shape, the attributes of an item besides its key, a number."""
 
 
 def wide(i: int, choose: random.Random) -> Item:

@@ -35,12 +35,16 @@ FULL = {
     "narrow-3-indexes": Sizes(1_000_000, 0, 0),
     "wide": Sizes(500_000, 10_000, 20_000),
     "varied": Sizes(200_000, 0, 0),
+    "children": Sizes(300_000, 0, 0),
+    "embeddings": Sizes(4_000, 0, 0),
 }
 QUICK = {
     "narrow": Sizes(100_000, 10_000, 100_000),
     "narrow-3-indexes": Sizes(100_000, 0, 0),
     "wide": Sizes(10_000, 1_000, 2_000),
     "varied": Sizes(10_000, 0, 0),
+    "children": Sizes(20_000, 0, 0),
+    "embeddings": Sizes(200, 0, 0),
 }
 MEMORY_ITEMS = {"full": (100_000, 400_000, 2_000_000), "quick": (20_000, 100_000)}
 WORKERS = (1, 2, 4)
@@ -93,6 +97,10 @@ class LoadRace:
         label = "psql \\copy of ready text, key and indexes built after"
         return interleave([self.limit("copy_then_index", label, key_after=True), self.ours(TWO)], rounds, say)
 
+    def beside_copy(self, rounds: int, say: Say) -> dict[str, Outcome]:
+        """Run ours beside the limit alone."""
+        return interleave(self._closest()[:2], rounds, say)
+
     def _closest(self) -> list[Entry]:
         limit = self.limit("copy_then_index", "psql \\copy of ready text, key built after", key_after=True)
         return [limit, self.ours(TWO), self._ours_without_isal()]
@@ -103,7 +111,8 @@ class LoadRace:
         def contest() -> Run:
             data = self._data(self._sizes.items)
             url, relation = self._storage("bench_limit", data, keyed=not key_after)
-            spec = self._spec(data, url, table=relation, options={"key_after": key_after})
+            options = {"key_after": key_after, "child_path": data.child_path}
+            spec = self._spec(data, url, table=relation, options=options)
             found = self._judged("tests.bench.rivals.psql_copy", spec, data, relation, OURS_PYTHON)
             self._server.drop("bench_limit")  # nobody should share the machine with the vacuum of another's table
             return found
@@ -142,8 +151,17 @@ class LoadRace:
         found = self._judged("tests.bench.ours.load", spec, data, self._view(), first_on_path=first_on_path)
         if found.verdict == EXACT and not self._has_its_indexes(url):
             found = replace(found, verdict="wrong: indexes")
+        found.measured.figures["stored_bytes_per_item"] = self._stored_bytes(url) / count
         self._server.drop("bench_ours")
         return found
+
+    def _stored_bytes(self, url: str) -> int:
+        with psycopg.connect(url) as connection:
+            row = connection.execute(
+                "SELECT sum(pg_total_relation_size(oid))::bigint FROM pg_class WHERE relkind = 'r'"
+                " AND relnamespace = 'replica'::regnamespace"
+            ).fetchone()
+        return row[0] if row else 0
 
     def _has_its_indexes(self, url: str) -> bool:
         with psycopg.connect(url) as connection:
@@ -182,7 +200,7 @@ class LoadRace:
         *,
         table: str = "rival",
         workers: int = 1,
-        options: dict[str, bool] | None = None,
+        options: dict[str, bool | str] | None = None,
     ) -> Spec:
         return Spec(
             url,
@@ -203,18 +221,19 @@ class LoadRace:
         """Create the product's own table in a fresh database; without its key if that is built afterwards."""
         url = self._server.fresh(database)
         migrate(url, self._shape, self._folder, self._root)
-        (target,) = read_mapping(self._shape.mapping, "bench.yaml").targets
+        parent, *children = read_mapping(self._shape.mapping, "bench.yaml").tables
         with connect(url, application_name="bench") as connection:
-            table = tables.storage(target)
-            if data.text_path and database == "bench_limit":
-                connection.execute(sql.SQL("ALTER TABLE {} ALTER _as_of SET DEFAULT '2024-05-14'").format(table))
-            if not keyed:
-                name = sql.Identifier(f"{target.storage_name}_pkey")
-                connection.execute(sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(table, name))
-                for index in target.indexes:
-                    found = sql.Identifier("replica", index.name(target.storage_name))
-                    connection.execute(sql.SQL("DROP INDEX {}").format(found))
-            return url, table.as_string(connection)
+            for target in (parent, *children):
+                table = tables.storage(target)
+                if data.text_path and database == "bench_limit":
+                    connection.execute(sql.SQL("ALTER TABLE {} ALTER _as_of SET DEFAULT '2024-05-14'").format(table))
+                if not keyed:
+                    name = sql.Identifier(f"{target.storage_name}_pkey")
+                    connection.execute(sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(table, name))
+                    for index in target.indexes:
+                        found = sql.Identifier("replica", index.name(target.storage_name))
+                        connection.execute(sql.SQL("DROP INDEX {}").format(found))
+            return url, tables.storage(parent).as_string(connection)
 
     def _judged(
         self,
@@ -240,8 +259,12 @@ class LoadRace:
                 connection.execute(self._shape.create("reference", keyed=False).encode())
                 if self._shape.unmapped:
                     connection.execute(f'ALTER TABLE reference ADD "{self._shape.unmapped}" jsonb'.encode())
-            copy = f"\\copy reference FROM '{data.text_path}'"
-            subprocess.run([self._server.psql, "-X", "-q", url, "-c", copy], check=True)
+                if self._shape.child:
+                    connection.execute(self._shape.child.create("reference_child", keyed=False).encode())
+            copies = [("reference", data.text_path), ("reference_child", data.child_path)]
+            for table, path in copies[: 2 if self._shape.child else 1]:
+                copy = f"\\copy {table} FROM '{path}'"
+                subprocess.run([self._server.psql, "-X", "-q", url, "-c", copy], check=True)
             self._wanted[data.count] = _checksum(url, self._shape, "reference")
             self._server.drop("bench_reference")
         return self._wanted[data.count]
@@ -249,13 +272,17 @@ class LoadRace:
 
 def _checksum(url: str, shape: Shape, relation: str) -> tuple[str, ...]:
     with psycopg.connect(url) as connection:
-        row = connection.execute(shape.checksum(relation).encode()).fetchone()
-    return tuple(row) if row else ()
+        sums = [connection.execute(shape.checksum(relation).encode()).fetchone()]
+        if shape.child:
+            child = shape.child.checksum(shape.child_of(relation))
+            sums.append(connection.execute(child.encode()).fetchone())
+    return tuple(value for row in sums for value in row or ())
 
 
 def _verdict(found: tuple[str, ...], wanted: tuple[str, ...]) -> str:
     names = ("count", "scalar values", "nested values and arrays")
-    wrong = [name for name, mine, its in zip(names, found, wanted, strict=True) if mine != its]
+    names += tuple(f"{name} of the children" for name in names)
+    wrong = [name for name, mine, its in zip(names, found, wanted, strict=False) if mine != its]
     return f"wrong: {', '.join(wrong)}" if wrong else EXACT
 
 
@@ -269,7 +296,8 @@ def races(
         if SHAPES[shape].indexes:
             outcomes = race.with_indexes(rounds, say)
         else:
-            outcomes = race.closest(rounds, say) if shape == "varied" else race.rounds(rounds, say)
+            ways = {"varied": race.closest, "children": race.beside_copy, "embeddings": race.beside_copy}
+            outcomes = ways.get(shape, race.rounds)(rounds, say)
         found: dict[str, object] = {"outcomes": [outcome.to_json() for outcome in outcomes.values()]}
         if shape == "narrow":
             found["by_size"] = race.by_size(MEMORY_ITEMS["quick" if quick else "full"], say)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
+from datetime import datetime
 from decimal import Decimal
 from typing import Any, cast
 
@@ -22,6 +23,20 @@ def copy_line(shape: Shape, item: Item) -> str:
     """Return one line for COPY with the columns, then `{}` if the table keeps unmapped attributes."""
     row = [*texts(shape, item), "{}"] if shape.unmapped else texts(shape, item)
     return "\t".join("\\N" if text is None else text.translate(_ESCAPES) for text in row) + "\n"
+
+
+def child_lines(shape: Shape, item: Item) -> str:
+    """Return the lines for COPY of an item's child rows."""
+    return "".join(copy_line(shape.child, element) for element in elements(shape, item)) if shape.child else ""
+
+
+def elements(shape: Shape, item: Item) -> list[Item]:
+    """Return the elements of an item's list, each as an item of the child's fields."""
+    if shape.child is None:
+        return []
+    found: list[dict[str, Any]] = item[shape.child.explode]["L"]
+    key = {shape.key.attribute: item[shape.key.attribute]}
+    return [{**key, "": {"N": str(place)}, **element["M"]} for place, element in enumerate(found)]
 
 
 def texts(shape: Shape, item: Item) -> list[str | None]:
@@ -38,6 +53,10 @@ def expected(field: Field, item: Item) -> Any:  # noqa: ANN401 - of any column
     if field.tag == "B":
         return base64.b64decode(attribute["B"])
     value = plain(attribute)
+    if field.type == "double precision[]":
+        return list(map(float, value))
+    if field.type == "timestamptz":
+        return datetime.fromisoformat(value)
     return sorted(value) if field.tag == "SS" else value
 
 
@@ -53,6 +72,8 @@ def _text(field: Field, attribute: dict[str, Any] | None, default: str | None) -
         return None
     if field.nul_is_null and holds_nul(attribute):
         return None
+    if field.type == "double precision[]":
+        return "{" + ",".join(element["N"] for element in attribute["L"]) + "}"
     return _WRITERS[field.tag](attribute[field.tag])
 
 

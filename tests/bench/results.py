@@ -33,7 +33,7 @@ _APPLY_RIVALS = {
 def ours(parts: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """Return one object for each of our paths and cases."""
     found: list[dict[str, Any]] = []
-    for shape in ("narrow", "narrow-3-indexes", "wide", "varied"):
+    for shape in ("narrow", "narrow-3-indexes", "wide", "varied", "children", "embeddings"):
         outcomes = _by_key(parts.get(f"load-{shape}", {}))
         found += [
             _load(outcomes[key], outcomes, f"{shape}{suffix}", workers)
@@ -60,6 +60,7 @@ def _measured(outcome: dict[str, Any], path: str, case: str) -> dict[str, Any]:
 
 def _load(outcome: dict[str, Any], outcomes: Outcomes, case: str, workers: int) -> dict[str, Any]:
     found = _measured(outcome, "load", case) | {"workers": workers}
+    found["stored_bytes_per_item"] = outcome.get("stored_bytes_per_item")
     found |= {name: ratio(outcome, outcomes.get(rival)) for name, rival in _LOAD_RIVALS.items()}
     # A wrong result does not count: of pandas' two ways, the faster one that ended exact.
     exact = [outcomes[key] for key in ("pandas_to_sql", "pandas_copy") if _exact(outcomes.get(key))]

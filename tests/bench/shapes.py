@@ -34,11 +34,27 @@ class Shape:
     """Columns of each index besides the key's."""
     items_of: str = ""
     """The shape whose items it has, if they are not its own."""
+    key_columns: int = 1
+    """How many fields, the first ones, are the primary key."""
+    child: Shape | None = None
+    """The table of a list's elements: its parent's key, their place, then their own fields."""
+    explode: str = ""
+    """Of a child, the list's attribute."""
 
     @property
     def key(self) -> Field:
         """The key."""
         return self.fields[0]
+
+    @property
+    def primary_key(self) -> str:
+        """The columns of the primary key, as SQL."""
+        return ", ".join(self.columns[: self.key_columns])
+
+    def child_of(self, relation: str) -> str:
+        """Return the relation of the child's rows beside `relation`, as SQL."""
+        assert self.child is not None
+        return relation.replace(f'"{self.table}"', f'"{self.child.table}"') if '"' in relation else f"{relation}_child"
 
     @property
     def columns(self) -> list[str]:
@@ -49,7 +65,7 @@ class Shape:
         """SQL that creates a plain table of these columns, as somebody without Dynaurora would have it."""
         columns = [f'"{field.column}" {field.type}' for field in self.fields]
         if keyed:
-            columns.append(f'PRIMARY KEY ("{self.key.column}")')
+            columns.append(f"PRIMARY KEY ({self.primary_key})")
         return f"CREATE TABLE {table} ({', '.join(columns)})"
 
     def checksum(self, relation: str) -> str:
@@ -61,7 +77,7 @@ class Shape:
         nested = [f for f in self.fields if f.tag in {"L", "M", "SS"}]
 
         def total(fields: list[Field]) -> str:
-            values = [f'trim_scale("{f.column}")' if "numeric" in f.type else f'"{f.column}"' for f in fields]
+            values = [f'trim_scale("{f.column}")' if f.type == "numeric" else f'"{f.column}"' for f in fields]
             return f"sum(hashtextextended(row({', '.join(values)})::text, 0)::numeric)::text" if values else "'0'"
 
         return f"SELECT count(*)::text, {total(scalars)}, {total(nested)} FROM {relation}"
@@ -86,6 +102,13 @@ class Shape:
         if self.indexes:
             lines.append("    indexes:")
             lines += [f"      - {{columns: [{', '.join(columns)}]}}" for columns in self.indexes]
+        if self.child:
+            place = self.child.fields[1]
+            lines += [f"  {self.child.table}:", f"    parent: {self.table}", f"    explode: {self.child.explode}"]
+            lines += [f"    element: {{{place.column}: {place.type}}}", "    columns:"]
+            lines += [
+                f'      {f.column}: {{attribute: {f.attribute}, type: "{f.type}"}}' for f in self.child.fields[2:]
+            ]
         return "\n".join(lines) + "\n"
 
 
@@ -152,5 +175,37 @@ STAFF = Shape(
 )
 """Applied in addition to the seed's three columns: six, with a number of many digits, a boolean and a map."""
 
-LOADED = {shape.name: shape for shape in (NARROW, NARROW_3_INDEXES, WIDE, VARIED)}
+CHILDREN = Shape(
+    "children",
+    "Orders",
+    (
+        Field("id", "N", "id", "bigint"),
+        Field("customer", "S", "customer", "varchar(40)"),
+        Field("placed", "S", "placed", "timestamptz"),
+        Field("total", "N", "total", "numeric"),
+    ),
+    child=Shape(
+        "children-lines",
+        "OrderLines",
+        (
+            Field("id", "N", "id", "bigint"),
+            Field("", "N", "line", "integer"),
+            Field("sku", "S", "sku", "text"),
+            Field("quantity", "N", "quantity", "integer"),
+            Field("price", "N", "price", "numeric"),
+        ),
+        key_columns=2,
+        explode="lines",
+    ),
+)
+"""Orders, each with a list of four lines, which are rows of a table of their own."""
+
+EMBEDDINGS = Shape(
+    "embeddings",
+    "Documents",
+    (Field("id", "N", "id", "bigint"), Field("embedding", "L", "embedding", "double precision[]")),
+)
+"""Lists of 1,536 numbers."""
+
+LOADED = {shape.name: shape for shape in (NARROW, NARROW_3_INDEXES, WIDE, VARIED, CHILDREN, EMBEDDINGS)}
 SHAPES = {**LOADED, STAFF.name: STAFF}

@@ -25,7 +25,7 @@ from tests.bench.network import Network
 from tests.bench.reference import copy_line, expected, holds_nul, shown
 from tests.bench.rounds import EXACT, Entry, Run, interleave
 from tests.bench.server import BenchServer
-from tests.bench.shapes import NARROW, STAFF, WIDE, Shape
+from tests.bench.shapes import CHILDREN, EMBEDDINGS, NARROW, STAFF, WIDE, Shape
 
 
 def quiet(_: str) -> None:
@@ -86,7 +86,27 @@ def test_a_load_with_indexes_and_its_rival_have_them_all(postgres: PostgresServe
     assert mine["ratio_to_copy_then_index"] > 0
 
 
-@pytest.mark.parametrize("shape", [NARROW, STAFF, WIDE], ids=lambda shape: shape.name)
+@pytest.mark.parametrize("name", ["children", "embeddings"])
+def test_a_load_of_children_and_of_embeddings_is_judged_by_all_its_tables(
+    postgres: PostgresServer, tmp_path: Path, name: str
+) -> None:
+    race = LoadRace(BenchServer(postgres), tmp_path, name, Sizes(300, 0, 0))
+    found = race.beside_copy(1, quiet)
+    assert {key: outcome.failure or outcome.verdict for key, outcome in found.items()} == {
+        "copy_then_index": EXACT,
+        "load_2": EXACT,
+    }
+    (mine,) = results.ours({f"load-{name}": {"outcomes": [one.to_json() for one in found.values()]}})
+    assert (mine["case"], mine["ratio_to_copy_then_index"] > 0, mine["stored_bytes_per_item"] > 0) == (name, True, True)
+    data = generate(tmp_path, name, 300)
+    path = Path(data.child_path or data.text_path)
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+    limit = race.limit("copy_then_index", "psql", key_after=True).run()
+    wrong = "count, scalar values of the children" if name == "children" else "count, scalar values, nested values"
+    assert limit.verdict.startswith("wrong: " + wrong.partition(",")[0])
+
+
+@pytest.mark.parametrize("shape", [NARROW, STAFF, WIDE, CHILDREN], ids=lambda shape: shape.name)
 def test_the_history_ends_in_what_it_says(shape: Shape) -> None:
     history = History(100, shape=shape)
     events = [record for _ in range(20) for record in json.loads(history.batch(50))["Records"]]
@@ -104,7 +124,7 @@ def test_the_history_ends_in_what_it_says(shape: Shape) -> None:
     assert all(table.get(json.dumps(history.key(n))) == item for n, item in history.written.items())
 
 
-@pytest.mark.parametrize("shape", [STAFF, WIDE], ids=lambda shape: shape.name)
+@pytest.mark.parametrize("shape", [STAFF, WIDE, CHILDREN, EMBEDDINGS], ids=lambda shape: shape.name)
 def test_batches_are_applied_and_compared_with_the_history(
     shape: Shape, postgres: PostgresServer, tmp_path: Path
 ) -> None:

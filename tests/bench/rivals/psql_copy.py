@@ -13,8 +13,13 @@ def prepare(spec: Spec) -> Work:
     shape = SHAPES[spec.shape]
     columns = [*shape.columns, *([f'"{shape.unmapped}"'] if shape.unmapped else [])]
     script = [f"\\copy {spec.table} ({', '.join(columns)}) FROM '{spec.text_path}'"]
+    if shape.child:
+        child = shape.child_of(spec.table)
+        script.append(f"\\copy {child} ({', '.join(shape.child.columns)}) FROM '{spec.options['child_path']}'")
     if spec.options.get("key_after"):
-        script.append(f'ALTER TABLE {spec.table} ADD PRIMARY KEY ("{shape.key.column}")')
+        script.append(f"ALTER TABLE {spec.table} ADD PRIMARY KEY ({shape.primary_key})")
+        if shape.child:
+            script.append(f"ALTER TABLE {shape.child_of(spec.table)} ADD PRIMARY KEY ({shape.child.primary_key})")
         for columns in shape.indexes:
             names = ", ".join(f'"{column}"' for column in columns)
             script.append(f"CREATE INDEX ON {spec.table} ({names})")

@@ -20,7 +20,7 @@ from aws_lambda_powertools import Logger
 
 from tests.bench.contest import Spec, Work
 from tests.bench.invocations import invocations
-from tests.bench.reference import plain, texts, to_json
+from tests.bench.reference import elements, plain, texts, to_json
 from tests.bench.shapes import SHAPES, Shape
 
 psycopg2 = importlib.import_module("psycopg2")
@@ -44,6 +44,7 @@ def make_handler(url: str, shape: Shape, *, select: bool, log: bool) -> Handler:
     values_of = {"narrow": _three_columns, "staff": _six_columns}.get(shape.name, partial(_columns, shape))
 
     def apply(cursor: Any, record: dict[str, Any]) -> None:  # noqa: ANN401 - psycopg2 has no types here
+        _replace_elements(cursor, record, shape)
         change = record.get("dynamodb", {})
         key = change.get("Keys", {}).get(shape.key.attribute, {}).get(shape.key.tag)
         key, image = int(key) if shape.key.tag == "N" else key, change.get("NewImage", {})
@@ -80,6 +81,20 @@ def make_handler(url: str, shape: Shape, *, select: bool, log: bool) -> Handler:
             logger.exception("Error while fetching data from PostgreSQL")
 
     return lambda_handler
+
+
+def _replace_elements(cursor: Any, record: dict[str, Any], shape: Shape) -> None:  # noqa: ANN401 - psycopg2 has no types here
+    """Delete the child rows of the changed item, and insert those of its new image."""
+    child, change = shape.child, record["dynamodb"]
+    if child is None:
+        return
+    if record["eventName"] != "INSERT":
+        key = change["Keys"][shape.key.attribute][shape.key.tag]
+        cursor.execute(f'DELETE FROM public."{child.table}" WHERE "{child.key.column}" = %s', (key,))
+    if record["eventName"] != "REMOVE":
+        marks = ",".join(["%s"] * len(child.fields))
+        for element in elements(shape, change["NewImage"]):
+            cursor.execute(f'INSERT INTO public."{child.table}" VALUES ({marks})', tuple(texts(child, element)))
 
 
 def _three_columns(image: dict[str, Any]) -> tuple[Any, ...]:
