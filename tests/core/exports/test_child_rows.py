@@ -176,3 +176,13 @@ def test_an_item_with_an_odd_list_is_read_whole_by_another_path_and_its_neighbou
     ]  # fmt: skip
     assert (decoded.rows, len(decoded.failures)) == (3, 1)
     assert decoder.ways == Ways(unparsed=2, parsed=1, general=1)
+
+
+def test_a_text_that_looks_like_the_end_of_a_list_ends_none() -> None:
+    for unmapped in ("ignore", "rest"):
+        (target,) = read_mapping(ORDERS % unmapped, "orders.yaml").targets
+        lines = [
+            order(n, LINE % (n, 1), f'{{"M":{{"sku":{{"S":{json.dumps(sku)}}}}}}}', LINE % (n, 2))
+            for n, sku in enumerate(["x]}", "]},", 'a"]}}', "]},{", "\\]}]}"])
+        ]
+        assert outcome(target, written(lines), general=False) == outcome(target, written(lines), general=True)

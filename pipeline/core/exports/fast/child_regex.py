@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.core.types.fast.value_regex import REPEAT
+from pipeline.core.types.fast.value_regex import REPEAT, any_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 Match = tuple[bytes, ...]
 # The last three groups: the list's end, a comma before another element, or the rest of a list that cannot be read.
 _END, _MORE, _UNREAD = -3, -2, -1
+_FEW = 100
+_PLACES = [b"\t%d" % place for place in range(_FEW)]
 
 
 class UnreadListsError(ValueError):
@@ -30,6 +32,14 @@ class UnreadListsError(ValueError):
         super().__init__("a list that only the general path can read")
         self.items = frozenset(items)
         """Their indexes."""
+
+
+def list_expression() -> str:
+    """Return the expression for an attribute value that may be such a list.
+
+    Up to the first bracket that may end the list, it looks at nothing: the elements' expression does.
+    """
+    return rf'\{{"L":\[[^\]]*+\]\}}(?=[,}}])|{any_value()}'
 
 
 def element_expression(attribute: str, _required: str = "") -> str:
@@ -53,7 +63,7 @@ def elements(matches: Sequence[Match], keys: Sequence[bytes]) -> tuple[list[byte
     item = place = 0
     for match in matches:
         if match[_END] or match[_MORE]:
-            heads.append(b"%b\t%d" % (keys[item], place))
+            heads.append(keys[item] + (_PLACES[place] if place < _FEW else b"\t%d" % place))
             found.append(match)
             if match[_MORE]:
                 place += 1
@@ -69,4 +79,4 @@ def elements(matches: Sequence[Match], keys: Sequence[bytes]) -> tuple[list[byte
 
 def child_rows(heads: Sequence[bytes], fields: Sequence[Values]) -> bytes:
     """Return rows as marked COPY text."""
-    return b"".join([b"\t".join(row) + b"\n" for row in zip(heads, *fields, strict=True)])
+    return b"\n".join([*map(b"\t".join, zip(heads, *fields, strict=True)), b""])

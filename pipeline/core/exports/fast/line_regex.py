@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, cast
 
-from pipeline.core.exports.fast.child_regex import child_rows, element_expression, elements
+from pipeline.core.exports.fast.child_regex import child_rows, element_expression, elements, list_expression
 from pipeline.core.model.mapping import OnError
 from pipeline.core.types.conversion import converter
 from pipeline.core.types.copy_text import field
@@ -233,7 +233,7 @@ class LineRegex:
         if rest or name in roots or child.parent != target.view_name or child.key_columns[-1].type.name != "integer":
             raise ValueError("elements that need the general path")
         inner = replace(child, primary_key=(), columns=child.own_columns)
-        group = self._add(str(name), f"({any_value()})")
+        group = self._add(str(name), f"({list_expression()})")
         if self._rest is not None:
             self._rest.append(self._named(str(name), group))
         return group, LineRegex(inner, frame=element_expression)
