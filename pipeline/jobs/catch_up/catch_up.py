@@ -27,6 +27,7 @@ from pipeline.jobs.catch_up.window_exports import check_range, request_window, s
 from pipeline.jobs.catch_up.window_file import WindowWork
 from pipeline.jobs.clocks import refuse_wrong_clock
 from pipeline.jobs.export_file import recorded
+from pipeline.jobs.load.load import PROCESSES_FROM_BYTES
 from pipeline.jobs.load.load_progress import Progress
 from pipeline.jobs.load.load_workers import load_files
 from pipeline.jobs.read_again import ReadAgain, read_untold
@@ -48,8 +49,6 @@ if TYPE_CHECKING:
 
 # Exports requested ahead of the one that is being applied. DynamoDB runs 300 at once for an account (service quotas).
 _EXPORTS_AT_ONCE = 16
-# With this many items or more the workers are processes: below, starting them takes longer than they save.
-PROCESSES_FROM_ITEMS = 100_000
 # How long to wait for a batch that is being applied: longer than a replicator's statement may take.
 _LOOKS, _LOOK_SECONDS = 240, 0.25
 
@@ -363,7 +362,7 @@ class _Run:
             tuple(loads.covering(connection, self.mapping.name, position.as_of)),
         )
         waiting = [file for file in manifest.files if file.key not in record.loaded_files]
-        processes = manifest.item_count >= PROCESSES_FROM_ITEMS
+        processes = manifest.billed_size_bytes >= PROCESSES_FROM_BYTES
         try:
             load_files(work, waiting, Progress(manifest, waiting, None), workers=self.workers, processes=processes)
             self._totals(connection, manifest, record)

@@ -49,8 +49,8 @@ if TYPE_CHECKING:
     from pipeline.dynamodb.exports.manifest import ExportManifest
     from pipeline.jobs.services import Services
 
-# With this many items or more the workers are processes: below, starting them takes longer than they save.
-PROCESSES_FROM_ITEMS = 100_000
+# With items of this size or more in all, the workers are processes: below, starting them takes longer than they save.
+PROCESSES_FROM_BYTES = 64_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +106,13 @@ def load(
     workers: int = 2,
     on_progress: Callable[[LoadProgress], None] | None = None,
     aside_from: int = ASIDE_FROM_ITEMS,
-    processes_from: int = PROCESSES_FROM_ITEMS,
+    processes_from: int = PROCESSES_FROM_BYTES,
     on_lead: Callable[[Lead], None] | None = None,
 ) -> LoadReport:
     """Load the full export at `location` (its manifest-summary.json). Idempotent; a repeated call resumes.
 
     `margin` is the mapping's unless given. Exports of `aside_from` items or more may be built aside; those of
-    `processes_from` items or more are loaded by processes. `on_lead` is called whenever files are about to be loaded,
+    `processes_from` bytes or more are loaded by processes. `on_lead` is called whenever files are about to be loaded,
     with what other runs need to take part (`help_load`). Raises TerminalError with the file and the reason when the
     export is damaged or is another table's, when another load of the table is running, or when tombstones were purged
     as far as the snapshot; nothing of a damaged file is in the table. Raises TransientError when the caller may try
@@ -141,7 +141,7 @@ def load(
         if record.remapped:
             build_aside.discard(connection, [record.id], mapping.name, strategy=record.strategy)
             record = replace(record, loaded_files=frozenset())
-        processes = manifest.item_count >= processes_from
+        processes = manifest.billed_size_bytes >= processes_from
         run = _Run(services, mapping, manifest, position, connection, record, workers, processes, on_progress, on_lead)
         files, counts = run.finished() if record.status == "loaded" else run.to_the_end()
     return LoadReport(

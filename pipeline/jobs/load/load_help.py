@@ -20,7 +20,7 @@ from pipeline.core.errors import ConfigurationError, ReplicationError
 from pipeline.core.model.mapping_digest import digests
 from pipeline.core.ordering import Position
 from pipeline.dynamodb.exports.manifest import read_manifest
-from pipeline.jobs.load.load import PROCESSES_FROM_ITEMS
+from pipeline.jobs.load.load import PROCESSES_FROM_BYTES
 from pipeline.jobs.load.load_file import LoadWork
 from pipeline.jobs.load.load_progress import LoadProgress, Progress
 from pipeline.jobs.load.load_watch import LeadWatch
@@ -59,7 +59,7 @@ def help_load(
     *,
     workers: int = 2,
     on_progress: Callable[[LoadProgress], None] | None = None,
-    processes_from: int = PROCESSES_FROM_ITEMS,
+    processes_from: int = PROCESSES_FROM_BYTES,
 ) -> HelpReport:
     """Load files of the load that `lead` leads, until none is left.
 
@@ -99,7 +99,7 @@ class _Help:
                 waiting,
                 progress,
                 workers=self.workers,
-                processes=manifest.item_count >= self.processes_from,
+                processes=manifest.billed_size_bytes >= self.processes_from,
                 watch=LeadWatch(self.connection, self.mapping.name, self.lead, found),
                 to_the_end=False,
             )

@@ -30,7 +30,7 @@ from pipeline.core.model.mapping_digest import digests
 from pipeline.core.ordering import snapshot_position
 from pipeline.dynamodb.exports.manifest import read_manifest
 from pipeline.jobs.clocks import refuse_wrong_clock, source_now
-from pipeline.jobs.load.load import PROCESSES_FROM_ITEMS
+from pipeline.jobs.load.load import PROCESSES_FROM_BYTES
 from pipeline.jobs.load.load_progress import LoadProgress, Progress
 from pipeline.jobs.load.load_workers import load_files
 from pipeline.jobs.pace import Bounds
@@ -75,13 +75,13 @@ def reconcile(
     on_progress: Callable[[str], None] | None = None,
     bounds: Bounds | None = None,
     show_keys: bool = False,
-    processes_from: int = PROCESSES_FROM_ITEMS,
+    processes_from: int = PROCESSES_FROM_BYTES,
 ) -> ReconcileReport:
     """Compare every target of `mapping` with the full snapshot at `location`; with `repair`, repair the drift.
 
     One at a time for each table; no load of the table runs meanwhile. A run that was killed or ended by a
     TransientError resumes when it is called again with the same location. `bounds` limits what it takes of Aurora and
-    how long it waits for replication; `show_keys` names keys in the samples. Snapshots of `processes_from` items or
+    how long it waits for replication; `show_keys` names keys in the samples. Snapshots of `processes_from` bytes or
     more are staged by processes. Raises TransientError, TerminalError; each repair made before that wrote a newer
     state of its row.
     """
@@ -125,7 +125,7 @@ def reconcile(
             saying,
             repair=repair,
             show_keys=show_keys,
-            processes=manifest.item_count >= processes_from,
+            processes=manifest.billed_size_bytes >= processes_from,
         )
         try:
             undecided, applied = run.carry_out(connection, resumed=begun.resumed)
