@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tests.bench import against, apply_race, cold_start, load_race, profiles, promote, results, routes
+from tests.bench import again_race, against, apply_race, cold_start, load_race, profiles, promote, results, routes
 from tests.bench.contestant import ROOT
 from tests.bench.report import RUNS_SHOWN, newest_runs, write_report
 from tests.bench.server import SETTINGS, BenchServer, running
@@ -81,6 +81,7 @@ def _parts(server: BenchServer, options: argparse.Namespace) -> dict[str, Part]:
     quick, rounds = options.quick, options.rounds
     parts: dict[str, Part] = {
         **load_race.races(server, DATA, quick=quick, rounds=rounds, say=_say),
+        **again_race.races(server, DATA, quick=quick, rounds=rounds, say=_say),
         **apply_race.races(server, DATA, quick=quick, rounds=rounds, say=_say),
         "cold-start": lambda: cold_start.measure(server, runs=2 if quick else 7, say=_say),
         "promote": lambda: _promote(server, 50_000 if quick else 1_000_000),

@@ -46,7 +46,7 @@ QUICK = {
     "children": Sizes(20_000, 0, 0),
     "embeddings": Sizes(200, 0, 0),
 }
-MEMORY_ITEMS = {"full": (100_000, 400_000, 2_000_000), "quick": (20_000, 100_000)}
+MEMORY_ITEMS = {"full": (100_000, 1_000_000), "quick": (20_000, 100_000)}
 WORKERS = (1, 2, 4)
 TWO = 2
 """A load's default."""
@@ -142,7 +142,7 @@ class LoadRace:
         def contest() -> Run:
             return self._run_ours(2, self._sizes.items, first_on_path=_WITHOUT_ISAL)
 
-        return Entry("load_2_without_isal", "dynaurora load, 2 workers, without isal", "ours", contest, _CLOSE)
+        return Entry("load_2_without_isal", "dynaurora load, 2 workers, without isal", "ours", contest)
 
     def _run_ours(self, workers: int, count: int, *, first_on_path: Path | None = None) -> Run:
         data = self._data(count)
@@ -249,7 +249,7 @@ class LoadRace:
         measured = run(
             module, spec, server_pid=self._server.pid, python=python, first_on_path=first_on_path, root=self._root
         )
-        return Run(data.count, measured, _verdict(_checksum(spec.url, self._shape, relation), wanted))
+        return Run(data.count, measured, verdict(checksum(spec.url, self._shape, relation), wanted))
 
     def _reference(self, data: Data) -> tuple[str, ...]:
         """Return the checksum that the table must have, by the reference."""
@@ -265,12 +265,13 @@ class LoadRace:
             for table, path in copies[: 2 if self._shape.child else 1]:
                 copy = f"\\copy {table} FROM '{path}'"
                 subprocess.run([self._server.psql, "-X", "-q", url, "-c", copy], check=True)
-            self._wanted[data.count] = _checksum(url, self._shape, "reference")
+            self._wanted[data.count] = checksum(url, self._shape, "reference")
             self._server.drop("bench_reference")
         return self._wanted[data.count]
 
 
-def _checksum(url: str, shape: Shape, relation: str) -> tuple[str, ...]:
+def checksum(url: str, shape: Shape, relation: str) -> tuple[str, ...]:
+    """Return the sums of a relation's content."""
     with psycopg.connect(url) as connection:
         sums = [connection.execute(shape.checksum(relation).encode()).fetchone()]
         if shape.child:
@@ -279,7 +280,8 @@ def _checksum(url: str, shape: Shape, relation: str) -> tuple[str, ...]:
     return tuple(value for row in sums for value in row or ())
 
 
-def _verdict(found: tuple[str, ...], wanted: tuple[str, ...]) -> str:
+def verdict(found: tuple[str, ...], wanted: tuple[str, ...]) -> str:
+    """Return EXACT, or what differs."""
     names = ("count", "scalar values", "nested values and arrays")
     names += tuple(f"{name} of the children" for name in names)
     wrong = [name for name, mine, its in zip(names, found, wanted, strict=False) if mine != its]

@@ -17,6 +17,7 @@ _Run = dict[str, Any]
 _RATIOS = {
     "ratio_to_copy_then_index": "`psql \\copy`, key after",
     "ratio_to_copy_indexed": "`psql \\copy`, key first",
+    "ratio_to_upsert_by_hand": "`\\copy` and upsert by hand",
     "ratio_to_boto3_executemany": "boto3, executemany",
     "ratio_to_pandas": "pandas",
     "ratio_to_duckdb_adbc": "DuckDB, ADBC",
@@ -120,6 +121,10 @@ def _load_tables(parts: dict[str, dict[str, Any]]) -> list[str]:
         ("narrow-3-indexes", "Narrow, with three indexes besides the key"),
         ("wide", "Wide: 20 attributes of all types, 1.1 KB"),
         ("varied", "Varied: wide, its list and its map of another form in every item"),
+        ("narrow-again", "Narrow, into a table that holds the same items, all older"),
+        ("narrow-again-index", "The same with an index besides the key"),
+        ("wide-again", "Wide, into a table that holds the same items, all older"),
+        ("narrow-merge", "A tenth of the narrow items, merged into a table that holds all"),
     ):
         outcomes = parts.get(f"load-{shape}", {}).get("outcomes", [])
         rows = [_LOAD_HEAD, *(_row(outcome) for outcome in sorted(outcomes, key=_fastest_first))]

@@ -17,6 +17,7 @@ _LOADS = (
 _LOAD_RIVALS = {
     "ratio_to_copy_then_index": "copy_then_index",
     "ratio_to_copy_indexed": "copy_indexed",
+    "ratio_to_upsert_by_hand": "upsert_by_hand",
     "ratio_to_boto3_executemany": "boto3_executemany",
     "ratio_to_pandas_to_sql": "pandas_to_sql",
     "ratio_to_pandas_copy": "pandas_copy",
@@ -33,8 +34,8 @@ _APPLY_RIVALS = {
 def ours(parts: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """Return one object for each of our paths and cases."""
     found: list[dict[str, Any]] = []
-    for shape in ("narrow", "narrow-3-indexes", "wide", "varied", "children", "embeddings"):
-        outcomes = _by_key(parts.get(f"load-{shape}", {}))
+    for shape in (name.removeprefix("load-") for name in parts if name.startswith("load-")):
+        outcomes = _by_key(parts[f"load-{shape}"])
         found += [
             _load(outcomes[key], outcomes, f"{shape}{suffix}", workers)
             for key, suffix, workers in _LOADS

@@ -43,11 +43,17 @@ class BenchServer:
         """URL of a database."""
         return self.postgres.url_of(database)
 
-    def fresh(self, database: str) -> str:
-        """Make an empty database in place of the one of this name; returns its URL."""
+    def fresh(self, database: str, *, like: str = "template1") -> str:
+        """Make a database in place of the one of this name, empty or `like` another; returns its URL."""
         self.drop(database)
         with psycopg.connect(self.postgres.url, autocommit=True) as connection:
-            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(database)))
+            connection.execute(
+                sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY {}").format(
+                    sql.Identifier(database),
+                    sql.Identifier(like),
+                    sql.SQL("WAL_LOG" if like == "template1" else "FILE_COPY"),
+                )
+            )
         return self.url_of(database)
 
     def drop(self, database: str) -> None:

@@ -131,6 +131,8 @@ NARROW_3_INDEXES = replace(
     items_of="narrow",
 )
 
+NARROW_INDEX = replace(NARROW_3_INDEXES, name="narrow-index", indexes=(("Name",),))
+
 WIDE = Shape(
     "wide",
     "Orders",
@@ -208,4 +210,4 @@ EMBEDDINGS = Shape(
 """Lists of 1,536 numbers."""
 
 LOADED = {shape.name: shape for shape in (NARROW, NARROW_3_INDEXES, WIDE, VARIED, CHILDREN, EMBEDDINGS)}
-SHAPES = {**LOADED, STAFF.name: STAFF}
+SHAPES = {**LOADED, NARROW_INDEX.name: NARROW_INDEX, STAFF.name: STAFF}

@@ -14,6 +14,7 @@ import pytest
 
 from pipeline.local.postgres import PostgresServer
 from tests.bench import against, contestant, report, results
+from tests.bench.again_race import Again, AgainRace
 from tests.bench.apply_race import ApplyRace, Scale
 from tests.bench.contest import Spec
 from tests.bench.contestant import Measurement
@@ -104,6 +105,24 @@ def test_a_load_of_children_and_of_embeddings_is_judged_by_all_its_tables(
     limit = race.limit("copy_then_index", "psql", key_after=True).run()
     wrong = "count, scalar values of the children" if name == "children" else "count, scalar values, nested values"
     assert limit.verdict.startswith("wrong: " + wrong.partition(",")[0])
+
+
+@pytest.mark.parametrize(("items", "strategy"), [(500, "aside"), (100, "merge")])
+def test_a_load_into_a_full_table_is_judged_by_content_and_position(
+    postgres: PostgresServer, tmp_path: Path, items: int, strategy: str
+) -> None:
+    race = AgainRace(BenchServer(postgres), tmp_path, Again("narrow-index", 500, items, strategy, 1))
+    found = race.rounds(1, quiet)
+    assert {key: outcome.failure or outcome.verdict for key, outcome in found.items()} == {
+        "load_2": EXACT,
+        "upsert_by_hand": EXACT,
+    }
+    (mine,) = results.ours({"load-narrow-again": {"outcomes": [one.to_json() for one in found.values()]}})
+    assert (mine["path"], mine["case"]) == ("load", "narrow-again")
+    assert mine["ratio_to_upsert_by_hand"] > 0
+    other = "merge" if strategy == "aside" else "aside"
+    race = AgainRace(BenchServer(postgres), tmp_path, Again("narrow-index", 500, items, other, 1))
+    assert race.rounds(1, quiet)["load_2"].verdict == f"wrong: {strategy}"
 
 
 @pytest.mark.parametrize("shape", [NARROW, STAFF, WIDE, CHILDREN], ids=lambda shape: shape.name)

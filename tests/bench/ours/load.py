@@ -21,7 +21,12 @@ def prepare(spec: Spec) -> Work:
         # Small samples are loaded as large tables are: aside, by processes. A profiler only sees one process.
         processes_from = sys.maxsize if spec.options.get("threads") else 0
         report = load(
-            services, mapping, spec.location, workers=spec.workers, aside_from=0, processes_from=processes_from
+            services,
+            mapping,
+            spec.location,
+            workers=spec.workers,
+            aside_from=0,
+            processes_from=spec.options.get("processes_from", processes_from),
         )
         return {"items": report.items, "rejected": report.rejected, "strategy": report.strategy}
 
