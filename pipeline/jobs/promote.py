@@ -124,7 +124,9 @@ def promote(
         )
     with services.connect("dynaurora promote") as connection, _alone(connection, mapping.name):
         work = _Work(connection, mapping.name, on_progress or (lambda _: None), _FIRST_ROWS)
-        done = [found for target in targets for found in _promote_target(work, target, attribute)]
+        # The stored rows first: whoever reads both meanwhile finds the value where most look for it.
+        every = [*targets, *(table for target in targets for table in promotions.tables_of_history(target))]
+        done = [found for target in every for found in _promote_target(work, target, attribute)]
     return PromoteReport(mapping.name, tuple(done), time.monotonic() - started, work.longest_lock_seconds)
 
 

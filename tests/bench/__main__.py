@@ -27,7 +27,15 @@ from tests.bench.server import SETTINGS, BenchServer, running
 BUILD = ROOT / "build"
 DATA = BUILD / "bench"
 Part = Callable[[], dict[str, Any]]
-_NOT_QUICK = ("apply-narrow", "apply-wide", "apply-children", "apply-embeddings", "profile", "routes")
+_NOT_QUICK = (
+    "apply-narrow",
+    "apply-wide",
+    "apply-children",
+    "apply-embeddings",
+    "apply-history",
+    "profile",
+    "routes",
+)
 
 
 def main(arguments: list[str]) -> int:
@@ -67,7 +75,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--only",
         help="one part: load-narrow, load-wide, load-children, load-embeddings, apply, apply-narrow, apply-wide,"
-        " apply-children, apply-embeddings, cold-start, promote, routes",
+        " apply-children, apply-embeddings, apply-history, cold-start, promote, routes",
     )
     parser.add_argument("--profile", choices=profiles.PATHS, help="only show where the time of one path goes")
     parser.add_argument("--report", action="store_true", help="write docs/benchmarks.md from the existing runs")

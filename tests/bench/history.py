@@ -41,7 +41,7 @@ class History:
 
     def __init__(self, rows: int, seed: int = 7, *, shape: Shape = NARROW) -> None:
         self.rows = rows
-        self._shape, self._image = shape, _IMAGES[shape.name]
+        self._shape, self._image = shape, _IMAGES[shape.items_of or shape.name]
         self._choose = random.Random(seed)
         self._next = rows + 1
         self._sequence = 4_421_584_500_000_000_017_450_439_091

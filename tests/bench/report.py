@@ -164,6 +164,7 @@ def _apply_tables(parts: dict[str, dict[str, Any]]) -> list[str]:
         ("apply", "Six columns, with a number of up to 38 digits and a map"),
         ("apply-narrow", "Three columns, as the seed has them"),
         ("apply-wide", "Twenty columns of all types, 1.1 KB an item"),
+        ("apply-history", "Six columns, with and without a history that keeps every version"),
     ):
         part = parts.get(name, {})
         network: dict[str, Any] = part.get("network", {})

@@ -83,6 +83,9 @@ def _apply(outcomes: Outcomes, key: str, part: dict[str, Any]) -> dict[str, Any]
     if key == "batch-100":
         found["ratio_client_to_json_loads"] = outcome.get("client_to_json_loads")
         found |= {name: ratio(outcome, outcomes.get(rival)) for name, rival in _APPLY_RIVALS.items()}
+        if "without-history" in outcomes:
+            found["ratio_to_without_history"] = ratio(outcome, outcomes["without-history"])
+            found["bytes_per_version"] = outcome.get("bytes_per_version")
     return found
 
 

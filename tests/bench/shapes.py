@@ -40,6 +40,8 @@ class Shape:
     """The table of a list's elements: its parent's key, their place, then their own fields."""
     explode: str = ""
     """Of a child, the list's attribute."""
+    history: str = ""
+    """How long every version is kept, if it has a history."""
 
     @property
     def key(self) -> Field:
@@ -99,6 +101,8 @@ class Shape:
             rest += ", on_error: null" if field.nul_is_null else ""
             lines.append(f'      {field.column}: {{attribute: {field.attribute}, type: "{field.type}"{rest}}}')
         lines.append(f"    unmapped: {self.unmapped or 'ignore'}")
+        if self.history:
+            lines.append(f"    history: {{keep: {self.history}}}")
         if self.indexes:
             lines.append("    indexes:")
             lines += [f"      - {{columns: [{', '.join(columns)}]}}" for columns in self.indexes]
@@ -209,5 +213,8 @@ EMBEDDINGS = Shape(
 )
 """Lists of 1,536 numbers."""
 
+STAFF_HISTORY = replace(STAFF, name="staff-history", items_of="staff", history="400d")
+"""The same, every version kept."""
+
 LOADED = {shape.name: shape for shape in (NARROW, NARROW_3_INDEXES, WIDE, VARIED, CHILDREN, EMBEDDINGS)}
-SHAPES = {**LOADED, NARROW_INDEX.name: NARROW_INDEX, STAFF.name: STAFF}
+SHAPES = {**LOADED, **{shape.name: shape for shape in (NARROW_INDEX, STAFF, STAFF_HISTORY)}}

@@ -7,7 +7,7 @@ transaction holds is skipped, reported, and left to a later pass.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from psycopg import sql
@@ -16,16 +16,42 @@ from pipeline.aurora.errors import translating
 from pipeline.aurora.rows.apply import nullable_array_literal
 from pipeline.aurora.schema import tables
 from pipeline.aurora.sessions.connection import trusted
-from pipeline.core.model.mapping import DELETED
+from pipeline.core.model import history
+from pipeline.core.model.mapping import AS_OF, DELETED, VERSION, Column
 from pipeline.core.types.arrays import array_literal
+from pipeline.core.types.sql_types import SqlType
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pipeline.aurora.sessions.connection import Connection
-    from pipeline.core.model.mapping import Column, Target
+    from pipeline.core.model.mapping import Target
 
 Key = tuple[str, ...]
+
+
+def tables_of_history(target: Target) -> list[Target]:
+    """Return the tables of a target's history, as targets whose key is a version's; each is promoted like the target.
+
+    So the newest version stays equal to the stored row, and older ones get what their own attributes say.
+    """
+    position = (
+        Column(AS_OF, AS_OF, (AS_OF,), SqlType("timestamptz")),
+        Column(VERSION, VERSION, (VERSION,), SqlType("numeric")),
+    )
+    return [
+        replace(
+            target,
+            schema="public",  # the names are those of tables in the storage schema
+            name=name,
+            primary_key=(*target.primary_key, AS_OF, VERSION),
+            columns=(*target.columns, *position),
+            children=(),
+            indexes=(),
+            history=None,
+        )
+        for name in history.tables_of(target)
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,8 +92,10 @@ def partition(target: Target, start: datetime) -> sql.Identifier:
 def create_view(target: Target, mapping_name: str) -> sql.Composed:
     """Compose the statement that creates the view, or replaces one with the same columns or fewer.
 
-    A row of the view is a run of versions that are alike in all that it shows. Creation times of one row may run back
-    against the sequence numbers, so a streamed version is valid from the latest time of those up to it.
+    A row of the view is a run of versions that are alike in all that it shows; `gap` says that others may be missing in
+    its time. A loss stays a gap when it is healed: the rows are right then, and what was between is not known. What was
+    stuck and came after all is no loss. Creation times of one row may run back against the sequence numbers, so a
+    streamed version is valid from the latest time of those up to it.
     """
     taken = {*all_columns(target), *history.VIEW_COLUMNS}
     begin, end, changed = (_free(name, taken) for name in ("valid_from_", "valid_to_", "changed_"))
@@ -101,7 +103,8 @@ def create_view(target: Target, mapping_name: str) -> sql.Composed:
         "CREATE OR REPLACE VIEW {view} ({names}) AS"
         " SELECT {begin}, {end}, {end} IS NULL, {deleted}, CASE WHEN {version} = 0 THEN 'snapshot' ELSE 'stream' END,"
         " COALESCE(tstzrange({begin}, {end}) && (SELECT range_agg(tstzrange(l.since, l.until, '[]')) FROM"
-        " (SELECT since, until FROM replication.losses WHERE table_name = {mapping} UNION ALL"
+        " (SELECT since, until FROM replication.losses WHERE table_name = {mapping}"
+        " AND (kind <> 'stuck' OR healed_at IS NULL) UNION ALL"
         " SELECT since, until FROM replication.history_gaps WHERE history_name = {history}) AS l"
         " WHERE l.since <= l.until), false), {shown}"
         " FROM (SELECT *, lead({begin}) OVER ({order}) AS {end}"

@@ -21,7 +21,10 @@ from pipeline.core.model.change import Change
 from pipeline.core.model.history import partition_begin
 from pipeline.core.ordering import Position
 from pipeline.core.streams.stream_records import DecodedBatch
+from pipeline.jobs.promote import promote
 from pipeline.jobs.purge import purge_table
+from pipeline.jobs.services import Services
+from pipeline.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -305,3 +308,55 @@ def test_versions_ahead_of_every_partition_wait_for_theirs(connection: Connectio
     purge_table(connection, SHOP, now=at(86_400 * 890))
     assert rows(connection, 'SELECT count(*) FROM replica."_history_rest_Orders"') == [0]
     assert [state for *_, state in shown(connection)] == ["from a wrong clock"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "since", "until", "healed", "table", "gaps"),
+    [
+        ("passed", 12, 14, False, "shop", [False, True, False]),
+        ("passed", 12, 14, True, "shop", [False, True, False]),  # by a catch-up: what was between is not known
+        ("trimmed", 5, 15, True, "shop", [True, True, False]),
+        ("gap", 10, 10, False, "shop", [False, True, False]),
+        ("gap", 20, 20.5, False, "shop", [False, False, True]),
+        ("stuck", 5, 15, False, "shop", [True, True, False]),
+        ("stuck", 5, 15, True, "shop", [False, False, False]),
+        ("passed", 12, 14, False, "other", [False, False, False]),
+        ("passed", 14, 12, False, "shop", [False, False, False]),  # no span, and no error
+    ],
+)
+def test_spans_that_the_stream_lost_are_marked(
+    connection: Connection, kind: str, since: float, until: float, healed: bool, table: str, gaps: list[bool]
+) -> None:
+    write(connection, put("new", 0, 1), put("paid", 10, 2), put("sent", 20, 3))
+    connection.execute("INSERT INTO replication.tables (name, source_table) VALUES ('other', 'Other')")
+    connection.execute(
+        "INSERT INTO replication.losses (table_name, kind, since, until, healed_at)"
+        " VALUES (%s, %s, %s, %s, CASE WHEN %s THEN now() END)",
+        [table, kind, at(since), at(until), healed],
+    )
+    assert [gap for *_, gap in shown(connection, "gap")] == gaps
+
+
+def test_a_promotion_fills_every_version_from_its_own_attributes(connection: Connection, database: str) -> None:
+    def with_city(city: str, seconds: float, version: int) -> Change:
+        change = put("new", seconds, version)
+        assert change.row
+        return change._replace(row=(*change.row[:4], f'{{"city": "{city}", "zip": 1}}', change.row[5]))
+
+    write(connection, with_city("Accra", 0, 1), with_city("Kumasi", 10, 2), put("new", 20, 3), gone(30, 4))
+    write(connection, with_city("Tema", -86_400 * 900, 1)._replace(key=("Eve", "1.5")))
+    connection.execute(
+        "UPDATE replica.\"Orders_history\" SET customer = 'Eve' WHERE _as_of < now() - interval '800 days'"
+    )
+    purge_table(connection, SHOP)  # Eve's is in the base
+    grown = read_mapping(
+        TEXT.replace("      state:", "      city: {attribute: city, type: text}\n      state:"), "shop.yaml"
+    )
+    migrate(connection, [grown])
+    report = promote(Services(Settings.from_environment({"DATABASE_URL": database})), grown)
+    assert report.finished
+    assert {one.target for one in report.attributes} >= {"public.Orders_history", "public._history_base_Orders"}
+    assert rows(connection, 'SELECT customer, city FROM "Orders_history" ORDER BY customer, valid_from') == [
+        ("Ada", "Accra"), ("Ada", "Kumasi"), ("Ada", None), ("Ada", None), ("Eve", "Tema")]  # fmt: skip
+    left = 'SELECT DISTINCT attributes::text FROM replica."Orders_history" WHERE NOT _deleted ORDER BY 1'
+    assert rows(connection, left) == ['{"zip": 1}', "{}"]

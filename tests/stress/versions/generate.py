@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tests.stress.versions.world import SPAN_SECONDS, Side, System, Version
 
 KEYS = 400
-STATES = ["a0", "a1", "b1", "b1", "c2", None]
+STATES = ["a0", "a1", "b1", "-0", "c2", None]
 
 
 @dataclass

@@ -35,15 +35,18 @@ _TARGET = """
     unmapped: ignore
     history: {{keep: 20d}}
     columns: {{Id: {{attribute: Id, type: bigint}}, Name: {{attribute: Name, type: text}}}}
-  {0}Lines:
-    parent: {0}
+"""
+_CHILD = """
+  LeftLines:
+    parent: Left
     explode: lines
-    element: {{line: integer}}
-    columns: {{sku: {{attribute: sku, type: text}}}}
+    element: {line: integer}
+    columns: {sku: {attribute: sku, type: text}}
 """
 MAPPING = read_mapping(
     "name: versions\nsource: {table: Versions, key: {Id: N}}\ntargets:"
     + _TARGET.format("Left")
+    + _CHILD
     + _TARGET.format("Right"),
     "versions.yaml",
 )
@@ -68,18 +71,26 @@ class Version:
         return Position(BEGIN + timedelta(seconds=self.seconds), self.number or None)
 
     @property
-    def change(self) -> Change:
+    def name(self) -> str | None:
+        """The state's name; a live row may have none."""
+        return None if self.state is None or self.state[0] == "-" else self.state[0]
+
+    @property
+    def lines(self) -> range:
+        return range(0 if self.state is None else int(self.state[1]))
+
+    def change(self, target: Target) -> Change:
+        """Return it as a change of a target."""
         if self.state is None:
             return Change((str(self.key),), None, self.position)
-        lines = ", ".join(f'["{n}", "{self.state}"]' for n in range(int(self.state[1])))
-        return Change((str(self.key),), (str(self.key), self.state[0], f"[{lines}]"), self.position)
+        lines = ", ".join(f'["{n}", "{self.state}"]' for n in self.lines)
+        row = (str(self.key), self.name, f"[{lines}]")
+        return Change((str(self.key),), row[: 2 + len(target.children)], self.position)
 
-
-def shown_state(state: str | None) -> tuple[str | None, Any]:
-    """Name and lines of a state, as the view shows them."""
-    if state is None:
-        return None, None
-    return state[0], [{"line": n, "sku": state} for n in range(int(state[1]))]
+    def shown(self, target: Target) -> tuple[str | None, Any]:
+        """Return name and lines, as the view shows them; without a child target, no lines."""
+        live = self.state is not None and target.children
+        return self.name, [{"line": n, "sku": self.state} for n in self.lines] if live else None
 
 
 class Unequal(AssertionError):  # noqa: N818 - what it says
@@ -105,14 +116,14 @@ class Side:
 
     def stream(self, versions: Sequence[Version]) -> None:
         """Deliver a batch, as the replicator does."""
-        changes = [version.change._replace(origin=number) for number, version in enumerate(versions)]
+        changes = [version.change(self.target)._replace(origin=number) for number, version in enumerate(versions)]
         mark = Mark(MAPPING.name, "versions", "", None, None, len(changes), 0, 0, stream_arn=ARN)
         self.writer.write(self.connection, DecodedBatch({self.target: changes}), [{} for _ in changes], mark)
         self.given |= set(versions)
 
     def repair(self, versions: Sequence[Version]) -> None:
         """Apply states that were read again, or records that were replayed, as reconciliation and replay do."""
-        changes = self.statement.candidates([version.change for version in versions])
+        changes = self.statement.candidates([version.change(self.target) for version in versions])
         with self.connection.transaction():
             self.statement.apply(self.connection, changes)
         self.given |= set(versions)
@@ -121,7 +132,7 @@ class Side:
         """Merge a file of a snapshot; its versions have one time. If it is killed, nothing is left of it."""
         with self.connection.transaction():
             made = staging.Staging.temporary(self.connection, self.target, deletes=True)
-            made.copy(self.connection, [[made.row(version.change) for version in versions]])
+            made.copy(self.connection, [[made.row(version.change(self.target)) for version in versions]])
             made.merge(self.connection, MAPPING.name, versions[0].position.as_of)
             self.connection.execute(sql.SQL("DROP TABLE {}").format(made.name))
             if killed:
@@ -142,17 +153,16 @@ class Side:
         )
         record = loads.begin(connection, MAPPING.name, export, strategy="aside")
         (build,) = build_aside.create(connection, record.id, MAPPING.name, [self.target], as_of)
-        rows = [change.row for version in versions if (change := version.change).row]
+        rows = [change.row for version in versions if (change := version.change(self.target)).row]
         with (
             connection.cursor() as cursor,
             cursor.copy(staging.copy_statement(self.target, build.identifier, carried=False)) as copy,
         ):
-            copy.write("".join(f"{row[0]}\t{row[1]}\n" for row in rows))
-        (child,) = build.children
-        with connection.cursor() as cursor, cursor.copy(staging.copy_statement(child.target, child.identifier)) as copy:
-            copy.write(
-                "".join(f"{v.key}\t{n}\t{v.state}\n" for v in versions if v.state for n in range(int(v.state[1])))
-            )
+            copy.write("".join("\t".join((f"{row[0]}", row[1] or r"\N")) + "\n" for row in rows))
+        for child in build.children:
+            copied = staging.copy_statement(child.target, child.identifier)
+            with connection.cursor() as cursor, cursor.copy(copied) as copy:
+                copy.write("".join(f"{v.key}\t{n}\t{v.state}\n" for v in versions for n in v.lines))
         build_indexes.build(connection, build)
         for attempt in range(1 + killed):
             history_fill.record_build(connection, build, pages=1)
@@ -204,28 +214,31 @@ class Side:
         self.check_live()
 
     def check_versions(self) -> None:
-        names = [*self.target.stored_columns, *history_tables.children_columns(self.target)]
+        names = tables.identifiers((*self.target.stored_columns, *history_tables.children_columns(self.target)))
         found = self.connection.execute(
-            sql.SQL("SELECT _as_of, _version, _deleted, {names} FROM {} UNION ALL SELECT _as_of, _version, _deleted,"
-                    " {names} FROM {}").format(history_tables.versions(self.target), history_tables.base(self.target),
-                                               names=tables.identifiers(names))
-        ).fetchall()  # fmt: skip
+            sql.SQL(
+                "SELECT _as_of, _version, _deleted, {names} FROM {} UNION ALL"
+                " SELECT _as_of, _version, _deleted, {names} FROM {}"
+            ).format(history_tables.versions(self.target), history_tables.base(self.target), names=names)
+        ).fetchall()
         there = sorted(
-            (key, at, int(number), deleted, _text(name, lines)) for at, number, deleted, key, name, lines in found
+            (key, at, int(number), deleted, _text(name, *lines)) for at, number, deleted, key, name, *lines in found
         )
         wanted = sorted(
-            (v.key, v.position.as_of, v.number, v.state is None, _text(*shown_state(v.state))) for v in self.given
+            (v.key, v.position.as_of, v.number, v.state is None, _text(*v.shown(self.target))) for v in self.given
         )
         if there != wanted:
             raise Unequal(f"{self.target.name}: {_first_difference(there, wanted)}")
 
     def shown(self) -> dict[int, list[tuple[Any, ...]]]:
         """The view's rows by key, in time."""
+        lines = [sql.Identifier(child.name) for child in self.target.children] or [sql.SQL("NULL")]
         found = self.connection.execute(
-            sql.SQL('SELECT "Id", valid_from, valid_to, is_current, deleted, source, gap, "Name", {} FROM {}'
-                    ' ORDER BY "Id", valid_from, valid_to').format(
-                sql.Identifier(self.target.children[0].name), history_tables.view(self.target))
-        ).fetchall()  # fmt: skip
+            sql.SQL(
+                'SELECT "Id", valid_from, valid_to, is_current, deleted, source, gap, "Name", {} FROM {}'
+                ' ORDER BY "Id", valid_from, valid_to'
+            ).format(lines[0], history_tables.view(self.target))
+        ).fetchall()
         return {key: [row[1:] for row in rows] for key, rows in groupby(found, key=lambda row: row[0])}
 
     def check_view(self) -> None:
@@ -233,7 +246,7 @@ class Side:
         for key, versions in self.by_key():
             rows = shown.pop(key, [])
             self.check_intervals(key, rows)
-            wanted = [row for row in intervals(versions) if row[1] is None or row[1] > self.kept_from]
+            wanted = [row for row in intervals(versions, self.target) if row[1] is None or row[1] > self.kept_from]
             if in_order(versions) and wanted != (found := [row[:5] + row[6:] for row in rows]):
                 raise Unequal(f"{self.target.name}: key {key} is shown as {found}, not as {wanted}")
         if shown:
@@ -247,11 +260,13 @@ class Side:
 
     def check_live(self) -> None:
         """The newest version is the stored row."""
-        child = self.target.children[0]
-        query = sql.SQL(
-            "SELECT p.\"Id\", p.\"Name\", (SELECT COALESCE(jsonb_agg(jsonb_build_object('line', c.line, 'sku', c.sku)"
-            ' ORDER BY c.line), \'[]\') FROM {} c WHERE c."Id" = p."Id") FROM {} p'
-        ).format(tables.view(child), tables.view(self.target))
+        lines = sql.SQL("NULL::jsonb")
+        for child in self.target.children:
+            lines = sql.SQL(
+                "(SELECT COALESCE(jsonb_agg(jsonb_build_object('line', c.line, 'sku', c.sku) ORDER BY c.line), '[]')"
+                ' FROM {} c WHERE c."Id" = p."Id")'
+            ).format(tables.view(child))
+        query = sql.SQL('SELECT p."Id", p."Name", {} FROM {} p').format(lines, tables.view(self.target))
         live = {key: (name, lines) for key, name, lines in self.connection.execute(query)}
         shown = self.shown()
         for key, versions in self.by_key():
@@ -275,10 +290,15 @@ def has_newest(versions: Sequence[Version]) -> bool:
     return any(all(v is w or supersedes(v.position, w.position) for w in versions) for v in versions)
 
 
-def intervals(versions: Iterable[Version]) -> list[tuple[Any, ...]]:
+def alike(version: Version, target: Target) -> tuple[Any, ...]:
+    """Return what makes two versions one row of the view."""
+    return version.state is None, *version.shown(target)
+
+
+def intervals(versions: Iterable[Version], target: Target) -> list[tuple[Any, ...]]:
     """What the view must show: runs of equal states, in the order of the rule."""
     order = sorted(versions, key=cmp_to_key(lambda a, b: 1 if supersedes(a.position, b.position) else -1))
-    runs = [order[0], *(new for old, new in pairwise(order) if new.state != old.state)]
+    runs = [order[0], *(new for old, new in pairwise(order) if alike(new, target) != alike(old, target))]
     ends = [*(run.position.as_of for run in runs[1:]), None]
     return [
         (
@@ -287,13 +307,13 @@ def intervals(versions: Iterable[Version]) -> list[tuple[Any, ...]]:
             end is None,
             run.state is None,
             "stream" if run.number else "snapshot",
-            *shown_state(run.state),
+            *run.shown(target),
         )
         for run, end in zip(runs, ends, strict=True)
     ]
 
 
-def _text(name: str | None, lines: object) -> str:
+def _text(name: str | None, lines: object = None) -> str:
     return json.dumps([name, lines], sort_keys=True)
 
 
