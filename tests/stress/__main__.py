@@ -1,9 +1,10 @@
 """`make stress`: the long form. Thousands of generated histories, then every mutation; figures as JSON.
 
-There are two state machines: one for the ordering rule, one for operations (`tests.stress.operations`: what the product
-concludes when restores, recreated tables, dead functions and clocks get in the way). It exits with 1 if any history
-ends unequal, if anything wrong was reported, or if any mutation survives. It prints the seed of a failure. `python -m
-tests.stress --run SEED` repeats a run of the rule, `--operation SEED` a history of operations, step by step.
+There are three kinds: histories of the ordering rule, of operations (`tests.stress.operations`: what the product
+concludes when restores, recreated tables, dead functions and clocks get in the way), and of targets that keep every
+version (`tests.stress.versions`). It exits with 1 if any history ends unequal, if anything wrong was reported, or if
+any mutation survives. It prints the seed of a failure. `python -m tests.stress --run SEED` repeats a run of the rule,
+`--versions-run SEED` one of versions, `--operation SEED` a history of operations, step by step.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections.abc import Generator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,10 @@ from tests.stress.mutations import EQUIVALENT, MUTATIONS
 from tests.stress.operations import mutations as operations_mutations
 from tests.stress.operations.histories import run_history
 from tests.stress.operations.oracle import Wrong
+from tests.stress.versions import world as versions_world
+from tests.stress.versions.generate import run_versions
+from tests.stress.versions.long_form import long_form
+from tests.stress.versions.world import System
 from tests.stress.world import Counts
 
 PROCESSES = 2
@@ -46,6 +52,8 @@ def main(arguments: list[str]) -> int:
     options = _options(arguments)
     if options.operation is not None:
         return _tell_operation(options.operation)
+    if options.versions_run is not None:
+        return _repeat_versions(options.versions_run)
     started = time.monotonic()
     with _server() as server:
         urls = multiprocessing.get_context("spawn").SimpleQueue()
@@ -61,7 +69,19 @@ def main(arguments: list[str]) -> int:
             runs = _histories(pool, options.seed, options.histories)
             caught = {} if any(run.unequal for run in runs) else _mutations(pool, options.seed)
             operations = _operations(pool, options.seed, options.operations)
+        databases = [_database(server, f"versions_{number}") for number in range(PROCESSES)]
+        operations |= long_form(databases, options.seed, options.versions, partial(print, flush=True))
     return _report(options.seed, runs, caught, operations, time.monotonic() - started)
+
+
+def _repeat_versions(seed: int) -> int:
+    with _server() as server:
+        try:
+            print(run_versions(System(server.url), seed))
+        except versions_world.Unequal as found:
+            print(f"UNEQUAL: {found}")
+            return 1
+    return 0
 
 
 def _tell_operation(seed: int) -> int:
@@ -79,6 +99,8 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6), help="the same seed, the same histories")
     parser.add_argument("--operations", type=int, default=20_000, help="histories of operations to generate")
     parser.add_argument("--operation", type=int, metavar="SEED", help="show one history of operations step by step")
+    parser.add_argument("--versions", type=int, default=20_000, help="histories of versions to generate, at least")
+    parser.add_argument("--versions-run", type=int, metavar="SEED", help="repeat the one run of versions of this seed")
     parser.add_argument("--run", type=int, help="repeat the one run of this seed")
     return parser.parse_args(arguments)
 
@@ -194,6 +216,8 @@ def _report(
         f"{figures['histories']} histories in {len(runs)} runs: {total.writes} writes, {total.deliveries} records"
         f" delivered, {total.merges} files merged, {total.loads} loads, {total.purges} purges, {total.races} races\n"
         f"{unequal} runs unequal; {caught} of {len(MUTATIONS)} mutations caught\n"
+        f"{operations['versions']} histories of versions, {operations['versions_unequal']} runs unequal;"
+        f" {operations['versions_mutations_caught']} of {operations['versions_mutations']} mutations caught\n"
         f"{operations['operations']} histories of operations, {operations['operations_wrong']} told wrong;"
         f" {operations['operations_mutations_caught']} of {operations['operations_mutations']} mutations caught;"
         f" {seconds:.0f} s; build/stress.json"
@@ -201,7 +225,9 @@ def _report(
     equal = unequal == 0 and caught == len(MUTATIONS)
     right = operations["operations_wrong"] == 0
     right = right and operations["operations_mutations_caught"] == operations["operations_mutations"]
-    return 0 if equal and right else 1
+    kept = operations["versions_unequal"] == 0
+    kept = kept and operations["versions_mutations_caught"] == operations["versions_mutations"]
+    return 0 if equal and right and kept else 1
 
 
 if __name__ == "__main__":

@@ -46,6 +46,8 @@ def run_versions(system: System, seed: int, *, keys: int = KEYS) -> Counts:
     streamed, snapshots = _streamed(chance, keys), _snapshots(chance, keys)
     counts = Counts(histories=keys, versions=len(streamed) + sum(len(one.versions) for one in snapshots))
     sides = system.reset()
+    late = [version for version in streamed if chance.random() < 0.1]
+    streamed = [version for version in streamed if version not in late]
     for side in sides:
         counts.writes += _deliver(side, chance, streamed, snapshots)
         side.fill()
@@ -58,7 +60,28 @@ def run_versions(system: System, seed: int, *, keys: int = KEYS) -> Counts:
         side.fill()
         side.check()
         counts.checks += 1
+    (other,) = (one for one in sides if one is not side)
+    _come_late(other, chance, late, keys)
     return counts
+
+
+def _come_late(side: Side, chance: random.Random, late: list[Version], keys: int) -> None:
+    """Deliver changes after a proof that Aurora has them all, then others, and some that were made when it ends."""
+    begin = int(chance.choice([0, 3, SPAN_SECONDS]) * chance.random())
+    end = begin + chance.choice([3, 40, SPAN_SECONDS // 2])
+    side.prove(begin, end)
+    chance.shuffle(late)
+    within = [version for version in late if begin <= version.seconds < end]
+    for start in range(0, len(within), 20):
+        side.stream(within[start : start + 20])
+    side.check_ends()
+    after = [
+        Version(key, end + chance.choice([0, 1, 50]), 10**39 + key, chance.choice(STATES))
+        for key in range(keys)
+        if chance.random() < 0.5
+    ]
+    side.stream([*(version for version in late if version not in within), *after])
+    side.check_live(whatever_came_late=True)
 
 
 def _again(side: Side, chance: random.Random, streamed: Sequence[Version], snapshots: Sequence[Snapshot]) -> int:
@@ -75,7 +98,9 @@ def _streamed(chance: random.Random, keys: int) -> list[Version]:
     for key in range(keys):
         run_back = chance.random() < 0.1
         spans = [0, 5, 5, 100, 80_000 if run_back else SPAN_SECONDS]
-        times = sorted(chance.choice(spans) * chance.random() for _ in range(chance.randint(0, 6)))
+        # Times that run back are within a day of each other; some of them on both sides of a partition's end.
+        first = chance.choice([0, 86_370, 2 * 86_400 - 40]) if run_back else 0
+        times = sorted(first + chance.choice(spans) * chance.random() for _ in range(chance.randint(0, 6)))
         if run_back:
             chance.shuffle(times)
         number = 0

@@ -158,6 +158,12 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation("merge: only rows that were taken", _only_accepted_merged),
     Mutation("build aside: no version", _no_versions_of_builds),
     Mutation("key: without the version", _text(history_tables, "create", '"_as_of", "_version")', '"_as_of")')),
+    Mutation("late: nothing ends it", _text(history, "close_late", "WHERE c.", "WHERE false AND c.")),
+    Mutation(
+        "late: ends after the span", _text(history, "close_late", "- interval '1 microsecond'", "+ interval '1 h'")
+    ),
+    Mutation("late: a delete ends all", _text(history, "close_late", 'COALESCE(k."_deleted", true) FROM', "true FROM")),
+    Mutation("late: newer stored rows end it too", _text(history, "close_late", 'k."_as_of" IS NULL OR', "true OR")),
     Mutation("view: at one time, a snapshot comes first", _view(_ORDER, '"_version" <> 0, "_version"')),
     Mutation("view: sequence numbers do not matter", _view(_ORDER, '"_version" = 0')),
     Mutation("view: times alone", _view(_PLACED, '"_as_of"')),

@@ -137,7 +137,7 @@ class Side:
             self.connection.execute(sql.SQL("DROP TABLE {}").format(made.name))
             if killed:
                 raise Rollback
-        self.given |= set(versions)
+        self.given |= set() if killed else set(versions)
 
     def build_aside(self, versions: Sequence[Version], overtaking: Sequence[Version], *, killed: bool) -> None:
         """Load a snapshot aside; `overtaking` are written while it is built. If it is killed, it resumes."""
@@ -204,6 +204,11 @@ class Side:
         """What of this reaches into what is kept."""
         return {key: [row for row in rows if row[1] is None or row[1] > self.kept_from] for key, rows in shown.items()}
 
+    def prove(self, begin: int, end: int) -> None:
+        """Let a catch-up have proven that Aurora has every change made between these seconds."""
+        span = [BEGIN + timedelta(seconds=begin), BEGIN + timedelta(seconds=end)]
+        self.connection.execute("UPDATE replication.tables SET proven = tstzmultirange(tstzrange(%s, %s))", span)
+
     # What must be.
 
     def check(self) -> None:
@@ -258,8 +263,8 @@ class Side:
         if any(one[1] != other[0] for one, other in pairwise(rows)):
             raise Unequal(f"{self.target.name}: the intervals of key {key} overlap or leave a hole")
 
-    def check_live(self) -> None:
-        """The newest version is the stored row."""
+    def check_live(self, *, whatever_came_late: bool = False) -> None:
+        """The newest version is the stored row, also if changes came too late for that, where no time runs back."""
         lines = sql.SQL("NULL::jsonb")
         for child in self.target.children:
             lines = sql.SQL(
@@ -271,8 +276,20 @@ class Side:
         shown = self.shown()
         for key, versions in self.by_key():
             newest = shown[key][-1]
-            if has_newest(versions) and live.get(key) != (None if newest[3] else newest[6:]):
+            comparable = in_order(versions) if whatever_came_late else has_newest(versions)
+            if comparable and live.get(key) != (None if newest[3] else newest[6:]):
                 raise Unequal(f"{self.target.name}: key {key} is {live.get(key)}, and its newest version {newest}")
+
+    def check_ends(self) -> None:
+        """What ends a version that came too late is the stored row, at a time when that was stored already."""
+        (wrong,) = self.connection.execute(
+            sql.SQL(
+                'SELECT count(*) FROM {} h JOIN {} k USING ("Id") WHERE k._as_of > h._as_of AND h._version = 0'
+                " AND extract(microseconds FROM h._as_of)::int % 1000000 = 999999"
+            ).format(history_tables.versions(self.target), tables.storage(self.target))
+        ).fetchone() or (0,)
+        if wrong:
+            raise Unequal(f"{self.target.name}: {wrong} versions of stored rows are older than those")
 
     def by_key(self) -> Iterator[tuple[int, list[Version]]]:
         for key, versions in groupby(sorted(self.given, key=lambda v: v.key), key=lambda version: version.key):
