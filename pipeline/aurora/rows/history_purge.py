@@ -110,8 +110,8 @@ def add_partition(connection: Connection, target: Target, start: datetime, end: 
 
 def expired(connection: Connection, target: Target, now: datetime) -> list[Partition]:
     """Return the partitions that end before what is kept begins."""
-    bound = _bound(_recorded(connection, target), now)
-    return [partition for partition in partitions(connection, target) if partition.end <= bound]
+    begin = bound(_recorded(connection, target), now)
+    return [partition for partition in partitions(connection, target) if partition.end <= begin]
 
 
 def drop_partition(connection: Connection, target: Target, partition: Partition) -> int:
@@ -135,7 +135,7 @@ def tidy(connection: Connection, target: Target, mapping_name: str, now: datetim
     Run it once the expired partitions are gone. Returns how many versions it dropped.
     """
     recorded = _recorded(connection, target)
-    begin = max(_bound(recorded, now), recorded.kept_from)
+    begin = max(bound(recorded, now), recorded.kept_from)
     late = sql.SQL("{} < {}").format(sql.Identifier(AS_OF), sql.Literal(begin))
     with translating("tidying a history", table=mapping_name), connection.transaction():
         _lock(connection, target)
@@ -219,7 +219,8 @@ def _keep_from(connection: Connection, target: Target, begin: datetime) -> None:
     )
 
 
-def _bound(recorded: Recorded, now: datetime) -> datetime:
+def bound(recorded: Recorded, now: datetime) -> datetime:
+    """Return the beginning of what is kept: that of a partition."""
     return partition_begin(now - recorded.keep, recorded.partition_days)
 
 

@@ -45,7 +45,9 @@ def _text(module: Any, name: str, old: str, new: str) -> Patches:  # noqa: ANN40
 
     def composed(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - the original's own
         made = original(*arguments, **options)
-        return [_replaced(each, old, new) for each in made] if isinstance(made, list) else _replaced(made, old, new)
+        if isinstance(made, sql.Composable):
+            return _replaced(made, old, new)
+        return [_replaced(each, old, new) for each in made]
 
     return lambda: [patch.object(module, name, composed)]
 
@@ -78,7 +80,10 @@ def _candidates(choose: Callable[[list[Any]], list[Any]]) -> Patches:
 
 
 def _no_versions_of_merges() -> list[Any]:
-    return [patch.object(staging.Staging, "_versions", lambda *_: sql.SQL("SELECT %s::timestamptz"))]
+    def nothing(*_: object) -> sql.SQL:
+        return sql.SQL("SELECT %s::timestamptz")
+
+    return [patch.object(staging.Staging, "_versions", nothing)]
 
 
 def _only_accepted_merged() -> list[Any]:
@@ -97,7 +102,10 @@ def _only_accepted_merged() -> list[Any]:
 
 
 def _no_versions_of_builds() -> list[Any]:
-    return [patch.object(history_fill, "record_build", lambda *_, **__: None)]
+    def nothing(*_: object, **__: object) -> None:
+        pass
+
+    return [patch.object(history_fill, "record_build", nothing)]
 
 
 def _compacting(old: str, new: str) -> Patches:
@@ -113,12 +121,12 @@ def _compacting(old: str, new: str) -> Patches:
 
 def _later(days: int) -> Patches:
     """What is kept begins later than the mapping says."""
-    original = history_purge._bound
+    original = history_purge.bound
 
     def bound(recorded: Any, now: datetime) -> datetime:  # noqa: ANN401 - a record
         return original(recorded, now) + timedelta(days=days)
 
-    return lambda: [patch.object(history_purge, "_bound", bound)]
+    return lambda: [patch.object(history_purge, "bound", bound)]
 
 
 def _children_of_storage() -> list[Any]:
