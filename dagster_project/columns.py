@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from pipeline.core.model.protection import Protect
+
 if TYPE_CHECKING:
     from collections.abc import Collection
 
@@ -106,7 +108,12 @@ def _description(target: Target, column: Column) -> str:
         text += f" (epoch {column.epoch})"
     if column.default is not None:
         text += f", {column.default!r} if it is missing"
+    if column.protect:
+        text += f", protected: {_PROTECTED[column.protect]}"
     return f"{column.description}; {text}" if column.description else text
+
+
+_PROTECTED = {Protect.HASH: "its hash", Protect.MASK: "a mask", Protect.DROP: "nothing is stored"}
 
 
 def _constraints(target: Target, column: Column) -> dg.TableColumnConstraints:

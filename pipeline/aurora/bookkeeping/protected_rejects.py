@@ -10,6 +10,8 @@ import hashlib
 import json
 from typing import TYPE_CHECKING
 
+from psycopg import sql
+
 from pipeline.aurora.bookkeeping.rejects import after, as_json
 from pipeline.aurora.errors import translating
 from pipeline.core.decode.protect import Protector
@@ -30,11 +32,14 @@ def unprotected(connection: Connection, mapping: TableMapping) -> int:
     if not mapping.protects:
         return 0
     with translating("looking for rejects that are not protected", table=mapping.name):
-        rows = connection.execute(  # the column may not be there yet
-            "SELECT target, COALESCE(to_jsonb(r.*) ->> 'protection', ''), count(*)"
-            " FROM (SELECT * FROM replication.rejects WHERE table_name = %s) AS r GROUP BY 1, 2",
-            [mapping.name],
-        ).fetchall()
+        known = connection.execute(
+            "SELECT FROM pg_attribute WHERE attrelid = 'replication.rejects'::regclass AND attname = 'protection'"
+        ).fetchone()
+        protection = sql.SQL("protection" if known is not None else "NULL")
+        query = sql.SQL(
+            "SELECT target, COALESCE({}, ''), count(*) FROM replication.rejects WHERE table_name = %s GROUP BY 1, 2"
+        ).format(protection)
+        rows = connection.execute(query, [mapping.name]).fetchall()
     return sum(count for target, protection, count in rows if _wanted(mapping, target) - entries_of(protection, target))
 
 

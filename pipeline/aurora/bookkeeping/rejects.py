@@ -258,7 +258,9 @@ def waiting_of_items(
         "SELECT k.place, r.id, r.target, r.reason, r.source, r.position_version, r.position_as_of, r.rejected_at"
         " FROM unnest(%s::text[], {arrays}) WITH ORDINALITY AS k (digest, {columns}, place)"
         " JOIN replication.rejects AS r ON r.table_name = %s AND r.replayed_at IS NULL"
-        " AND r.position_as_of IS NOT NULL AND (r.key_digest = k.digest OR r.key_digest IS NULL AND {same})"
+        " AND r.position_as_of IS NOT NULL AND (r.key_digest = k.digest OR r.key_digest IS NULL"
+        # PostgreSQL reads nothing of a record that has the escape of U+0000 anywhere.
+        " AND CASE WHEN strpos(r.record::text, '\\u0000') > 0 THEN false ELSE {same} END)"
         " ORDER BY k.place, r.position_as_of DESC, r.position_version DESC NULLS LAST"
     ).format(arrays=sql.SQL(", ").join([sql.SQL("%s::text[]")] * len(names)), columns=columns, same=same)
     with translating("looking for rejects of items", table=table_name):
