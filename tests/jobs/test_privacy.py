@@ -111,11 +111,10 @@ def test_nothing_of_a_protected_attribute_is_stored_from_the_stream(connection: 
     protected = mapping(PROTECTED)
     migrate(connection, [protected])
     assert plan(connection, [protected]).empty
-    too_long = PERSON | {"empName": {"S": "in clear, and too long for its column"}}
     old = {"OldImage": {"Id": {"N": "1"}, **PERSON}}
     first = record(1, 1, **PERSON)
     first["dynamodb"] |= old
-    report = apply(protected, first, record(2, 2, **too_long))
+    report = apply(protected, first, record(2, 2, **LONG_PERSON))
     assert (report.applied, report.rejected) == (1, 1)
     assert clear_values(connection) == []
     (row,) = connection.execute('SELECT "Email", attributes FROM replica."Employees"').fetchall()
@@ -130,7 +129,8 @@ def person(number: int, **more: Any) -> dict[str, Any]:  # noqa: ANN401 - attrib
     return {"Id": {"N": str(number)}, **PERSON, **more}
 
 
-LONG_NAME = {"empName": {"S": "in clear, and too long for its column"}}
+LONG_NAME: dict[str, Any] = {"empName": {"S": "in clear, and too long for its column"}}
+LONG_PERSON: dict[str, Any] = {**PERSON, **LONG_NAME}
 
 
 @pytest.mark.parametrize("aside_from", [1, 10**9], ids=["aside", "merge"])
@@ -166,7 +166,7 @@ def test_a_stream_and_a_load_make_the_same_rows(
 def test_a_reject_is_replayed_without_being_protected_twice(connection: Connection, apply: Apply) -> None:
     protected = mapping(PROTECTED)
     migrate(connection, [protected])
-    apply(protected, record(1, 1, **PERSON), record(2, 2, **PERSON), record(3, 3, **PERSON | LONG_NAME))
+    apply(protected, record(1, 1, **PERSON), record(2, 2, **PERSON), record(3, 3, **LONG_PERSON))
     wider = mapping(PROTECTED.replace("varchar(20)", "varchar(80)"))
     migrate(connection, [wider])
     report = replay(connection, wider)
@@ -183,7 +183,7 @@ def test_adding_protection_empties_what_was_stored_in_clear_and_a_load_fills_it(
     clear, protected = mapping(CLEAR), mapping(PROTECTED)
     migrate(connection, [clear])
     connection.execute("""ALTER TABLE replica."Employees" ADD "Old" text""")
-    apply(clear, record(1, 1, **PERSON), record(2, 2, **PERSON | LONG_NAME), record(4, 4, **PERSON))
+    apply(clear, record(1, 1, **PERSON), record(2, 2, **LONG_PERSON), record(4, 4, **PERSON))
     connection.execute("""UPDATE replica."Employees" SET "Old" = %s""", [MARK])
     assert clear_values(connection) == [MARK, "4242424242"]
     steps = plan(connection, [protected]).steps
@@ -211,7 +211,7 @@ def test_adding_protection_empties_what_was_stored_in_clear_and_a_load_fills_it(
 def test_removing_protection_leaves_no_hash_among_values(connection: Connection, apply: Apply) -> None:
     clear, protected = mapping(CLEAR), mapping(PROTECTED)
     migrate(connection, [protected])
-    apply(protected, record(1, 1, **PERSON), record(2, 2, **PERSON | LONG_NAME))
+    apply(protected, record(1, 1, **PERSON), record(2, 2, **LONG_PERSON))
     migrate(connection, [clear])
     assert connection.execute('SELECT "Email", attributes FROM replica."Employees"').fetchall() == [(None, {})]
     apply(clear, record(3, 3, **PERSON))
@@ -238,7 +238,7 @@ def test_a_writer_with_another_key_or_another_mapping_stores_nothing(
         return lambda: apply(of, *records)
 
     migrate(connection, [protected])
-    records = record(1, 1, **PERSON), record(2, 2, **PERSON | LONG_NAME)
+    records = record(1, 1, **PERSON), record(2, 2, **LONG_PERSON)
     location = exports.full([person(1)]).location
     text = refused(applying(other_key, *records))
     assert "the privacy key is not the one" in text

@@ -5,7 +5,7 @@ Invariant: a column that was read can be created in PostgreSQL, and its default 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.core.errors import ConversionError
@@ -84,10 +84,17 @@ def read_column(name: str, field: Field, sources: ColumnSources) -> Column | Non
     default = _read_default(fields["default"], sql_type) if "default" in fields else None
     protect = read_protect(fields["protect"], path, sql_type, key) if "protect" in fields else None
     check_options(fields)
-    column = Column(
-        name, fields["attribute"].written, path, sql_type, default, on_error, description=description, **options
+    return Column(
+        name,
+        fields["attribute"].written,
+        path,
+        sql_type,
+        default,
+        on_error,
+        description=description,
+        protect=protect,
+        **options,
     )
-    return replace(column, protect=protect)
 
 
 def _read_captured_column(name: str, field: Field, sources: ColumnSources) -> Column | None:
@@ -122,7 +129,16 @@ def _read_captured_column(name: str, field: Field, sources: ColumnSources) -> Co
     else:
         _check_key_attribute(fields["type"], (attribute,), sql_type, sources.key)
     return Column(
-        name, attribute, (attribute,), sql_type, None, on_error, description=description, capture=capture, **options
+        name,
+        attribute,
+        (attribute,),
+        sql_type,
+        None,
+        on_error,
+        description=description,
+        capture=capture,
+        protect=None,
+        **options,
     )
 
 

@@ -96,7 +96,7 @@ def test_paths_go_through_maps_and_lists() -> None:
     wanted = {"L": [{"M": {"no": {"S": "***"}, "by": {"S": "x"}}}, {"M": {"no": {"S": "***"}}}]}
     for path in ("cards.no", "cards.*.no"):
         assert protected(f'mask: ["{path}"]', cards=cards) == {"cards": wanted}
-    people = {"M": {"ada": {"M": {"mail": {"S": "m"}, "x": {"N": "1"}}}, "bob": {"M": {}}}}
+    people: dict[str, Any] = {"M": {"ada": {"M": {"mail": {"S": "m"}, "x": {"N": "1"}}}, "bob": {"M": {}}}}
     assert protected('drop: ["people.*.mail"]', people=people) == {
         "people": {"M": {"ada": {"M": {"x": {"N": "1"}}}, "bob": {"M": {}}}}
     }
@@ -132,19 +132,22 @@ def test_a_malformed_value_becomes_one_that_every_decoder_refuses(value: Any, ho
 
 
 _names = st.sampled_from(["a", "b", "c"])
-_values = st.recursive(
-    st.one_of(
-        st.builds(lambda n: {"S": f"{n}clear"}, st.integers(0, 9)),
-        st.builds(lambda n: {"N": str(n)}, st.integers(0, 9)),
-        st.builds(lambda n: {"SS": [f"{n}clear"]}, st.integers(0, 9)),
-        st.just({"NULL": True}),
-    ),
-    lambda inner: st.one_of(
-        st.builds(lambda e: {"L": e}, st.lists(inner, max_size=3)),
-        st.builds(lambda m: {"M": m}, st.dictionaries(_names, inner, max_size=3)),
-    ),
-    max_leaves=8,
-)
+
+
+def _containers(inner: st.SearchStrategy[dict[str, Any]]) -> st.SearchStrategy[dict[str, Any]]:
+    def a_list(elements: list[dict[str, Any]]) -> dict[str, Any]:
+        return {"L": elements}
+
+    def a_map(members: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        return {"M": members}
+
+    return st.one_of(
+        st.builds(a_list, st.lists(inner, max_size=3)), st.builds(a_map, st.dictionaries(_names, inner, max_size=3))
+    )
+
+
+_scalars: list[dict[str, Any]] = [{"S": "clear"}, {"N": "7"}, {"SS": ["clear"]}, {"NULL": True}]
+_values = st.recursive(st.sampled_from(_scalars), _containers, max_leaves=8)
 
 
 @given(item=st.dictionaries(_names, _values), path=st.lists(st.one_of(_names, st.just("*")), min_size=1, max_size=3))
