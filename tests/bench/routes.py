@@ -144,7 +144,7 @@ class _Race:
         return [_entry(name, off, partial(contest, off)) for off in ("nothing", *ways)]
 
     def applying(self) -> list[Entry]:
-        """Return batches of a stream with the generated function, and without."""
+        """Return batches of a stream with everything, and without each fast path."""
         batches = 200 // self._part
 
         def contest(off: str) -> Run:
@@ -161,7 +161,9 @@ class _Race:
             measured = run("tests.bench.ours.one_way", spec, server_pid=self._server.pid, python=OURS_PYTHON)
             return Run(batches * 100, measured, self._verdict("apply", url, 'public."Employees"'))
 
-        return [_entry("apply", off, partial(contest, off)) for off in ("nothing", "the written function")]
+        return [
+            _entry("apply", off, partial(contest, off)) for off in ("nothing", "document forms", "the written function")
+        ]
 
     def _verdict(self, name: str, url: str, relation: str) -> str:
         """Whether the table's rows are the same as after the first run."""

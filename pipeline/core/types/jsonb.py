@@ -9,6 +9,7 @@ from pipeline.core.model.attributes import to_json
 from pipeline.core.model.mapping import Column
 from pipeline.core.types.codec import Codec, Example, Option, Use
 from pipeline.core.types.fast.column_texts import Values, as_they_are, documents
+from pipeline.core.types.fast.document_code import document_writer
 from pipeline.core.types.fast.fast_form import FastForm
 from pipeline.core.types.fast.value_regex import any_value
 from pipeline.core.types.json_text import checked_json
@@ -24,7 +25,7 @@ def _fast_form(column: Column, _is_key: bool) -> FastForm:  # noqa: FBT001  a co
     parses = column.json == "parse"
     return FastForm(
         condition='"S" not in a' if parses else "",
-        code=lambda code: [f"{code.value} = jsonb(a)"],
+        code=lambda code: [f"{code.value} = {code.bind('document', document_writer())}(a)"],
         document=('((?!..S")' if parses else "(") + any_value() + ")",
         write=_documents,
     )

@@ -10,6 +10,8 @@ from pipeline.core.decode import row_code
 from pipeline.core.exports.fast import line_reader
 from pipeline.core.exports.fast.line_reader import LineReader, Reading
 from pipeline.core.mapping_files.mapping_file import read_mapping
+from pipeline.core.model.attributes import to_json
+from pipeline.core.types import jsonb
 from pipeline.jobs.load.load import load
 from pipeline.jobs.services import Services
 from pipeline.settings import Settings
@@ -22,6 +24,10 @@ def _no_line_templates() -> None:
 
 def _no_document_templates() -> None:
     setattr(line_reader, "common_template", _none)  # noqa: B010  for this process
+
+
+def _no_document_forms() -> None:
+    setattr(jsonb, "document_writer", lambda: to_json)  # noqa: B010  for this process
 
 
 def _all_parsed() -> None:
@@ -49,6 +55,7 @@ OFF: dict[str, Callable[[], None]] = {
     "nothing": _none,
     "line templates": _no_line_templates,
     "document templates": _no_document_templates,
+    "document forms": _no_document_forms,
     "reading unparsed": _all_parsed,
     "the written function": _nothing_written,
     "all of it": _general,
