@@ -18,6 +18,7 @@ from dagster_project.columns import column_lineage, source_schema, target_schema
 from dagster_project.console import exports_anywhere, table_by_name
 from dagster_project.freshness import Freshness
 from dagster_project.keys import TableKeys
+from pipeline.core.model import history
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -96,6 +97,7 @@ def aurora_spec(mapping: TableMapping) -> dg.AssetSpec:
             "dagster/column_schema": target_schema(mapping),
             "dagster/column_lineage": column_lineage(mapping, keys.dynamodb_table),
             **_readers(mapping),
+            **_histories(mapping),
         },
     )
 
@@ -152,6 +154,16 @@ def _readers(mapping: TableMapping) -> dict[str, str]:
     """The roles of `readers`, by view."""
     found = [f"{target.view_name}: {', '.join(target.readers)}" for target in mapping.tables if target.readers]
     return {"readers": "; ".join(found)} if found else {}
+
+
+def _histories(mapping: TableMapping) -> dict[str, str]:
+    """The views of histories, and how far back they answer."""
+    found = [
+        f"{target.schema}.{history.view_name(target)}: every version for {target.history.keep.days} days"
+        for target in mapping.targets
+        if target.history
+    ]
+    return {"history": "; ".join(found)} if found else {}
 
 
 def _key_text(key: Mapping[str, str]) -> str:

@@ -178,6 +178,15 @@ def test_the_aurora_table_shows_who_may_read_it(folder: Path) -> None:
     assert build(folder).resolve_asset_graph().get(key).metadata["readers"] == "public.Employees: reporting, analysts"
 
 
+def test_the_aurora_table_shows_the_history_that_is_kept(folder: Path) -> None:
+    key = dg.AssetKey(["employees", "aurora_table"])
+    assert "history" not in build(folder).resolve_asset_graph().get(key).metadata
+    kept = MAPPING.replace("    primary_key:", "    history: {keep: 400d}\n    primary_key:", 1)
+    (folder / "employees.yaml").write_text(kept)
+    shown = build(folder).resolve_asset_graph().get(key).metadata["history"]
+    assert shown == "public.Employees_history: every version for 400 days"
+
+
 SHOP = Path(__file__).parents[2] / "examples" / "shop" / "tables"
 
 

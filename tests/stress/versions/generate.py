@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tests.stress.versions.world import SPAN_SECONDS, Side, System, Version
+from tests.stress.versions.world import PAST_SECONDS, SPAN_SECONDS, Side, System, Version
 
 KEYS = 400
 STATES = ["a0", "a1", "b1", "-0", "c2", None]
@@ -36,8 +36,8 @@ class Snapshot:
 
     @property
     def whole(self) -> bool:
-        """Whether it could be a full export."""
-        return all(version.state for version in self.versions)
+        """Whether it could be a full export that is not from the future."""
+        return all(version.state for version in self.versions) and self.versions[0].seconds < PAST_SECONDS
 
 
 def run_versions(system: System, seed: int, *, keys: int = KEYS) -> Counts:

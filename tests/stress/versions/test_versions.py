@@ -16,7 +16,7 @@ from psycopg import sql
 from pipeline.local.postgres import PostgresServer
 from tests.stress.versions.generate import STATES, run_versions
 from tests.stress.versions.mutations import EQUIVALENT, MUTATIONS
-from tests.stress.versions.world import SPAN_SECONDS, Side, System, Unequal, Version
+from tests.stress.versions.world import PAST_SECONDS, SPAN_SECONDS, Side, System, Unequal, Version
 
 QUICK = (
     "stream: only the newest of a batch",
@@ -119,7 +119,7 @@ class Machine(RuleBasedStateMachine):
         known = [
             version for version in self.versions if (version.number, version.seconds) == (0, second) and version.state
         ]
-        if known:
+        if known and second < PAST_SECONDS:
             others = [self.versions[number % len(self.versions)] for number in drawn if self.versions]
             self.sides[side].build_aside(known, others, killed=killed)
 

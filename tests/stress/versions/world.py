@@ -54,6 +54,7 @@ ARN = "arn:aws:dynamodb:eu-west-1:111122223333:table/Versions/stream/2026-01-01T
 # Some versions are older than the first partition, some fall into several, and some are ahead of the clock.
 BEGIN = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=3)
 SPAN_SECONDS = 4 * 86_400
+PAST_SECONDS = 2 * 86_400
 KEEP = timedelta(days=20)
 
 
