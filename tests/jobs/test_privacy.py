@@ -15,16 +15,18 @@ from pipeline.aurora.bookkeeping import protection
 from pipeline.aurora.schema.migrate import migrate
 from pipeline.aurora.schema.plan import plan
 from pipeline.aurora.sessions.connection import Connection
+from pipeline.core.decode.protect import Protector
 from pipeline.core.errors import ConfigurationError
 from pipeline.core.mapping_files.mapping_file import read_mapping
 from pipeline.core.model.mapping import TableMapping
 from pipeline.core.model.protection import privacy_key
+from pipeline.dynamodb.exports.manifest import PROTECTION_MARK, SCAN_MARK
 from pipeline.jobs.load.load import load
 from pipeline.jobs.replay import replay
 from pipeline.jobs.replicate import ReplicationReport, Replicator
 from pipeline.jobs.services import Services
 from pipeline.settings import Settings
-from tests.dynamodb.export_fixture import EXPORT_TIME, ExportFactory
+from tests.dynamodb.export_fixture import EXPORT_TIME, ExportFactory, Layout
 from tests.jobs.conftest import record
 
 KEY, OTHER_KEY = "k" * 32, "another key of 32 characters ...."
@@ -292,3 +294,54 @@ def test_a_replaced_key_empties_the_hashes_and_a_load_fills_them(
     (new,) = connection.execute('SELECT "Email" FROM "Employees"').fetchone() or ("",)
     assert len(new) == 64
     assert new != old
+
+
+def test_a_replicator_reads_the_key_again_after_it_was_refused(connection: Connection, services: Services) -> None:
+    unarmed = read_mapping(PROTECTED, "employees.yaml")
+    migrate(connection, [mapping(PROTECTED)])
+    keys = iter([OTHER_KEY, KEY])
+    replicator = Replicator(
+        [unarmed],
+        lambda: services.connect("test replicator"),
+        writer="test",
+        with_key=lambda of: replace(of, privacy_key=privacy_key(next(keys), variable="")),
+    )
+    event = {"Records": [record(1, 1, **PERSON)]}
+    with closing(replicator):
+        with pytest.raises(ConfigurationError, match="privacy key"):
+            replicator.replicate(event, deadline=time.monotonic() + 60)
+        (report,) = replicator.replicate(event, deadline=time.monotonic() + 60)
+        assert report.applied == 1
+        replicator.replicate(event, deadline=time.monotonic() + 60)  # the key is kept: `keys` has no third
+
+
+def test_adding_protection_empties_histories(connection: Connection, apply: Apply) -> None:
+    history = "    history: {keep: 400d}\n  Cards:"
+    clear, protected = (mapping(text.replace("  Cards:", history)) for text in (CLEAR, PROTECTED))
+    migrate(connection, [clear])
+    apply(clear, record(1, 1, **PERSON))
+    apply(clear, record(1, 2, **PERSON | {"email": {"S": f"{MARK} again"}}))
+    assert connection.execute('SELECT count(*) FROM "Employees_history"').fetchone() == (2,)
+    migrate(connection, [protected])
+    assert clear_values(connection) == []
+    assert connection.execute('SELECT count(*), count("Email") FROM "Employees_history"').fetchone() == (2, 0)
+    apply(protected, record(1, 3, **PERSON))
+    assert connection.execute('SELECT count(*), count("Email") FROM "Employees_history"').fetchone() == (3, 1)
+    assert clear_values(connection) == []
+
+
+def test_a_scan_that_protected_other_attributes_is_not_loaded(
+    services: Services, connection: Connection, exports: ExportFactory
+) -> None:
+    protected = mapping(PROTECTED)
+    migrate(connection, [protected])
+    marks = {SCAN_MARK: True, PROTECTION_MARK: mapping(PROTECTED, OTHER_KEY).protection}
+    location = exports.full([person(1)], Layout(summary=marks)).location
+    assert "take another scan" in refused(lambda: load(services, protected, location))
+    as_it_is = exports.full(
+        [Protector(protected).item(person(1))],
+        Layout(summary={SCAN_MARK: True, PROTECTION_MARK: protected.protection}),
+    ).location
+    assert load(services, protected, as_it_is).applied == 1
+    (email,) = connection.execute('SELECT "Email" FROM "Employees"').fetchone() or ("",)
+    assert email == Protector(protected).item(person(1))["email"]["S"]
