@@ -321,12 +321,12 @@ def test_adding_protection_empties_histories(connection: Connection, apply: Appl
     migrate(connection, [clear])
     apply(clear, record(1, 1, **PERSON))
     apply(clear, record(1, 2, **PERSON | {"email": {"S": f"{MARK} again"}}))
-    assert connection.execute('SELECT count(*) FROM "Employees_history"').fetchone() == (2,)
+    assert connection.execute('SELECT count(*) FROM replica."Employees_history"').fetchone() == (2,)
     migrate(connection, [protected])
     assert clear_values(connection) == []
-    assert connection.execute('SELECT count(*), count("Email") FROM "Employees_history"').fetchone() == (2, 0)
+    assert connection.execute('SELECT count(*), count("Email") FROM replica."Employees_history"').fetchone() == (2, 0)
     apply(protected, record(1, 3, **PERSON))
-    assert connection.execute('SELECT count(*), count("Email") FROM "Employees_history"').fetchone() == (3, 1)
+    assert connection.execute('SELECT count(*), count("Email") FROM replica."Employees_history"').fetchone() == (3, 1)
     assert clear_values(connection) == []
 
 
