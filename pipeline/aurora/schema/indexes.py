@@ -42,6 +42,8 @@ class IndexPlan:
 
     in_the_way: tuple[str, ...] = ()
     """Relations that have the name of one of our indexes but are not recorded as ours."""
+    being_built: tuple[str, ...] = ()
+    """Indexes of the table that other sessions are building now; then there are no steps."""
     with_table: tuple[str, ...] = ()
     """Statements for the transaction that creates the table."""
     steps: tuple[IndexStep, ...] = ()
@@ -107,7 +109,8 @@ def plan_indexes(connection: Connection, target: Target) -> IndexPlan:
     wanted = {index.name(storage): index for index in target.indexes}
     with translating("reading the catalog"):
         recorded = _recorded(connection, storage)
-        valid = dict(connection.execute(_INDEXES, {"schema": STORAGE_SCHEMA, "storage": storage}).fetchall())
+        found = connection.execute(_INDEXES, {"schema": STORAGE_SCHEMA, "storage": storage}).fetchall()
+        valid = {name: is_valid for name, is_valid, _ in found}
         taken = {name for (name,) in connection.execute(_TAKEN, [STORAGE_SCHEMA, list(wanted)])}
     unrecorded = sorted(wanted.keys() - recorded)
     record = [_record(connection, storage, unrecorded)] if unrecorded else []
@@ -118,10 +121,14 @@ def plan_indexes(connection: Connection, target: Target) -> IndexPlan:
         if not valid.get(name, False)
         for step in _builds(connection, target, index, left_invalid=name in valid)
     ]
+    steps = (*record, *builds, *_drops(connection, storage, sorted(recorded - wanted.keys()), valid))
+    # A second concurrent build would wait for the first one's lock, and the first one for the second's snapshot.
+    being_built = tuple(sorted(name for name, _, by_another in found if by_another and steps))
     return IndexPlan(
         tuple(sorted(taken - (recorded & valid.keys()))),
+        being_built,
         (*(step.sql.removesuffix(";") for step in record), *created),
-        (*record, *builds, *_drops(connection, storage, sorted(recorded - wanted.keys()), valid)),
+        () if being_built else steps,
     )
 
 
@@ -186,7 +193,9 @@ def _forget(connection: Connection, storage_name: str, names: list[str]) -> Inde
 _TAKEN = "SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace(%s) AND relname = ANY (%s)"
 
 _INDEXES = """
-SELECT ic.relname, i.indisvalid FROM pg_index AS i JOIN pg_class AS ic ON ic.oid = i.indexrelid
+SELECT ic.relname, i.indisvalid,
+       EXISTS (SELECT FROM pg_stat_progress_create_index WHERE index_relid = ic.oid AND pid <> pg_backend_pid())
+  FROM pg_index AS i JOIN pg_class AS ic ON ic.oid = i.indexrelid
   JOIN pg_class AS c ON c.oid = i.indrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace
  WHERE n.nspname = %(schema)s AND c.relname = %(storage)s
 """

@@ -261,6 +261,11 @@ def _plan_target(connection: Connection, made: _TargetPlan) -> None:
             f"{STORAGE_SCHEMA}.{name} is in the way of an index of {made.storage} and is not one of Dynaurora's",
             "rename it, or drop it if it is an index like the mapping's",
         )
+    for name in planned_indexes.being_built:
+        made.refuse(
+            f"index {name} of {made.storage} is being built by another session",
+            "wait until it is built, then run this again",
+        )
     if stored is None:
         # What was proven for the mapping says nothing about a table that did not exist.
         forget = sql.SQL("UPDATE replication.tables SET proven = NULL WHERE name = {}").format(

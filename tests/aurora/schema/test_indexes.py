@@ -210,6 +210,34 @@ def test_a_build_that_is_killed_is_built_again(connection: Connection, other: Co
     assert plan(connection, [mapping(BY_NAME)]).empty
 
 
+def test_an_index_that_another_session_is_building_is_waited_for_and_not_dropped(
+    connection: Connection, other: Connection, database: str
+) -> None:
+    """Somebody runs the statements that `plan` has shown."""
+    migrate(connection, [mapping()])
+    wanted = mapping(BY_NAME, "{columns: [Id, Name]}")
+    record, build, _ = plan(connection, [wanted]).steps
+    connection.execute(record.sql.encode())
+    with closing(connect(database, application_name="by hand")) as builder:
+        building = threading.Thread(target=builder.execute, args=(build.sql.encode(),))
+        with other.transaction():
+            write(other, 1, "in an open transaction")
+            building.start()
+            until(lambda: bool(indexes(connection)), "the index is there, and not valid yet")
+            ((name, _),) = indexes(connection).items()
+            done = migrate(connection, [wanted])
+            assert [refusal.what for refusal in done.refusals] == [
+                f"index {name} of replica.Employees is being built by another session"
+            ]
+            assert done.steps == ()
+            assert building.is_alive()
+        building.join()
+    assert indexes(connection)[name] == (EVERY_KIND[BY_NAME], True)
+    (step,) = migrate(connection, [wanted]).steps
+    assert step.what.startswith("build index")
+    assert plan(connection, [wanted]).empty
+
+
 def test_a_changed_index_is_there_before_the_old_one_goes_and_a_persons_own_stays(connection: Connection) -> None:
     migrate(connection, [mapping(BY_NAME)])
     connection.execute('CREATE INDEX by_hand ON replica."Employees" ("Name", "Id" DESC)')
