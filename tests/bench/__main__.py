@@ -49,7 +49,13 @@ def main(arguments: list[str]) -> int:
             return profiles.show(options.profile, server, DATA, _say)
         if options.against:
             found = against.measure(
-                server, DATA, options.against.resolve(), quick=options.quick, rounds=options.rounds, say=_say
+                server,
+                DATA,
+                options.against.resolve(),
+                quick=options.quick,
+                rounds=options.rounds,
+                say=_say,
+                only=options.only,
             )
             against.write(found, BUILD)
             return _told(found["problems"], "build/against.json")

@@ -156,6 +156,7 @@ def test_batches_are_applied_and_compared_with_the_history(
     (ours,) = results.ours({"apply-it": {"outcomes": [found], "suffix": "-it"}})
     assert (ours["path"], ours["case"]) == ("apply", "batch-100-it")
     assert ours["ratio_client_to_json_loads"] > 1
+    assert ours["ratio_handler_to_json_loads"] == pytest.approx(ours["ratio_client_to_json_loads"] - 1, abs=0.002)
     assert ours["json_loads_us_per_item"] < ours["client_us_per_item"]
 
 
