@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.core.decode.protect import Protector
 from pipeline.core.errors import ConfigurationError
-from pipeline.core.exports.protected_lines import protected_full, protected_incremental
+from pipeline.core.exports.protected_lines import FullProtector, protected_incremental
 from pipeline.dynamodb.items import read_items
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def read_again(services: Services, mapping: TableMapping, keys: Sequence[Item]) 
 
 def protect_full(mapping: TableMapping, *, protected: bool) -> Protect | None:
     """Return what protects a block of a full export's lines; None if there is nothing to do."""
-    return partial(protected_full, protector=Protector(mapping)) if mapping.protects and not protected else None
+    return FullProtector(Protector(mapping)) if mapping.protects and not protected else None
 
 
 def protect_incremental(mapping: TableMapping) -> Protect | None:

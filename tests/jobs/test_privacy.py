@@ -320,7 +320,8 @@ def test_adding_protection_empties_histories(connection: Connection, apply: Appl
     clear, protected = (mapping(text.replace("  Cards:", history)) for text in (CLEAR, PROTECTED))
     migrate(connection, [clear])
     apply(clear, record(1, 1, **PERSON))
-    apply(clear, record(1, 2, **PERSON | {"email": {"S": f"{MARK} again"}}))
+    again: dict[str, Any] = {**PERSON, "email": {"S": f"{MARK} again"}}
+    apply(clear, record(1, 2, **again))
     assert connection.execute('SELECT count(*) FROM replica."Employees_history"').fetchone() == (2,)
     migrate(connection, [protected])
     assert clear_values(connection) == []

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _SETS = {"SS": "S", "NS": "N", "BS": "B"}
 _MALFORMED_VALUE: AttributeValue = {}
+_NULL: AttributeValue = {"NULL": True}
 
 
 class Protector:
@@ -50,7 +51,7 @@ class Protector:
         self._router = Router(mapping)
         self._rules = {
             target: [
-                (rule.path, _replacer(rule, mapping.privacy_key))
+                (rule, _replacer(rule, mapping.privacy_key))
                 for rule in rules
                 if entry(rule, mapping.privacy_key) not in already
             ]
@@ -60,6 +61,13 @@ class Protector:
     def __bool__(self) -> bool:
         """Whether it changes anything."""
         return any(self._rules.values())
+
+    @property
+    def of_attributes(self) -> dict[str, tuple[Protect, Callable[[Any], AttributeValue | None]]] | None:
+        """What is done to whole attributes; None unless that is all, and the same for every item."""
+        if not self._router.trivial or any(len(rule.path) > 1 for rule, _ in self._rules[""]):
+            return None
+        return {rule.path[0]: (rule.how, replace) for rule, replace in self._rules[""]}
 
     def item(self, item: Item) -> Item:
         """Return the item as it may be stored."""
@@ -84,7 +92,8 @@ class Protector:
 
     def _protected(self, target: str, item: Item) -> Item:
         found = item
-        for path, replace in self._rules[target]:
+        for rule, replace in self._rules[target]:
+            path = rule.path
             root = path[0]
             if root not in found:
                 continue
@@ -107,9 +116,9 @@ def _protect(value: Any, path: tuple[str, ...], at: int, replace: Any) -> Attrib
         return replace(value)  # which refuses it
     found = cast("AttributeValue", value)
     ((tag, inner),) = found.items()
-    if tag == "NULL" and inner is True:
-        return found
     if at < len(path):
+        if tag == "NULL" and inner is True:
+            return found
         if tag == "M" and isinstance(inner, dict):
             return {"M": _members(cast("Item", inner), path, at, replace)}
         if tag == "L" and isinstance(inner, list):
@@ -142,14 +151,22 @@ def _members(members: Item, path: tuple[str, ...], at: int, replace: Any) -> Ite
     return found
 
 
+def _masked(value: Any) -> AttributeValue:  # noqa: ANN401  whatever a record holds
+    if value == _NULL:
+        return value
+    return {"S": MASKED} if is_item({"": value}) else _MALFORMED_VALUE
+
+
 def _replacer(rule: Rule, key: PrivacyKey | None) -> Callable[[Any], AttributeValue | None]:
     if rule.how is Protect.DROP:
         return lambda _: None
     if rule.how is Protect.MASK:
-        return lambda value: {"S": MASKED} if is_item({"": value}) else _MALFORMED_VALUE
+        return _masked
     secret = key.key if key else b""
 
     def hashed(value: Any) -> AttributeValue:  # noqa: ANN401  whatever a record holds
+        if value == _NULL:
+            return value
         try:
             return {"S": hmac.digest(secret, canonical(value), "sha256").hex()}
         except (*MALFORMED, UnrepresentableError, binascii.Error):

@@ -10,6 +10,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core.exports.export_lines import parse_full, parse_incremental
+from pipeline.core.exports.fast.protected_text import ProtectedText
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -20,8 +21,30 @@ _write = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 _write_ascii = json.JSONEncoder(separators=(",", ":")).encode
 
 
+class FullProtector:
+    """Protects blocks of a full export's lines for one mapping. Build it once."""
+
+    def __init__(self, protector: Protector) -> None:
+        self._protector = protector
+        self._text = ProtectedText(protector)
+
+    def __call__(self, block: bytes, *, file: str, first_line: int) -> bytes:
+        """Return a block of whole lines, protected. Raises as `protected_full` does.
+
+        Line by line where the block as a whole cannot be read as text.
+        """
+        if not self._text.usable:
+            return protected_full(block, self._protector, file=file, first_line=first_line)
+        if (text := self._text.read(block)) is not None:
+            return text
+        return b"".join(
+            self._text.read(line) or protected_full(line, self._protector, file=file, first_line=number)
+            for number, line in enumerate(_each(block), first_line)
+        )
+
+
 def protected_full(block: bytes, protector: Protector, *, file: str, first_line: int) -> bytes:
-    """Return a block of whole lines of a full export, protected.
+    """Return a block of whole lines of a full export, protected: the general path.
 
     Raises TerminalError for a line without the documented form; `file` and `first_line` are for that error's message.
     """
@@ -41,6 +64,10 @@ def protected_incremental(block: bytes, protector: Protector, *, file: str, firs
             line["NewImage"] = protector.image(change.keys, change.image)
         lines.append(line)
     return _lines(lines)
+
+
+def _each(block: bytes) -> Iterable[bytes]:
+    return (line + b"\n" for line in block.removesuffix(b"\n").split(b"\n"))
 
 
 def _lines(lines: Iterable[dict[str, Any]]) -> bytes:

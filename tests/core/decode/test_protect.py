@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.decode.protect import Protector, canonical, gone
-from pipeline.core.errors import ConfigurationError
-from pipeline.core.exports.protected_lines import protected_full, protected_incremental
+from pipeline.core.errors import ConfigurationError, TerminalError
+from pipeline.core.exports.fast.protected_text import ProtectedText
+from pipeline.core.exports.protected_lines import FullProtector, protected_full, protected_incremental
 from pipeline.core.mapping_files.mapping_file import read_mapping
 from pipeline.core.model.mapping import TableMapping
 from pipeline.core.model.mapping_digest import digests
@@ -240,6 +241,42 @@ def test_lines_stay_lines_and_other_attributes_stay_as_they_are() -> None:
             "Keys": {"Id": {"S": "1"}},
             "NewImage": {"Id": {"S": "1"}, "a": {"S": "***"}},
         }
+
+
+_texts = st.one_of(st.text(max_size=5), st.sampled_from(["a", "b", '"a":{"S":"x"}', "a\\", ",", "{"]))
+_plain: list[dict[str, Any]] = [{"N": "1.0"}, {"N": "x"}, {"B": "AA=="}, {"BOOL": True}, {"NULL": True}, {"SS": ["a"]}]
+
+
+def _text_value(text: str) -> dict[str, Any]:
+    return {"S": text}
+
+
+_few = st.one_of(st.builds(_text_value, _texts), st.sampled_from(_plain), _values)
+_attribute_names = st.sampled_from(["a", "b", "c", "d", "S", "Item"])
+_items = st.dictionaries(_attribute_names, _few, max_size=5)
+
+
+@given(items=st.lists(_items, min_size=1, max_size=4), escaped=st.booleans())
+def test_lines_are_protected_alike_whether_they_are_parsed_or_not(
+    items: list[dict[str, Any]], *, escaped: bool
+) -> None:
+    protector = Protector(mapping("hash: [a], mask: [b, S], drop: [c, d]"))
+    lines = [json.dumps({"Item": item}, separators=(",", ":"), ensure_ascii=escaped) for item in items]
+    block = "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogatepass")
+    try:
+        wanted = protected_full(block, protector, file="f", first_line=1)
+    except TerminalError:
+        return
+    found = FullProtector(protector)(block, file="f", first_line=1)
+    assert [json.loads(line) for line in found.splitlines()] == [json.loads(line) for line in wanted.splitlines()]
+
+
+def test_usual_lines_are_protected_without_being_parsed() -> None:
+    text = ProtectedText(Protector(mapping("hash: [a], drop: [c]")))
+    line = b'{"Item":{"c":{"S":"x"},"a":{"N":"1.0"},"b":{"S":"y"}}}\n'
+    assert text.read(line) == b'{"Item":{"a":{"S":"%s"},"b":{"S":"y"}}}\n' % hashed("1")["S"].encode()
+    for unsure in (b'{"M":', b"\\", b'{"SS":'):
+        assert text.read(line.replace(b'{"N":', unsure)) is None
 
 
 def test_each_target_protects_its_own_items_and_items_of_none_are_protected_by_all() -> None:
