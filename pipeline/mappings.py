@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from pipeline.core.errors import ConfigurationError
 from pipeline.core.mapping_files.mapping_file import ParsedMapping, parse_mapping
 from pipeline.core.mapping_files.yaml_fields import MappingError, Problem
+from pipeline.core.model import history
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -140,8 +141,14 @@ def _collisions(parsed: ParsedMapping, taken: Iterable[ParsedMapping]) -> list[t
             what = f'table "{mapping.table}" is also mapped by'
             collides("source.table", what, other, "keep one file for each table, with a target for each kind of row")
         theirs = {target.storage_name for target in other.tables}
+        histories = {name for target in other.tables for name in history.tables_of(target)}
         for target in mapping.tables:
+            field = next(f for f in (f"targets.{target.name}", f"targets.{target.view_name}") if f in parsed.lines)
             if target.storage_name in theirs:
-                field = next(f for f in (f"targets.{target.name}", f"targets.{target.view_name}") if f in parsed.lines)
                 collides(field, f"the view {target.view_name} is also a target of", other, "rename one")
+            elif target.storage_name in histories:
+                collides(field, f"the view {target.view_name} is also the history of a target of", other, "rename one")
+            elif theirs.intersection(history.tables_of(target)):
+                what = f"its history has the name {history.table_name(target)}, which is also a target of"
+                collides(field, what, other, "rename one")
     return found

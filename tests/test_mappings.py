@@ -70,6 +70,17 @@ def test_files_that_collide(tmp_path: Path, name: str, table: str, target: str, 
     assert len(problems) == 1
 
 
+@pytest.mark.parametrize(("first", "second"), [("A", "A_history"), ("A_history", "A")])
+def test_a_history_collides_with_a_target_of_its_name(tmp_path: Path, first: str, second: str) -> None:
+    for name, target in (("a", first), ("b", second)):
+        path = write(tmp_path, f"{name}.yaml", name=name, table=name * 3, target=target)
+        if target == "A":
+            path.write_text(path.read_text().replace("primary_key:", "history: {keep: 9d}, primary_key:"))
+    with pytest.raises(MappingError, match="rename one") as raised:
+        load_mappings(tmp_path)
+    assert "history" in str(raised.value)
+
+
 def test_one_view_name_in_two_schemas_is_no_collision(tmp_path: Path) -> None:
     write(tmp_path, "a.yaml", name="a", table="Aaa", target="Same")
     write(tmp_path, "b.yaml", name="b", table="Bbb", target="hr.Same")

@@ -15,6 +15,7 @@ from pipeline.aurora.bookkeeping.status import TableStatus, read_status
 from pipeline.aurora.sessions.clock import database_now, host_ahead
 from pipeline.commands.session import Outcome, add_names
 from pipeline.core.errors import ReplicationError
+from pipeline.core.model.history import views_of
 from pipeline.core.past.loss_remedies import Means, as_finding
 from pipeline.dynamodb.clock import NOTABLE, SET_IT, how_far, in_doubt
 
@@ -102,7 +103,11 @@ def _late(mapping: TableMapping, tick: Tick | None, now: datetime) -> tuple[str,
 
 
 def _views(mapping: TableMapping) -> str:
-    return ", ".join(target.view_name for target in mapping.tables)
+    return ", ".join(_view_names(mapping))
+
+
+def _view_names(mapping: TableMapping) -> list[str]:
+    return [f"{target.schema}.{name}" for target in mapping.tables for name in views_of(target)]
 
 
 def _document(
@@ -115,7 +120,7 @@ def _document(
     return {
         "name": mapping.name,
         "source_table": mapping.table,
-        "views": [target.view_name for target in mapping.tables],
+        "views": _view_names(mapping),
         "migrated": status is not None,
         **({name: value for name, value in asdict(status).items() if name != "name"} if status else {}),
         "probe": {**asdict(tick), "lag_seconds": tick.lag_seconds} if tick else None,

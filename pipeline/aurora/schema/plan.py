@@ -18,6 +18,7 @@ from pipeline.aurora.schema.indexes import plan_indexes
 from pipeline.aurora.schema.plan_history import plan_history
 from pipeline.aurora.schema.protecting import plan_protection
 from pipeline.aurora.schema.readers import plan_readers
+from pipeline.core.model import history
 from pipeline.core.model.mapping import BOOKKEEPING_COLUMNS, BOOKKEEPING_SCHEMA, DELETED, STORAGE_SCHEMA
 from pipeline.core.types.sql_types import SqlType, parse_sql_type
 from pipeline.core.types.widening import TypeChange, type_change
@@ -112,7 +113,8 @@ class _TargetPlan:
         for what, way_out in planned.refusals:
             self.refuse(what, way_out)
         for step in planned.steps:
-            self.step(step.what, step.statements, step.note, alters=True)
+            text = ";\n".join(step.statements) + ";"
+            self.steps.append(Step(self.mapping, step.what, text, step.note, history.table_name(self.target)))
 
     def refuse(self, what: str, way_out: str) -> None:
         self.refusals.append(Refusal(self.mapping, what, way_out))

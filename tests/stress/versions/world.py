@@ -283,14 +283,15 @@ class Side:
 
     def check_ends(self) -> None:
         """What ends a version that came too late is the stored row, at a time when that was stored already."""
-        (wrong,) = self.connection.execute(
+        found = self.connection.execute(
             sql.SQL(
-                'SELECT count(*) FROM {} h JOIN {} k USING ("Id") WHERE k._as_of > h._as_of AND h._version = 0'
+                'SELECT DISTINCT "Id" FROM {} h JOIN {} k USING ("Id") WHERE k._as_of > h._as_of AND h._version = 0'
                 " AND extract(microseconds FROM h._as_of)::int % 1000000 = 999999"
             ).format(history_tables.versions(self.target), tables.storage(self.target))
-        ).fetchone() or (0,)
-        if wrong:
-            raise Unequal(f"{self.target.name}: {wrong} versions of stored rows are older than those")
+        )
+        keys = {key for (key,) in found}
+        if wrong := [key for key, versions in self.by_key() if key in keys and in_order(versions)]:
+            raise Unequal(f"{self.target.name}: keys {wrong} have a version of the stored row that is older than it")
 
     def by_key(self) -> Iterator[tuple[int, list[Version]]]:
         for key, versions in groupby(sorted(self.given, key=lambda v: v.key), key=lambda version: version.key):
