@@ -168,7 +168,7 @@ def _coalesce(keep: Callable[[Change, Change], Change]) -> Patches:
             kept[candidate.key] = keep(kept[candidate.key], candidate) if candidate.key in kept else candidate
         return [kept[key] for key in sorted(kept)]
 
-    return lambda: [patch.object(batch, "coalesce", coalesce)]
+    return lambda: [patch.object(module, "coalesce", coalesce) for module in (apply, batch)]
 
 
 def _versions(version: Callable[[int, str], int]) -> Patches:
