@@ -33,6 +33,8 @@ Kind = Literal["missing", "extra", "different"]
 # Memory for a chunk's join before it spills to temporary files, and for sorting the staged keys.
 _JOIN_MEMORY = "64MB"
 _INDEX_MEMORY = "256MB"
+# Reading less than this for each range costs less than an index.
+INDEX_FROM_BYTES = 128 << 20
 # A range's rows lie on pages all over a table. If these are not in memory, asking for many at a time instead of one
 # takes less than half the time; where the server's platform cannot, the most is 0.
 _ASK_AHEAD = """
@@ -58,13 +60,14 @@ class Comparison:
             connection.execute(sql.SQL("SET work_mem = {}").format(sql.Literal(_JOIN_MEMORY)))
 
     def index(self, connection: Connection, *, helpers: int = 0) -> None:
-        """Index the staged keys once they are all there, unless they are: a range is then read without the others.
+        """Index the staged keys once they are all there, if they are many: a range is then read without the others.
 
-        PostgreSQL may add as many `helpers`, processes of its own.
+        Nothing is indexed twice. PostgreSQL may add as many `helpers`, processes of its own.
         """
         staging, key = self.staging.name, tables.identifiers(self.target.primary_key)
         with translating("indexing the staged keys"), connection.transaction():
-            if connection.execute(_INDEXED, [staging.as_string()]).fetchone() is not None:
+            wanted = {"staging": staging.as_string(), "least": INDEX_FROM_BYTES}
+            if connection.execute(_UNINDEXED, wanted).fetchone() != (True,):
                 return
             connection.execute(sql.SQL("SET LOCAL maintenance_work_mem = {}").format(sql.Literal(_INDEX_MEMORY)))
             connection.execute(sql.SQL("SET LOCAL max_parallel_maintenance_workers = {}").format(sql.Literal(helpers)))
@@ -155,7 +158,10 @@ class Comparison:
         )
 
 
-_INDEXED = "SELECT FROM pg_index WHERE indrelid = %s::regclass"
+_UNINDEXED = """
+SELECT pg_relation_size(%(staging)s::regclass) >= %(least)s
+   AND NOT EXISTS (SELECT FROM pg_index WHERE indrelid = %(staging)s::regclass)
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import pytest
 from psycopg import sql
 
-from pipeline.aurora.compare import key_ranges, reconciliations
+from pipeline.aurora.compare import compare, key_ranges, reconciliations
 from pipeline.aurora.compare.candidates import Candidates
 from pipeline.aurora.compare.compare import Comparison, compare_keys, marks
 from pipeline.aurora.compare.key_ranges import Lane
@@ -191,7 +191,7 @@ def test_cuts_lie_inside_the_lane_in_order(connection: Connection, comparison: C
 
 
 def test_a_range_is_read_without_the_rest_of_the_snapshot_or_of_the_table(
-    connection: Connection, comparison: Comparison
+    connection: Connection, comparison: Comparison, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A range that reads all of a table makes the time for all ranges grow with the square of its rows."""
     storage = tables.storage(comparison.target)
@@ -200,12 +200,15 @@ def test_a_range_is_read_without_the_rest_of_the_snapshot_or_of_the_table(
     stored = "INSERT INTO {} (pk, sk, note, _as_of) SELECT pk, sk, note, now() FROM {}"
     connection.execute(sql.SQL(stored).format(storage, comparison.staging.name))
     connection.execute(sql.SQL("ANALYZE {}").format(storage))
+    indexes = sql.SQL("SELECT count(*) FROM pg_index WHERE indrelid = {}::regclass").format(
+        sql.Literal(comparison.staging.name.as_string())
+    )
+    comparison.index(connection)
+    assert connection.execute(indexes).fetchone() == (0,), "so few that an index costs more"
+    monkeypatch.setattr(compare, "INDEX_FROM_BYTES", 1 << 20)
     for _ in range(2):  # a resumed run indexes nothing again
         comparison.index(connection)
-    indexes = connection.execute(
-        "SELECT count(*) FROM pg_index WHERE indrelid = %s::regclass", [comparison.staging.name.as_string()]
-    )
-    assert indexes.fetchone() == (1,)
+    assert connection.execute(indexes).fetchone() == (1,)
     comparison.set_up(connection)
     assert connection.execute("SHOW effective_io_concurrency").fetchone() == ("64",)
     for through in ("k27", "19000"), ("k28", "17"):  # a part of one partition key, and one and a part

@@ -56,7 +56,8 @@ def _steps(found: dict[str, Any]) -> list[str]:
         "",
         "*Client* is the largest resident set of any of the command's processes, *server* the largest private memory of"
         " any PostgreSQL process (without `shared_buffers`). Log and temporary files are the most there was at any"
-        " moment; PostgreSQL keeps log for reuse up to `max_wal_size`.",
+        " moment; PostgreSQL keeps log for reuse up to `max_wal_size`. Sorting keys takes up to 256 MB of a"
+        " server process, which the smallest size does not need.",
     ]
     for name, title in _TITLES.items():
         lines += [

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from pipeline.aurora.bookkeeping import loads
+from pipeline.aurora.compare import compare as compare_module
 from pipeline.aurora.compare import reconciliations
 from pipeline.aurora.compare.compare import Comparison
 from pipeline.aurora.sessions.connection import Connection
@@ -42,6 +43,7 @@ def test_the_snapshot_is_indexed_when_it_is_staged_and_progress_counts_each_item
         return real(self, connection, lane, through)
 
     monkeypatch.setattr(Comparison, "compare", compare)
+    monkeypatch.setattr(compare_module, "INDEX_FROM_BYTES", 0)
     monkeypatch.setattr(reconcile_module, "_SAY_SECONDS", -1.0)
     source.reconcile(on_progress=said.append)
     assert [definition.rpartition(" USING ")[2] for (definition,) in indexes] == ['btree ("Id")']
