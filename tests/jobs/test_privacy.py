@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from pipeline.aurora.bookkeeping import protection
 from pipeline.aurora.schema.migrate import migrate
 from pipeline.aurora.schema.plan import plan
 from pipeline.aurora.sessions.connection import Connection
+from pipeline.cli import main
 from pipeline.core.decode.protect import Protector
 from pipeline.core.errors import ConfigurationError
 from pipeline.core.mapping_files.mapping_file import read_mapping
@@ -346,3 +348,40 @@ def test_a_scan_that_protected_other_attributes_is_not_loaded(
     assert load(services, protected, as_it_is).applied == 1
     (email,) = connection.execute('SELECT "Email" FROM "Employees"').fetchone() or ("",)
     assert email == Protector(protected).item(person(1))["email"]["S"]
+
+
+def test_a_swap_that_another_protection_overtakes_leaves_the_tables_as_they_are(
+    services: Services, connection: Connection, exports: ExportFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mapping gains protection when every file is loaded into the new tables, and before they are put in place."""
+    clear, protected = mapping(CLEAR), mapping(PROTECTED)
+    migrate(connection, [clear])
+    require = protection.require
+
+    def change_then_require(on: Connection, of: TableMapping, *, doing: str) -> None:
+        if doing == "putting the loaded table in place":
+            on.execute("COMMIT")  # the lock that keeps the change out until the swap is done
+            migrate(connection, [protected])
+            on.execute("BEGIN")
+        require(on, of, doing=doing)
+
+    monkeypatch.setattr(protection, "require", change_then_require)
+    location = exports.full([person(1)]).location
+    assert "protects other" in refused(lambda: load(services, clear, location, aside_from=1))
+    assert connection.execute('SELECT count(*) FROM replica."Employees"').fetchone() == (0,)
+    monkeypatch.undo()
+    load(services, protected, exports.full([person(1)], export_time=EXPORT_TIME + timedelta(hours=1)).location)
+    assert MARK not in stored(connection), "the load has dropped what the other had built"
+
+
+def test_the_command_replaces_the_key_only_when_it_is_told_to(database: str, tmp_path: Path) -> None:
+    (tmp_path / "employees.yaml").write_text(PROTECTED)
+    environment = {"DATABASE_URL": database, "DYNAURORA_TABLES": str(tmp_path)}
+    assert main(["plan"], environment) == 1
+    assert main(["migrate"], environment) == 1, "without a key nothing is created"
+    assert main(["migrate"], environment | {"PRIVACY_KEY": "too short"}) == 2
+    assert main(["migrate"], environment | {"PRIVACY_KEY": KEY}) == 0
+    other = environment | {"PRIVACY_KEY": OTHER_KEY}
+    assert (main(["plan"], other), main(["migrate"], other)) == (1, 1)
+    assert main(["migrate", "--new-privacy-key"], other) == 0
+    assert (main(["plan"], other), main(["migrate"], other)) == (0, 0)

@@ -198,6 +198,9 @@ def world(
     dynamodb.update_continuous_backups(
         TableName=table, PointInTimeRecoverySpecification={"PointInTimeRecoveryEnabled": True}
     )
+    secret = client("secretsmanager", stack.endpoint_url).create_secret(
+        Name=f"privacy-{table}", SecretString=json.dumps({"key": "a key of at least thirty-two characters"})
+    )
     for folder in ("tables", "temporary"):
         (tmp_path / folder).mkdir()
     (tmp_path / "tables" / "people.yaml").write_text(MAPPING.replace("TABLE", table))
@@ -206,7 +209,7 @@ def world(
         "DYNAURORA_TABLES": str(tmp_path / "tables"),
         "DYNAURORA_EXPORT_BUCKET": bucket,
         "DYNAURORA_ON_FAILURE": f"s3://{bucket}/aws/lambda/",
-        "PRIVACY_KEY": "a key of at least thirty-two characters",
+        "PRIVACY_KEY_SECRET_ID": secret["ARN"],
         "TMPDIR": str(tmp_path / "temporary"),
     }
     for name, value in settings.items():
