@@ -47,7 +47,8 @@ QUICK = {
     "embeddings": Sizes(200, 0, 0),
 }
 MEMORY_ITEMS = {"full": (100_000, 1_000_000), "quick": (20_000, 100_000)}
-WORKERS = (1, 2, 4)
+WORKERS = {"narrow": (1, 4), "wide": (1,)}
+"""Besides two."""
 TWO = 2
 """A load's default."""
 # Runs in a round for those on which the stated ratios depend, because the machine's speed varies by the minute.
@@ -69,7 +70,7 @@ class LoadRace:
         entries = [
             *self._closest(),
             self.limit("copy_indexed", "psql \\copy of ready text, key first", key_after=False),
-            *(self.ours(workers) for workers in WORKERS if workers != TWO),
+            *(self.ours(workers) for workers in WORKERS[self._shape.name]),
             self._reconciliation(),
             self._rival("boto3_executemany", "boto3 TypeDeserializer, executemany", sizes.slow, times=_CLOSE),
             self._rival("pandas_to_sql", "pandas to_sql", sizes.slow),

@@ -31,7 +31,7 @@ from tests.bench.server import BenchServer
 from tests.bench.shapes import NARROW, SHAPES, STAFF
 from tests.dynamodb.export_fixture import ExportFactory, Layout
 
-ROUNDS = 6
+ROUNDS = 4
 SHOP = """\
 name: shop
 source: {table: Shop, key: {PK: S, SK: S}}
