@@ -196,6 +196,7 @@ class Side:
         if recorded.kept_from != (wanted := max(BEGIN + timedelta(days=int(days)), self.kept_from)):
             raise Unequal(f"{self.target.name}: kept from {recorded.kept_from} instead of {wanted}")
         self.kept_from = wanted
+        self.check_base()
         if (after := self.shown()) != (expected := self.kept(before)):
             keys = [key for key in before if after.get(key) != expected.get(key)]
             raise Unequal(f"{self.target.name}: a purge changed {len(keys)} keys: {before[keys[0]]} is shown as"
@@ -292,6 +293,13 @@ class Side:
         keys = {key for (key,) in found}
         if wrong := [key for key, versions in self.by_key() if key in keys and in_order(versions)]:
             raise Unequal(f"{self.target.name}: keys {wrong} have a version of the stored row that is older than it")
+
+    def check_base(self) -> None:
+        """The base has no more than it needs: the last version of each row, the first of its run, the one before."""
+        query = sql.SQL('SELECT "Id" FROM {} GROUP BY 1 HAVING count(*) > 3').format(history_tables.base(self.target))
+        keys = {key for (key,) in self.connection.execute(query)}
+        if surplus := [key for key, versions in self.by_key() if key in keys and in_order(versions)]:
+            raise Unequal(f"{self.target.name}: the base has more than it needs of keys {surplus}")
 
     def by_key(self) -> Iterator[tuple[int, list[Version]]]:
         for key, versions in groupby(sorted(self.given, key=lambda v: v.key), key=lambda version: version.key):
