@@ -57,17 +57,21 @@ def _span(text: str) -> timedelta:
 
 
 def _lines(report: PurgeReport) -> list[str]:
-    others = (
+    others = [
         f"  {report.writers_folded:,} watermarks of writers that are gone merged into one; {report.reconciliations:,}"
-        f" reconciliations and {report.exports:,} loads removed"
-    )
-    if report.versions or report.unrecorded:
-        others += f"; {report.versions:,} versions older than what histories keep dropped"
-        others += f", {report.unrecorded:,} stored rows had no version" if report.unrecorded else ""
+        f" reconciliations and {report.exports:,} loads removed",
+    ]
+    if report.versions:
+        others.append(f"  {report.versions:,} versions removed that were older than the history keeps")
+    if report.unrecorded:
+        others.append(
+            f"  {report.unrecorded:,} rows had been written without a version, which they have now; deploy the mapping"
+            " to every replicator"
+        )
     if report.through is None:
         return [
             f"{report.table}: no tombstone removed, because no full snapshot was loaded whole",
-            others,
+            *others,
             f"  ! run `dynaurora load {report.table}` first: only then is a late change known to be old",
         ]
     why = {"retention": "limited by the retention", "snapshot": "limited by the newest snapshot that was loaded whole"}[
@@ -76,7 +80,7 @@ def _lines(report: PurgeReport) -> list[str]:
     return [
         f"{report.table}: {report.tombstones:,} tombstones removed in {report.seconds:.1f} s, through"
         f" {report.through:%Y-%m-%d %H:%M:%S} UTC, {why}",
-        others,
+        *others,
         *(f"  ! {count:,} tombstones kept: {reason}" for reason, count in report.kept.items()),
         *([f"  ! {report.next_step}"] if report.kept else []),
     ]

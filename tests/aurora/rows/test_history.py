@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from pipeline.core.model.change import Change
 from pipeline.core.model.history import partition_begin
 from pipeline.core.ordering import Position
 from pipeline.core.streams.stream_records import DecodedBatch
+from pipeline.core.types.key_length import LONGEST_KEY_BYTES
 from pipeline.jobs.promote import promote
 from pipeline.jobs.purge import purge_table
 from pipeline.jobs.services import Services
@@ -360,3 +362,12 @@ def test_a_promotion_fills_every_version_from_its_own_attributes(connection: Con
         ("Ada", "Accra"), ("Ada", "Kumasi"), ("Ada", None), ("Ada", None), ("Eve", "Tema")]  # fmt: skip
     left = 'SELECT DISTINCT attributes::text FROM replica."Orders_history" WHERE NOT _deleted ORDER BY 1'
     assert rows(connection, left) == ['{"zip": 1}', "{}"]
+
+
+def test_the_longest_key_has_room_for_a_position_beside_it(connection: Connection) -> None:
+    chance = random.Random(1)
+    longest = (
+        "".join(chr(chance.randrange(33, 127)) for _ in range(LONGEST_KEY_BYTES)).replace('"', "'").replace("\\", "/")
+    )
+    write(connection, put("new", 0, 10**54 - 1, customer=longest), put("new", 0, customer=longest))
+    assert rows(connection, 'SELECT count(*) FROM replica."Orders_history"') == [2]
