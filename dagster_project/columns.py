@@ -75,22 +75,18 @@ def column_label(mapping: TableMapping, target: Target, column: Column) -> str:
     return column.name if len(mapping.tables) == 1 else f"{target.view_name}.{column.name}"
 
 
-def _place(target: Target) -> Column | None:
-    """Return a child target's column for an element's place in the list or map."""
-    return target.columns[len(target.primary_key) - 1] if target.parent else None
-
-
 def _origin(target: Target, column: Column) -> str:
     """Return the path from the item to a column's value: `lines[].sku` for list elements, `lines.*.sku` for a map."""
-    place = _place(target)
-    if place is None or column not in target.own_columns:
+    if not target.parent or column not in target.own_columns:
         return column.attribute
+    place = target.places[-1]
     return f"{place.attribute}{_EACH[place.type.name]}.{column.attribute}"
 
 
 def _kinds(target: Target, column: Column) -> Collection[str]:
-    place = _place(target)
-    return _EXPLODED[place.type.name] if place is not None and column == place else column.type.codec.tags
+    if not target.parent or column not in target.places:
+        return column.type.codec.tags
+    return {target.member} if target.member and column == target.places[-1] else _EXPLODED[column.type.name]
 
 
 # The type of the column for an element's place says which: an index into a list, or a name in a map.
@@ -102,7 +98,9 @@ def _description(target: Target, column: Column) -> str:
     text = f"from attribute `{_origin(target, column)}`"
     if column.capture:
         text = f"from the part `{column.capture}` of attribute `{column.attribute}`"
-    elif column == _place(target):
+    elif target.member and column == target.places[-1]:
+        text = f"a member of the set `{column.attribute}`"
+    elif target.parent and column in target.places:
         text = f"the element's place in `{column.attribute}`"
     if column.epoch:
         text += f" (epoch {column.epoch})"

@@ -63,12 +63,12 @@ def replace_children(
 
 
 def element_values(child: Target, *, assigned: bool) -> list[sql.Composed]:
-    """Compose the values of an element `e.value`, its place first.
+    """Compose the values of an element `e.value`, its places first.
 
     `assigned`: for assignment to a column, which checks the length; otherwise with the columns' own types, for
     comparing.
     """
-    columns = (child.key_columns[-1], *child.own_columns)
+    columns = (*child.places, *child.own_columns)
     return [
         sql.SQL("(e.value->>{})::{}").format(
             sql.Literal(number), sql.SQL(trusted(column.type.input_sql if assigned else column.type.sql))
@@ -79,19 +79,20 @@ def element_values(child: Target, *, assigned: bool) -> list[sql.Composed]:
 
 def differs(child: Target, carried: str, staged: str, stored: str) -> sql.Composed:
     """Compose the condition that a staged parent's elements differ from its stored children, column by column."""
-    columns = (child.key_columns[-1], *child.own_columns)
-    parent_key = child.primary_key[:-1]
+    columns = (*child.places, *child.own_columns)
+    parent_key = child.primary_key[: -len(child.places)]
+    values = element_values(child, assigned=False)
     return sql.SQL(
         "ARRAY(SELECT ROW({elements}) FROM jsonb_array_elements({staged}.{carried}) AS e (value)"
-        " ORDER BY {place_of_element}) IS DISTINCT FROM"
-        " ARRAY(SELECT ROW({columns}) FROM {child} AS c WHERE {of_parent} ORDER BY c.{place})"
+        " ORDER BY {places_of_element}) IS DISTINCT FROM"
+        " ARRAY(SELECT ROW({columns}) FROM {child} AS c WHERE {of_parent} ORDER BY {places})"
     ).format(
-        elements=sql.SQL(", ").join(element_values(child, assigned=False)),
+        elements=sql.SQL(", ").join(values),
         staged=sql.Identifier(staged),
         carried=sql.Identifier(carried),
-        place_of_element=sql.SQL("{}{}").format(
-            element_values(child, assigned=False)[0],
-            sql.SQL(' COLLATE "C"' if columns[0].type.codec.is_text else ""),
+        places_of_element=sql.SQL(", ").join(
+            sql.SQL("{}{}").format(value, sql.SQL(' COLLATE "C"' if place.type.codec.is_text else ""))
+            for value, place in zip(values, child.places, strict=False)
         ),
         columns=sql.SQL(", ").join(
             sql.SQL("c.{}::{}").format(sql.Identifier(column.name), sql.SQL(trusted(column.type.sql)))
@@ -101,7 +102,7 @@ def differs(child: Target, carried: str, staged: str, stored: str) -> sql.Compos
         of_parent=sql.SQL(" AND ").join(
             sql.SQL("c.{0} = {1}.{0}").format(sql.Identifier(name), sql.Identifier(stored)) for name in parent_key
         ),
-        place=sql.Identifier(columns[0].name),
+        places=sql.SQL(", ").join(sql.SQL("c.{}").format(sql.Identifier(place.name)) for place in child.places),
     )
 
 

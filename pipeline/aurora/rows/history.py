@@ -67,15 +67,15 @@ def carried(target: Target) -> list[sql.Composed]:
     """Compose the values of the children's columns from what row `c` carries: objects by the names of the columns."""
     return [
         sql.SQL(
-            "CASE WHEN c.{carried} IS NOT NULL THEN (SELECT COALESCE(jsonb_agg(to_jsonb(r) ORDER BY r.{place}), '[]')"
+            "CASE WHEN c.{carried} IS NOT NULL THEN (SELECT COALESCE(jsonb_agg(to_jsonb(r) ORDER BY {places}), '[]')"
             " FROM (SELECT {values} FROM jsonb_array_elements(c.{carried}) AS e (value)) AS r) END"
         ).format(
             carried=sql.Identifier(name),
-            place=sql.Identifier(child.key_columns[-1].name),
+            places=_columns_of("r", [place.name for place in child.places]),
             values=sql.SQL(", ").join(
                 sql.SQL("{} AS {}").format(value, sql.Identifier(column.name))
                 for value, column in zip(
-                    element_values(child, assigned=False), (child.key_columns[-1], *child.own_columns), strict=True
+                    element_values(child, assigned=False), (*child.places, *child.own_columns), strict=True
                 )
             ),
         )
@@ -91,13 +91,13 @@ def stored(target: Target, alias: str, children: Sequence[sql.Identifier] | None
     where = children or [tables.storage(child) for child in target.children]
     return [
         sql.SQL(
-            "CASE WHEN NOT {alias}.{deleted} THEN (SELECT COALESCE(jsonb_agg(to_jsonb(r) ORDER BY r.{place}), '[]')"
+            "CASE WHEN NOT {alias}.{deleted} THEN (SELECT COALESCE(jsonb_agg(to_jsonb(r) ORDER BY {places}), '[]')"
             " FROM (SELECT {names} FROM {child} AS e WHERE {same_key}) AS r) END"
         ).format(
             alias=sql.Identifier(alias),
             deleted=sql.Identifier(DELETED),
-            place=sql.Identifier(child.key_columns[-1].name),
-            names=_columns_of("e", [column.name for column in (child.key_columns[-1], *child.own_columns)]),
+            places=_columns_of("r", [place.name for place in child.places]),
+            names=_columns_of("e", [column.name for column in (*child.places, *child.own_columns)]),
             child=table,
             same_key=sql.SQL(" AND ").join(
                 sql.SQL("e.{0} = {1}.{0}").format(sql.Identifier(name), sql.Identifier(alias))

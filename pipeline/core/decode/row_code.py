@@ -110,10 +110,12 @@ def written_row(decoder: RowDecoder, names: dict[str, Any]) -> WrittenRow | None
     if target.unmapped:
         body += _unmapped(target, names)
         variables.append("rest")
+    names_of_columns = [column.name for column in target.columns]
+    key = "".join(f"c{names_of_columns.index(name)}, " for name in target.primary_key)
     for number, (child, function) in enumerate(zip(target.children, elements, strict=True)):
         names[f"children{number}"] = ChildDecoder(child, element=function).rows
         body.append(f"if get({child.explode[0]!r}, item) is None: raise ValueError('null in place of a list or map')")
-        variables.append(f"children{number}(item)")
+        variables.append(f"children{number}(item, ({key}))")
     return WrittenRow(body, variables)
 
 

@@ -63,7 +63,9 @@ class RowDecoder:
             values.append("{}" if item.keys() <= self._taken else self._rest(item))
         if self.limits_key:
             check_length(self.target, [values[position] or "" for position in self._key_positions])
-        values += [child.rows(item) for child in self._children]
+        if self._children:
+            key = [values[position] for position in self._key_positions]
+            values += [child.rows(item, key) for child in self._children]
         return tuple(values)
 
     def _rest(self, item: Mapping[str, AttributeValue]) -> str:

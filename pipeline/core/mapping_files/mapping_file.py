@@ -183,8 +183,9 @@ def _with_children(
         members
     )  # otherwise a parent may be missing because of its own problems
     taken = set(targets)
+    roots = {view: view for view in parents}
     found: dict[str, list[Target]] = {view: [] for view in parents}
-    for name, member in children.items():
+    for name, member in _parents_first(children):
         schema, view = read_target_name(name, member)
         if not parents and not readable:
             continue
@@ -194,10 +195,29 @@ def _with_children(
         if child.storage_name in taken:
             member.problem(f"is the view {child.view_name}, as is another target of this file; remove or rename one")
         taken.add(child.storage_name)
-        found[child.parent].append(child)
-    whole = tuple(replace(parent, children=tuple(found[view])) for view, parent in parents.items())
+        roots[child.view_name] = roots[child.parent]
+        found[roots[child.parent]].append(child)
+        parents[child.view_name] = child
+    whole = tuple(replace(parents[view], children=tuple(below)) for view, below in found.items())
     check_histories(whole, members)
     return whole
+
+
+def _parents_first(children: dict[str, Field]) -> list[tuple[str, Field]]:
+    """Return child targets with each after its parent; a child that leads to no target comes last."""
+    waiting = dict(children)
+    ordered: list[tuple[str, Field]] = []
+    while waiting:
+        names = {name if "." in name else f"public.{name}" for name in waiting}
+        ready = [
+            name
+            for name, field in waiting.items()
+            if names.isdisjoint(
+                {parent if "." in parent else f"public.{parent}" for parent in field.values_of("parent")}
+            )
+        ]
+        ordered += [(name, waiting.pop(name)) for name in ready or list(waiting)]
+    return ordered
 
 
 def _read_margin(field: Field) -> timedelta | None:

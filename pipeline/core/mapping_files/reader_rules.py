@@ -47,6 +47,11 @@ def with_readers(targets: Iterable[Target], of_file: tuple[str, ...]) -> tuple[T
     found: list[Target] = []
     for target in targets:
         readers = of_file if target.readers is None else target.readers
-        children = tuple(replace(c, readers=readers if c.readers is None else c.readers) for c in target.children)
-        found.append(replace(target, readers=readers, children=children))
+        of_parent = {target.view_name: readers}
+        children: list[Target] = []
+        for child in target.children:  # each after its parent
+            own = of_parent[child.parent or ""] if child.readers is None else child.readers
+            of_parent[child.view_name] = own
+            children.append(replace(child, readers=own))
+        found.append(replace(target, readers=readers, children=tuple(children)))
     return tuple(found)

@@ -149,6 +149,12 @@ class Field:
             return False
         return any(isinstance(key, yaml.ScalarNode) and key.value == name for key, _ in self.node.value)
 
+    def values_of(self, name: str) -> list[str]:
+        """Return the scalar at the key `name`, or the scalars of the mapping there; notes nothing."""
+        found = [value for key, value in _pairs(self.node) if isinstance(key, yaml.ScalarNode) and key.value == name]
+        inside = [value for node in found for _, value in _pairs(node)]
+        return [str(node.value) for node in (*found, *inside) if isinstance(node, yaml.ScalarNode)]
+
     def members(self, example: str) -> dict[str, Field] | None:
         """Return the fields of a mapping by name, or note that it is not a mapping. Any name is accepted, once."""
         if not isinstance(self.node, yaml.MappingNode):
@@ -212,6 +218,10 @@ def _text(where: Field, node: yaml.Node, remedy: str = "") -> str | None:
     else:
         where.problem(f"has the YAML tag {node.tag}; write it as plain text")
     return None
+
+
+def _pairs(node: yaml.Node) -> list[tuple[yaml.Node, yaml.Node]]:
+    return list(node.value) if isinstance(node, yaml.MappingNode) else []
 
 
 def _line(node: yaml.Node) -> int:

@@ -26,6 +26,8 @@ BOOKKEEPING_SCHEMA = "replication"
 # Our own columns of a storage table; a mapping may not use these names.
 VERSION, AS_OF, DELETED = "_version", "_as_of", "_deleted"
 BOOKKEEPING_COLUMNS = (VERSION, AS_OF, DELETED)
+# In the path to a child's elements, each element of the list or map before it: no index of a path is negative.
+EACH = -1
 # Columns of staging tables that carry the rows of child targets; a mapping may not use names that begin so.
 CARRIED_PREFIX = "_children_"
 
@@ -90,9 +92,10 @@ class Target:
     parent: str | None = None
     """For a child target, its parent's view. Its columns begin with the parent's key and the element's place."""
     explode: tuple[PathPart, ...] = ()
-    """For a child target, the path to the list or map whose elements are its rows."""
+    """For a child target, the path from the item to the list, map or set whose elements are its rows. For a child of a
+    child, EACH stands for an element of its parent's list or map."""
     children: tuple[Target, ...] = ()
-    """The child targets, whose rows are replaced whole with this target's row."""
+    """The child targets, whose rows are replaced whole with this target's row, and theirs: each after its parent."""
     indexes: tuple[Index, ...] = ()
     """The indexes of the storage table besides its primary key."""
     readers: tuple[str, ...] | None = None
@@ -105,6 +108,9 @@ class Target:
     def __hash__(self) -> int:
         # A batch looks its targets up: the hash of all contents would take longer than a record.
         return hash((self.schema, self.name))
+
+    member: str | None = None
+    """For a child of a set, the set's attribute type: SS, NS or BS. An element's place is the element itself."""
 
     @property
     def storage_name(self) -> str:
@@ -142,6 +148,11 @@ class Target:
             place = (*generalized(child.explode), ANY)
             found |= {Rule((*place, *rule.path), rule.how) for rule in child.rules}
         return tuple(sorted(found))
+
+    @property
+    def places(self) -> tuple[Column, ...]:
+        """For a child target, the columns for an element's place, in the item's list or map first."""
+        return self.key_columns[-self.explode.count(EACH) - 1 :]
 
     @property
     def own_columns(self) -> tuple[Column, ...]:

@@ -20,7 +20,7 @@ from pipeline.core.exports.export_lines import decode_full
 from pipeline.core.exports.fast.block_decode import BlockDecoder
 from pipeline.core.exports.ways import Ways
 from pipeline.core.mapping_files.mapping_file import read_mapping
-from pipeline.core.model.mapping import Column, OnError, Target
+from pipeline.core.model.mapping import EACH, Column, OnError, Target
 from pipeline.core.types.copy_text import copy_text
 from pipeline.core.types.sql_types import SqlType
 from tests.core.exports.test_block_decode import (
@@ -37,7 +37,25 @@ from tests.core.exports.test_block_decode import (
 )
 
 LISTS, MAPS = "list", "map"
-members = st.dictionaries(st.sampled_from(NAMES), attributes, max_size=4).map(lambda value: {"M": value})
+# Maps whose attribute `a` is often a list or map of maps, and whose `b` is often a set, so that they have children.
+leaves = st.dictionaries(st.sampled_from(NAMES), attributes, max_size=3).map(lambda value: {"M": value})
+sets = st.one_of(
+    st.lists(st.text("ab", min_size=1, max_size=2), min_size=1, max_size=2, unique=True).map(
+        lambda value: {"SS": value}
+    ),
+    st.lists(st.sampled_from(["1", "1.0", "2", "1E+1"]), min_size=1, max_size=3, unique=True).map(
+        lambda value: {"NS": value}
+    ),
+    st.lists(st.sampled_from(["AA==", "AP8="]), min_size=1, max_size=2, unique=True).map(lambda value: {"BS": value}),
+)
+nested = st.lists(leaves, max_size=2).map(lambda value: {"L": value}) | st.dictionaries(
+    st.sampled_from(NAMES), leaves, max_size=2
+).map(lambda value: {"M": value})
+members = st.builds(
+    lambda some, more: {"M": some | more},
+    st.dictionaries(st.sampled_from(NAMES), attributes, max_size=2),
+    st.fixed_dictionaries({}, optional={"a": nested, "b": sets}),
+)
 lists = st.lists(members, max_size=4).map(lambda value: {"L": value})
 maps = st.dictionaries(st.sampled_from(NAMES), members, max_size=3).map(lambda value: {"M": value})
 odd_lists = st.lists(members | scalars, max_size=2).map(lambda value: {"L": value}) | attributes
@@ -47,24 +65,48 @@ odd_lists = st.lists(members | scalars, max_size=2).map(lambda value: {"L": valu
 def parents(draw: st.DrawFn) -> Target:
     parent = replace(draw(targets()), name="parent")
     kinds = draw(st.lists(st.sampled_from([LISTS, MAPS]), min_size=1, max_size=2, unique=True))
-    return replace(parent, children=tuple(draw(children(parent, kind)) for kind in kinds))
+    found = [draw(children(parent, kind)) for kind in kinds]
+    if draw(st.booleans()):
+        found.append(draw(children(found[0], draw(st.sampled_from([LISTS, MAPS])))))
+    if draw(st.booleans()):
+        found.append(members_of(draw(st.sampled_from([parent, *found])), draw(st.sampled_from(sorted(SETS)))))
+    return replace(parent, children=tuple(found))
+
+
+SETS = {"SS": "text", "NS": "numeric", "BS": "bytea"}
+
+
+def below(parent: Target, *path: str) -> tuple[str | int, ...]:
+    return (*parent.explode, EACH, *path) if parent.parent else path
+
+
+def members_of(parent: Target, tag: str) -> Target:
+    """A child of the set in the attribute `b`."""
+    place = Column("member", "b", (), SqlType(SETS[tag]))
+    head = (*(replace(column, on_error=OnError.REJECT) for column in parent.key_columns), place)
+    key = tuple(column.name for column in head)
+    return Target("public", "set", key, head, parent=parent.view_name, explode=below(parent, "b"), member=tag)
 
 
 @st.composite
 def children(draw: st.DrawFn, parent: Target, kind: str) -> Target:
-    place = Column("place", kind, (), SqlType("integer" if kind == LISTS else "text"))
+    name = f"{parent.name} {kind}"
+    place = Column(name, kind, (), SqlType("integer" if kind == LISTS else "text"))
     head = (*(replace(column, on_error=OnError.REJECT) for column in parent.key_columns), place)
     own = [
         Column(f"e{number}", str(path), path, draw(types), on_error=draw(st.sampled_from(list(OnError))))
         for number, path in enumerate(draw(st.lists(paths, max_size=3)))
     ]
     key = tuple(column.name for column in head)
-    return Target("public", kind, key, (*head, *own), parent=parent.view_name, explode=(kind,))
+    explode = below(parent, kind if not parent.parent else "a")
+    return Target("public", name, key, (*head, *own), parent=parent.view_name, explode=explode)
 
 
 @st.composite
 def items(draw: st.DrawFn, *, odd: bool = False) -> dict[str, Any]:
     item = {"a": draw(attributes)} | draw(st.dictionaries(st.sampled_from(NAMES), attributes, max_size=2))
+    if draw(st.booleans()):
+        item["b"] = draw(sets)
     for kind, values in ((LISTS, lists), (MAPS, maps)):
         if draw(st.integers(0, 4)):
             item[kind] = draw(values | odd_lists if odd else values)

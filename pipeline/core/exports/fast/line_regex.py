@@ -229,8 +229,8 @@ class LineRegex:
     def _add_child(self, target: Target, child: Target) -> tuple[int, LineRegex]:
         """Add a child's list, captured whole; return its group, and the expression for its elements."""
         name, *rest = child.explode
-        roots = [c.path[0] for c in target.columns] + [c.explode[0] for c in target.children if c is not child]
-        if rest or name in roots or child.parent != target.view_name or child.key_columns[-1].type.name != "integer":
+        roots = {c.path[0] for c in target.columns} | {c.explode[0] for c in target.children if c is not child}
+        if rest or name in roots or child.member or child.places[-1].type.name != "integer":
             raise ValueError("elements that need the general path")
         inner = replace(child, primary_key=(), columns=child.own_columns)
         group = self._add(str(name), f"({list_expression()})")

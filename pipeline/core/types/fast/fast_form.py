@@ -24,7 +24,7 @@ _COLUMN = frozenset(
 )
 _TARGET = frozenset(
     {"schema", "name", "primary_key", "columns", "unmapped", "unmapped_on_error", "match"}
-    | {"parent", "explode", "children", "indexes", "readers", "history", "protect"}
+    | {"parent", "explode", "children", "indexes", "readers", "history", "protect", "member"}
 )
 
 
