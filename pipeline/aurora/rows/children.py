@@ -68,12 +68,14 @@ def element_values(child: Target, *, assigned: bool) -> list[sql.Composed]:
     `assigned`: for assignment to a column, which checks the length; otherwise with the columns' own types, for
     comparing.
     """
-    columns = (*child.places, *child.own_columns)
     return [
-        sql.SQL("(e.value->>{})::{}").format(
-            sql.Literal(number), sql.SQL(trusted(column.type.input_sql if assigned else column.type.sql))
+        sql.SQL("(e.value->>{})::{}{}").format(
+            sql.Literal(number),
+            sql.SQL(trusted(column.type.input_sql if assigned else column.type.sql)),
+            # As the stored column: PostgreSQL compares no rows whose collations differ.
+            sql.SQL(' COLLATE "C"' if column in child.places and column.type.codec.is_text else ""),
         )
-        for number, column in enumerate(columns)
+        for number, column in enumerate((*child.places, *child.own_columns))
     ]
 
 
@@ -90,10 +92,7 @@ def differs(child: Target, carried: str, staged: str, stored: str) -> sql.Compos
         elements=sql.SQL(", ").join(values),
         staged=sql.Identifier(staged),
         carried=sql.Identifier(carried),
-        places_of_element=sql.SQL(", ").join(
-            sql.SQL("{}{}").format(value, sql.SQL(' COLLATE "C"' if place.type.codec.is_text else ""))
-            for value, place in zip(values, child.places, strict=False)
-        ),
+        places_of_element=sql.SQL(", ").join(values[: len(child.places)]),
         columns=sql.SQL(", ").join(
             sql.SQL("c.{}::{}").format(sql.Identifier(column.name), sql.SQL(trusted(column.type.sql)))
             for column in columns
