@@ -16,7 +16,7 @@ def test_every_example_is_a_mapping() -> None:
     assert len(examples) == 6
     smallest, larger, shop, exploded, indexed, read = (read_mapping(example, "docs/mapping.md") for example in examples)
     assert (smallest.targets[0].view_name, smallest.targets[0].unmapped) == ("public.Employees", "attributes")
-    assert [child.name for child in exploded.targets[0].children] == ["OrderLines"]
+    assert [child.name for child in exploded.targets[0].children] == ["OrderLines", "OrderTags", "LineParts"]
     assert [len(target.match) for target in shop.targets] == [2, 2]
     assert [index.method for index in indexed.targets[0].indexes] == ["btree", "btree", "gin", "btree"]
     assert [target.readers for target in read.targets] == [("reporting", "analysts"), ("payroll",)]

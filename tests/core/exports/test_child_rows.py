@@ -51,8 +51,14 @@ sets = st.one_of(
 nested = st.lists(leaves, max_size=2).map(lambda value: {"L": value}) | st.dictionaries(
     st.sampled_from(NAMES), leaves, max_size=2
 ).map(lambda value: {"M": value})
-members = st.builds(
-    lambda some, more: {"M": some | more},
+
+
+def with_children(some: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    return {"M": some | more}
+
+
+members: st.SearchStrategy[dict[str, Any]] = st.builds(
+    with_children,
     st.dictionaries(st.sampled_from(NAMES), attributes, max_size=2),
     st.fixed_dictionaries({}, optional={"a": nested, "b": sets}),
 )
