@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from base64 import b64decode
 from collections.abc import Generator
@@ -48,14 +49,14 @@ targets:
 """
 
 
-def for_boto3(value: Any) -> Any:  # noqa: ANN401 - any part of an item
+def for_boto3(item: Item) -> Item:
     """The same with binary as bytes, which botocore encodes."""
-    if isinstance(value, dict):
-        return {
-            name: [b64decode(each) for each in inner] if name == "BS" else for_boto3(inner)
-            for name, inner in value.items()  # pyright: ignore[reportUnknownVariableType]
-        }
-    return [for_boto3(each) for each in value] if isinstance(value, list) else value  # pyright: ignore[reportUnknownVariableType]
+
+    def read(pairs: list[tuple[str, Any]]) -> Item:
+        return {name: list(map(b64decode, value)) if name == "BS" else value for name, value in pairs}
+
+    found: Item = json.loads(json.dumps(item), object_pairs_hook=read)
+    return found
 
 
 class NestedShop(Shop):

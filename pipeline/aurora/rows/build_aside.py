@@ -113,7 +113,8 @@ def _create(connection: Connection, build: Build) -> None:
     target = build.target
     connection.execute(
         sql.SQL(
-            "CREATE TABLE {} (LIKE {} INCLUDING DEFAULTS INCLUDING COMMENTS INCLUDING STORAGE INCLUDING COMPRESSION)"
+            "CREATE TABLE {} (LIKE {} INCLUDING DEFAULTS INCLUDING GENERATED INCLUDING COMMENTS INCLUDING STORAGE"
+            " INCLUDING COMPRESSION)"
         ).format(build.identifier, tables.storage(target))
     )
     found = table_belongings.read(connection, tables.storage(target), tables.view(target), build.identifier)

@@ -24,7 +24,13 @@ def beyond_standard(connection: Connection, target: Target) -> tuple[str, ...]:
     if stored is None:
         return ("there is no storage table",)
     found: list[str] = []
-    if set(stored.columns) != set(tables.all_columns(target)) or stored.primary_key != target.primary_key:
+    ours = set(tables.all_columns(target))
+    with translating("reading the catalog"):
+        # A person's own: it is copied with the table, and no statement of ours writes it.
+        generated = {
+            name for (name,) in connection.execute(_GENERATED, [tables.storage(target).as_string(connection)])
+        } - ours
+    if set(stored.columns) - generated != ours or stored.primary_key != target.primary_key:
         found.append("its columns or its primary key are not those of the mapping")
     view = catalog.existing_relation(connection, target.schema, target.name, target.storage_name)
     with translating("reading the catalog"):
@@ -39,11 +45,16 @@ def beyond_standard(connection: Connection, target: Target) -> tuple[str, ...]:
             "view_schema": target.schema,
             "view": target.name,
             "become": catalog.become(connection),
+            "ours": sorted(ours),
         }
         found += [what for (what,) in connection.execute(_BEYOND, parameters)]
     return tuple(found)
 
 
+_GENERATED = """
+SELECT attname FROM pg_attribute
+ WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped AND attgenerated <> ''
+"""
 # `t` is the table, `v` our view. Every dependency that is not known to be carried counts (PostgreSQL manual,
 # pg_depend): publications, sequences, inheritance, functions, materialized views, rules.
 _BEYOND = """
@@ -83,7 +94,7 @@ SELECT 'index ' || quote_ident(relname)
 UNION ALL
 SELECT 'column ' || quote_ident(a.attname) || ' is an identity or generated' FROM t
   JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped
- WHERE a.attidentity <> '' OR a.attgenerated <> ''
+ WHERE a.attidentity <> '' OR (a.attgenerated <> '' AND a.attname = ANY (%(ours)s))
 UNION ALL
 SELECT 'it is published by ' || string_agg(quote_ident(pubname), ', ') || ', and subscribers would miss its new rows'
   FROM pg_publication_tables WHERE schemaname = %(schema)s AND tablename = %(storage)s HAVING count(*) > 0

@@ -17,6 +17,7 @@ from pipeline.aurora.rows import build_aside, build_indexes, purge
 from pipeline.aurora.rows.apply import ApplyStatement
 from pipeline.aurora.rows.build_aside import Build
 from pipeline.aurora.schema.migrate import migrate
+from pipeline.aurora.schema.plan import plan
 from pipeline.aurora.schema.standard_form import beyond_standard
 from pipeline.aurora.sessions.connection import Connection, connect
 from pipeline.core.errors import DataError, TerminalError, TransientError
@@ -208,7 +209,6 @@ LOST = {
     "forced row security": 'ALTER TABLE replica."Orders" ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY',
     "a policy of another table": "CREATE TABLE w (i bigint);"
     ' CREATE POLICY p ON w USING (i IN (SELECT "Id" FROM replica."Orders"))',
-    "a generated column": 'ALTER TABLE replica."Orders" ADD COLUMN extra bigint GENERATED ALWAYS AS ("Id") STORED',
     "a rule": 'CREATE RULE r AS ON INSERT TO replica."Orders" DO ALSO NOTHING',
     "a publication": 'CREATE PUBLICATION p FOR TABLE replica."Orders"',
     "a publication of the schema": "CREATE PUBLICATION p FOR TABLES IN SCHEMA replica",
@@ -228,6 +228,26 @@ LOST = {
     "no view": 'DROP VIEW public."Orders"',
     "no table": 'DROP TABLE replica."Orders" CASCADE',
 }  # fmt: skip
+
+
+def test_a_persons_generated_column_and_expression_index_survive_a_swap(connection: Connection) -> None:
+    connection.execute(
+        'ALTER TABLE replica."Orders" ADD COLUMN shouted text GENERATED ALWAYS AS (upper("Name")) STORED;'
+        ' CREATE INDEX by_hand ON replica."Orders" (lower("Name"), shouted);'
+        ' CREATE VIEW public.shouts AS SELECT "Id", shouted FROM replica."Orders"'
+    )
+    write(connection, 1, "newer", 1)
+    build = begin(connection)
+    fill(connection, build, range(1, 4))
+    put_in_place(connection, build)
+    write(connection, 2, "streamed", 1)
+    write(connection, 3, None, 1)
+    found = connection.execute('SELECT * FROM public.shouts ORDER BY "Id"').fetchall()
+    assert found == [(1, "NEWER"), (2, "STREAMED"), (3, None)]
+    assert plan(connection, [MAPPING]).steps == ()
+    assert connection.execute("SELECT indexdef FROM pg_indexes WHERE indexname = 'by_hand'").fetchone() == (
+        'CREATE INDEX by_hand ON replica."Orders" USING btree (lower(("Name")::text), shouted)',
+    )
 
 
 @pytest.mark.filterwarnings("ignore")  # the server's own, of wal_level and publications

@@ -188,11 +188,11 @@ def test_children_of_children_and_of_sets_follow_their_parents_in_any_order_of_t
 
 def test_elements_of_elements_and_members_of_sets_become_rows() -> None:
     (orders,) = read_mapping(NESTED, "shop.yaml").targets
-    parts = {
+    parts: dict[str, Any] = {
         "a": {"M": {"weight": {"N": "1.5"}, "tags": {"SS": ["y", "x"]}}},
         "b": {"M": {"tags": {"NULL": True}}},
     }
-    lines = [{"M": {"made": {"M": {"of": {"M": parts}}}}}, {"M": {"sku": {"S": "s"}}}]
+    lines: list[Any] = [{"M": {"made": {"M": {"of": {"M": parts}}}}}, {"M": {"sku": {"S": "s"}}}]
     item: Any = {"PK": {"S": "o"}, "lines": {"L": lines}, "sizes": {"NS": ["1", "1.0", "1E+1"]}}
     carried = RowDecoder(orders).row(item)[-4:]
     found = {child.name: json.loads(rows or "") for child, rows in zip(orders.children, carried, strict=True)}
