@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -365,3 +366,49 @@ def test_a_load_begins_again_when_a_child_is_added_meanwhile(
     migrate(connection, [employees])
     report = load(services, employees, export.location, aside_from=0)
     assert (report.strategy, report.files_resumed, report.applied) == ("aside", 0, 50)
+
+
+def test_a_full_load_again_replaces_the_children_of_what_it_replaces(
+    exports: ExportFactory,
+    connection: Connection,
+    run: Callable[[str], LoadReport],
+    apply: Callable[..., ReplicationReport],
+) -> None:
+    run(exports.full([item(n, "first", ("a", "b", "c")) for n in range(1, 60)]).location)
+    later = EXPORT_TIME + timedelta(days=1)
+    apply(
+        record(1, 1, at=later.timestamp() + 60, **attributes("streamed", ("s",))),
+        record(2, 2, "REMOVE", at=later.timestamp() + 60),
+        record(3, 3, at=AFTER, **attributes("overtaken", ("o", "o"))),
+    )
+    export = exports.full([item(n, "second", ("x",) * (n % 3)) for n in range(1, 50)], export_time=later)
+    report = run(export.location)
+    assert report.strategy == "aside"
+    wanted = {n: ("second", ("x",) * (n % 3)) for n in range(3, 50)} | dict.fromkeys(
+        range(50, 60), ("first", ("a", "b", "c"))
+    )
+    assert shown(connection) == wanted | {1: ("streamed", ("s",))}
+    count = sum(len(tasks) for _, tasks in wanted.values()) + 1
+    assert connection.execute('SELECT count(*) FROM replica."Tasks"').fetchone() == (count,)
+
+
+def test_a_row_that_a_persons_generated_column_cannot_be_computed_for_becomes_a_reject(
+    exports: ExportFactory, connection: Connection, run: Callable[[str], LoadReport]
+) -> None:
+    """Of a parent, and of a child: then the whole item."""
+    connection.execute(
+        'ALTER TABLE replica."Employees" ADD COLUMN share int GENERATED ALWAYS AS (12 / (tasks - 3)) STORED'
+    )
+    connection.execute(
+        'ALTER TABLE replica."Tasks" ADD COLUMN size int GENERATED ALWAYS AS (1 / (length(title) - 2)) STORED'
+    )
+    items = [
+        item(1, "one", ("a",)),
+        item(2, "two", ("a", "b", "c")),
+        item(3, "three", ("a", "bb")),
+        item(4, "four", ()),
+    ]
+    report = run(exports.full(items, Layout(files=1)).location)
+    assert (report.strategy, report.applied, report.rejected) == ("aside", 2, 2)
+    assert shown(connection) == {1: ("one", ("a",)), 4: ("four", ())}
+    assert connection.execute('SELECT share FROM replica."Employees" ORDER BY 1').fetchall() == [(-6,), (-4,)]
