@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import sys
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -31,7 +32,7 @@ def main(arguments: list[str]) -> int:
     """Measure every size, and write what was found after each."""
     options = _options(arguments)
     build = options.root / "build"
-    build.mkdir(exist_ok=True)
+    build.mkdir(parents=True, exist_ok=True)
     kept = build / "scale.json"
     if options.report:
         write_report(options.root, json.loads(kept.read_text()))
@@ -106,6 +107,8 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
+    for ending in (signal.SIGTERM, signal.SIGINT):  # a shell's background command ignores the latter
+        signal.signal(ending, signal.default_int_handler)
     with suppress(KeyboardInterrupt):
         sys.exit(main(sys.argv[1:]))
     sys.exit(130)

@@ -164,7 +164,11 @@ class Size:
             return subprocess.Popen(words, cwd=ROOT, env=environment, stdout=out, stderr=told, text=True)
 
     def _answer(self, process: subprocess.Popen[str], command: tuple[str, ...]) -> dict[str, Any]:
-        answer, _ = process.communicate()
+        try:
+            answer, _ = process.communicate()
+        except BaseException:
+            process.kill()
+            raise
         if process.returncode:
             told = (self.folder / "told.txt").read_text().strip()[-500:]
             raise ScaleError(f"dynaurora {command[0]} ended with status {process.returncode}: {told or answer[-500:]}")
