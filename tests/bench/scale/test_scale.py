@@ -24,6 +24,7 @@ from tests.bench.server import BenchServer
 ITEMS = 2_000
 
 
+@pytest.mark.timeout(600)  # some twenty commands, each of which starts an interpreter
 def test_the_run_takes_every_step_at_three_sizes_and_keeps_no_export(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
