@@ -121,6 +121,8 @@ def _load_tables(parts: dict[str, dict[str, Any]]) -> list[str]:
         ("narrow-3-indexes", "Narrow, with three indexes besides the key"),
         ("wide", "Wide: 20 attributes of all types, 1.1 KB"),
         ("varied", "Varied: wide, its list and its map of another form in every item"),
+        ("children", "Orders with four lines each, which are rows of a table of their own"),
+        ("embeddings", "Embeddings: lists of 1,536 numbers as `double precision[]`"),
         ("narrow-again", "Narrow, into a table that holds the same items, all older"),
         ("narrow-again-index", "The same with an index besides the key"),
         ("wide-again", "Wide, into a table that holds the same items, all older"),
@@ -129,6 +131,9 @@ def _load_tables(parts: dict[str, dict[str, Any]]) -> list[str]:
         outcomes = parts.get(f"load-{shape}", {}).get("outcomes", [])
         rows = [_LOAD_HEAD, *(_row(outcome) for outcome in sorted(outcomes, key=_fastest_first))]
         lines += [f"### {title}", "", *_table(rows), ""]
+        if shape == "embeddings":
+            stored = [outcome.get("stored_bytes_per_item") for outcome in outcomes if outcome["kind"] == "ours"]
+            lines += [f"Stored bytes an item, table and index: {_number(stored[0])}.", ""] if stored else []
     if sizes := parts.get("load-narrow", {}).get("by_size"):
         rows = [["narrow items, 2 workers", "items/s", "RSS MB of the largest process"]]
         rows += [[f"{size['items']:,}", f"{size['items_per_s']:,}", str(size["rss_mb"])] for size in sizes]
@@ -164,6 +169,8 @@ def _apply_tables(parts: dict[str, dict[str, Any]]) -> list[str]:
         ("apply", "Six columns, with a number of up to 38 digits and a map"),
         ("apply-narrow", "Three columns, as the seed has them"),
         ("apply-wide", "Twenty columns of all types, 1.1 KB an item"),
+        ("apply-children", "Orders with four lines each, which are rows of a table of their own"),
+        ("apply-embeddings", "Embeddings: lists of 1,536 numbers"),
         ("apply-history", "Six columns, with and without a history that keeps every version"),
     ):
         part = parts.get(name, {})
