@@ -107,7 +107,8 @@ class _Place:
     what: str
     holds_any: bool = True
     """Whether it can hold a value with replaced parts."""
-    explodes: bool = False
+    remedy: str = ""
+    """What to do, if it is no column."""
 
 
 def check_protection(document: Document, targets: Sequence[Target]) -> None:
@@ -148,8 +149,8 @@ def _check_place(document: Document, place: _Place, rules: Iterable[_Place]) -> 
                 )
             continue
         shown = f'"{spelled(place.path)}"'
-        if place.explodes:
-            remedy = "protect the columns of the child instead"
+        if place.remedy:
+            remedy = place.remedy
         elif place.path == rule.path:
             remedy = f"add protect: {rule.how} here too, or remove the column"
         else:
@@ -171,7 +172,10 @@ def _places(target: Target, document: Document, above: tuple[str, ...] = ()) -> 
         yield _Place(rule.path, rule.how, field, f"unmapped of {target.view_name}")
     for child in target.children:
         inside = (*above, *generalized(child.explode))
-        yield _Place(inside, None, _field(child, document), child.view_name, explodes=True)
+        field, remedy = _field(child, document), "protect the columns of the child instead"
+        if child.member:
+            inside, remedy = (*inside, ANY), "the members of a set are keys of its rows: remove the child"
+        yield _Place(inside, None, field, child.view_name, remedy=remedy)
         yield from _places(child, document, (*inside, ANY))
 
 

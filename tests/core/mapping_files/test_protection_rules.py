@@ -55,6 +55,27 @@ def test_what_is_protected_is_read_from_columns_children_and_unmapped() -> None:
     assert read_mapping(text("", ("column: rest", "column: ignore")), "p").targets[0].unmapped is None
 
 
+def test_a_child_of_a_child_is_protected_by_its_path_in_the_item_and_a_set_that_is_protected_has_no_child() -> None:
+    below = """  Holders:
+    parent: Cards
+    explode: holders
+    element: {holder: integer}
+    columns:
+      name: {attribute: name, type: text, protect: mask}
+"""
+    rules = read_mapping(text() + below, "people.yaml").rules[""]
+    assert Rule(("cards", "*", "holders", "*", "name"), Protect.MASK) in rules
+    of_set = """  Tags:
+    parent: People
+    explode: tags
+    element: {tag: SS}
+"""
+    read_mapping(text() + of_set, "people.yaml")
+    for path in ("tags", "tags.*"):
+        with pytest.raises(MappingError, match="the members of a set are keys"):
+            read_mapping(text("", ("[ssn,", f'["{path}",')) + of_set, "people.yaml")
+
+
 def test_the_same_protection_in_two_places_is_right() -> None:
     mapping = read_mapping(text("mail: {attribute: email, type: text, protect: hash}"), "people.yaml")
     assert mapping.rules == read_mapping(text(), "people.yaml").rules
