@@ -255,8 +255,8 @@ def test_every_verb_works_under_its_role(
     employees = world.mappings["employees"]
     with closing(world.services("rejects").connect("test")) as connection:
         assert replay(connection, employees).applied == 1
-    (promoted,) = promote(world.services("promote"), employees).attributes
-    assert promoted.filled == 1
+    promoted = promote(world.services("promote"), employees).attributes
+    assert [each.filled for each in promoted] == [1, 1], "the rows, and their versions"
     with closing(world.services("purge").connect("test")) as connection:
         assert purge_table(connection, employees, now=NOW + 400 * HOUR, retention=HOUR).tombstones >= 1
 
