@@ -45,9 +45,11 @@ def _text(module: Any, name: str, old: str, new: str) -> Patches:  # noqa: ANN40
 
     def composed(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - the original's own
         made = original(*arguments, **options)
-        if isinstance(made, sql.Composable):
-            return _replaced(made, old, new)
-        return [_replaced(each, old, new) for each in made]
+        whole = isinstance(made, sql.Composable)
+        statements: list[Any] = [made] if whole else list(made)
+        assert not statements or any(old in each.as_string() for each in statements), f"nothing to mutate: {old}"
+        replaced = [_replaced(each, old, new) for each in statements]
+        return replaced[0] if whole else replaced
 
     return lambda: [patch.object(module, name, composed)]
 
@@ -160,7 +162,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation("record: a second late", _recording(_RECORDED, ' c."_as_of" + interval \'1 s\', c."_deleted" FROM')),
     Mutation("record: by the minute", _recording(_RECORDED, ' date_trunc(\'minute\', c."_as_of"), c."_deleted" FROM')),
     Mutation("children: left out", _text(history, "carried", "CASE WHEN", "CASE WHEN false AND")),
-    Mutation("children: in another order", _text(history, "carried", 'r."line")', 'r."line" DESC)')),
+    Mutation("children: in another order", _text(history, "carried", '"r"."line")', '"r"."line" DESC)')),
     Mutation("children: a build has those of the storage table", _children_of_storage),
     Mutation("merge: no version", _no_versions_of_merges),
     Mutation("merge: only rows that were taken", _only_accepted_merged),
