@@ -34,7 +34,7 @@ targets:
       Size: {attribute: size, type: double precision}
     unmapped: attributes
 """
-LIST = {"marks": {"L": [{"N": "1"}, {"N": "2"}]}}
+LIST = {"marks": {"L": [{"L": [{"N": "1"}]}, {"N": "2"}]}}
 # Only PostgreSQL finds that a double cannot hold it.
 TOO_SMALL = {"size": {"N": "1e-400"}}
 
