@@ -130,7 +130,12 @@ def _fail(error: ReplicationError, code: int, *, as_json: bool) -> int:
 def _error_document(error: ReplicationError, code: int) -> dict[str, object]:
     """Say the error in parts; `problems` are those of mapping files."""
     problems = [asdict(problem) for problem in error.problems] if isinstance(error, MappingError) else []
-    parts = {"message": error.message, "hint": error.hint, "table": error.table, "exit_code": code}
+    parts: dict[str, object] = {
+        "message": error.message,
+        "hint": error.hint,
+        "table": error.table,
+        "exit_code": code,
+    }
     return parts | ({"problems": problems} if problems else {})
 
 
