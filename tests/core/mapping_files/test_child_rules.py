@@ -230,6 +230,7 @@ def test_a_list_too_deep_is_kept_as_jsonb() -> None:
 
 def test_a_member_too_long_for_the_key_refuses_its_item() -> None:
     (orders,) = read_mapping(NESTED, "shop.yaml").targets
-    item: Any = {"PK": {"S": "o"}, "lines": {"L": [{"M": {"made": {"M": {"of": {"M": {"x" * 2_700: {"M": {}}}}}}}}]}}
+    parts: Any = {"x" * 2_700: {"M": {}}}
+    item: Any = {"PK": {"S": "o"}, "lines": {"L": [{"M": {"made": {"M": {"of": {"M": parts}}}}}]}}
     with pytest.raises(ConversionError, match="the key has 2701 bytes"):
         RowDecoder(orders).row(item)
