@@ -24,7 +24,7 @@ from pipeline.aurora.bookkeeping.load_lead import wait_for_files
 from pipeline.aurora.errors import translating
 from pipeline.aurora.rows import build_indexes
 from pipeline.aurora.rows.ordering_sql import supersedes
-from pipeline.aurora.rows.preferred import PLACES, find_preferred
+from pipeline.aurora.rows.preferred import PLACES, filled_since, find_preferred
 from pipeline.aurora.rows.replacement import replacement
 from pipeline.aurora.rows.staging import returned_key
 from pipeline.aurora.rows.upsert import upsert
@@ -242,7 +242,7 @@ def copy_over(connection: Connection, build: Build, copied: Copied | None = None
         with translating("copying stored rows to the new table", table=build.table_name), connection.transaction():
             if copied is None:
                 connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-                find_preferred(connection, build.target, build.identifier)
+                find_preferred(connection, build.target, build.identifier, build.as_of)
             copied = _pass(connection, build, copied)
         if copied.rows <= FEW_ROWS:
             break
@@ -320,7 +320,13 @@ def _copy_rows(connection: Connection, build: Build, copied: Copied | None) -> C
             as_of=sql.Identifier(AS_OF),
             snapshot=sql.Literal(build.as_of),
             supersedes=supersedes("c", "b"),
-            upsert=upsert(build.target, sql.SQL("candidate AS c"), into=build.identifier, order=key),
+            upsert=upsert(
+                build.target,
+                sql.SQL("candidate AS c"),
+                into=build.identifier,
+                order=key,
+                otherwise=filled_since("excluded", "stored", build.as_of),
+            ),
             taken=sql.SQL(" RETURNING {}), taken AS (INSERT INTO {} SELECT * FROM moved").format(
                 returned_key(build.target), _taken(build)
             )

@@ -26,15 +26,17 @@ def upsert(
     values: sql.Composable | None = None,
     condition: sql.Composable | None = None,
     order: sql.Composable | None = None,
+    otherwise: sql.Composable | None = None,
 ) -> sql.Composed:
     """Compose the statement that stores `rows`, a relation with the alias `c`; `stored` is the stored row.
 
     `values` are the values of all columns, if not simply the relation's columns; `into` is a table other than the
-    target's. `order` is the order in which rows are locked: always by key if others write to the table.
+    target's. `order` is the order in which rows are locked: always by key if others write to the table. `otherwise` is
+    a condition under which `excluded` takes the place of `stored` although it is not newer.
     """
     names = tables.identifiers(tables.all_columns(target))
     return sql.SQL(
-        "INSERT INTO {into} AS stored ({names}) SELECT {values} FROM {rows}{condition}{order} {newer}"
+        "INSERT INTO {into} AS stored ({names}) SELECT {values} FROM {rows}{condition}{order} {newer}{otherwise}"
     ).format(
         into=into or tables.storage(target),
         names=names,
@@ -43,6 +45,7 @@ def upsert(
         condition=sql.SQL(" WHERE {}").format(condition) if condition else sql.SQL(""),
         order=sql.SQL(" ORDER BY {}").format(order) if order else sql.SQL(""),
         newer=on_conflict(target),
+        otherwise=sql.SQL(" OR {}").format(otherwise) if otherwise else sql.SQL(""),
     )
 
 

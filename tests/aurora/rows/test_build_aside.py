@@ -313,6 +313,32 @@ def test_a_load_that_resumes_copies_a_row_again_by_its_version_and_not_by_its_ti
     assert shown(connection) == {1: "second"}
 
 
+@pytest.mark.parametrize("resumed", [False, True])
+def test_what_a_promotion_fills_between_the_passes_and_the_swap_comes_over(
+    connection: Connection, other: Connection, *, resumed: bool
+) -> None:
+    """A promotion gives a row no new position. It fills rows of the stream and of later snapshots; the export's own row
+    has the value already.
+    """
+    for number in (1, 2, 3):
+        write(connection, number, None if number == 3 else "as streamed", number)
+    later = AS_OF + timedelta(seconds=90)
+    connection.execute('UPDATE replica."Orders" SET _version = NULL, _as_of = %s WHERE "Id" = 2', [later])
+    connection.execute(
+        'INSERT INTO replica."Orders" ("Id", "Line", rest, _as_of) VALUES (4, \'a\', \'{}\', %s)', [AS_OF]
+    )
+    build = begin(connection)
+    fill(connection, build, [1, 2, 4])
+    build_indexes.build(connection, build)
+    copied = build_aside.copy_over(connection, build)
+    other.execute('UPDATE replica."Orders" SET "Name" = \'promoted\' WHERE NOT _deleted AND "Id" < 4')
+    other.execute('UPDATE replica."Orders" SET "Line" = "Line" WHERE "Id" = 4')
+    if resumed:
+        connection, copied = other, build_aside.copy_over(other, build)
+    build_aside.swap(connection, build, copied, stopped=threading.Event())
+    assert shown(connection) == {1: "promoted", 2: "promoted", 4: "exported"}
+
+
 def test_what_was_written_between_the_passes_and_the_swap_comes_over(connection: Connection, other: Connection) -> None:
     """Changes committed after the last pass, begun before it or after it; also rows frozen meanwhile."""
     build = begin(connection)
