@@ -23,6 +23,7 @@ from pipeline.core.mapping_files.mapping_file import read_mapping
 from pipeline.core.model.mapping import TableMapping
 from pipeline.core.model.protection import privacy_key
 from pipeline.dynamodb.exports.manifest import PROTECTION_MARK, SCAN_MARK
+from pipeline.jobs.load import load as load_job
 from pipeline.jobs.load.load import load
 from pipeline.jobs.replay import replay
 from pipeline.jobs.replicate import ReplicationReport, Replicator
@@ -55,6 +56,7 @@ PROTECTED = (
     .replace("number, type: text", "number, type: text, protect: mask")
     .replace("  Cards:", '    unmapped: {column: attributes, drop: [ssn, "notes.*.text"], hash: [phone]}\n  Cards:')
 )
+HISTORY = "    history: {keep: 400d}\n  Cards:"
 MARK = "Slartibartfast"
 """In each value that is protected."""
 PERSON: dict[str, Any] = {
@@ -318,8 +320,7 @@ def test_a_replicator_reads_the_key_again_after_it_was_refused(connection: Conne
 
 
 def test_adding_protection_empties_histories(connection: Connection, apply: Apply) -> None:
-    history = "    history: {keep: 400d}\n  Cards:"
-    clear, protected = (mapping(text.replace("  Cards:", history)) for text in (CLEAR, PROTECTED))
+    clear, protected = (mapping(text.replace("  Cards:", HISTORY)) for text in (CLEAR, PROTECTED))
     migrate(connection, [clear])
     apply(clear, record(1, 1, **PERSON))
     again: dict[str, Any] = {**PERSON, "email": {"S": f"{MARK} again"}}
@@ -372,6 +373,26 @@ def test_a_swap_that_another_protection_overtakes_leaves_the_tables_as_they_are(
     monkeypatch.undo()
     load(services, protected, exports.full([person(1)], export_time=EXPORT_TIME + timedelta(hours=1)).location)
     assert MARK not in stored(connection), "the load has dropped what the other had built"
+
+
+def test_versions_that_another_protection_overtakes_are_not_recorded(
+    services: Services, connection: Connection, exports: ExportFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mapping gains protection, and its history is emptied, just before a load aside records its versions."""
+    clear, protected = (mapping(text.replace("  Cards:", HISTORY)) for text in (CLEAR, PROTECTED))
+    migrate(connection, [clear])
+    record_build = load_job.record_build
+
+    def change_then_record(*given: Any, **named: Any) -> None:  # noqa: ANN401 - passed on
+        migrate(connection, [protected])
+        record_build(*given, **named)
+
+    monkeypatch.setattr(load_job, "record_build", change_then_record)
+    location = exports.full([person(1)]).location
+    assert "protects other" in refused(lambda: load(services, clear, location, aside_from=1))
+    monkeypatch.undo()
+    load(services, protected, exports.full([person(1)], export_time=EXPORT_TIME + timedelta(hours=1)).location)
+    assert clear_values(connection) == []
 
 
 def test_the_command_replaces_the_key_only_when_it_is_told_to(database: str, tmp_path: Path) -> None:

@@ -77,11 +77,17 @@ def fill(connection: Connection, mapping_name: str, target: Target, *, pages: in
 
 
 def record_build(
-    connection: Connection, build: Build, *, stopped: Callable[[], bool] = lambda: False, pages: int = PAGES_AT_ONCE
+    connection: Connection,
+    build: Build,
+    *,
+    stopped: Callable[[], bool] = lambda: False,
+    check: Callable[[], None] = lambda: None,
+    pages: int = PAGES_AT_ONCE,
 ) -> None:
     """Record the rows of a table built aside, before rows of the storage table take their places.
 
-    The children's tables must have their keys. Setting `stopped` ends it; it may be repeated.
+    The children's tables must have their keys. Setting `stopped` ends it; it may be repeated. `check` comes last in each
+    transaction, when its locks keep `migrate` out, and raises if the rows must not be stored any more.
     """
     target = build.target
     if not target.history:
@@ -95,6 +101,7 @@ def record_build(
             return
         with translating("recording the versions of the snapshot", table=build.table_name), connection.transaction():
             connection.execute(record(target, rows, children, condition=snapshot))
+            check()
 
 
 def _ranges(connection: Connection, table: sql.Identifier, pages: int, columns: str) -> Generator[sql.Composed]:

@@ -266,7 +266,7 @@ class _Run:
             )
 
         def versions(stop: threading.Event) -> None:
-            record_build(self.connection, build, stopped=stop.is_set)
+            record_build(self.connection, build, stopped=stop.is_set, check=unchanged)
 
         def swap(stop: threading.Event) -> None:
             copied = build_aside.copy_over(self.connection, build)
