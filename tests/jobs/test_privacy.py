@@ -395,6 +395,41 @@ def test_versions_that_another_protection_overtakes_are_not_recorded(
     assert clear_values(connection) == []
 
 
+def test_what_a_name_reaches_through_a_list_is_emptied(connection: Connection, apply: Apply) -> None:
+    text = """
+name: employees
+source: {table: Employees, key: {Id: N}}
+targets:
+  Employees:
+    primary_key: [Id]
+    columns:
+      Id:    {attribute: Id, type: bigint}
+      first: {attribute: "orders[0].card", type: jsonb}
+    history: {keep: 400d}
+    unmapped: attributes
+  Orders:
+    parent: Employees
+    explode: orders
+    element: {place: integer}
+    columns:
+      card: {attribute: card, type: jsonb}
+      by: {attribute: by, type: text}
+"""
+    clear = mapping(text)
+    protected = mapping(text.replace(": attributes", ': {column: attributes, mask: ["orders.card.number"]}'))
+    migrate(connection, [clear])
+    card = {"M": {"number": {"S": MARK}}}
+    orders = {"orders": {"L": [{"M": {"card": card, "by": {"S": "in clear"}}}]}}
+    apply(clear, record(1, 1, **orders))
+    migrate(connection, [protected])
+    apply(protected, record(2, 2, **orders))
+    assert clear_values(connection) == []
+    assert connection.execute('SELECT card, by FROM "Orders" ORDER BY "Id"').fetchall() == [
+        (None, "in clear"),
+        ({"number": "***"}, "in clear"),
+    ]
+
+
 def test_the_command_replaces_the_key_only_when_it_is_told_to(database: str, tmp_path: Path) -> None:
     (tmp_path / "employees.yaml").write_text(PROTECTED)
     environment = {"DATABASE_URL": database, "DYNAURORA_TABLES": str(tmp_path)}

@@ -86,8 +86,8 @@ def record_build(
 ) -> None:
     """Record the rows of a table built aside, before rows of the storage table take their places.
 
-    The children's tables must have their keys. Setting `stopped` ends it; it may be repeated. `check` comes last in each
-    transaction, when its locks keep `migrate` out, and raises if the rows must not be stored any more.
+    The children's tables must have their keys. Setting `stopped` ends it; it may be repeated. `check` comes last in
+    each transaction, when its locks keep `migrate` out, and raises if the rows must not be stored any more.
     """
     target = build.target
     if not target.history:

@@ -16,7 +16,7 @@ from pipeline.aurora.bookkeeping.protection import NOT_SET, difference, key_diff
 from pipeline.aurora.schema import catalog, history_tables
 from pipeline.core.model import history
 from pipeline.core.model.mapping import BOOKKEEPING_COLUMNS, STORAGE_SCHEMA
-from pipeline.core.model.protection import ANY, entries, generalized, overlap
+from pipeline.core.model.protection import ANY, entries, generalized, remainders
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -117,7 +117,7 @@ def _children(target: Target, changed: _Paths) -> Iterable[tuple[Target, _Paths]
     """Return the children, each with the changed paths as seen from its elements; the empty path is all of each."""
     for child in target.children:
         place = (*generalized(child.explode), ANY)
-        yield child, {path[len(place) :] for path in changed if overlap(path, place)}
+        yield child, {left for path in changed for left in remainders(path, place)}
 
 
 def _columns(table: Target, paths: _Paths) -> set[str]:
@@ -127,7 +127,7 @@ def _columns(table: Target, paths: _Paths) -> set[str]:
         for column in columns
         if column.name not in table.primary_key
         and column.path
-        and any(overlap(generalized(column.path), path) for path in paths)
+        and any(remainders(path, generalized(column.path)) for path in paths)
     }
 
 

@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING
 
 from pipeline.core.mapping_files.yaml_fields import suggestion
 from pipeline.core.model.attributes import parse_path
-from pipeline.core.model.protection import ANY, HASH_DIGITS, MASKED, Protect, Rule, generalized, overlap, spelled
+from pipeline.core.model.protection import (
+    ANY,
+    HASH_DIGITS,
+    MASKED,
+    Protect,
+    Rule,
+    generalized,
+    overlap,
+    remainders,
+    spelled,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -138,9 +148,10 @@ def _check_rules(document: Document, rule: _Place, before: Iterable[_Place]) -> 
 
 def _check_place(document: Document, place: _Place, rules: Iterable[_Place]) -> None:
     for rule in rules:
-        if not overlap(rule.path, place.path):
+        left = remainders(rule.path, place.path)
+        if not left:
             continue
-        if len(place.path) < len(rule.path):  # it holds a map or list with the protected value inside, replaced
+        if () not in left:  # it holds a map or list with the protected value inside, replaced
             if not place.holds_any:
                 _problem(
                     document,

@@ -87,8 +87,31 @@ def generalized(path: Iterable[PathPart]) -> tuple[str, ...]:
 
 
 def overlap(one: Sequence[str], other: Sequence[str]) -> bool:
-    """Whether one path is, or may be, the other or inside it."""
-    return all(ANY in (mine, theirs) or mine == theirs for mine, theirs in zip(one, other, strict=False))
+    """Whether what one rule's path names is, or may be, what the other's names, or inside it."""
+    if not one or not other:
+        return True
+    mine, theirs = one[0], other[0]
+    if (mine == theirs or ANY in (mine, theirs)) and overlap(one[1:], other[1:]):
+        return True
+    if mine == ANY != theirs and overlap(one[1:], other):  # the other's name reaches through a list
+        return True
+    return theirs == ANY != mine and overlap(one, other[1:])
+
+
+def remainders(rule: Sequence[str], place: Sequence[str]) -> set[tuple[str, ...]]:
+    """Return what may be left of a rule's path at a place, which names reach only step by step; the empty path is all.
+
+    The set is empty if the rule reaches nothing there. A name of the rule reaches through lists: it may pass over an
+    element.
+    """
+    if not rule or not place:
+        return {tuple(rule)}
+    found: set[tuple[str, ...]] = set()
+    if rule[0] == place[0] or ANY in (rule[0], place[0]):
+        found |= remainders(rule[1:], place[1:])
+    if place[0] == ANY != rule[0]:
+        found |= remainders(rule, place[1:])
+    return found
 
 
 def spelled(path: Iterable[str]) -> str:

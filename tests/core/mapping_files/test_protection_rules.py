@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.core.mapping_files.mapping_file import read_mapping
 from pipeline.core.mapping_files.yaml_fields import MappingError
-from pipeline.core.model.protection import Protect, Rule
+from pipeline.core.model.protection import Protect, Rule, overlap, remainders
 from tests.core.mapping_files.test_mapping_file import schema_errors
 
 RIGHT = """name: people
@@ -135,3 +135,22 @@ def test_targets_of_the_same_items_protect_together_and_of_different_items_apart
         read_mapping(text() + other, "people.yaml")
     matched = text("", ("  People:\n", '  People:\n    match: {Id: "P#{rest}"}\n'))
     read_mapping(matched + other.replace("  Other:\n", '  Other:\n    match: {Id: "O#{rest}"}\n'), "people.yaml")
+
+
+def test_a_name_reaches_through_lists() -> None:
+    in_list, through = ("orders", "*", "card", "number"), ("orders", "card", "number")
+    assert overlap(in_list, through)
+    assert overlap(through, in_list)
+    assert not overlap(in_list, ("orders", "card", "holder"))
+    assert remainders(through, ("orders", "*")) == {("card", "number"), ("number",)}
+    assert remainders(in_list, ("orders", "*")) == {("card", "number")}
+    assert remainders(through, ("orders", "*", "card", "bank")) == set()
+
+
+@pytest.mark.parametrize(
+    "clear",
+    ['first: {attribute: "orders[0].card.number", type: text}', 'all: {attribute: "orders[0].card", type: text}'],
+)
+def test_a_column_below_a_list_that_a_name_reaches_through_is_refused(clear: str) -> None:
+    with pytest.raises(MappingError, match=r"orders\.card\.number|orders\.\*\.card"):
+        read_mapping(text(clear, ('"notes.text"', '"notes.text", "orders.card.number"')), "people.yaml")
