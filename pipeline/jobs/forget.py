@@ -140,6 +140,10 @@ class _Run:
         say("looking at rejects")
         report.rejects = forgetting.delete_rejects(connection, mapping.name, self._is_reject)
         report.exports = forgetting.exports(connection, mapping.name)
+        report.left.append(
+            "run it again after a load, catch-up, redrive or replay of a time before the delete, which may bring old"
+            " states to the history and the rejects"
+        )
         if any(target.history for target in targets):
             again = read.read_at + _STREAM_KEEPS
             report.left.append(
@@ -160,6 +164,7 @@ class _Run:
             newer = forgetting.row_is_live(connection, target, key)
             report.rows += was_live is not None and newer is None
             if newer is None:
+                forgetting.empty_tombstone(connection, target, key)
                 report.versions += history.forget(connection, target, key)
         if newer is not None:
             again = newer + mapping.margin + timedelta(seconds=1)

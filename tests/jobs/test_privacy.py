@@ -419,7 +419,7 @@ targets:
     protected = mapping(text.replace(": attributes", ': {column: attributes, mask: ["orders.card.number"]}'))
     migrate(connection, [clear])
     card = {"M": {"number": {"S": MARK}}}
-    orders = {"orders": {"L": [{"M": {"card": card, "by": {"S": "in clear"}}}]}}
+    orders: dict[str, Any] = {"orders": {"L": [{"M": {"card": card, "by": {"S": "in clear"}}}]}}
     apply(clear, record(1, 1, **orders))
     migrate(connection, [protected])
     apply(protected, record(2, 2, **orders))

@@ -11,9 +11,9 @@ from psycopg import sql
 
 from pipeline.aurora.bookkeeping import rejects
 from pipeline.aurora.errors import translating
+from pipeline.aurora.rows import one_row
 from pipeline.aurora.schema import tables
-from pipeline.aurora.sessions.connection import trusted
-from pipeline.core.model.mapping import AS_OF, DELETED, STORAGE_SCHEMA
+from pipeline.core.model.mapping import AS_OF, BOOKKEEPING_COLUMNS, DELETED, STORAGE_SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -76,8 +76,12 @@ def delete_from_builds(connection: Connection, mapping: TableMapping, target: Ta
             [STORAGE_SCHEMA, mapping.name, list(names)],
         ).fetchall()
         return sum(
-            connection.execute(
-                sql.SQL("DELETE FROM {} WHERE {}").format(sql.Identifier(STORAGE_SCHEMA, name), _same_key(target, key))
+            one_row.execute(
+                connection,
+                sql.SQL("DELETE FROM {} AS t WHERE {}").format(
+                    sql.Identifier(STORAGE_SCHEMA, name), one_row.same_key(target, "t")
+                ),
+                key,
             ).rowcount
             for (name,) in found
         )
@@ -86,12 +90,37 @@ def delete_from_builds(connection: Connection, mapping: TableMapping, target: Ta
 def row_is_live(connection: Connection, target: Target, key: Sequence[str]) -> datetime | None:
     """Return the `as_of` of the row if it is live."""
     with translating("looking at a row"):
-        row = connection.execute(
-            sql.SQL("SELECT {} FROM {} WHERE NOT {} AND {}").format(
-                sql.Identifier(AS_OF), tables.storage(target), sql.Identifier(DELETED), _same_key(target, key)
-            )
+        row = one_row.execute(
+            connection,
+            sql.SQL("SELECT {} FROM {} AS t WHERE NOT {} AND {}").format(
+                sql.Identifier(AS_OF), tables.storage(target), sql.Identifier(DELETED), one_row.same_key(target, "t")
+            ),
+            key,
         ).fetchone()
     return row[0] if row else None
+
+
+def empty_tombstone(connection: Connection, target: Target, key: Sequence[str]) -> None:
+    """Empty the columns of a tombstone that the mapping has no more, inside the caller's transaction."""
+    known = [*target.stored_columns, *target.primary_key, *BOOKKEEPING_COLUMNS]
+    with translating("emptying a tombstone"):
+        found = connection.execute(
+            "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped"
+            " AND attgenerated = '' AND attidentity = '' AND attname <> ALL (%s::text[])",
+            [tables.storage(target).as_string(connection), known],
+        ).fetchall()
+        if found:
+            assignments = [sql.SQL("{} = DEFAULT").format(sql.Identifier(name)) for (name,) in found]
+            one_row.execute(
+                connection,
+                sql.SQL("UPDATE {} AS t SET {} WHERE {} AND {}").format(
+                    tables.storage(target),
+                    sql.SQL(", ").join(assignments),
+                    sql.Identifier(DELETED),
+                    one_row.same_key(target, "t"),
+                ),
+                key,
+            )
 
 
 def exports(connection: Connection, table_name: str) -> list[str]:
@@ -106,12 +135,3 @@ def exports(connection: Connection, table_name: str) -> list[str]:
 
 def _below(target: Target) -> list[Target]:
     return [table for child in target.children for table in (child, *_below(child))]
-
-
-def _same_key(target: Target, key: Sequence[str]) -> sql.Composed:
-    return sql.SQL(" AND ").join(
-        sql.SQL("{} = {}::{}").format(
-            sql.Identifier(column.name), sql.Literal(text), sql.SQL(trusted(column.type.input_sql))
-        )
-        for column, text in zip(target.key_columns, key, strict=True)
-    )

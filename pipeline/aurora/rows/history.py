@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
+from pipeline.aurora.bookkeeping import histories
 from pipeline.aurora.errors import translating
+from pipeline.aurora.rows import one_row
 from pipeline.aurora.rows.children import element_values
 from pipeline.aurora.rows.ordering_sql import newest_closed, supersedes
-from pipeline.aurora.schema import history_tables, tables
-from pipeline.aurora.sessions.connection import trusted
-from pipeline.core.model.mapping import AS_OF, CARRIED_PREFIX, DELETED, VERSION
+from pipeline.aurora.schema import catalog, history_tables, tables
+from pipeline.core.model.history import base_name, table_name
+from pipeline.core.model.mapping import AS_OF, BOOKKEEPING_COLUMNS, CARRIED_PREFIX, DELETED, STORAGE_SCHEMA, VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -148,20 +150,49 @@ def _columns_of(alias: str, names: Sequence[str]) -> sql.Composed:
 
 
 def forget(connection: Connection, target: Target, key: Sequence[str]) -> int:
-    """Delete every version of a row, inside the caller's transaction; return how many there were.
+    """Delete every version of a deleted row, inside the caller's transaction; return how many there were.
 
-    `key` has the primary key's texts in its order. A target without a history has none.
+    Only its tombstone's own stays, which has nothing but the key, so that no older one that comes later is the newest.
+    `key` has the primary key's texts in its order. A history that was stopped is kept, and is forgotten too.
     """
-    if target.history is None:
+    recorded = histories.read(connection, target)
+    if recorded is None:
         return 0
-    same_key = sql.SQL(" AND ").join(
-        sql.SQL("{} = {}::{}").format(
-            sql.Identifier(column.name), sql.Literal(text), sql.SQL(trusted(column.type.input_sql))
-        )
-        for column, text in zip(target.key_columns, key, strict=True)
+    names = {
+        "versions": history_tables.versions(target),
+        "storage": tables.storage(target),
+        "deleted": sql.Identifier(DELETED),
+        "as_of": sql.Identifier(AS_OF),
+        "version": sql.Identifier(VERSION),
+    }
+    others = sql.SQL(
+        "DELETE FROM {table} AS v WHERE {same_key} AND NOT EXISTS (SELECT FROM {storage} AS s WHERE {stored}"
+        " AND s.{deleted} AND v.{deleted} AND v.{as_of} = s.{as_of} AND v.{version} = COALESCE(s.{version}, 0))"
+    )
+    own = sql.SQL(
+        "INSERT INTO {versions} ({names}) SELECT {key}, COALESCE(s.{version}, 0), s.{as_of}, true FROM {storage} AS s"
+        " WHERE {stored} AND s.{deleted} ON CONFLICT DO NOTHING"
+    ).format(
+        names=tables.identifiers((*target.primary_key, *BOOKKEEPING_COLUMNS)),
+        key=_columns_of("s", target.primary_key),
+        stored=one_row.same_key(target, "s"),
+        **names,
     )
     with translating("forgetting the versions of a row"):
-        return sum(
-            connection.execute(sql.SQL("DELETE FROM {} WHERE {}").format(table, same_key)).rowcount
-            for table in (history_tables.versions(target), history_tables.base(target))
+        deleted = sum(
+            one_row.execute(
+                connection,
+                others.format(
+                    table=sql.Identifier(STORAGE_SCHEMA, name),
+                    same_key=one_row.same_key(target, "v"),
+                    stored=one_row.same_key(target, "s"),
+                    **names,
+                ),
+                key,
+            ).rowcount
+            for name in (table_name(target), base_name(target))
+            if catalog.stored_table(connection, STORAGE_SCHEMA, name)
         )
+        if recorded.stopped_at is None:
+            one_row.execute(connection, own, key)
+    return deleted
