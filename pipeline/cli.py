@@ -22,7 +22,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol, cast
 from rich.console import Console
 
 from pipeline.commands.session import Session
-from pipeline.core.errors import ConfigurationError, LoginRefusedError, ReplicationError, TransientError
+from pipeline.core.errors import (
+    ConfigurationError,
+    LoginRefusedError,
+    NotMigratedError,
+    ReplicationError,
+    TransientError,
+)
 from pipeline.core.mapping_files.yaml_fields import MappingError
 
 if TYPE_CHECKING:
@@ -184,7 +190,7 @@ def _json(value: object) -> object:
 
 
 def _exit_code(error: ReplicationError) -> int:
-    if isinstance(error, ConfigurationError | LoginRefusedError):
+    if isinstance(error, ConfigurationError | LoginRefusedError | NotMigratedError):
         return WRONG_USE
     return UNREACHABLE if isinstance(error, TransientError) else NEEDS_PERSON
 

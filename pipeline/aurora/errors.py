@@ -14,9 +14,9 @@ import psycopg
 from psycopg import errors
 
 from pipeline.core.errors import (
-    ConfigurationError,
     DataError,
     DiskFullError,
+    NotMigratedError,
     ReplicationError,
     TerminalError,
     TransientError,
@@ -48,7 +48,7 @@ def translate(error: psycopg.Error, doing: str, *, table: str | None = None) -> 
     if state == "23503" and error.diag.schema_name == BOOKKEEPING_SCHEMA:  # the table is not registered
         state = "42P01"
     if state in _NOT_MIGRATED:
-        return ConfigurationError(what, table=table, hint=_NOT_MIGRATED[state])
+        return NotMigratedError(what, table=table, hint=_NOT_MIGRATED[state])
     if state[:2] in _DATA_CLASSES or state in _DATA_STATES:
         return DataError(what, table=table)
     return TerminalError(what, table=table, hint=_HINTS.get(state))

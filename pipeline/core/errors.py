@@ -66,6 +66,10 @@ class ConfigurationError(TerminalError):
     """A mapping file, setting or command line that must be corrected."""
 
 
+class NotMigratedError(TerminalError):
+    """The database lacks what `dynaurora migrate` makes for this mapping."""
+
+
 class UnreachableError(TransientError):
     """A dependency did not answer at all (the command line's exit code 3)."""
 

@@ -126,12 +126,13 @@ def test_what_is_kept_about_a_deleted_item_is_removed_and_nothing_else(world: Wo
 
 def test_a_row_that_is_newer_than_the_margin_is_left_and_said(world: World) -> None:
     with closing(world.services.connect("test")) as connection:
-        world.apply(named(7, 1, MARK, at=NOW.timestamp()))
+        now = datetime.now(UTC).timestamp()
+        world.apply(named(7, 1, MARK, at=now))
         report = world.forget()
         assert report.rows == 0
         assert "run this again after" in report.left[0]
         assert connection.execute('SELECT "Name" FROM "Employees"').fetchall() == [(MARK,)]
-        world.apply(record(7, 2, "REMOVE", at=NOW.timestamp() + 1))
+        world.apply(record(7, 2, "REMOVE", at=now + 1))
         assert "newer" not in "".join(world.forget().left)
         assert not world.found(connection, MARK)
 

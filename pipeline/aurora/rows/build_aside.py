@@ -23,6 +23,7 @@ from pipeline.aurora.bookkeeping import loads
 from pipeline.aurora.bookkeeping.load_lead import wait_for_files
 from pipeline.aurora.errors import translating
 from pipeline.aurora.rows import build_indexes
+from pipeline.aurora.rows.children import same_key
 from pipeline.aurora.rows.ordering_sql import supersedes
 from pipeline.aurora.rows.preferred import PLACES, filled_since, find_preferred
 from pipeline.aurora.rows.replacement import replacement
@@ -295,15 +296,20 @@ def _copy_rows(connection: Connection, build: Build, copied: Copied | None) -> C
     names = tables.identifiers(tables.all_columns(build.target))
     key = tables.identifiers(build.target.primary_key)
     since = sql.Literal(copied.since if copied else "0")
+    storage = tables.storage(build.target)
     new = sql.SQL(
-        "age(s.xmin) <= age({since}::xid8::xid) AND NOT EXISTS (SELECT FROM {noted} AS n WHERE n.xid = s.xmin)"
-    ).format(since=since, noted=_noted(build))
-    preferred = sql.SQL("s.ctid = ANY (ARRAY(SELECT place FROM {}))").format(PLACES)
+        "{storage} AS s WHERE age(s.xmin) <= age({since}::xid8::xid)"
+        " AND NOT EXISTS (SELECT FROM {noted} AS n WHERE n.xid = s.xmin)"
+    ).format(storage=storage, since=since, noted=_noted(build))
+    # An array of places could not hold more than 67 million.
+    preferred = sql.SQL("{} AS p JOIN {} AS s ON s.ctid = p.place").format(PLACES, storage)
     row = connection.execute(
         sql.SQL(
             # No table may have a column named like a system column, so `xmin` is unambiguous.
-            "WITH candidate AS MATERIALIZED (SELECT s.xmin, {names} FROM {storage} AS s WHERE {some}),"
-            " overtaken AS (SELECT count(*) AS n FROM candidate AS c JOIN {build} AS b USING ({key})"
+            "WITH candidate AS MATERIALIZED (SELECT s.xmin, {names} FROM {rows}),"
+            # Row by row: the planner knows nothing of the build, and would read all of it under the swap's lock.
+            " overtaken AS (SELECT count(*) AS n FROM candidate AS c"
+            " CROSS JOIN LATERAL (SELECT * FROM {build} AS x WHERE {same_key} LIMIT 1) AS b"
             " WHERE b.{version} IS NULL AND b.{as_of} = {snapshot} AND {supersedes}),"
             " moved AS ({upsert}{taken}),"
             " noted AS (INSERT INTO {noted} SELECT DISTINCT xmin FROM candidate"
@@ -311,11 +317,10 @@ def _copy_rows(connection: Connection, build: Build, copied: Copied | None) -> C
             " SELECT n, (SELECT count(*) FROM candidate), pg_snapshot_xmin(pg_current_snapshot())::text FROM overtaken"
         ).format(
             names=names,
-            key=key,
-            storage=tables.storage(build.target),
+            same_key=same_key(build.target, "x", "c"),
+            rows=new if copied else preferred,
             build=build.identifier,
             noted=_noted(build),
-            some=new if copied else preferred,
             version=sql.Identifier(VERSION),
             as_of=sql.Identifier(AS_OF),
             snapshot=sql.Literal(build.as_of),

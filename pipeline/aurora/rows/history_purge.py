@@ -130,7 +130,7 @@ def drop_partition(connection: Connection, target: Target, partition: Partition)
 
 
 def tidy(connection: Connection, target: Target, mapping_name: str, now: datetime) -> int:
-    """Move what came too late for a partition to the base, and drop deletes that nothing can come before any more.
+    """Move what came too late for a partition to the base, and drop rows that were deleted and cannot come back.
 
     Run it once the expired partitions are gone. Returns how many versions it dropped.
     """
@@ -142,21 +142,32 @@ def tidy(connection: Connection, target: Target, mapping_name: str, now: datetim
         dropped = _compact(connection, target, history_tables.rest(target), late, begin)
         connection.execute(sql.SQL("DELETE FROM {} WHERE {}").format(history_tables.rest(target), late))
         _keep_from(connection, target, begin)
-        # A change as old as what was purged brings no row back (`ordering_sql.admits_new_key`).
-        gone = connection.execute(
-            sql.SQL(
-                "DELETE FROM {base} AS c USING replication.tables AS t WHERE t.name = %s AND c.{deleted}"
-                " AND c.{as_of} <= t.purged_through AND NOT EXISTS (SELECT FROM {storage} AS k WHERE {same_key})"
-            ).format(
-                base=history_tables.base(target),
-                deleted=sql.Identifier(DELETED),
-                as_of=sql.Identifier(AS_OF),
-                storage=tables.storage(target),
-                same_key=_same_key(target, "k", "c"),
-            ),
-            [mapping_name],
-        )
-    return dropped + gone.rowcount
+    return dropped + _drop_gone(connection, target, mapping_name)
+
+
+def _drop_gone(connection: Connection, target: Target, mapping_name: str) -> int:
+    """Drop every version in the base of rows whose last state is a delete that was purged; return how many.
+
+    It needs no lock: a change as old as what was purged brings no row back (`ordering_sql.admits_new_key`). Dropping
+    the delete alone would show the version before it as the current one.
+    """
+    gone = sql.SQL(
+        "DELETE FROM {base} AS b USING {base} AS c, replication.tables AS t"
+        " WHERE t.name = %s AND c.{deleted} AND c.{as_of} <= t.purged_through AND {same_row}"
+        " AND NOT EXISTS (SELECT FROM {storage} AS k WHERE {stored})"
+        " AND NOT EXISTS (SELECT FROM {base} AS u WHERE {later} AND NOT u.{deleted} AND u.{as_of} > c.{as_of})"
+    ).format(
+        base=history_tables.base(target),
+        deleted=sql.Identifier(DELETED),
+        as_of=sql.Identifier(AS_OF),
+        same_row=_same_key(target, "b", "c"),
+        storage=tables.storage(target),
+        stored=_same_key(target, "k", "c"),
+        later=_same_key(target, "u", "c"),
+    )
+    with translating("tidying a history", table=mapping_name), connection.transaction():
+        _become_owner(connection, target)
+        return connection.execute(gone, [mapping_name]).rowcount
 
 
 def _compact(

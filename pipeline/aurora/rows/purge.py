@@ -17,7 +17,7 @@ from psycopg import sql
 
 from pipeline.aurora.errors import describe, translate, translating
 from pipeline.aurora.schema import tables
-from pipeline.core.errors import ConfigurationError, TerminalError, TransientError
+from pipeline.core.errors import NotMigratedError, TerminalError, TransientError
 from pipeline.core.model.mapping import AS_OF, DELETED
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def _purge(
         [through, mapping_name],
     )
     if marked.rowcount != 1:
-        raise ConfigurationError(
+        raise NotMigratedError(
             "purging tombstones: the table is not registered, so `purged_through` could not be recorded",
             table=mapping_name,
             hint="run `dynaurora migrate`",

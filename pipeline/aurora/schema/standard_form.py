@@ -76,7 +76,7 @@ SELECT 'it is not a plain table' FROM t
  WHERE relkind <> 'r' OR relpersistence <> 'p' OR relispartition OR reloftype <> 0 OR reltablespace <> 0
     OR relam <> (SELECT oid FROM pg_am WHERE amname = 'heap')
 UNION ALL
-SELECT 'it forces row security, which may hide rows from the load' FROM t WHERE relforcerowsecurity
+SELECT 'row security may hide rows from the load' FROM t WHERE relforcerowsecurity OR row_security_active(t.oid)
 UNION ALL
 SELECT 'trigger ' || quote_ident(tgname) || ' fires for rows that are loaded' FROM t JOIN pg_trigger ON tgrelid = t.oid
  WHERE NOT tgisinternal AND tgenabled <> 'D' AND tgtype & (4 | 16) <> 0  -- INSERT, UPDATE

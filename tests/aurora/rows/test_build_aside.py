@@ -286,6 +286,47 @@ def test_a_user_who_may_not_replace_the_table_merges(connection: Connection) -> 
         connection.execute("RESET ROLE; DROP OWNED BY dynaurora_loader; DROP ROLE dynaurora_loader")
 
 
+def test_a_user_from_whom_row_security_hides_rows_merges(connection: Connection) -> None:
+    """A swap would drop the rows that the user cannot see, tombstones among them."""
+    connection.execute(
+        "CREATE ROLE dynaurora_half; GRANT USAGE ON SCHEMA replica TO dynaurora_half;"
+        ' GRANT ALL ON replica."Orders" TO dynaurora_half; ALTER TABLE replica."Orders" ENABLE ROW LEVEL SECURITY;'
+        ' CREATE POLICY p ON replica."Orders" TO dynaurora_half USING (NOT _deleted) WITH CHECK (true)'
+    )
+    try:
+        assert beyond_standard(connection, TARGET) == (), "a superuser sees all rows"
+        connection.execute("SET ROLE dynaurora_half")
+        assert "row security may hide rows from the load" in beyond_standard(connection, TARGET)
+    finally:
+        connection.execute("RESET ROLE; DROP OWNED BY dynaurora_half; DROP ROLE dynaurora_half")
+
+
+def test_a_pass_looks_the_rows_of_the_build_up_by_key(connection: Connection) -> None:
+    """Under the swap's lock it would otherwise read all of the build, while writers wait."""
+    connection.execute(
+        'INSERT INTO replica."Orders" ("Id", "Line", rest, _version, _as_of)'
+        " SELECT n, 'a', '{}', n, %s FROM generate_series(1, 20000) AS n",
+        [AS_OF - timedelta(hours=1)],
+    )
+    connection.execute('ANALYZE replica."Orders"')
+    build = begin(connection)
+    fill(connection, build, range(1, 20_000))
+    build_indexes.build(connection, build)
+    copied = build_aside.copy_over(connection, build)
+    write(connection, 3, "later", 30_000)
+    connection.execute("SELECT pg_stat_force_next_flush()")
+    before = scans(connection, build)
+    assert build_aside.copy_over(connection, build, copied).rows == 1
+    connection.execute("SELECT pg_stat_force_next_flush()")
+    assert scans(connection, build) == before
+    assert overtaken(connection) == 1
+
+
+def scans(connection: Connection, build: Build) -> int:
+    row = connection.execute("SELECT pg_stat_get_numscans(%s::regclass)", [build.identifier.as_string()]).fetchone()
+    return row[0] if row else 0
+
+
 def test_of_a_full_table_only_the_rows_that_the_build_needs_are_copied(connection: Connection) -> None:
     for number in range(1, 30):
         write(connection, number, "older", number, seconds=-60)

@@ -292,9 +292,10 @@ def test_a_purge_drops_what_is_older_than_kept_and_what_is_shown_stays(connectio
 
 
 def test_a_delete_goes_with_the_last_that_could_come_before_it(connection: Connection) -> None:
-    write(connection, gone(0, 2), gone(0, 2, customer="Eve"))
+    """With the versions before it too, or the last of them would be the current one."""
+    write(connection, put("alive", -5, 1), gone(0, 2), gone(0, 2, customer="Eve"))
     purge_table(connection, SHOP, now=at(86_400 * 460))
-    assert rows(connection, 'SELECT customer FROM replica."_history_base_Orders" ORDER BY 1') == ["Ada", "Eve"]
+    assert rows(connection, 'SELECT customer FROM replica."_history_base_Orders" ORDER BY 1') == ["Ada", "Ada", "Eve"]
     connection.execute("DELETE FROM replica.\"Orders\" WHERE customer = 'Ada'")
     connection.execute("UPDATE replication.tables SET purged_through = %s", [at(0)])
     purge_table(connection, SHOP, now=at(86_400 * 460))

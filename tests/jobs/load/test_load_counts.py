@@ -112,4 +112,4 @@ def test_a_swap_costs_the_same_few_statements_whatever_the_table(
     export = exports.full([item(n) for n in range(5_000)], Layout(files=2))
     load(services, employees, export.location, aside_from=0)
     (round_trips,) = counted
-    assert round_trips <= 37
+    assert round_trips <= 38
