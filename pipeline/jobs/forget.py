@@ -11,9 +11,10 @@ runs meanwhile.
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.aurora.bookkeeping import forgetting, loads, protection, sources
 from pipeline.aurora.compare import reconciliations
@@ -28,7 +29,7 @@ from pipeline.core.model.attribute_form import MALFORMED
 from pipeline.core.model.change import Change
 from pipeline.core.ordering import snapshot_position
 from pipeline.core.streams.forgotten_records import without_item
-from pipeline.core.streams.rejected_records import keys_again
+from pipeline.core.streams.rejected_records import attributes_of
 from pipeline.dynamodb.exports.objects import MissingObjectError, join_location
 from pipeline.jobs.clocks import refuse_wrong_clock
 from pipeline.jobs.protecting import read_again
@@ -100,9 +101,11 @@ def forget(
         protection.require(connection, mapping, doing="forgetting an item")
         refuse_wrong_clock(services, mapping, mapping.margin, "forgetting an item", connection, say)
         with reconciliations.table_locked(connection, mapping.name), loads.table_locked(connection, mapping.name):
+            # What could bring the item back comes first: nothing that was removed comes again from what is left.
+            run.tombstones(connection, say)
+            say("looking at discarded batches")
+            run.discarded_batches(prefix or services.settings.on_failure)
             run.database(connection, say)
-    say("looking at discarded batches")
-    run.discarded_batches(prefix or services.settings.on_failure)
     run.report.seconds = time.monotonic() - started
     return run.report
 
@@ -117,8 +120,12 @@ class _Run:
     mapping: TableMapping
     key: Item
     report: ForgetReport
+    rows: list[tuple[Target, tuple[str, ...]]] = field(default_factory=list[tuple["Target", tuple[str, ...]]])
+    """The targets that the item's rows are in, with their keys there, if they are tombstones now."""
+    nameless: int = 0
+    """Rejects that name no key."""
 
-    def database(self, connection: Connection, say: Callable[[str], None]) -> None:
+    def tombstones(self, connection: Connection, say: Callable[[str], None]) -> None:
         mapping, report = self.mapping, self.report
         (read,) = read_again(self.services, mapping, [self.key])
         if read.item is not None:
@@ -137,6 +144,21 @@ class _Run:
         for target in targets:
             say(f"removing the row of {target.view_name}")
             self._target(connection, target, read.key, position)
+        if any(target.history for target in targets):
+            again = read.read_at + _STREAM_KEEPS
+            report.left.append(
+                f"run it again after {again:%Y-%m-%d %H:%M} UTC: until then the stream may still bring old versions to"
+                " the history"
+            )
+
+    def database(self, connection: Connection, say: Callable[[str], None]) -> None:
+        """Remove what is left in the database, last of all: nothing brings it again."""
+        mapping, report = self.mapping, self.report
+        for target, key in self.rows:
+            say(f"removing the versions of {target.view_name}")
+            with connection.transaction():
+                if forgetting.row_is_live(connection, target, key) is None:  # it was not put again meanwhile
+                    report.versions += history.forget(connection, target, key)
         say("looking at rejects")
         report.rejects = forgetting.delete_rejects(connection, mapping.name, self._is_reject)
         report.exports = forgetting.exports(connection, mapping.name)
@@ -144,12 +166,8 @@ class _Run:
             "run it again after a load, catch-up, redrive or replay of a time before the delete, which may bring old"
             " states to the history and the rejects"
         )
-        if any(target.history for target in targets):
-            again = read.read_at + _STREAM_KEEPS
-            report.left.append(
-                f"run it again after {again:%Y-%m-%d %H:%M} UTC: until then the stream may still bring old versions to"
-                " the history"
-            )
+        if self.nameless:
+            report.left.append(f"{self.nameless:,} rejects name no key: look whether they are the item's")
 
     def _target(self, connection: Connection, target: Target, keys: Item, position: Position) -> None:
         mapping, report = self.mapping, self.report
@@ -165,7 +183,7 @@ class _Run:
             report.rows += was_live is not None and newer is None
             if newer is None:
                 forgetting.empty_tombstone(connection, target, key)
-                report.versions += history.forget(connection, target, key)
+                self.rows.append((target, key))
         if newer is not None:
             again = newer + mapping.margin + timedelta(seconds=1)
             report.left.append(
@@ -176,17 +194,19 @@ class _Run:
         report.records += forgetting.delete_records(connection, mapping.name, target, key, digest, position)
         report.records += forgetting.delete_from_builds(connection, mapping, target, key)
 
-    def _is_theirs(self, keys: Item) -> bool:
-        try:
-            return item_digest(self.mapping, keys) == self.report.key_digest
-        except MALFORMED:
-            return False
+    def _is_theirs(self, record: dict[str, Any]) -> bool | None:
+        """Whether a record names the item's key anywhere; None if it names no key at all."""
+        digests: set[str] = set()
+        for attributes in attributes_of(record):
+            with suppress(*MALFORMED):
+                if all(name in attributes for name in self.mapping.key):
+                    digests.add(item_digest(self.mapping, attributes))
+        return self.report.key_digest in digests if digests else None
 
     def _is_reject(self, reject: StoredReject) -> bool:
-        try:
-            return self._is_theirs(keys_again(reject.record))
-        except MALFORMED:
-            return False
+        theirs = self._is_theirs(reject.record)
+        self.nameless += theirs is None
+        return bool(theirs)
 
     def discarded_batches(self, location: str | None) -> None:
         """Rewrite the objects that hold records of the item, those that were redriven included."""
@@ -215,6 +235,11 @@ class _Run:
         found = without_item(content, self.mapping.table, self._is_theirs)
         if found is None:
             return
+        if found.nameless:
+            self.report.left.append(
+                f"{join_location(bucket, key)} has {found.nameless:,} records that name no key: look whether they are"
+                " the item's"
+            )
         if found.removed:
             store.write(bucket, key, found.content)
             self.report.batches += 1

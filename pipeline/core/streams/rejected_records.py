@@ -55,6 +55,15 @@ def keys_again(record: dict[str, Any]) -> Item:
     return record.get("Keys") or record.get("Item") or {}
 
 
+def attributes_of(record: dict[str, Any]) -> list[Any]:
+    """Return every part of a record, or of a line of an export, that may have key attributes, as it is."""
+    inside: Any = record.get("dynamodb", record)
+    if not isinstance(inside, dict):
+        return []
+    found = cast("dict[str, Any]", inside)
+    return [found[name] for name in ("Keys", "NewImage", "OldImage", "Item") if found.get(name)]
+
+
 def protected_again(record: dict[str, Any], protector: Protector) -> dict[str, Any]:
     """Return the record, protected. Raises TerminalError if it is neither a stream record nor a line."""
     if "dynamodb" in record:
