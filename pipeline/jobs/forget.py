@@ -159,6 +159,8 @@ class _Run:
             with connection.transaction():
                 if forgetting.row_is_live(connection, target, key) is None:  # it was not put again meanwhile
                     report.versions += history.forget(connection, target, key)
+            say(f"making the statistics of {target.view_name} anew")
+            forgetting.analyze(connection, target)
         say("looking at rejects")
         report.rejects = forgetting.delete_rejects(connection, mapping.name, self._is_reject)
         report.exports = forgetting.exports(connection, mapping.name)

@@ -22,7 +22,7 @@ from pipeline.jobs.redrive import redrive
 from pipeline.jobs.replicate import Replicator
 from tests.jobs.conftest import named, record
 from tests.jobs.past_table import PastServices, PastTable
-from tests.jobs.test_privacy import stored
+from tests.jobs.test_privacy import statistics, stored
 from tests.jobs.test_redrive import Kept
 
 HOUR = timedelta(hours=1)
@@ -103,7 +103,10 @@ def test_what_is_kept_about_a_deleted_item_is_removed_and_nothing_else(world: Wo
             world.forget()
         world.past.delete(NOW - HOUR, 7)
         assert world.found(connection, MARK)
+        connection.execute("ANALYZE")
+        assert MARK in statistics(connection)
         report = world.forget()
+        assert MARK not in statistics(connection)
         assert (report.rows, report.rejects, report.batches, report.batch_records) == (1, 1, 3, 3)
         assert report.versions >= 2
         assert report.exports

@@ -107,6 +107,14 @@ def stored(connection: Connection) -> str:
     return "\n".join(text for rows in found for (text,) in rows)
 
 
+def statistics(connection: Connection) -> str:
+    """What the planner knows of values."""
+    rows = connection.execute(
+        "SELECT most_common_vals::text, histogram_bounds::text FROM pg_stats WHERE schemaname = 'replica'"
+    ).fetchall()
+    return str(rows)
+
+
 def clear_values(connection: Connection) -> list[str]:
     text = stored(connection)
     assert "in clear" in text, "the search finds what is there"
@@ -192,6 +200,8 @@ def test_adding_protection_empties_what_was_stored_in_clear_and_a_load_fills_it(
     apply(clear, record(1, 1, **PERSON), record(2, 2, **LONG_PERSON), record(4, 4, **PERSON))
     connection.execute("""UPDATE replica."Employees" SET "Old" = %s""", [MARK])
     assert clear_values(connection) == [MARK, "4242424242"]
+    connection.execute("ANALYZE")
+    assert MARK in statistics(connection)
     steps = plan(connection, [protected]).steps
     assert [step.what.partition(" (")[0] for step in steps] == [
         "record what is protected, and empty what was stored before",
@@ -201,6 +211,7 @@ def test_adding_protection_empties_what_was_stored_in_clear_and_a_load_fills_it(
     migrate(connection, [protected])
     assert plan(connection, [protected]).empty
     assert clear_values(connection) == []
+    assert MARK not in statistics(connection)
     kept = connection.execute('SELECT "Name", "Email", attributes FROM replica."Employees" WHERE "Id" = 1').fetchone()
     assert kept == ("in clear", None, {})
     assert connection.execute('SELECT "number", bank FROM "Cards"').fetchall() == [(None, "in clear")] * 2

@@ -12,7 +12,8 @@ from psycopg import sql
 from pipeline.aurora.bookkeeping import rejects
 from pipeline.aurora.errors import translating
 from pipeline.aurora.rows import one_row
-from pipeline.aurora.schema import tables
+from pipeline.aurora.schema import catalog, tables
+from pipeline.core.model.history import base_name, table_name
 from pipeline.core.model.mapping import AS_OF, BOOKKEEPING_COLUMNS, DELETED, STORAGE_SCHEMA
 
 if TYPE_CHECKING:
@@ -121,6 +122,16 @@ def empty_tombstone(connection: Connection, target: Target, key: Sequence[str]) 
                 ),
                 key,
             )
+
+
+def analyze(connection: Connection, target: Target) -> None:
+    """Make the planner's statistics anew, which have values of columns: of a target's tables and its children's."""
+    names = [table.storage_name for table in (target, *_below(target))]
+    names += [table_name(target), base_name(target)]
+    with translating("making statistics anew"):
+        for name in names:
+            if catalog.stored_table(connection, STORAGE_SCHEMA, name):
+                connection.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(STORAGE_SCHEMA, name)))
 
 
 def exports(connection: Connection, table_name: str) -> list[str]:

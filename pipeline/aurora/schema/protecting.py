@@ -64,7 +64,9 @@ def plan_protection(connection: Connection, mapping: TableMapping, stored: str, 
     if emptied:
         shown = "; ".join(f"{part.table.as_string(connection)}: {', '.join(part.names)}" for part in emptied)
         what += f", and empty what was stored before ({shown})"
-    statements = [*locks, record, *(part.statement for part in emptied)]
+    # The planner's statistics have values too; those of a column that is empty have none.
+    analyzed = [sql.SQL("ANALYZE {}").format(part.table) for part in emptied]
+    statements = [*locks, record, *(part.statement for part in emptied), *analyzed]
     text = ";\n".join(statement.as_string(connection) for statement in statements) + ";"
     return Change(what, text, _NOTE.format(name=mapping.name) if emptied else "")
 
