@@ -168,6 +168,11 @@ class _Run:
             "run it again after a load, catch-up, redrive or replay of a time before the delete, which may bring old"
             " states to the history and the rejects"
         )
+        if former := protection.former_tables(connection, mapping):
+            report.left.append(
+                f"{', '.join(former)}, of targets that the mapping has no more, are not looked at: drop them with their"
+                " views"
+            )
         if self.nameless:
             report.left.append(f"{self.nameless:,} rejects name no key: look whether they are the item's")
 

@@ -208,6 +208,11 @@ def test_what_could_bring_the_item_back_is_removed_first(world: World, monkeypat
         assert not world.found(connection, MARK)
 
 
+def test_tables_of_targets_that_the_mapping_has_no_more_are_said(world: World) -> None:
+    world.mapping = read_mapping(MAPPING.partition("  Cards:")[0], "employees.yaml")
+    assert any('replica."Cards"' in text for text in world.forget().left)
+
+
 def test_a_batch_that_cannot_be_read_is_named(world: World) -> None:
     path = world.kept.put("aws/lambda/mapping/s/1.x", b'{"DDBStreamBatchInfo": {')
     report = world.forget()

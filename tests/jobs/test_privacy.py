@@ -441,6 +441,19 @@ targets:
     ]
 
 
+def test_nothing_is_protected_while_a_table_of_a_removed_target_may_have_it(
+    connection: Connection, apply: Apply
+) -> None:
+    clear, protected = mapping(CLEAR), mapping(PROTECTED.partition("  Cards:")[0].replace("[ssn", "[ssn, cards"))
+    migrate(connection, [clear])
+    apply(clear, record(1, 1, **PERSON))
+    (refusal,) = migrate(connection, [protected]).refusals
+    assert 'DROP TABLE replica."Cards"' in refusal.way_out
+    connection.execute('DROP VIEW "Cards"; DROP TABLE replica."Cards"')
+    assert migrate(connection, [protected]).refusals == ()
+    assert clear_values(connection) == []
+
+
 def test_the_command_replaces_the_key_only_when_it_is_told_to(database: str, tmp_path: Path) -> None:
     (tmp_path / "employees.yaml").write_text(PROTECTED)
     environment = {"DATABASE_URL": database, "DYNAURORA_TABLES": str(tmp_path)}

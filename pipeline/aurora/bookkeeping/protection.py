@@ -14,7 +14,10 @@ from psycopg import sql
 
 from pipeline.aurora.errors import translating
 from pipeline.core.errors import ConfigurationError
+from pipeline.core.model.history import OWN_PREFIX, SUFFIX
+from pipeline.core.model.mapping import STORAGE_SCHEMA
 from pipeline.core.model.protection import entries
+from pipeline.core.names import fitting
 
 if TYPE_CHECKING:
     from pipeline.aurora.sessions.connection import Connection
@@ -58,6 +61,25 @@ def require(connection: Connection, mapping: TableMapping, *, doing: str) -> Non
         return
     what, way_out = difference(mapping, stored)
     raise ConfigurationError(f"{doing}: {what}, so nothing was stored", table=mapping.name, hint=way_out)
+
+
+def former_tables(connection: Connection, mapping: TableMapping) -> list[str]:
+    """Return the tables, if there, of targets that a registered mapping has no more, and of their histories."""
+    now = {table.storage_name for table in mapping.tables}
+    with translating("reading the names of tables", table=mapping.name):
+        row = connection.execute(  # the column may not be there yet
+            "SELECT COALESCE(to_jsonb(t) -> 'storage_tables', '[]') FROM replication.tables AS t WHERE name = %s",
+            [mapping.name],
+        ).fetchone()
+        names: list[str] = row[0] if row else []
+        former = set(names) - now
+        histories = {fitting(name) for table in former for name in (f"{table}{SUFFIX}", f"{OWN_PREFIX}base_{table}")}
+        found = connection.execute(
+            "SELECT format('%%I.%%I', schemaname, tablename) FROM pg_tables"
+            " WHERE schemaname = %s AND tablename = ANY (%s) ORDER BY 1",
+            [STORAGE_SCHEMA, list((former | histories) - now)],
+        ).fetchall()
+    return [name for (name,) in found]
 
 
 def difference(mapping: TableMapping, stored: str) -> tuple[str, str]:

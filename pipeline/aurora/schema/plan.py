@@ -193,7 +193,8 @@ def _plan_protection(
     connection: Connection, mapping: TableMapping, registered: Mapping[str, _Registered], *, new_key: bool
 ) -> list[Step] | Refusal:
     known = registered.get(mapping.name)
-    change = plan_protection(connection, mapping, known.protection if known else "", new_key=new_key)
+    protection = known.protection if known else ""
+    change = plan_protection(connection, mapping, protection, registered=known is not None, new_key=new_key)
     if change.problem:
         return Refusal(mapping.name, *change.problem)
     steps = [Step(mapping.name, change.what, change.sql, change.note)] if change.sql else []

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from pipeline.aurora.bookkeeping.protection import NOT_SET, difference, key_differs
+from pipeline.aurora.bookkeeping.protection import NOT_SET, difference, former_tables, key_differs
 from pipeline.aurora.schema import catalog, history_tables
 from pipeline.core.model import history
 from pipeline.core.model.mapping import BOOKKEEPING_COLUMNS, STORAGE_SCHEMA
@@ -43,7 +43,9 @@ class Change:
     """Why it is not done, and the way out."""
 
 
-def plan_protection(connection: Connection, mapping: TableMapping, stored: str, *, new_key: bool) -> Change:
+def plan_protection(
+    connection: Connection, mapping: TableMapping, stored: str, *, registered: bool, new_key: bool
+) -> Change:
     """Compare what a mapping protects with the record in force."""
     if mapping.hashes and mapping.privacy_key is None:
         return Change(problem=NOT_SET)
@@ -52,6 +54,15 @@ def plan_protection(connection: Connection, mapping: TableMapping, stored: str, 
     replaced = key_differs(mapping, stored)
     if replaced and not new_key:
         return Change(problem=difference(mapping, stored))
+    before = {path for of in entries(stored).values() for path in of}
+    added_any = any(of - before for of in entries(mapping.protection).values())
+    if added_any and registered and (former := former_tables(connection, mapping)):
+        return Change(
+            problem=(
+                f"{', '.join(former)}, of targets that the mapping has no more, may hold in clear what is protected",
+                f"drop them with their views (DROP VIEW …; DROP TABLE {', '.join(former)}), then run this again",
+            )
+        )
     emptied: list[_Emptied] = []
     for target in mapping.targets:
         changed, added = _changed(mapping, target, stored)
