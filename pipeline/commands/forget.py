@@ -57,6 +57,7 @@ def _lines(report: ForgetReport) -> list[str]:
             f" {report.tombstone_as_of:%Y-%m-%d %H:%M:%S} UTC, which needs a newer full load"
         )
     lines += [f"  ! {text}" for text in report.left]
+    lines.append(f"  later: {report.later}")
     if report.exports:
         shown = ", ".join(report.exports[:_EXPORTS_SHOWN])
         more = f" and {len(report.exports) - _EXPORTS_SHOWN} more" if len(report.exports) > _EXPORTS_SHOWN else ""

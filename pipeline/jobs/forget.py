@@ -48,6 +48,10 @@ if TYPE_CHECKING:
 
 # How long the stream keeps a record, which may still arrive late (DynamoDB developer guide, Streams).
 _STREAM_KEEPS = timedelta(hours=24)
+LATER = (
+    "run it again after a load, catch-up, redrive or replay of a time before the delete, which may bring old states to"
+    " the history and the rejects"
+)
 NOT_REACHED = (
     "DynamoDB's point-in-time recovery and backups of the table, and its stream for 24 hours",
     "backups and snapshots of the Aurora cluster, and old row versions on its disk until they are vacuumed and reused",
@@ -58,7 +62,9 @@ NOT_REACHED = (
 
 @dataclass(slots=True)
 class ForgetReport:
-    """What was removed. `left` is what a person must see to; `exports` and `not_reached` cannot be reached."""
+    """What was removed. `left` is what a person must see to, `later` what may be to do some day; `exports` and
+    `not_reached` cannot be reached.
+    """
 
     table: str
     key_digest: str
@@ -76,6 +82,7 @@ class ForgetReport:
     tombstone_as_of: datetime | None = None
     """The tombstone stays until a purge goes this far, which needs a newer full load."""
     left: list[str] = field(default_factory=list[str])
+    later: str = LATER
     exports: list[str] = field(default_factory=list[str])
     not_reached: tuple[str, ...] = NOT_REACHED
     seconds: float = 0.0
@@ -159,15 +166,11 @@ class _Run:
             with connection.transaction():
                 if forgetting.row_is_live(connection, target, key) is None:  # it was not put again meanwhile
                     report.versions += history.forget(connection, target, key)
-            say(f"making the statistics of {target.view_name} anew")
+            say(f"renewing the statistics of {target.view_name}")
             forgetting.analyze(connection, target)
         say("looking at rejects")
         report.rejects = forgetting.delete_rejects(connection, mapping.name, self._is_reject)
         report.exports = forgetting.exports(connection, mapping.name)
-        report.left.append(
-            "run it again after a load, catch-up, redrive or replay of a time before the delete, which may bring old"
-            " states to the history and the rejects"
-        )
         if former := protection.former_tables(connection, mapping):
             report.left.append(
                 f"{', '.join(former)}, of targets that the mapping has no more, are not looked at: drop them with their"

@@ -13,6 +13,7 @@ import psycopg
 from psycopg import sql
 
 from pipeline.aurora.bookkeeping import bookkeeping
+from pipeline.aurora.bookkeeping.migrations import MIGRATIONS
 from pipeline.aurora.errors import translating
 from pipeline.aurora.schema import catalog, role_needs
 from pipeline.aurora.schema.role_cautions import SEPARATE_SET, cautions, see_others
@@ -317,7 +318,7 @@ def _bookkeeping(making: Making) -> None:
     """Create the bookkeeping's tables: some grants name them, so they cannot wait for `migrate`."""
     oid = _tables(making, BOOKKEEPING_SCHEMA).get("migrations")
     if oid is None:
-        pending = [name for name, _ in bookkeeping.MIGRATIONS]
+        pending = [name for name, _ in MIGRATIONS]
     elif making.ask("SELECT has_table_privilege(%s::oid, 'SELECT')", oid):
         pending = bookkeeping.pending(making.connection)
     else:

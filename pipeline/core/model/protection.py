@@ -120,7 +120,7 @@ def spelled(path: Iterable[str]) -> str:
 
 
 def rules_by_target(found: Iterable[tuple[str, Iterable[Rule]]]) -> dict[str, tuple[Rule, ...]]:
-    """Return the rules by target, and under "" those for an item of which the target is not known: all of them.
+    """Return the rules by target, and under "" those for an item whose target is not known: all of them.
 
     What targets protect in different ways is masked there, because no column takes it.
     """
